@@ -1,0 +1,43 @@
+"""Types of nodes: a node's `meta["val"]` is what its op gives for its arguments' fake values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from burnish.ir.errors import InvalidProgramError
+from burnish.ir.program import Program, describe
+from burnish.ir.weights import Weight
+
+
+def fake_mode(program: Program) -> FakeTensorMode:
+    """The mode that the program's fake values belong to; it knows the symbols of the sizes."""
+    found = program.tokens.meta["val"]
+    assert isinstance(found, FakeTensor)
+    return found.fake_mode
+
+
+def infer(node: fx.Node, mode: FakeTensorMode) -> Any:
+    """Set and give the node's `meta["val"]` from those of its arguments."""
+
+    def fake(argument: fx.Node) -> Any:
+        return argument.meta["val"]
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), fake)
+    assert callable(node.target)
+    try:
+        with mode:
+            result = node.target(*args, **kwargs)
+    except Exception as error:
+        raise InvalidProgramError(f"{describe(node)} does not fit its arguments: {error}") from error
+    node.meta["val"] = result
+    return result
+
+
+def fake_weight(weight: Weight, mode: FakeTensorMode) -> torch.Tensor:
+    """The fake value of a weight."""
+    with mode:
+        return torch.empty(weight.shape, dtype=weight.dtype)

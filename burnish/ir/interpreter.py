@@ -1,0 +1,59 @@
+"""The reference executor: the graph, node by node, in plain PyTorch. Slow, always there, always right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from burnish.ir.errors import InvalidInputError, InvalidProgramError
+from burnish.ir.program import Program, describe
+
+
+def last_uses(nodes: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
+    """For each node, the nodes whose values nobody reads after it."""
+    last: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        last[node] = node
+        for argument in node.all_input_nodes:
+            last[argument] = node
+    dying: dict[fx.Node, list[fx.Node]] = {}
+    for node, user in last.items():
+        dying.setdefault(user, []).append(node)
+    return dying
+
+
+@torch.no_grad()
+def run(
+    program: Program,
+    inputs: Sequence[torch.Tensor],
+    watch: Callable[[fx.Node, Any], None] | None = None,
+) -> tuple[Any, ...]:
+    """The outputs of `program` for `inputs`, one tensor a placeholder in order.
+
+    `watch` is called with each node and its value. A value is freed after its last use.
+    """
+    placeholders = program.placeholders
+    if len(inputs) != len(placeholders):
+        raise InvalidInputError(f"the program takes {len(placeholders)} inputs, not {len(inputs)}")
+    values: dict[fx.Node, Any] = dict(zip(placeholders, inputs, strict=True))
+    dying = last_uses(program.graph.nodes)
+    for node in program.graph.nodes:
+        if node.op == "output":
+            outputs = fx.map_arg(node.args[0], values.__getitem__)
+            return outputs if isinstance(outputs, tuple) else tuple(outputs)
+        if node.op == "get_attr":
+            values[node] = program.weights[str(node.target)].materialize()
+        elif node.op == "call_function":
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            try:
+                values[node] = node.target(*args, **kwargs)
+            except Exception as error:
+                raise InvalidProgramError(f"{describe(node)} failed: {error}") from error
+        if watch is not None:
+            watch(node, values[node])
+        for dead in dying.get(node, ()):
+            del values[dead]
+    raise InvalidProgramError("the graph has no output node")

@@ -1,0 +1,128 @@
+"""`Program`: what every pass takes and gives.
+
+The graph is a `torch.fx.Graph` over ATen's export dialect and the `burnish::` ops. Nodes are placeholders (the inputs
+and, once there are states, the states), `get_attr` nodes that name weights, `call_function` nodes and one output. Each
+node has `meta["val"]`, the FakeTensor (or SymInt) that says its shape and dtype, and `meta["origin"]`.
+
+A *whole* program maps `tokens[batch, sequence]` to `logits[batch, sequence, vocabulary]`.
+A *step* program maps `tokens[batch, new], position[batch], logits_index[kept], *states` to
+`logits[batch, kept, vocabulary], *states`: `position` is how many tokens of each row came before, `logits_index` which of
+the new tokens logits are wanted for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import fx
+
+from burnish.ir.states import State
+from burnish.ir.weights import Weights
+
+
+class Stage(Enum):
+    """How far a program has come; each stage allows a set of ops."""
+
+    CAPTURED = "captured"  # ATen, as exported
+    RAISED = "raised"  # no attention, norm, rotary embedding or gated activation is spelled in ATen
+    INCREMENTAL = "incremental"  # step form: states in, states out
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a node comes from in the user's program: innermost module, and the line of source that called the op."""
+
+    module: str = ""  # "model.layers.0.self_attn"
+    module_type: str = ""  # "LlamaAttention"
+    file: str = ""
+    line: int = 0
+    code: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file.rsplit('/', 1)[-1]}:{self.line}" if self.file else ""
+        return " ".join(part for part in (self.module, place) if part)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a caller must know of the inputs and outputs."""
+
+    vocabulary: int  # size of the last axis of the logits
+    max_length: int  # positions from 0 to max_length - 1 are defined
+    token_limit: int  # ids from 0 to token_limit - 1 can be embedded
+    logits_dtype: torch.dtype = torch.float32
+
+
+@dataclass
+class Program:
+    """A graph with its weights, states and signature. Passes return a new one and leave theirs as it was."""
+
+    graph: fx.Graph
+    weights: Weights
+    signature: Signature
+    states: tuple[State, ...] = ()
+    stage: Stage = Stage.CAPTURED
+    batch: str = "batch"  # the symbols that stand for the sizes, as they print in shapes
+    sequence: str = "sequence"
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def copy(self) -> Program:
+        """A program with a graph of its own and the same nodes by name; weights are shared, not copied."""
+        graph = fx.Graph()
+        output = graph.graph_copy(self.graph, {})
+        old_output = self.output
+        copied = graph.output(output)
+        copied.meta = dict(old_output.meta)
+        copied.name = old_output.name
+        return replace(self, graph=graph, weights=self.weights.copy(), details=dict(self.details))
+
+    @property
+    def output(self) -> fx.Node:
+        return next(iter(reversed(self.graph.nodes)))
+
+    @property
+    def placeholders(self) -> list[fx.Node]:
+        return [node for node in self.graph.nodes if node.op == "placeholder"]
+
+    @property
+    def tokens(self) -> fx.Node:
+        """The placeholder of the token ids."""
+        return self.placeholders[0]
+
+    def weight_of(self, node: fx.Node) -> str:
+        """The name of the weight that a `get_attr` node reads."""
+        assert node.op == "get_attr"
+        return str(node.target)
+
+
+def origin(node: fx.Node) -> Origin:
+    """The node's origin; an empty one if it has none."""
+    found = node.meta.get("origin")
+    return found if isinstance(found, Origin) else Origin()
+
+
+def value(node: fx.Node) -> torch.Tensor:
+    """The FakeTensor that says the node's shape and dtype."""
+    found = node.meta.get("val")
+    if not isinstance(found, torch.Tensor):
+        raise TypeError(f"node {node.name} gives {type(found).__name__}, not a tensor")
+    return found
+
+
+def describe(node: fx.Node) -> str:
+    """The node, its op and its place in the user's source, for messages."""
+    target = node.target if isinstance(node.target, str) else str(node.target)
+    place = origin(node)
+    text = f"{node.name} ({target})"
+    if place.module or place.file:
+        text += f" in {place.module or 'the model'}"
+        if place.module_type:
+            text += f" ({place.module_type})"
+        if place.file:
+            text += f", {place.file}:{place.line}"
+            if place.code:
+                text += f": `{place.code}`"
+    return text

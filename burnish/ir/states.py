@@ -1,0 +1,66 @@
+"""What one step hands to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+
+class StateKind(Enum):
+    """How a state remembers the tokens so far.
+
+    CACHE: slot t of axis `axis` holds token t; the axis has the run's capacity. Going back is forgetting the last slots.
+    RING: slot t % size holds token t; the axis has the window's size. A token that left the window is overwritten.
+    WINDOW: the last `size` tokens in order, zeros before the first. Each step moves them on.
+    ACCUMULATOR: a running total, one slot, whatever the number of tokens.
+    """
+
+    CACHE = "cache"
+    RING = "ring"
+    WINDOW = "window"
+    ACCUMULATOR = "accumulator"
+
+
+BATCH = "batch"
+CAPACITY = "capacity"
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor handed from step to step; zeros at the start.
+
+    `shape` has `"batch"` at axis 0 and, for a CACHE, `"capacity"` at `axis`; all else are integers.
+    """
+
+    name: str  # of its placeholder in the step graph
+    kind: StateKind
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+    axis: int  # the token axis; of size 1 for an ACCUMULATOR
+    module: str = ""  # where in the user's model the remembered tensor is made
+
+    def concrete_shape(self, batch: int, capacity: int) -> tuple[int, ...]:
+        """The shape for `batch` rows and, in a CACHE, room for `capacity` tokens."""
+        sizes: dict[str, int] = {BATCH: batch, CAPACITY: capacity}
+        return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
+
+    def allocate(self, batch: int, capacity: int) -> torch.Tensor:
+        """The state before the first token."""
+        return torch.zeros(self.concrete_shape(batch, capacity), dtype=self.dtype)
+
+    @property
+    def can_rewind(self) -> bool:
+        """Whether going back to an earlier position needs nothing but the position."""
+        return self.kind is StateKind.CACHE
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Bytes that each further token adds for one row; 0 for a state of fixed size."""
+        if self.kind is not StateKind.CACHE:
+            return 0
+        count = self.dtype.itemsize
+        for size in self.shape:
+            count *= 1 if isinstance(size, str) else size
+        return count

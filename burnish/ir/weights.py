@@ -1,0 +1,179 @@
+"""Weights as expressions.
+
+A weight is never copied to be looked at. What a model gives is a `Stored` weight (a tensor in memory, or memory-mapped);
+what a pass makes of weights is an expression over others. The expression is evaluated when the artifact is written, one
+weight at a time, so that the memory a compilation needs is set by the largest weight and not by the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from burnish.ir.errors import WeightError
+
+
+@runtime_checkable
+class Weight(Protocol):
+    """Something that has a shape and a dtype now, and values when asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    def materialize(self) -> torch.Tensor:
+        """The values, as a CPU tensor of `shape` and `dtype`. The caller must not change it: it may be the model's own."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A tensor that exists: a parameter, a buffer, a memory-mapped slice of a file, or a folded constant."""
+
+    tensor: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def materialize(self) -> torch.Tensor:
+        return self.tensor.detach()
+
+
+@dataclass(frozen=True, eq=False)
+class Concat:
+    """Weights joined along `axis`."""
+
+    parts: tuple[Weight, ...]
+    axis: int = 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        first = list(self.parts[0].shape)
+        first[self.axis] = sum(part.shape[self.axis] for part in self.parts)
+        return tuple(first)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.parts[0].dtype
+
+    def materialize(self) -> torch.Tensor:
+        return torch.cat([part.materialize() for part in self.parts], dim=self.axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Permute:
+    """A weight with its axes in another order, laid out contiguously."""
+
+    source: Weight
+    order: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.source.shape[axis] for axis in self.order)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        return self.source.materialize().permute(self.order).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Cast:
+    """A weight in another dtype."""
+
+    source: Weight
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    def materialize(self) -> torch.Tensor:
+        return self.source.materialize().to(self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Reshape:
+    """A weight with the same elements in the same order under another shape."""
+
+    source: Weight
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        return self.source.materialize().reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Offset:
+    """`source + amount`: norms that store their scale as the distance from one."""
+
+    source: Weight
+    amount: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        return self.source.materialize() + self.amount
+
+
+@dataclass
+class Weights(Mapping[str, Weight]):
+    """The weights of a program by name. Adding never replaces: a name means one thing for a whole compilation."""
+
+    _entries: dict[str, Weight] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Weight:
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise WeightError(f"the program has no weight named {name!r}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, name: str, weight: Weight) -> str:
+        """Add `weight` under `name`, or under `name` with a number after it if the name is taken; the name used."""
+        unique, count = name, 1
+        while unique in self._entries:
+            unique, count = f"{name}_{count}", count + 1
+        self._entries[unique] = weight
+        return unique
+
+    def copy(self) -> Weights:
+        """The same weights (not their values) in a mapping of its own."""
+        return Weights(dict(self._entries))
+
+    def keep_only(self, names: set[str]) -> Weights:
+        """Those of `names` that are here, in the order they were added."""
+        return Weights({name: weight for name, weight in self._entries.items() if name in names})
+
+
+def nbytes(weight: Weight) -> int:
+    """Bytes that the values of `weight` take."""
+    count = 1
+    for size in weight.shape:
+        count *= size
+    return count * weight.dtype.itemsize
