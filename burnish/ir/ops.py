@@ -176,10 +176,11 @@ def attention_bias(table: Tensor, position: Tensor, query: Tensor, key: Tensor) 
 # ---------------------------------------------------------------- positions and states
 
 
-@_define("positions(Tensor tokens, Tensor position) -> Tensor")
-def positions(tokens: Tensor, position: Tensor) -> Tensor:
-    """The position of each new token, [B, S]: position[b] + i for tokens[B, S]."""
-    return position.unsqueeze(-1) + torch.arange(tokens.shape[1])
+@_define("positions(Tensor tokens, Tensor? position=None) -> Tensor")
+def positions(tokens: Tensor, position: Tensor | None = None) -> Tensor:
+    """The position of each new token, [B, S]: position[b] + i for tokens[B, S]; a position of None is 0."""
+    start = torch.zeros(tokens.shape[:1], dtype=torch.int64) if position is None else position
+    return start.unsqueeze(-1) + torch.arange(tokens.shape[1])
 
 
 @_define("lookup(Tensor table, Tensor positions) -> Tensor")

@@ -9,6 +9,7 @@ from typing import ClassVar, Protocol
 from torch import fx
 
 from burnish.ir.program import Program, describe
+from burnish.ir.trace import Entry
 
 
 class Effect(Enum):
@@ -17,15 +18,6 @@ class Effect(Enum):
     EXACT = "exact"  # the same values, bit for bit
     REASSOCIATES = "reassociates"  # the same values up to the order of floating-point operations
     LOSSY = "lossy"  # another function; never runs unless asked for by name
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One rewrite made, or one refused, and why."""
-
-    node: str
-    where: str
-    text: str
 
 
 @dataclass
