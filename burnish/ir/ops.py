@@ -156,20 +156,20 @@ def attention(
     return weights.to(value.dtype) @ value
 
 
-def _attention_bias_shape(table: Tensor, position: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def _attention_bias_shape(table: Tensor, position: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
     return table.new_empty((query.shape[0], table.shape[0], query.shape[2], key.shape[2]))
 
 
 @_define(
-    "attention_bias(Tensor table, Tensor position, Tensor query, Tensor key) -> Tensor",
+    "attention_bias(Tensor table, Tensor? position, Tensor query, Tensor key) -> Tensor",
     shape=_attention_bias_shape,
 )
-def attention_bias(table: Tensor, position: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def attention_bias(table: Tensor, position: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
     """The rows and columns of a position-by-position table [Ht, M, M] that a step needs: [B, Ht, S, T].
 
-    Row position[b] + i for the i-th of query's S tokens; columns 0 to T - 1 for the T slots of key.
+    Row position[b] + i (position None: i) for the i-th of query's S tokens; columns 0 to T - 1 for the T slots of key.
     """
-    rows = position.unsqueeze(-1) + torch.arange(query.shape[2])
+    rows = positions(query[:, 0, :, 0], position)
     return table[:, rows, : key.shape[2]].transpose(0, 1)
 
 

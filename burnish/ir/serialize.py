@@ -1,0 +1,299 @@
+"""A program's graph as JSON-able data, and back. Data only: reading it back resolves names against a closed list.
+
+    {"stage": "incremental", "batch": "s31", "sequence": "s70", "nodes": [
+      {"name": "tokens", "op": "input", "type": "i64[batch, new]"},
+      {"name": "embed_weight", "op": "weight", "target": "model.embed.weight", "type": "f32[49152, 576]"},
+      {"name": "embedding", "op": "call", "target": "aten.embedding.default",
+       "args": [{"node": "embed_weight"}, {"node": "tokens"}], "type": "f32[batch, new, 576]"},
+      {"name": "output", "op": "output", "args": [[{"node": "embedding"}]]}]}
+
+An argument is a number, a string, true, false, null, a list of arguments, or an object with one key: `node`, `dtype`,
+`device`, `layout`, `memory_format`, or `float` (for inf, -inf and nan, which JSON cannot say).
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import msgspec
+import torch
+from torch import fx
+
+from burnish.ir import ops as _ops  # importing it defines torch.ops.burnish
+from burnish.ir.errors import ArtifactError, InvalidProgramError
+from burnish.ir.program import Origin, Program, Signature, Stage, describe, origin
+from burnish.ir.states import State
+from burnish.ir.text import symbol_names, type_text
+from burnish.ir.weights import Weights
+
+_PYTHON_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.truediv,
+    operator.floordiv,
+    operator.mod,
+    operator.pow,
+    operator.neg,
+    operator.pos,
+    operator.eq,
+    operator.ne,
+    operator.lt,
+    operator.le,
+    operator.gt,
+    operator.ge,
+    operator.and_,
+    operator.or_,
+    operator.getitem,
+    math.ceil,
+    math.floor,
+    math.trunc,
+    torch.sym_float,
+    torch.sym_int,
+    torch.sym_ite,
+    torch.sym_max,
+    torch.sym_min,
+    torch.sym_not,
+)
+
+
+def _function_name(function: Callable[..., Any]) -> str:
+    module = {"_operator": "operator", "math": "math"}.get(function.__module__, "torch")
+    return f"{module}.{function.__name__}"
+
+
+_FUNCTION_OF = {_function_name(function): function for function in _PYTHON_FUNCTIONS}
+_NAMESPACES = {"aten": torch.ops.aten, "burnish": _ops.burnish_ops}
+
+# Functional by schema, and yet they reach out of the graph: to a file, to the terminal.
+_FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
+
+_CONSTANTS: dict[str, type] = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+
+
+class _Node(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    name: str
+    op: Literal["input", "weight", "call", "output"]
+    target: str = ""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    type: str = ""  # as `burnish.ir.text` prints it; for readers, not needed to run
+    module: str = ""  # where in the user's model it comes from
+    module_type: str = ""
+    source: str = ""  # "file.py:12"
+    code: str = ""
+
+
+class _Graph(msgspec.Struct, forbid_unknown_fields=True):
+    stage: Stage
+    batch: str
+    sequence: str
+    nodes: list[_Node]
+
+
+# ---------------------------------------------------------------- writing
+
+
+def program_to_data(program: Program) -> dict[str, Any]:
+    """The graph of `program` as data of dicts, lists, strings and numbers.
+
+    Weights are named and not included. Raises InvalidProgramError where a node has an op or an argument that
+    `program_from_data` would refuse.
+    """
+    symbols = symbol_names(program)
+    nodes = [_node_to_data(node, symbols) for node in program.graph.nodes]
+    graph = _Graph(program.stage, program.batch, program.sequence, nodes)
+    data = msgspec.to_builtins(graph)
+    assert isinstance(data, dict)
+    return data
+
+
+_OP_NAMES: dict[str, Literal["input", "weight", "call", "output"]] = {
+    "placeholder": "input",
+    "get_attr": "weight",
+    "call_function": "call",
+    "output": "output",
+}
+
+
+def _node_to_data(node: fx.Node, symbols: dict[str, str]) -> _Node:
+    if node.op not in _OP_NAMES:
+        raise InvalidProgramError(f"{describe(node)} is a {node.op} node, which no program has")
+    place = origin(node)
+    called = node.op == "call_function"
+    return _Node(
+        name=node.name,
+        op=_OP_NAMES[node.op],
+        target=_target_name(node) if called else str(node.target) if node.op == "get_attr" else "",
+        args=[_argument_to_data(argument, node) for argument in node.args] if node.op != "placeholder" else [],
+        kwargs={key: _argument_to_data(argument, node) for key, argument in node.kwargs.items()},
+        type="" if node.meta.get("val") is None else type_text(node.meta["val"], symbols),
+        module=place.module,
+        module_type=place.module_type,
+        source=f"{place.file.rsplit('/', 1)[-1]}:{place.line}" if place.file else "",
+        code=place.code,
+    )
+
+
+def _target_name(node: fx.Node) -> str:
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = str(target)
+        if target.namespace in _NAMESPACES and _refusal(target) is None:
+            return name
+    else:
+        for name, function in _FUNCTION_OF.items():
+            if function is target:
+                return name
+    raise InvalidProgramError(f"{describe(node)} calls something that an artifact cannot hold")
+
+
+def _argument_to_data(argument: Any, node: fx.Node) -> Any:
+    if isinstance(argument, fx.Node):
+        return {"node": argument.name}
+    if isinstance(argument, list | tuple):
+        return [_argument_to_data(item, node) for item in argument]
+    if isinstance(argument, float) and not math.isfinite(argument):
+        return {"float": repr(argument)}
+    if argument is None or isinstance(argument, bool | int | float | str):
+        return argument
+    if isinstance(argument, torch.device) and argument.type == "cpu":
+        return {"device": "cpu"}
+    for key, kind in _CONSTANTS.items():
+        if isinstance(argument, kind):
+            return {key: str(argument).removeprefix("torch.")}
+    raise InvalidProgramError(
+        f"{describe(node)} has the argument {argument!r} of type {type(argument).__name__}, "
+        "which an artifact cannot hold"
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def program_from_data(
+    data: Any, weights: Weights, signature: Signature, states: Sequence[State] = ()
+) -> Program:
+    """The program whose graph `program_to_data` gave, over `weights`.
+
+    Raises ArtifactError, with the node's name, for anything that is not in the language: an op outside ATen and
+    burnish, an op that writes or reaches outside the graph, a python function that is not on the list, a reference
+    to a node that does not come before, a weight that is not there.
+    """
+    try:
+        graph = msgspec.convert(data, _Graph)
+    except msgspec.ValidationError as error:
+        raise ArtifactError(f"the stored graph is malformed: {error}") from error
+    builder = _Builder(weights)
+    for node in graph.nodes:
+        builder.add(node)
+    return Program(
+        graph=builder.finished(),
+        weights=weights,
+        signature=signature,
+        states=tuple(states),
+        stage=graph.stage,
+        batch=graph.batch,
+        sequence=graph.sequence,
+    )
+
+
+class _Builder:
+    """A graph under construction from stored nodes."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+        self.graph = fx.Graph()
+        self.nodes: dict[str, fx.Node] = {}
+        self.complete = False
+
+    def add(self, data: _Node) -> None:
+        if self.complete:
+            raise ArtifactError(f"the stored graph has the node {data.name!r} after its output")
+        if data.name in self.nodes:
+            raise ArtifactError(f"the stored graph has two nodes named {data.name!r}")
+        if data.op == "input":
+            node = self.graph.create_node("placeholder", data.name, name=data.name)
+        elif data.op == "weight":
+            if data.target not in self.weights:
+                raise ArtifactError(
+                    f"node {data.name!r} of the stored graph reads the weight {data.target!r}, which the artifact lacks"
+                )
+            node = self.graph.create_node("get_attr", data.target, name=data.name)
+        elif data.op == "call":
+            target = _resolve(data)
+            args = tuple(self._argument(argument, data) for argument in data.args)
+            kwargs = {key: self._argument(argument, data) for key, argument in data.kwargs.items()}
+            node = self.graph.create_node("call_function", target, args, kwargs, name=data.name)
+        else:
+            if len(data.args) != 1 or not isinstance(data.args[0], list):
+                raise ArtifactError("the output of the stored graph is not one list of nodes")
+            node = self.graph.output(tuple(self._argument(argument, data) for argument in data.args[0]))
+            self.complete = True
+        file, _, line = data.source.rpartition(":")
+        node.meta["origin"] = Origin(
+            data.module, data.module_type, file, int(line) if line.isdecimal() else 0, data.code
+        )
+        node.meta["type"] = data.type
+        self.nodes[data.name] = node
+
+    def finished(self) -> fx.Graph:
+        if not self.complete:
+            raise ArtifactError("the stored graph has no output")
+        return self.graph
+
+    def _argument(self, argument: Any, data: _Node) -> Any:
+        if isinstance(argument, list):
+            return [self._argument(item, data) for item in argument]
+        if not isinstance(argument, dict):
+            return argument
+        if len(argument) == 1:
+            [(key, text)] = argument.items()
+            if key == "node" and text in self.nodes:
+                return self.nodes[text]
+            if key == "device" and text == "cpu":
+                return torch.device("cpu")
+            if key == "float" and text in ("inf", "-inf", "nan"):
+                return float(text)
+            kind = _CONSTANTS.get(key)
+            constant = getattr(torch, text, None) if kind is not None and isinstance(text, str) else None
+            if kind is not None and isinstance(constant, kind):
+                return constant
+        raise ArtifactError(f"node {data.name!r} of the stored graph has an argument of no known kind: {argument}")
+
+
+def _resolve(data: _Node) -> Callable[..., Any]:
+    """The op or function that `data.target` names, if it is one of the language."""
+    found = _FUNCTION_OF.get(data.target)
+    if found is not None:
+        return found
+    reason = "there is no such op"
+    parts = data.target.split(".")
+    if len(parts) == 3 and parts[0] in _NAMESPACES and all(part.isidentifier() for part in parts):
+        namespace, name, overload = parts
+        packet = getattr(_NAMESPACES[namespace], name, None)
+        if isinstance(packet, torch._ops.OpOverloadPacket) and overload in packet.overloads():
+            op = getattr(packet, overload)
+            assert isinstance(op, torch._ops.OpOverload)
+            refusal = _refusal(op)
+            if refusal is None:
+                return op
+            reason = refusal
+    raise ArtifactError(
+        f"node {data.name!r} of the stored graph calls {data.target!r}, which an artifact may not: {reason}"
+    )
+
+
+def _refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
+    """Why a stored graph may not call `op`; None if it may."""
+    schema = op._schema
+    if not torch._C._dispatch_has_kernel(schema.name if not schema.overload_name else f"{schema.name}.{schema.overload_name}"):
+        return "it is no tensor op"
+    if schema.is_mutable:
+        return "it writes to its arguments"
+    if schema.name in _FORBIDDEN_OPS or not schema.returns:
+        return "it reaches outside the graph"
+    return None

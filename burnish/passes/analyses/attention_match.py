@@ -1,0 +1,378 @@
+"""Attention found by data flow, from the softmax outwards, however it is spelled.
+
+Above the softmax: scalings, a soft cap, masks by addition, `where` or `masked_fill`, casts and views, up to one matrix
+product. Below it: casts, views, the slice that drops a sink, down to one matrix product with the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.program import Program, describe
+from burnish.passes.analyses.masks import HIDDEN
+from burnish.passes.analyses.position_only import PositionOnly, is_sequence
+
+aten = torch.ops.aten
+
+VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.squeeze.dim}
+CASTS = {
+    aten._to_copy.default,
+    aten.to.dtype,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.type_as.default,
+    aten.alias.default,
+    aten.detach.default,
+}
+SOFTMAXES = {aten.softmax.int, aten._softmax.default, aten._safe_softmax.default}
+PRODUCTS = {aten.matmul.default, aten.bmm.default}
+
+
+class NoMatch(Exception):
+    """The data flow is not an attention; the message says what stood in the way."""
+
+    def __init__(self, node: fx.Node, reason: str) -> None:
+        super().__init__(reason)
+        self.node = node
+        self.reason = reason
+
+
+BiasStep = Callable[[Tensor | None, PositionOnly, int, int], Tensor]
+
+
+@dataclass
+class Match:
+    """An attention in the user's spelling; operands are as they enter the two products."""
+
+    softmax: fx.Node
+    root: fx.Node  # the product with the values
+    query: fx.Node  # [..., S, D]
+    key_transposed: fx.Node | None  # [..., D, T]
+    value: fx.Node  # [..., T, D]
+    key: fx.Node | None = None  # [..., T, D], where the product takes it so
+    scale: float = 1.0
+    softcap: float = 0.0
+    sinks: fx.Node | None = None
+    terms: list[tuple[str, Any, float]] = field(default_factory=list)  # inner to outer: what is done to the bias
+
+    @property
+    def term_nodes(self) -> list[fx.Node]:
+        """The position-only nodes that make up the bias."""
+        return [term[1] for term in self.terms if isinstance(term[1], fx.Node)]
+
+
+def constant(node: Any, positions: PositionOnly) -> float | None:
+    """The number that an argument is worth, if it is one number whatever the sizes."""
+    if isinstance(node, int | float):
+        return float(node)
+    if not isinstance(node, fx.Node) or node not in positions or positions.is_sized(node):
+        return None
+    val = node.meta.get("val")
+    if not isinstance(val, Tensor) or val.numel() != 1:
+        return None
+    return float(positions.evaluate([node], 1, 1)[0])
+
+
+def match_attention(softmax: fx.Node, program: Program, positions: PositionOnly) -> Match:
+    """The attention around `softmax`; NoMatch says why there is none."""
+    axis = softmax.args[1]
+    rank = softmax.meta["val"].dim()
+    if axis not in (-1, rank - 1):
+        raise NoMatch(softmax, f"softmax over axis {axis}, not the last one")
+    scores = softmax.args[0]
+    assert isinstance(scores, fx.Node)
+    match = Match(softmax, softmax, scores, None, scores)
+    outer: list[tuple[str, Any, float]] = []
+    product = _walk_up(scores, match, outer, program, positions)
+    match.terms = list(reversed(outer))
+    _settle_scale(match)
+    _read_product(product, match, positions)
+    _walk_down(softmax, match)
+    return match
+
+
+def _walk_up(
+    node: fx.Node, match: Match, outer: list[tuple[str, Any, float]], program: Program, positions: PositionOnly
+) -> fx.Node:
+    """From the softmax's input to the product of queries and keys; what is passed goes to `outer`."""
+    while True:
+        target = node.target
+        if target in PRODUCTS or target in (aten.baddbmm.default, aten.einsum.default):
+            return node
+        if node.op != "call_function":
+            raise NoMatch(node, "the scores are not computed from a product of queries and keys")
+        data = [a for a in node.all_input_nodes if a not in positions]
+        if target in CASTS or target in VIEWS:
+            node = node.args[0]  # type: ignore[assignment]
+        elif target in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
+            number = constant(node.args[1], positions)
+            inner = node.args[0]
+            if number is None and target is aten.mul.Tensor:
+                number, inner = constant(node.args[0], positions), node.args[1]
+            if number is None or not isinstance(inner, fx.Node):
+                raise NoMatch(node, "the scores are scaled by something that is not a number")
+            outer.append(("scale", None, number if "mul" in str(target) else 1.0 / number))
+            if inner.target is aten.tanh.default:
+                inner = _read_softcap(inner, number, match, outer, positions)
+            node = inner
+        elif target in (aten.add.Tensor, aten.sub.Tensor):
+            node = _read_addition(node, data, outer, positions)
+        elif target in (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf):
+            condition, first, second = node.args
+            if condition not in positions:
+                raise NoMatch(node, "the mask depends on the input's data")
+            kept, hidden = constant(first, positions), constant(second, positions)
+            if hidden is not None and isinstance(first, fx.Node) and first not in positions:
+                outer.append(("keep", condition, hidden))
+                node = first
+            elif kept is not None and isinstance(second, fx.Node) and second not in positions:
+                outer.append(("hide", condition, kept))
+                node = second
+            else:
+                raise NoMatch(node, "a where() whose other side is not one number")
+        elif target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
+            condition, number = node.args[1], constant(node.args[2], positions)
+            if condition not in positions or number is None:
+                raise NoMatch(node, "the mask depends on the input's data")
+            outer.append(("hide", condition, number))
+            node = node.args[0]  # type: ignore[assignment]
+        elif target in (aten.maximum.default, aten.clamp.default, aten.clamp_min.default):
+            floor = constant(node.args[1], positions)
+            if floor is None and len(data) == 1 and data[0] is node.args[0]:
+                other = node.args[1]
+                floor = _smallest(other, positions) if isinstance(other, fx.Node) else None
+            if floor is None or floor > HIDDEN or len(node.args) > 2:
+                raise NoMatch(node, "the scores are clamped")
+            node = data[0]
+        elif target is aten.cat.default:
+            node = _read_sinks(node, match, positions)
+        elif target is aten.expand.default and tuple(node.meta["val"].shape) == tuple(
+            node.args[0].meta["val"].shape  # type: ignore[union-attr]
+        ):
+            node = node.args[0]  # type: ignore[assignment]
+        else:
+            raise NoMatch(node, f"{target} stands between the product and the softmax")
+
+
+def _smallest(node: fx.Node, positions: PositionOnly) -> float | None:
+    if node not in positions:
+        return None
+    return float(positions.evaluate([node], 1, 8)[0].max())
+
+
+def _read_addition(
+    node: fx.Node, data: list[fx.Node], outer: list[tuple[str, Any, float]], positions: PositionOnly
+) -> fx.Node:
+    first, second = node.args[0], node.args[1]
+    sign = -1.0 if node.target is aten.sub.Tensor else 1.0
+    sign *= float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+    if isinstance(second, fx.Node) and second.target in (aten.amax.default, aten.max.dim):
+        return first  # type: ignore[return-value]  # taking a row's maximum away: softmax does not see it
+    if isinstance(second, fx.Node) and str(second.target) == "<built-in function getitem>":
+        source = second.args[0]
+        if isinstance(source, fx.Node) and source.target is aten.max.dim and source.args[0] is first:
+            return first  # type: ignore[return-value]
+    if isinstance(second, int | float) and isinstance(first, fx.Node):
+        return first  # one number for the whole row
+    if len(data) == 1 and isinstance(first, fx.Node) and isinstance(second, fx.Node):
+        if second in positions:
+            outer.append(("add", second, sign))
+            return first
+        if sign == 1.0:
+            outer.append(("add", first, 1.0))
+            return second
+    raise NoMatch(node, "what is added to the scores depends on the input's data")
+
+
+def _read_softcap(
+    tanh: fx.Node, cap: float, match: Match, outer: list[tuple[str, Any, float]], positions: PositionOnly
+) -> fx.Node:
+    inner = tanh.args[0]
+    assert isinstance(inner, fx.Node)
+    number = constant(inner.args[1], positions) if len(inner.args) > 1 else None
+    if inner.target in (aten.div.Tensor, aten.div.Scalar) and number == cap:
+        pass
+    elif inner.target in (aten.mul.Tensor, aten.mul.Scalar) and number is not None and abs(number * cap - 1) < 1e-6:
+        pass
+    else:
+        raise NoMatch(tanh, "a tanh that is not a soft cap: cap * tanh(scores / cap)")
+    outer.pop()
+    outer.append(("softcap", None, cap))
+    found = inner.args[0]
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def _read_sinks(node: fx.Node, match: Match, positions: PositionOnly) -> fx.Node:
+    """`cat([scores, sinks])`: one more logit a head."""
+    parts, axis = node.args[0], node.args[1] if len(node.args) > 1 else 0
+    rank = node.meta["val"].dim()
+    if not isinstance(parts, list | tuple) or len(parts) != 2 or axis not in (-1, rank - 1):
+        raise NoMatch(node, "scores joined with something that is not a sink")
+    scores, sinks = parts
+    if sinks not in positions or scores in positions or sinks.meta["val"].shape[-1] != 1:
+        raise NoMatch(node, "scores joined with something that is not a sink")
+    source = sinks
+    while source.op == "call_function" and source.target in VIEWS | CASTS | {
+        aten.expand.default,
+        aten.unsqueeze.default,
+    }:
+        source = source.args[0]
+    if source.meta["val"].dim() != 1:
+        raise NoMatch(node, "sinks that are not one number a head")
+    match.sinks = source
+    return scores  # type: ignore[no-any-return]
+
+
+def _settle_scale(match: Match) -> None:
+    """Separate what scales the product from what happens to the bias. Order: inner to outer."""
+    capped, terms = False, []
+    scaled_bias = False
+    for kind, node, number in match.terms:
+        if kind == "scale":
+            if capped:
+                raise NoMatch(match.softmax, "scores scaled after their soft cap")
+            match.scale *= number
+            if scaled_bias:
+                terms.append((kind, node, number))
+        elif kind == "softcap":
+            if scaled_bias:
+                raise NoMatch(match.softmax, "a soft cap over masked scores")
+            match.softcap, capped = number, True
+        else:
+            if kind in ("keep", "hide") and number > HIDDEN:
+                raise NoMatch(match.softmax, f"masked scores are set to {number}, which is not out of sight")
+            scaled_bias = True
+            terms.append((kind, node, number))
+    match.terms = terms
+
+
+def _read_product(product: fx.Node, match: Match, positions: PositionOnly) -> None:
+    arguments: list[Any] = list(product.args)
+    if product.target is aten.baddbmm.default:
+        beta, alpha = product.kwargs.get("beta", 1), product.kwargs.get("alpha", 1)
+        if arguments[0] not in positions and beta != 0:
+            raise NoMatch(product, "what is added to the scores depends on the input's data")
+        if any(term[0] == "scale" for term in match.terms):
+            raise NoMatch(product, "baddbmm under a scaled mask")
+        outer_scale = match.scale
+        match.scale *= float(alpha)  # type: ignore[arg-type]
+        if beta != 0:
+            match.terms.insert(0, ("add", arguments[0], float(beta) * outer_scale))  # type: ignore[arg-type]
+        arguments = arguments[1:]
+    elif product.target is aten.einsum.default:
+        arguments, match.key = _read_einsum_scores(product)
+        match.query = arguments[0]
+        return
+    match.query, match.key_transposed = arguments
+
+
+def _equation(node: fx.Node) -> tuple[list[str], str]:
+    text = str(node.args[0]).replace(" ", "")
+    left, _, right = text.partition("->")
+    return left.split(","), right
+
+
+def _read_einsum_scores(product: fx.Node) -> tuple[list[Any], fx.Node]:
+    """`...id,...jd->...ij` in any letters: queries first."""
+    inputs, output = _equation(product)
+    operands = list(product.args[1])  # type: ignore[arg-type]
+    if len(inputs) != 2 or "." in product.args[0]:  # type: ignore[operator]
+        raise NoMatch(product, f"einsum {product.args[0]!r} is not a product of queries and keys")
+    query_token, key_token = output[-2], output[-1]
+    if query_token in inputs[1] and key_token in inputs[0]:
+        inputs.reverse()
+        operands.reverse()
+    want = output[:-2]
+    head = [letter for letter in inputs[0] if letter in inputs[1] and letter not in output]
+    if len(head) != 1 or inputs[0] != want + query_token + head[0] or inputs[1] != want + key_token + head[0]:
+        raise NoMatch(product, f"einsum {product.args[0]!r} has its axes in an order not handled")
+    return operands, operands[1]
+
+
+def _walk_down(softmax: fx.Node, match: Match) -> None:
+    """From the softmax to the product with the values."""
+    node = softmax
+    while True:
+        users = list(node.users)
+        if len(users) != 1:
+            raise NoMatch(node, f"the attention weights have {len(users)} users, not one")
+        user = users[0]
+        if user.target in PRODUCTS and user.args[0] is node:
+            match.root, match.value = user, user.args[1]  # type: ignore[assignment]
+            return
+        if user.target is aten.einsum.default:
+            inputs, output = _equation(user)
+            operands = list(user.args[1])  # type: ignore[arg-type]
+            if len(inputs) == 2 and operands[0] is node:
+                token = inputs[0][-1]
+                letters = inputs[0][:-1] + inputs[1][-1]
+                if inputs[1] == inputs[0][:-2] + token + inputs[1][-1] and output == letters:
+                    match.root, match.value = user, operands[1]
+                    return
+            raise NoMatch(user, f"einsum {user.args[0]!r} has its axes in an order not handled")
+        if user.target in CASTS or user.target in VIEWS:
+            node = user
+        elif user.target is aten.slice.Tensor and match.sinks is not None:
+            node = user
+        else:
+            raise NoMatch(user, f"{describe(user)} stands between the softmax and the product with the values")
+
+
+def evaluate_bias(match: Match, positions: PositionOnly, length: int) -> Tensor:
+    """The bias [H|1, L, L] that the match's terms add up to at `length` tokens, checked to be equal for two rows."""
+    values = positions.evaluate(match.term_nodes, 2, length)
+    rank = match.softmax.args[0].meta["val"].dim()  # type: ignore[union-attr]
+    bias = torch.zeros([1] * rank)
+    remaining = iter(values)
+    for kind, node, number in match.terms:
+        value = next(remaining) if isinstance(node, fx.Node) else None
+        if kind == "scale":
+            bias = bias * number
+        elif kind == "add":
+            assert value is not None
+            bias = bias + value.float() * number
+        elif kind == "keep":
+            bias = torch.where(value, bias, number)  # type: ignore[arg-type]
+        else:
+            bias = torch.where(value, number, bias)  # type: ignore[arg-type]
+    return bias
+
+
+def split_rows(bias: Tensor, match: Match, length: int, heads: int) -> Tensor:
+    """`bias` as [H|1, L, L]; NoMatch where rows of a batch differ."""
+    if bias.shape[-2:] != (length, length):
+        bias = bias.expand(*bias.shape[:-2], length, length)
+    if bias.dim() == 3 and bias.shape[0] == 2 * heads and heads > 1:
+        bias = bias.unflatten(0, (2, heads))
+    while bias.dim() > 4:
+        if bias.shape[2] == 1:  # [B, Hkv, 1, L, L]
+            bias = bias.squeeze(2)
+        else:
+            bias = bias.flatten(1, 2)
+    if bias.dim() == 4:
+        if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
+            raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
+        bias = bias[0]
+    elif bias.dim() == 3 and bias.shape[0] == 2 and heads == 1:
+        if not torch.equal(bias[0], bias[1]):
+            raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
+        bias = bias[:1]
+    elif bias.dim() == 2:
+        bias = bias.unsqueeze(0)
+    return bias
+
+
+def is_over_tokens(program: Program, softmax: fx.Node) -> bool:
+    """Whether a softmax's input has tokens on both of its last axes (a sink may stand beside them)."""
+    shape = softmax.args[0].meta["val"].shape  # type: ignore[union-attr]
+    if len(shape) < 2:
+        return False
+    last = shape[-1]
+    depends = isinstance(last, torch.SymInt) and program.sequence in {str(x) for x in last.node.expr.free_symbols}
+    return depends and is_sequence(program, shape[-2])

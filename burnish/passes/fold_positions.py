@@ -1,0 +1,222 @@
+"""What depends on position alone becomes a table that is read by position.
+
+Rotary cosines and sines, learned and sinusoidal position embeddings, position-dependent scales: however they were written,
+they are evaluated once at the maximum length, checked to be the same at shorter lengths, and read with `burnish::lookup`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, describe
+from burnish.ir.weights import Stored
+from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence, sequence_axes
+from burnish.passes.base import Effect, Log
+
+aten = torch.ops.aten
+
+_SHORTER = (3, 7, 19)
+
+
+class NotATable(Exception):
+    """Why a position-only value cannot become a table."""
+
+
+@dataclass(frozen=True)
+class FoldPositions:
+    """Position-only values -> burnish::lookup(table, burnish::positions(tokens))."""
+
+    name: ClassVar[str] = "fold-positions"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Fold each position-only value that meets data, in place."""
+        folder = _Folder(program, log)
+        remove_dead(program)
+        frontier = [node for node in program.graph.nodes if folder.meets_data(node)]
+        for node in frontier:
+            try:
+                folder.fold(node)
+            except NotATable as reason:
+                log.refuse(node, str(reason))
+        remove_dead(program)
+        return program
+
+
+class _Folder:
+    def __init__(self, program: Program, log: Log) -> None:
+        self.program = program
+        self.log = log
+        self.known = PositionOnly(program)
+        self.editor = Editor(program)
+        self.positions: fx.Node | None = None
+        self.tables: list[tuple[Tensor, fx.Node]] = []
+
+    def meets_data(self, node: fx.Node) -> bool:
+        """Whether `node` is position-only, depends on a size, and is read by something that is not."""
+        return (
+            node in self.known
+            and self.known.is_sized(node)
+            and isinstance(node.meta.get("val"), Tensor)
+            and any(user not in self.known for user in node.users)
+        )
+
+    def fold(self, node: fx.Node) -> None:
+        axes = sequence_axes(self.program, node)
+        if len(axes) > 1:
+            raise NotATable("it has tokens on more than one axis, and no attention that it could be the mask of")
+        if not axes:
+            self._fold_constant(node)
+            return
+        axis = axes[0]
+        if not is_sequence(self.program, node.meta["val"].shape[axis]):
+            raise NotATable(f"its axis {axis} has size {node.meta['val'].shape[axis]}, not one entry a token")
+        users = [user for user in node.users if user not in self.known]
+        made: dict[tuple[int, int], fx.Node] = {}
+        for user in users:
+            rank, slot = self._batch_slot(node, axis, user)
+            if (rank, slot) not in made:
+                made[rank, slot] = self._lookup(node, axis, rank, slot)
+            user.replace_input_with(node, made[rank, slot])
+        table = next(iter(made.values()))
+        self.log.rewrite(node, f"table of positions, read as {table.name}")
+
+    # ------------------------------------------------------------ values
+
+    def _values(self, node: fx.Node, axis: int, batch_axis: int | None) -> Tensor:
+        """The node's value at the maximum length, one row of the batch; checked to be the same at shorter lengths."""
+        longest = self.program.signature.max_length
+        full: Tensor = self.known.evaluate([node], 1, longest)[0]
+        for length in _SHORTER:
+            if length >= longest:
+                continue
+            short: Tensor = self.known.evaluate([node], 2, length)[0]
+            if batch_axis is not None:
+                if not torch.equal(short.select(batch_axis, 0), short.select(batch_axis, 1)):
+                    raise NotATable("it differs between the rows of a batch")
+                short = short.narrow(batch_axis, 0, 1)
+            if not torch.allclose(short, full.narrow(axis, 0, length), rtol=1e-6, atol=0, equal_nan=True):
+                raise NotATable(
+                    f"its first {length} entries are others at {length} tokens than at {longest}: it depends on the "
+                    "total length"
+                )
+        return full
+
+    def _fold_constant(self, node: fx.Node) -> None:
+        """A value that has no token axis: it must not depend on the sizes at all."""
+        shape = node.meta["val"].shape
+        if any(isinstance(size, torch.SymInt) for size in shape):
+            batch_axes = [axis for axis, size in enumerate(shape) if is_batch(self.program, size)]
+            if len(batch_axes) != 1 or sum(isinstance(size, torch.SymInt) for size in shape) != 1:
+                raise NotATable("its shape depends on the batch in a way not handled")
+            one: Tensor = self.known.evaluate([node], 1, 5)[0]
+            many: Tensor = self.known.evaluate([node], 3, 19)[0]
+            if not torch.equal(one.expand_as(many), many):
+                raise NotATable("it depends on the total length or differs between rows")
+            self._broadcast_constant(node, one)
+            return
+        lengths = (2, 5, 19, self.program.signature.max_length)
+        values: list[Tensor] = [self.known.evaluate([node], 1, length)[0] for length in lengths]
+        if not all(torch.equal(values[0], other) for other in values[1:]):
+            raise NotATable("it depends on the total length")
+        self.editor.replace(node, self.editor.weight(node.name, Stored(values[0].contiguous())))
+        self.log.rewrite(node, "constant")
+
+    def _broadcast_constant(self, node: fx.Node, value: Tensor) -> None:
+        """A constant with a batch axis: kept as one row, expanded in the graph."""
+        weight = self.editor.weight(node.name, Stored(value.contiguous()))
+        with self.editor.before(node):
+            batch = self.editor.call(aten.sym_size.int, self.program.tokens, 0, like=node)
+            sizes: list[Any] = [
+                batch if is_batch(self.program, size) else size for size in node.meta["val"].shape
+            ]
+            expanded = self.editor.call(aten.expand.default, weight, sizes, like=node)
+        self.editor.replace(node, expanded)
+        self.log.rewrite(node, "constant, the same for each row")
+
+    # ------------------------------------------------------------ graph
+
+    def _batch_slot(self, node: fx.Node, axis: int, user: fx.Node) -> tuple[int, int]:
+        """The rank that `node`'s value needs to meet `user`'s, and the axis on which the batch stands then."""
+        shape = node.meta["val"].shape
+        own = [index for index, size in enumerate(shape) if is_batch(self.program, size)]
+        if own:
+            return len(shape), own[0]
+        val = user.meta.get("val")
+        result = val if isinstance(val, Tensor) else None
+        if result is None:
+            raise NotATable(f"it is read by {describe(user)}, which gives no tensor")
+        if not (isinstance(user.target, torch._ops.OpOverload) and _broadcasts(user.target)):
+            raise NotATable(f"it has no batch axis and is read by {describe(user)}, which does not broadcast")
+        batch = [index for index, size in enumerate(result.shape) if is_batch(self.program, size)]
+        if not batch:
+            raise NotATable(f"{describe(user)} has no batch axis to read positions by")
+        rank = max(len(shape), result.dim())
+        slot = batch[0] + rank - result.dim()
+        shift = rank - len(shape)
+        if slot >= shift and shape[slot - shift] != 1:
+            raise NotATable(f"it meets the batch of {describe(user)} with an axis of size {shape[slot - shift]}")
+        return rank, slot
+
+    def _lookup(self, node: fx.Node, axis: int, rank: int, slot: int) -> fx.Node:
+        """`node` read by position, of rank `rank` with the batch on axis `slot`."""
+        shape = node.meta["val"].shape
+        shift = rank - len(shape)
+        batch_axis = slot - shift if slot >= shift else None
+        values = self._values(node, axis, batch_axis if is_own_batch(self.program, shape, batch_axis) else None)
+        values = values.reshape([1] * shift + list(values.shape))
+        axis += shift
+        rest = [index for index in range(rank) if index not in (axis, slot)]
+        table = values.permute([slot, axis, *rest])[0].contiguous()
+        with self.editor.before(node):
+            looked_up = self.editor.call(
+                burnish_ops.lookup.default, self._table(node, table), self._positions(node), like=node
+            )
+            order = [0] * rank
+            order[slot], order[axis] = 0, 1
+            for place, index in enumerate(rest):
+                order[index] = place + 2
+            if order == list(range(rank)):
+                return looked_up
+            return self.editor.call(aten.permute.default, looked_up, order, like=node)
+
+    def _table(self, node: fx.Node, values: Tensor) -> fx.Node:
+        for known, weight in self.tables:
+            if known.shape == values.shape and known.dtype == values.dtype and torch.equal(known, values):
+                return weight
+        weight = self.editor.weight(f"{node.name}_table", Stored(values))
+        self.tables.append((values, weight))
+        return weight
+
+    def _positions(self, like: fx.Node) -> fx.Node:
+        if self.positions is None:
+            first = next(n for n in self.program.graph.nodes if n.op not in ("placeholder", "get_attr"))
+            with self.editor.before(first):
+                self.positions = self.editor.call(
+                    burnish_ops.positions.default, self.program.tokens, like=self.program.tokens, name="positions"
+                )
+        return self.positions
+
+
+def is_own_batch(program: Program, shape: Any, axis: int | None) -> bool:
+    """Whether the value itself has the batch on that axis (and not a 1 that broadcasts)."""
+    return axis is not None and is_batch(program, shape[axis])
+
+
+def _broadcasts(target: torch._ops.OpOverload) -> bool:
+    return torch.Tag.pointwise in target.tags or target is burnish_ops.rotary.default
+
+
+def require_folded(program: Program) -> None:
+    """UnsupportedError if something still depends on the sizes by value."""
+    known = PositionOnly(program)
+    for node in program.graph.nodes:
+        if node in known and known.is_sized(node) and isinstance(node.meta.get("val"), Tensor):
+            raise UnsupportedError(f"{describe(node)} depends on the positions in a way that is not a table")

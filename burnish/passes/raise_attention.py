@@ -1,0 +1,309 @@
+"""Attention in every spelling becomes `burnish::attention` over unrepeated keys and values, its mask classified by value."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program
+from burnish.ir.weights import Stored
+from burnish.passes.analyses.attention_match import (
+    SOFTMAXES,
+    VIEWS,
+    Match,
+    NoMatch,
+    evaluate_bias,
+    is_over_tokens,
+    match_attention,
+    split_rows,
+)
+from burnish.passes.analyses.masks import Mask, classify, shows_later_tokens
+from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence
+from burnish.passes.base import Effect, Log
+
+aten = torch.ops.aten
+
+# A mask that has no closed form is kept as a table of max_length x max_length; beyond this it is refused.
+_TABLE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class RaiseAttention:
+    """softmax(q k^T) v -> burnish::attention."""
+
+    name: ClassVar[str] = "raise-attention"
+    effect: ClassVar[Effect] = Effect.REASSOCIATES
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Raise each attention of `program`, in place."""
+        raiser = _Raiser(program, log)
+        for node in list(program.graph.nodes):
+            if node.op != "call_function":
+                continue
+            try:
+                if node.target in SOFTMAXES and is_over_tokens(program, node):
+                    raiser.raise_softmax(node)
+                elif node.target is aten.scaled_dot_product_attention.default:
+                    raiser.raise_sdpa(node)
+            except NoMatch as miss:
+                log.refuse(node, f"{miss.reason} (at {miss.node.name})")
+        remove_dead(program)
+        return program
+
+
+class _Raiser:
+    def __init__(self, program: Program, log: Log) -> None:
+        self.program = program
+        self.log = log
+        self.positions = PositionOnly(program)
+        self.editor = Editor(program)
+        self.masks: dict[Any, Mask] = {}
+        self.tables: dict[int, fx.Node] = {}
+
+    # ------------------------------------------------------------ the two roots
+
+    def raise_softmax(self, softmax: fx.Node) -> None:
+        match = match_attention(softmax, self.program, self.positions)
+        root = match.root
+        with self.editor.before(root):
+            query = self._to_heads(match.query, match)
+            key = match.key if match.key is not None else self._untranspose(match.key_transposed, match)
+            key = self._to_heads(self._unrepeat(key), match)
+            value = self._to_heads(self._unrepeat(match.value), match)
+            out = self._attention(root, match, query, self._unrepeat(key), self._unrepeat(value))
+            out = self._like_root(out, root, match)
+        self.editor.replace(root, out)
+
+    def raise_sdpa(self, root: fx.Node) -> None:
+        arguments: dict[str, Any] = dict(
+            zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), root.args, strict=False)
+        )
+        arguments.update(root.kwargs)
+        query, key, value = arguments["query"], arguments["key"], arguments["value"]
+        shape = query.meta["val"].shape
+        if not is_sequence(self.program, shape[-2]):
+            raise NoMatch(root, "its queries are not the tokens")
+        scale = arguments.get("scale")
+        match = Match(root, root, query, None, value, key=key)
+        match.scale = 1.0 / math.sqrt(int(shape[-1])) if scale is None else float(scale)
+        mask = arguments.get("attn_mask")
+        if mask is not None:
+            if mask not in self.positions:
+                raise NoMatch(root, "its mask depends on the input's data")
+            boolean = mask.meta["val"].dtype is torch.bool
+            match.terms = [("keep", mask, float("-inf"))] if boolean else [("add", mask, 1.0)]
+        known = Mask("causal") if arguments.get("is_causal") else None
+        with self.editor.before(root):
+            heads = [self._to_heads(operand, match) for operand in (query, key, value)]
+            out = self._attention(root, match, heads[0], self._unrepeat(heads[1]), self._unrepeat(heads[2]), known)
+            out = self._like_root(out, root, match)
+        self.editor.replace(root, out)
+
+    # ------------------------------------------------------------ operands as [B, H, S, D]
+
+    def _untranspose(self, node: fx.Node | None, match: Match) -> fx.Node:
+        """[..., D, T] -> [..., T, D], through the user's own transpose where there is one."""
+        assert node is not None
+        rank = node.meta["val"].dim()
+        if node.target is aten.transpose.int:
+            axes = {int(axis) % rank for axis in node.args[1:]}  # type: ignore[arg-type]
+            if axes == {rank - 1, rank - 2}:
+                return node.args[0]  # type: ignore[return-value]
+        return self.editor.call(aten.transpose.int, node, rank - 2, rank - 1, like=node)
+
+    def _to_heads(self, node: fx.Node, match: Match) -> fx.Node:
+        """The operand as [B, H, T, D], whatever its rank."""
+        shape = node.meta["val"].shape
+        if len(shape) == 4:
+            if not is_batch(self.program, shape[0]):
+                raise NoMatch(node, "its first axis is not the batch")
+            return node
+        if len(shape) == 3 and is_batch(self.program, shape[0]):
+            return self.editor.call(aten.unsqueeze.default, node, 1, like=node)
+        if len(shape) == 3:
+            return self._split_batch(node)
+        if len(shape) == 5 and is_batch(self.program, shape[0]):
+            heads = int(shape[1]) * int(shape[2])
+            return self._reshape(node, (shape[0], heads, shape[3], shape[4]))
+        raise NoMatch(node, f"an operand of rank {len(shape)} is not handled")
+
+    def _split_batch(self, node: fx.Node) -> fx.Node:
+        """[B * H, T, D] -> [B, H, T, D], through the user's own view where there is one."""
+        shape = node.meta["val"].shape
+        source = node.args[0] if node.target in VIEWS else None
+        if isinstance(source, fx.Node) and source.meta["val"].dim() == 4:
+            before = source.meta["val"].shape
+            if is_batch(self.program, before[0]) and str(before[2:]) == str(shape[1:]):
+                return source
+        batch = self.program.tokens.meta["val"].shape[0]
+        heads = shape[0] // batch
+        expression = heads.node.expr if isinstance(heads, torch.SymInt) else heads
+        try:
+            count = int(expression)
+        except TypeError:
+            raise NoMatch(node, "its first axis is not batch x heads") from None
+        return self._reshape(node, (batch, count, shape[1], shape[2]))
+
+    def _reshape(self, node: fx.Node, shape: tuple[Any, ...]) -> fx.Node:
+        return self.editor.call(aten.reshape.default, node, [self._size(size) for size in shape], like=node)
+
+    def _size(self, size: Any) -> Any:
+        """A size as an argument: a number, or the node that reads it from the tokens."""
+        if isinstance(size, int):
+            return size
+        if is_batch(self.program, size):
+            return self.editor.call(aten.sym_size.int, self.program.tokens, 0, like=self.program.tokens)
+        if is_sequence(self.program, size):
+            return self.editor.call(aten.sym_size.int, self.program.tokens, 1, like=self.program.tokens)
+        raise NoMatch(self.program.tokens, f"a size of {size} is not handled")
+
+    def _unrepeat(self, node: fx.Node) -> fx.Node:
+        """The keys or values before their heads were repeated for the queries; `node` itself if they were not."""
+        current = node
+        if current.target in VIEWS and current.meta["val"].dim() in (3, 4):
+            expanded = current.args[0]
+            if isinstance(expanded, fx.Node) and expanded.target is aten.expand.default:
+                wide = expanded.meta["val"].shape
+                source = expanded.args[0]
+                assert isinstance(source, fx.Node)
+                narrow = source.meta["val"].shape
+                if len(wide) == 5 and len(narrow) == 5 and narrow[2] == 1 and str(wide[:2]) == str(narrow[:2]):
+                    if source.target is aten.unsqueeze.default:
+                        return source.args[0]  # type: ignore[return-value]
+                    return self.editor.call(aten.squeeze.dim, source, 2, like=node)
+        if current.target is aten.repeat_interleave.self_int:
+            axis = current.args[2] if len(current.args) > 2 else current.kwargs.get("dim")
+            if axis in (1, -3) and current.meta["val"].dim() == 4:
+                return current.args[0]  # type: ignore[return-value]
+        if current.target is aten.expand.default and current.meta["val"].dim() == 4:
+            source = current.args[0]
+            assert isinstance(source, fx.Node)
+            if source.meta["val"].dim() == 4 and source.meta["val"].shape[1] == 1:
+                return source
+        return node
+
+    # ------------------------------------------------------------ the op
+
+    def _attention(
+        self, root: fx.Node, match: Match, query: fx.Node, key: fx.Node, value: fx.Node, known: Mask | None = None
+    ) -> fx.Node:
+        shape = query.meta["val"].shape
+        for operand, what in ((query, "queries"), (key, "keys"), (value, "values")):
+            if not is_sequence(self.program, operand.meta["val"].shape[2]):
+                raise NoMatch(root, f"its {what} are not one for each token")
+        heads, kv_heads = int(shape[1]), int(key.meta["val"].shape[1])
+        if int(value.meta["val"].shape[1]) != kv_heads:
+            if int(value.meta["val"].shape[1]) == heads:  # repeat the keys back: values decide
+                raise NoMatch(root, "keys and values have different numbers of heads")
+            raise NoMatch(root, "keys and values have different numbers of heads")
+        mask = known or self._mask(match, heads)
+        options: dict[str, Any] = {"scale": match.scale, "mask": mask.kind}
+        if mask.extent and mask.extent < self.program.signature.max_length:
+            options["extent"] = mask.extent
+        elif mask.extent:
+            options["mask"] = "causal"
+        if match.softcap:
+            options["softcap"] = match.softcap
+        if match.sinks is not None:
+            options["sinks"] = match.sinks
+        if mask.slopes is not None:
+            slopes = mask.slopes.expand(heads).contiguous().float()
+            options["slopes"] = self._table(mask, "alibi_slopes", slopes)
+        if mask.table is not None:
+            table = self._table(mask, "attention_bias", mask.table.float())
+            options["bias"] = self.editor.call(burnish_ops.attention_bias.default, table, None, query, key, like=root)
+        out = self.editor.call(burnish_ops.attention.default, query, key, value, like=root, **options)
+        told = mask.kind + (f" of {mask.extent}" if mask.extent else "")
+        extras = [name for name in ("softcap", "sinks", "slopes", "bias") if name in options]
+        if shows_later_tokens(mask):
+            told = "not causal: its mask lets a token see later ones"
+        self.log.rewrite(
+            match.softmax,
+            f"attention, {heads} query heads, {kv_heads} KV heads, mask {told}"
+            + (f", with {', '.join(extras)}" if extras else ""),
+        )
+        return out
+
+    def _table(self, mask: Mask, name: str, values: torch.Tensor) -> fx.Node:
+        if id(mask) not in self.tables:
+            self.tables[id(mask)] = self.editor.weight(name, Stored(values))
+        return self.tables[id(mask)]
+
+    def _mask(self, match: Match, heads: int) -> Mask:
+        """The mask of a match: its bias evaluated at several lengths, which must agree."""
+        if not match.terms:
+            return Mask("none")
+        key = (tuple((kind, node, number) for kind, node, number in match.terms), heads, match.sinks is None)
+        if key not in self.masks:
+            self.masks[key] = self._classify(match, heads)
+        return self.masks[key]
+
+    def _classify(self, match: Match, heads: int) -> Mask:
+        longest = self._telling_length(match)
+        found: list[Mask] = []
+        for length in (longest, longest // 2 + 1):
+            bias = split_rows(evaluate_bias(match, self.positions, length), match, length, heads)
+            found.append(classify(bias, match.sinks is not None))
+        mask, shorter = found
+        if mask.kind in ("window", "chunk") and mask.extent > longest // 2:
+            shorter = mask  # the shorter length is inside the window and cannot show it
+        if not mask.same_as(shorter):
+            raise NoMatch(match.softmax, f"its mask is another at {longest} tokens than at {longest // 2 + 1}")
+        if mask.table is not None:
+            mask = self._whole_table(match, mask, heads)
+        return mask
+
+    def _whole_table(self, match: Match, mask: Mask, heads: int) -> Mask:
+        """A mask that must be kept as a table, at the program's maximum length."""
+        length = self.program.signature.max_length
+        assert mask.table is not None
+        if mask.table.shape[0] * length * length * 4 > _TABLE_BYTES:
+            raise NoMatch(
+                match.softmax,
+                f"its mask has no closed form, and a table of {mask.table.shape[0]} x {length} x {length} is too "
+                "large: compile with a smaller max_length",
+            )
+        bias = split_rows(evaluate_bias(match, self.positions, length), match, length, heads)
+        return classify(bias, match.sinks is not None)
+
+    def _telling_length(self, match: Match) -> int:
+        """A length at which the mask shows all that it does: beyond every number and table that it is made from."""
+        reach = 48
+        for node in self.positions.ancestors(match.term_nodes):
+            if node.op == "get_attr":
+                shape = self.program.weights[str(node.target)].shape
+                reach = max([reach, *(size for size in shape if len(shape) > 1)])
+            reach = max([reach, *_numbers(node.args), *_numbers(tuple(node.kwargs.values()))])
+        return max(2, min(self.program.signature.max_length, 2 * reach))
+
+    # ------------------------------------------------------------ back to what the root gave
+
+    def _like_root(self, out: fx.Node, root: fx.Node, match: Match) -> fx.Node:
+        """[B, H, S, Dv] in the shape and dtype of the root's value."""
+        want = root.meta["val"]
+        shape = want.shape
+        if len(shape) == 3 and is_batch(self.program, shape[0]):
+            out = self.editor.call(aten.squeeze.dim, out, 1, like=root)
+        elif len(shape) != 4:
+            merged = shape[0] if len(shape) == 5 else -1
+            sizes = [self._size(merged) if not isinstance(merged, int) else merged]
+            sizes += [self._size(size) for size in shape[1:]]
+            out = self.editor.call(aten.reshape.default, out, sizes, like=root)
+        if out.meta["val"].dtype != want.dtype:
+            out = self.editor.call(aten._to_copy.default, out, like=root, dtype=want.dtype)
+        return out
+
+
+def _numbers(arguments: Any) -> list[int]:
+    """The whole numbers among a node's arguments that could be a length."""
+    if isinstance(arguments, list | tuple):
+        return [number for argument in arguments for number in _numbers(argument)]
+    if isinstance(arguments, bool) or not isinstance(arguments, int | float):
+        return []
+    return [abs(int(arguments))] if math.isfinite(arguments) and abs(arguments) < 2**24 else []

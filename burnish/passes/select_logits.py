@@ -1,0 +1,78 @@
+"""Logits for the tokens that are asked for, not for all: a prompt's other logits are never computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import fx
+from torch._dynamo.source import ConstantSource
+
+from burnish.ir.edit import Editor
+from burnish.ir.infer import infer
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program
+from burnish.passes.analyses.token_axis import TokenAxes, TokenAxis
+from burnish.passes.base import Effect, Log
+
+aten = torch.ops.aten
+_MIXING = {burnish_ops.attention.default, aten.cumsum.default}
+
+
+@dataclass(frozen=True)
+class SelectLogits:
+    """A new input, logits_index[kept], picks tokens in front of the head."""
+
+    name: ClassVar[str] = "select-logits"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Pick tokens as early as one value holds all that the logits need of them, in place."""
+        axes = TokenAxes(program)
+        editor = Editor(program)
+        source = editor.mode.from_tensor(
+            torch.empty(3, dtype=torch.int64), static_shapes=False, source=ConstantSource("logits_index")
+        )
+        index = editor.placeholder("logits_index", source, program.tokens)
+        logits = program.output.args[0][0]  # type: ignore[index]
+        assert isinstance(logits, fx.Node)
+        found = axes.of(logits)
+        if found is None or found != TokenAxis(1):
+            raise axes.mixes(logits, "gives logits that do not have the tokens on their second axis")
+        chain = _chain(logits, axes)
+        start = chain[-1]
+        label = axes.of(start)
+        assert label is not None
+        with editor.after(start):
+            picked = editor.call(aten.index_select.default, start, label.axis, index, like=start)
+        start.replace_all_uses_with(picked, delete_user_cb=lambda user: user in chain or user is program.output)
+        if start is logits:
+            first, *rest = program.output.args[0]  # type: ignore[misc]
+            program.output.args = ((picked, *rest),)
+        for node in reversed(chain[:-1]):
+            infer(node, editor.mode)
+        log.rewrite(start, f"tokens picked here, {len(chain) - 1} ops in front of the logits run on these alone")
+        symbols = {**program.details.get("symbols", {}), str(source.shape[0]): "kept"}
+        program.details = {**program.details, "symbols": symbols}
+        return program
+
+
+def _chain(logits: fx.Node, axes: TokenAxes) -> list[fx.Node]:
+    """From the logits backwards, the values that alone carry the tokens; ops that name the number of tokens end it."""
+    chain = [logits]
+    while True:
+        node = chain[-1]
+        if node.op != "call_function" or node.target in _MIXING:
+            return chain
+        inputs = [argument for argument in node.all_input_nodes if axes.of(argument) is not None]
+        others = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.SymInt)]
+        if len(inputs) != 1 or others:
+            return chain
+        label = axes.of(inputs[0])
+        if label is None or label.inner != 1 or inputs[0].op != "call_function":
+            return chain
+        if str(inputs[0].meta["val"].shape[label.axis]) != axes.program.sequence:
+            return chain
+        chain.append(inputs[0])
+
