@@ -115,6 +115,12 @@ class _Raiser:
             axes = {int(axis) % rank for axis in node.args[1:]}  # type: ignore[arg-type]
             if axes == {rank - 1, rank - 2}:
                 return node.args[0]  # type: ignore[return-value]
+        if node.target is aten.permute.default:
+            order = [int(axis) % rank for axis in node.args[1]]  # type: ignore[union-attr, arg-type]
+            order[-2:] = order[:-3:-1]
+            if order == list(range(rank)):
+                return node.args[0]  # type: ignore[return-value]
+            return self.editor.call(aten.permute.default, node.args[0], order, like=node)
         return self.editor.call(aten.transpose.int, node, rank - 2, rank - 1, like=node)
 
     def _to_heads(self, node: fx.Node, match: Match) -> fx.Node:

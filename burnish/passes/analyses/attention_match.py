@@ -102,7 +102,7 @@ def _walk_up(
     """From the softmax's input to the product of queries and keys; what is passed goes to `outer`."""
     while True:
         target = node.target
-        if target in PRODUCTS or target in (aten.baddbmm.default, aten.einsum.default):
+        if target in PRODUCTS or target is aten.baddbmm.default:
             return node
         if node.op != "call_function":
             raise NoMatch(node, "the scores are not computed from a product of queries and keys")
@@ -265,34 +265,7 @@ def _read_product(product: fx.Node, match: Match, positions: PositionOnly) -> No
         if beta != 0:
             match.terms.insert(0, ("add", arguments[0], float(beta) * outer_scale))  # type: ignore[arg-type]
         arguments = arguments[1:]
-    elif product.target is aten.einsum.default:
-        arguments, match.key = _read_einsum_scores(product)
-        match.query = arguments[0]
-        return
     match.query, match.key_transposed = arguments
-
-
-def _equation(node: fx.Node) -> tuple[list[str], str]:
-    text = str(node.args[0]).replace(" ", "")
-    left, _, right = text.partition("->")
-    return left.split(","), right
-
-
-def _read_einsum_scores(product: fx.Node) -> tuple[list[Any], fx.Node]:
-    """`...id,...jd->...ij` in any letters: queries first."""
-    inputs, output = _equation(product)
-    operands = list(product.args[1])  # type: ignore[arg-type]
-    if len(inputs) != 2 or "." in product.args[0]:  # type: ignore[operator]
-        raise NoMatch(product, f"einsum {product.args[0]!r} is not a product of queries and keys")
-    query_token, key_token = output[-2], output[-1]
-    if query_token in inputs[1] and key_token in inputs[0]:
-        inputs.reverse()
-        operands.reverse()
-    want = output[:-2]
-    head = [letter for letter in inputs[0] if letter in inputs[1] and letter not in output]
-    if len(head) != 1 or inputs[0] != want + query_token + head[0] or inputs[1] != want + key_token + head[0]:
-        raise NoMatch(product, f"einsum {product.args[0]!r} has its axes in an order not handled")
-    return operands, operands[1]
 
 
 def _walk_down(softmax: fx.Node, match: Match) -> None:
@@ -306,16 +279,6 @@ def _walk_down(softmax: fx.Node, match: Match) -> None:
         if user.target in PRODUCTS and user.args[0] is node:
             match.root, match.value = user, user.args[1]  # type: ignore[assignment]
             return
-        if user.target is aten.einsum.default:
-            inputs, output = _equation(user)
-            operands = list(user.args[1])  # type: ignore[arg-type]
-            if len(inputs) == 2 and operands[0] is node:
-                token = inputs[0][-1]
-                letters = inputs[0][:-1] + inputs[1][-1]
-                if inputs[1] == inputs[0][:-2] + token + inputs[1][-1] and output == letters:
-                    match.root, match.value = user, operands[1]
-                    return
-            raise NoMatch(user, f"einsum {user.args[0]!r} has its axes in an order not handled")
         if user.target in CASTS or user.target in VIEWS:
             node = user
         elif user.target is aten.slice.Tensor and match.sinks is not None:

@@ -1,0 +1,119 @@
+"""One spelling for what has several: einsum of two operands becomes a matrix product, a hand-written softmax a softmax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+
+from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.program import Program
+from burnish.passes.analyses.position_only import is_sequence
+from burnish.passes.base import Effect, Log
+
+aten = torch.ops.aten
+_MAXIMA = {aten.amax.default, aten.max.dim}
+
+
+@dataclass(frozen=True)
+class Canonicalize:
+    """einsum -> matmul; exp(x) / sum(exp(x)) -> softmax."""
+
+    name: ClassVar[str] = "canonicalize"
+    effect: ClassVar[Effect] = Effect.REASSOCIATES
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Rewrite each einsum and each hand-written softmax of `program`, in place."""
+        editor = Editor(program)
+        for node in list(program.graph.nodes):
+            if node.target is aten.einsum.default:
+                _einsum_to_matmul(program, node, editor, log)
+            elif node.target is aten.div.Tensor:
+                _raise_softmax(node, editor, log)
+        remove_dead(program)
+        return program
+
+
+def _raise_softmax(node: fx.Node, editor: Editor, log: Log) -> None:
+    """exp(x - max(x)) / sum(exp(x - max(x))), with or without the maximum."""
+    exponential, total = node.args
+    if not isinstance(exponential, fx.Node) or exponential.target is not aten.exp.default:
+        return
+    if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or total.args[0] is not exponential:
+        return
+    axes = list(total.args[1])  # type: ignore[arg-type]
+    keeps_axis = total.args[2] if len(total.args) > 2 else total.kwargs.get("keepdim", False)
+    if len(axes) != 1 or not keeps_axis:
+        log.refuse(node, "exp(x) / sum(exp(x)) over several axes, or without keepdim")
+        return
+    scores = exponential.args[0]
+    assert isinstance(scores, fx.Node)
+    if scores.target is aten.sub.Tensor and _is_maximum(scores.args[1], scores.args[0]):
+        scores = scores.args[0]  # type: ignore[assignment]
+    with editor.before(node):
+        softmax = editor.call(aten.softmax.int, scores, axes[0], like=node)
+    editor.replace(node, softmax)
+    log.rewrite(node, "softmax written by hand")
+
+
+def _is_maximum(node: Any, of: Any) -> bool:
+    if isinstance(node, fx.Node) and getattr(node.target, "__name__", "") == "getitem":
+        node = node.args[0]
+    return isinstance(node, fx.Node) and node.target in _MAXIMA and node.args[0] is of
+
+
+def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
+    equation = str(node.args[0]).replace(" ", "")
+    operands: list[fx.Node] = list(node.args[1])  # type: ignore[arg-type]
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    if len(terms) != 2 or not arrow or "." in equation or any(len(set(term)) != len(term) for term in terms):
+        log.refuse(node, f"einsum {equation!r} is not a product of two operands with all axes named")
+        return
+    sizes: dict[str, Any] = {}
+    for term, operand in zip(terms, operands, strict=True):
+        sizes.update(zip(term, operand.meta["val"].shape, strict=True))
+    left, right = (set(term) for term in terms)
+    summed = [letter for letter in terms[0] if letter in right and letter not in output]
+    if len(summed) != 1 or (left | right) - set(output) - set(summed):
+        log.refuse(node, f"einsum {equation!r} sums over {len(summed)} shared axes, not one")
+        return
+    row = _own_axis(program, terms[0], right, output, sizes)
+    column = _own_axis(program, terms[1], left, output, sizes)
+    batch = [letter for letter in output if letter not in (row, column)]
+    with editor.before(node):
+        first = _arrange(editor, operands[0], terms[0], batch, [row, summed[0]], node)
+        second = _arrange(editor, operands[1], terms[1], batch, [summed[0], column], node)
+        result = editor.call(aten.matmul.default, first, second, like=node)
+        order = [*batch, row, column]
+        for letter, axis in ((column, -1), (row, -2)):
+            if letter is None:
+                result = editor.call(aten.squeeze.dim, result, axis, like=node)
+                order.remove(letter)
+        if order != list(output):
+            result = editor.call(aten.permute.default, result, [order.index(letter) for letter in output], like=node)
+    editor.replace(node, result)
+    log.rewrite(node, f"einsum {equation} as a matrix product")
+
+
+def _own_axis(program: Program, term: str, other: set[str], output: str, sizes: dict[str, Any]) -> str | None:
+    """The axis of the product that only this operand has: the tokens' if there is one, else the last."""
+    own = [letter for letter in term if letter in output and letter not in other]
+    return next((letter for letter in own if is_sequence(program, sizes[letter])), own[-1] if own else None)
+
+
+def _arrange(
+    editor: Editor, operand: fx.Node, term: str, batch: list[str], last: list[str | None], like: fx.Node
+) -> fx.Node:
+    """The operand with its axes in the order batch + last; axes that it does not have become 1."""
+    wanted = [*batch, *last]
+    order = [term.index(letter) for letter in wanted if letter is not None and letter in term]
+    result = operand
+    if order != list(range(len(term))):
+        result = editor.call(aten.permute.default, result, order, like=like)
+    for axis, letter in enumerate(wanted):
+        if letter is None or letter not in term:
+            result = editor.call(aten.unsqueeze.default, result, axis, like=like)
+    return result
