@@ -45,3 +45,7 @@ class WeightError(BurnishError):
 
 class UsageError(BurnishError):
     """An option or a combination of options makes no sense."""
+
+
+class VerificationError(BurnishError):
+    """A program does not give the numbers that it should: a bug in burnish, caught before anybody used the result."""

@@ -1,0 +1,31 @@
+"""burnish: a graph compiler for LLM inference.
+
+`compile(model)` takes a plain model, without cache or serving code, and gives one that runs incrementally; `load(path)`
+brings back one that was saved, without the model's code.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from burnish.ir.errors import BurnishError
+
+if TYPE_CHECKING:
+    from burnish.compiler import compile
+    from burnish.runtime.model import CompiledModel, load
+
+__all__ = ["BurnishError", "CompiledModel", "compile", "load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # On demand: loading an artifact must not import the compiler, nor compiling wait for what it does not use.
+    if name == "compile":
+        from burnish.compiler import compile
+
+        return compile
+    if name in ("CompiledModel", "load"):
+        from burnish.runtime import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module 'burnish' has no attribute {name!r}")

@@ -1,0 +1,40 @@
+"""The compiler's order, read aloud."""
+
+from __future__ import annotations
+
+from burnish.passes.base import Pass
+from burnish.passes.canonicalize import Canonicalize
+from burnish.passes.clean import Clean
+from burnish.passes.fold_positions import FoldPositions
+from burnish.passes.insert_states import InsertStates
+from burnish.passes.raise_activation import RAISE_ACTIVATIONS
+from burnish.passes.raise_attention import RaiseAttention
+from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
+from burnish.passes.raise_norm import RAISE_NORMS
+from burnish.passes.raise_rotary import RAISE_ROTARY
+from burnish.passes.select_logits import SelectLogits
+
+
+def make_incremental() -> list[Pass]:
+    """Captured -> incremental: what every target needs. All of these keep the numbers."""
+    return [
+        # What export adds would stand between the ops that the other passes look for.
+        Clean(),
+        # One spelling of products and softmax, so that attention has one to be found by.
+        Canonicalize(),
+        # Takes the masks with it: they are the only values over tokens x tokens, and no later pass could fold them.
+        RaiseAttention(),
+        # Norms before rotary embeddings: query and key norms stand in front of these.
+        RAISE_NORMS,
+        # Before positions are folded: complex rotations become cosines and sines, which fold into real tables.
+        RAISE_ROTARY,
+        RAISE_ACTIVATIONS,
+        # What mixes tokens in other ways than attention, named so that it can be given a state.
+        RAISE_CONVOLUTIONS,
+        # All that is left of positions become tables, which a step reads at its own positions.
+        FoldPositions(),
+        # While the program still maps all tokens to all logits: the walk back from the logits ends at the last mixing op.
+        SelectLogits(),
+        # Last: it proves that all else keeps tokens apart, and refuses the model otherwise.
+        InsertStates(),
+    ]
