@@ -148,6 +148,9 @@ class Weights(Mapping[str, Weight]):
         except KeyError:
             raise WeightError(f"the program has no weight named {name!r}") from None
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
 
