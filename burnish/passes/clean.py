@@ -1,0 +1,246 @@
+"""Export noise removed: assertions, copies that change nothing, full slices, one value computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.edit import remove_dead
+from burnish.ir.program import Program
+from burnish.passes.base import Effect, Log
+
+aten = torch.ops.aten
+
+_ASSERTIONS = {
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.default,
+    aten._assert_async.msg,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+}
+
+# The value of each is its first argument, in another place or layout of memory.
+_COPIES = {
+    aten.alias.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.detach.default,
+    aten.lift_fresh.default,
+    aten.lift_fresh_copy.default,
+}
+
+# The value of each is its first argument's if the dtype is the same.
+_CASTS = {
+    aten._to_copy.default,
+    aten.to.device,
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.other,
+    aten.type_as.default,
+}
+
+# Each takes elements of its first argument in their order: where the shape is the same, so is the value.
+# (A slice of the same size starts at 0 with step 1; an expansion to the same shape repeats nothing.)
+_VIEWS = {
+    aten._unsafe_view.default,
+    aten.broadcast_to.default,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.flatten.using_ints,
+    aten.repeat.default,
+    aten.reshape.default,
+    aten.slice.Tensor,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.view.default,
+    aten.view_as.default,
+}
+
+_NEUTRAL: dict[Any, int] = {
+    aten.add.Tensor: 0,
+    aten.add.Scalar: 0,
+    aten.sub.Tensor: 0,
+    aten.sub.Scalar: 0,
+    aten.mul.Tensor: 1,
+    aten.mul.Scalar: 1,
+    aten.div.Tensor: 1,
+    aten.div.Scalar: 1,
+    aten.pow.Tensor_Scalar: 1,
+}
+
+_DROPOUTS = {
+    aten.dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+    aten.feature_dropout.default,
+}
+
+# Views that are only valid on some layouts of memory; a reshape is the same value on all.
+_RESHAPES = {aten.view.default, aten._unsafe_view.default}
+
+# These read the layout of memory: a copy that makes it must stay in front of them.
+_LAYOUT_READERS = {
+    aten.as_strided.default,
+    aten.as_strided_copy.default,
+    aten.view.dtype,
+    aten.view_as_complex.default,
+    aten.view_as_real.default,
+}
+_PASSING_LAYOUT = _VIEWS | {
+    aten.transpose.int,
+    aten.permute.default,
+    aten.unsqueeze.default,
+    aten.select.int,
+    aten.unflatten.int,
+}
+
+
+@dataclass(frozen=True)
+class Clean:
+    """What export adds to a model's own operations, removed."""
+
+    name: ClassVar[str] = "clean"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Clean `program`, in place. The shapes and dtypes of what stays are as they were; strides may differ."""
+        for node in list(program.graph.nodes):
+            if node.target in _ASSERTIONS:
+                log.rewrite(node, "an assertion of export, removed")
+                program.graph.erase_node(node)
+            elif (same := _same_value(node, log)) is not None:
+                log.rewrite(node, f"the same value as {same.name}")
+                node.replace_all_uses_with(same)
+                program.graph.erase_node(node)
+            elif node.target in _RESHAPES:
+                node.target = aten.reshape.default
+        merge_duplicates(program, log)
+        remove_dead(program)
+        return program
+
+
+def merge_duplicates(program: Program, log: Log) -> None:
+    """Merge, in place, nodes of one value: the same op with the same arguments, or the same symbolic size."""
+    first: dict[Any, fx.Node] = {}
+    for node in list(program.graph.nodes):
+        key = _value_key(node)
+        if key is None:
+            continue
+        known = first.setdefault(key, node)
+        if known is not node:
+            log.rewrite(node, f"computed before, as {known.name}")
+            node.replace_all_uses_with(known)
+            program.graph.erase_node(node)
+
+
+def same_type(one: Any, other: Any) -> bool:
+    """Whether two values are tensors of one dtype, device and (provably, for symbolic sizes) shape."""
+    return (
+        isinstance(one, Tensor)
+        and isinstance(other, Tensor)
+        and one.dtype == other.dtype
+        and one.device == other.device
+        and same_shape(one, other)
+    )
+
+
+def same_shape(one: Tensor, other: Tensor) -> bool:
+    """Whether the shapes are provably the same; asks without adding a guard to the symbols."""
+    return one.dim() == other.dim() and all(
+        _size_key(left) == _size_key(right) for left, right in zip(one.shape, other.shape, strict=True)
+    )
+
+
+def _size_key(size: int | torch.SymInt) -> Any:
+    return size.node.expr if isinstance(size, torch.SymInt) else size
+
+
+def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
+    """The node whose value `node` only repeats; None if it computes something."""
+    if node.op != "call_function" or not node.args:
+        return None
+    target = node.target
+    if getattr(target, "__name__", "") == "getitem":
+        return _kept_by_native_dropout(node)
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
+        return None
+    if target in _COPIES or target in _CASTS:
+        return None if _layout_is_read(node) else source
+    if target in _VIEWS:
+        return source
+    if target in _DROPOUTS:
+        return source if _is_inactive(node, log) else None
+    if target in _NEUTRAL:
+        amount = node.args[1]
+        return source if isinstance(amount, int | float) and amount == _NEUTRAL[target] else None
+    if target is aten.permute.default:
+        order = [int(axis) % len(node.args[1]) for axis in node.args[1]]  # type: ignore[arg-type, union-attr]
+        return source if order == list(range(len(order))) else None
+    return None
+
+
+def _is_inactive(dropout: fx.Node, log: Log) -> bool:
+    probability, training = dropout.args[1:3]
+    if probability != 0 and training:
+        log.refuse(
+            dropout, "the model was exported in training mode, so this dropout drops: call model.eval()"
+        )
+        return False
+    return True
+
+
+def _kept_by_native_dropout(item: fx.Node) -> fx.Node | None:
+    """The input of an inactive native_dropout, if `item` is its first result."""
+    dropout, index = item.args
+    if index != 0 or not isinstance(dropout, fx.Node) or dropout.target is not aten.native_dropout.default:
+        return None
+    source, probability, training = dropout.args
+    inactive = probability == 0 or training is False
+    return source if inactive and isinstance(source, fx.Node) else None
+
+
+def _layout_is_read(copy: fx.Node) -> bool:
+    """Whether an op that reads the layout of memory gets this copy's, directly or through views."""
+    stack, seen = [copy], {copy}
+    while stack:
+        for user in stack.pop().users:
+            if user.target in _LAYOUT_READERS:
+                return True
+            if user.target in _PASSING_LAYOUT and user not in seen:
+                seen.add(user)
+                stack.append(user)
+    return False
+
+
+def _value_key(node: fx.Node) -> Any:
+    """What makes two nodes one value; None if `node` must stay by itself."""
+    if node.op == "get_attr":
+        return "weight", node.target
+    if node.op != "call_function" or _is_random(node.target):
+        return None
+    val = node.meta.get("val")
+    if isinstance(val, torch.SymInt):
+        return "size", val.node.expr
+    return node.target, _argument_key(node.args), _argument_key(node.kwargs)
+
+
+def _is_random(target: Callable[..., Any] | str) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+
+
+def _argument_key(argument: Any) -> Any:
+    """A hashable stand-in for an argument; numbers of different types (1, 1.0, True) stay apart."""
+    if isinstance(argument, list | tuple):
+        return tuple(_argument_key(item) for item in argument)
+    if isinstance(argument, dict):
+        return tuple((key, _argument_key(item)) for key, item in sorted(argument.items()))
+    if isinstance(argument, bool | int | float | complex):
+        return type(argument), repr(argument)  # repr tells -0.0 from 0.0, and nan is itself
+    return argument
