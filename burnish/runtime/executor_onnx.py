@@ -1,0 +1,204 @@
+"""The step graph lowered to ONNX, run by ONNX Runtime on the CPU, with every input and output bound in place."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
+from burnish.ir.program import Signature
+from burnish.ir.states import State
+from burnish.runtime.states import States
+
+# ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
+_ONNX_TYPES = {
+    torch.float32: (1, "tensor(float)"),
+    torch.uint8: (2, "tensor(uint8)"),
+    torch.int8: (3, "tensor(int8)"),
+    torch.int32: (6, "tensor(int32)"),
+    torch.int64: (7, "tensor(int64)"),
+    torch.bool: (9, "tensor(bool)"),
+    torch.float16: (10, "tensor(float16)"),
+    torch.float64: (11, "tensor(double)"),
+    torch.bfloat16: (16, "tensor(bfloat16)"),
+}
+_SMALLEST = 5e-324  # the least positive double: zero as soon as it is used where denormals are flushed
+
+
+@dataclass
+class _Binding:
+    """A run of the session on given memory."""
+
+    io: Any
+    tokens: torch.Tensor
+    position: torch.Tensor
+    logits_index: torch.Tensor
+    logits: torch.Tensor
+
+
+class OnnxExecutor:
+    """A session on `model.onnx`.
+
+    The model's inputs are the step graph's, by name (those that it does not need may be missing); its outputs are
+    "logits" and, for each state S, "S_out".
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        inputs: Sequence[str],
+        states: Sequence[State],
+        signature: Signature,
+        threads: int | None = None,
+    ) -> None:
+        """Make the session. `threads`: None for as many as this process has processors.
+
+        Raises ArtifactError if ONNX Runtime refuses the model, or the model is not one for these states.
+        """
+        self._inputs = tuple(inputs)
+        self._signature = signature
+        self._session: Any = _create_session(model, threads or _processors())
+        self._present: set[str] = _check_types(self._session, self._inputs, states, signature, model)
+        # A decode step binds the same memory each time: one binding for each side that the states can be on.
+        self._decoding: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
+
+    def step(
+        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+    ) -> torch.Tensor:
+        """See `Executor.step`."""
+        if self._session is None:
+            raise UsageError("this compiled model was closed")
+        if tokens.shape[1] == 1 and logits_index.shape[0] == 1:
+            bindings = self._decoding.get(states)
+            if bindings is None:
+                bindings = self._decoding[states] = {}
+            binding = bindings.get(states.parity)
+            if binding is None:
+                binding = bindings[states.parity] = self._bind(tokens, position, logits_index, states)
+            else:
+                binding.tokens.copy_(tokens)
+                binding.position.copy_(position)
+        else:
+            binding = self._bind(tokens, position, logits_index, states)
+        self._run(binding.io)
+        states.advance()
+        return binding.logits
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._decoding.clear()
+        self._session = None
+
+    def _run(self, io: Any) -> None:
+        # Denormal numbers appear in softmax and cost 15% of a long prefill. The session's own threads flush them;
+        # this thread works along with them, and gets its own mode back.
+        flushing = _SMALLEST * 1.0 == 0.0
+        if not flushing:
+            torch.set_flush_denormal(True)
+        try:
+            self._session.run_with_iobinding(io)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise InvalidProgramError(f"ONNX Runtime failed in a step: {error}") from error
+        finally:
+            if not flushing:
+                torch.set_flush_denormal(False)
+
+    def _bind(
+        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+    ) -> _Binding:
+        """Bind copies of the inputs, new memory for the logits, and the states where they are."""
+        shape = (tokens.shape[0], logits_index.shape[0], self._signature.vocabulary)
+        binding = _Binding(
+            self._session.io_binding(),
+            tokens.clone(memory_format=torch.contiguous_format),
+            position.clone(memory_format=torch.contiguous_format),
+            logits_index.clone(memory_format=torch.contiguous_format),
+            torch.empty(shape, dtype=self._signature.logits_dtype),
+        )
+        names = (*self._inputs, *(spec.name for spec in states.specs))
+        values = (binding.tokens, binding.position, binding.logits_index, *states.past)
+        for name, tensor in zip(names, values, strict=True):
+            if name in self._present:
+                binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
+        binding.io.bind_output("logits", "cpu", 0, *_memory(binding.logits))
+        for spec, tensor in zip(states.specs, states.present, strict=True):
+            binding.io.bind_output(f"{spec.name}_out", "cpu", 0, *_memory(tensor))
+        return binding
+
+
+def _memory(tensor: torch.Tensor) -> tuple[int, list[int], int]:
+    """Type, shape and address, as ONNX Runtime binds them."""
+    assert tensor.is_contiguous()
+    return _ONNX_TYPES[tensor.dtype][0], list(tensor.shape), tensor.data_ptr()
+
+
+def _processors() -> int:
+    # ONNX Runtime's own default is the number of physical cores; on a cloud machine with two processors that are
+    # said to share a core that is one, and half the speed.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _create_session(model: Path, threads: int) -> Any:
+    # Imported here: the reference executor needs no ONNX Runtime, and the import takes 0.1 s.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    made: list[Any] = []
+    failures: list[Exception] = []
+
+    def make() -> None:
+        try:
+            made.append(onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            failures.append(error)
+
+    # The thread that makes the session has its denormals flushed from then on: let it be one that ends.
+    thread = threading.Thread(target=make, name="burnish-session")
+    thread.start()
+    thread.join()
+    if failures:
+        raise ArtifactError(f"ONNX Runtime cannot load {model}: {failures[0]}") from failures[0]
+    return made[0]
+
+
+def _check_types(
+    session: Any, inputs: Sequence[str], states: Sequence[State], signature: Signature, model: Path
+) -> set[str]:
+    """The names of the session's inputs, after comparing names, types and ranks with what will be bound."""
+    expected_inputs = dict(zip(inputs, [(torch.int64, 2), (torch.int64, 1), (torch.int64, 1)], strict=True))
+    expected_inputs |= {state.name: (state.dtype, len(state.shape)) for state in states}
+    expected_outputs = {"logits": (signature.logits_dtype, 3)}
+    expected_outputs |= {f"{state.name}_out": (state.dtype, len(state.shape)) for state in states}
+    found_inputs = {argument.name: argument for argument in session.get_inputs()}
+    found_outputs = {argument.name: argument for argument in session.get_outputs()}
+    unknown = found_inputs.keys() - expected_inputs.keys()
+    missing = expected_outputs.keys() - found_outputs.keys()
+    if unknown or missing:
+        raise ArtifactError(
+            f"{model} is not the model of this manifest: "
+            + "; ".join(
+                f"{what} {', '.join(sorted(names))}"
+                for what, names in (("unknown inputs", unknown), ("missing outputs", missing))
+                if names
+            )
+        )
+    for found, expected in ((found_inputs, expected_inputs), (found_outputs, expected_outputs)):
+        for name in found.keys() & expected.keys():
+            dtype, rank = expected[name]
+            if dtype not in _ONNX_TYPES or _ONNX_TYPES[dtype][1] != found[name].type:
+                raise ArtifactError(f"{name} in {model} is {found[name].type}; the manifest says {dtype}")
+            if len(found[name].shape) != rank:
+                raise ArtifactError(f"{name} in {model} has {len(found[name].shape)} axes, and should have {rank}")
+    return set(found_inputs)

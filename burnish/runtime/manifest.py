@@ -1,0 +1,185 @@
+"""`manifest.json`: what an artifact is, as strictly typed data.
+
+{"format_version": 1,
+"sha256": "<of the exact bytes of the value of manifest>",
+"manifest": {...}}
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import torch
+
+from burnish.ir.errors import ArtifactError
+from burnish.ir.program import Signature
+from burnish.ir.states import BATCH, CAPACITY, State, StateKind
+from burnish.runtime.hashing import digest
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+_AGAIN = "compile or copy the artifact again"
+
+
+class FileEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of the artifact: its size, and the SHA-256 of each 64 MiB of it."""
+
+    bytes: int
+    sha256: list[str]
+
+
+class WeightEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """Where a weight lies: a tensor of a safetensors file, `offset` bytes from the start of that file."""
+
+    file: str
+    tensor: str
+    dtype: str
+    shape: list[int]
+    offset: int
+
+
+class StateEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One `burnish.ir.states.State`."""
+
+    name: str
+    kind: StateKind
+    shape: list[int | str]
+    dtype: str
+    axis: int
+    module: str
+
+
+class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One `burnish.ir.program.Signature`."""
+
+    vocabulary: int
+    max_length: int
+    token_limit: int
+    logits_dtype: str
+
+
+class TokenizerEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """What tokenizer.json does not say: the special tokens by role, for chat templates."""
+
+    special_tokens: dict[str, str]
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    """Everything about an artifact except its weights and its graph."""
+
+    name: str
+    burnish: str  # the version that wrote it
+    target: Literal["onnxruntime", "reference"]
+    signature: SignatureEntry
+    inputs: list[str]  # names of the step graph's inputs of tokens, position and logits index
+    states: list[StateEntry]
+    weights: dict[str, WeightEntry]
+    pipeline: list[str]  # names of the passes, in order; trace/ has the rest
+    generation: dict[str, Any]  # the model's own generation defaults
+    tokenizer: TokenizerEntry | None
+    files: dict[str, FileEntry]
+
+
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    format_version: int
+    sha256: str
+    manifest: msgspec.Raw
+
+
+class _Version(msgspec.Struct):
+    format_version: int
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The contents of manifest.json."""
+    body = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    return b'{"format_version": %d,\n"sha256": "%s",\n"manifest": %s}\n' % (
+        FORMAT_VERSION,
+        digest(body).encode(),
+        body,
+    )
+
+
+def decode(data: bytes, where: str) -> Manifest:
+    """The manifest in `data`, read from `where`. Raises ArtifactError if it is anything else."""
+    try:
+        version = msgspec.json.decode(data, type=_Version).format_version
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{where} is not the manifest of a burnish artifact: {error}") from error
+    if version != FORMAT_VERSION:
+        newer = version > FORMAT_VERSION
+        raise ArtifactError(
+            f"{where} has format version {version}, and this burnish reads version {FORMAT_VERSION}: "
+            + ("install a newer burnish" if newer else "compile the model again")
+        )
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+        if digest(bytes(envelope.manifest)) != envelope.sha256:
+            raise ArtifactError(f"{where} was changed since the artifact was written: {_AGAIN}")
+        return msgspec.json.decode(envelope.manifest, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{where} is malformed: {error}; {_AGAIN}") from error
+
+
+# ---------------------------------------------------------------- to and from the language
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`torch.float32` -> "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of(name: str, what: str) -> torch.dtype:
+    """The dtype of that name. Raises ArtifactError, naming `what` has it, if there is none."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ArtifactError(f"the manifest gives {what} the dtype {name!r}, which does not exist; {_AGAIN}")
+    return dtype
+
+
+def signature_entry(signature: Signature) -> SignatureEntry:
+    return SignatureEntry(
+        signature.vocabulary, signature.max_length, signature.token_limit, dtype_name(signature.logits_dtype)
+    )
+
+
+def signature_of(entry: SignatureEntry) -> Signature:
+    """Raises ArtifactError if a size is not positive."""
+    if min(entry.vocabulary, entry.max_length, entry.token_limit) < 1:
+        raise ArtifactError(f"the manifest's signature has a size below 1: {entry}; {_AGAIN}")
+    return Signature(
+        entry.vocabulary, entry.max_length, entry.token_limit, dtype_of(entry.logits_dtype, "the logits")
+    )
+
+
+def state_entry(state: State) -> StateEntry:
+    return StateEntry(
+        state.name, state.kind, list(state.shape), dtype_name(state.dtype), state.axis, state.module
+    )
+
+
+def state_of(entry: StateEntry) -> State:
+    """Raises ArtifactError if the shape is not that of a state of its kind."""
+    rank = len(entry.shape)
+    expected: list[int | str] = list(entry.shape)
+    good = 0 < entry.axis < rank
+    if good:
+        expected[0] = BATCH
+        if entry.kind is StateKind.CACHE:
+            expected[entry.axis] = CAPACITY
+        fixed = [size for place, size in enumerate(expected) if place and size != CAPACITY]
+        good = expected == entry.shape and all(isinstance(size, int) and size > 0 for size in fixed)
+    if not good:
+        raise ArtifactError(
+            f"the state {entry.name!r} has the shape {entry.shape} and axis {entry.axis}, "
+            f"which no {entry.kind.value} has; {_AGAIN}"
+        )
+    return State(
+        entry.name,
+        entry.kind,
+        tuple(entry.shape),
+        dtype_of(entry.dtype, f"the state {entry.name!r}"),
+        entry.axis,
+        entry.module,
+    )

@@ -1,0 +1,216 @@
+"""A session: the states of a batch of rows, each of which remembers its own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from burnish.ir.errors import InvalidInputError
+from burnish.ir.program import Signature
+from burnish.ir.states import State
+from burnish.runtime.executor import Executor
+from burnish.runtime.states import States
+
+_CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
+_SMALLEST_CAPACITY = 64
+
+
+class Session:
+    """Feeds tokens to a compiled model and keeps what it remembers of them.
+
+    Rows may have different lengths. Tokens that all rows are given in equal number go through the model together;
+    others row by row.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        signature: Signature,
+        specs: Sequence[State],
+        batch: int = 1,
+        capacity: int = 0,
+    ) -> None:
+        """`capacity`: the number of tokens to have room for at once; there is more as soon as it is needed."""
+        if batch < 1:
+            raise InvalidInputError(f"a session has at least one row, not {batch}")
+        self._executor = executor
+        self._signature = signature
+        self._specs = tuple(specs)
+        self._states = States.allocate(self._specs, batch, self._rounded(max(capacity, 1)))
+        self._position = torch.zeros(batch, dtype=torch.int64)
+        self._tokens: list[list[int]] = [[] for _ in range(batch)]
+        self._first = torch.zeros(1, dtype=torch.int64)  # the logits index of a step of one token
+
+    @property
+    def batch(self) -> int:
+        """The number of rows."""
+        return len(self._tokens)
+
+    @property
+    def capacity(self) -> int:
+        """How many tokens a row can have before the states have to grow."""
+        return self._states.capacity
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens each row has."""
+        return [len(row) for row in self._tokens]
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """The tokens of each row, in order."""
+        return [list(row) for row in self._tokens]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the states take."""
+        return self._states.nbytes
+
+    def append(self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False) -> torch.Tensor:
+        """Feed new tokens; the logits of each row's last one, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
+
+        `ids` is int64 [b, n], or a list of b lists of at least one id, of any lengths unless `every`. Raises
+        InvalidInputError if they are not, or if an id is outside the vocabulary or a row would become too long.
+        """
+        rows = check_ids(ids, self._signature, self.lengths)
+        if len(rows) != self.batch:
+            raise InvalidInputError(f"the session has {self.batch} rows, and ids were given for {len(rows)}")
+        even = len({len(row) for row in rows}) == 1
+        if every and not even:
+            raise InvalidInputError("logits of every token need rows of equal length; feed unequal ones row by row")
+        self._reserve(max(len(old) + len(new) for old, new in zip(self._tokens, rows, strict=True)))
+        if even:
+            logits = self._feed(torch.tensor(rows), self._position, self._states, every)
+        else:
+            logits = torch.cat([self._feed_row(row, new) for row, new in enumerate(rows)])
+        for row, new in enumerate(rows):
+            self._tokens[row] += new
+            self._position[row] += len(new)
+        return logits
+
+    def step(self, tokens: torch.Tensor, active: Sequence[bool] | None = None) -> torch.Tensor:
+        """Feed one token a row, int64 [b, 1], unchecked: the inner step of generation. Gives logits [b, 1, vocabulary].
+
+        The logits are overwritten by the next step. A row that is not `active` computes, and then forgets that it
+        did: its length stays, its logits mean nothing, and further tokens for it do not either.
+        """
+        self._reserve(1 + max(map(len, self._tokens)))
+        logits = self._executor.step(tokens, self._position, self._first, self._states)
+        if active is None or all(active):
+            self._position += 1
+            for row, token in zip(self._tokens, tokens[:, 0].tolist(), strict=True):
+                row.append(token)
+        else:
+            for number, token in enumerate(tokens[:, 0].tolist()):
+                if active[number]:
+                    self._position[number] += 1
+                    self._tokens[number].append(token)
+        return logits
+
+    def rewind(self, length: int, row: int | None = None) -> None:
+        """Forget all but the first `length` tokens of `row`, or of every row that has more.
+
+        Where the model remembers in caches only, this costs nothing; else the tokens that stay are fed again.
+        """
+        rows = range(self.batch) if row is None else [row]
+        if row is not None and not 0 <= row < self.batch:
+            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and no row {row}")
+        longest = max(len(self._tokens[number]) for number in rows)
+        if not 0 <= length <= longest:
+            raise InvalidInputError(f"cannot go back to length {length}: there are {longest} tokens")
+        for number in rows:
+            if length < len(self._tokens[number]):
+                self._rewind_row(number, length)
+
+    def reset(self) -> None:
+        """Forget all tokens."""
+        self._states.clear()
+        self._position.zero_()
+        self._tokens = [[] for _ in self._tokens]
+
+    def _rewind_row(self, row: int, length: int) -> None:
+        kept = self._tokens[row][:length]
+        self._tokens[row] = kept
+        self._position[row] = length
+        if not all(spec.can_rewind for spec in self._specs):
+            self._states.clear(row)
+            self._position[row] = 0
+            if kept:
+                self._feed_row(row, kept)
+            self._position[row] = length
+
+    def _feed_row(self, row: int, ids: list[int]) -> torch.Tensor:
+        """Feed one row alone; logits [1, 1, vocabulary]. The row's position stays."""
+        states = self._states.row(row)
+        logits = self._feed(torch.tensor([ids]), self._position[row : row + 1], states, every=False)
+        self._states.accept(row, states)
+        return logits
+
+    def _feed(
+        self, tokens: torch.Tensor, position: torch.Tensor, states: States, every: bool
+    ) -> torch.Tensor:
+        """Feed tokens [b, n] in chunks; logits of the last, or of every one, in memory of their own."""
+        count = tokens.shape[1]
+        parts: list[torch.Tensor] = []
+        for start in range(0, count, _CHUNK):
+            chunk = tokens[:, start : start + _CHUNK]
+            size = chunk.shape[1]
+            index = torch.arange(size) if every else torch.tensor([size - 1])
+            logits = self._executor.step(chunk, position + start, index, states)
+            if every or start + size == count:
+                parts.append(logits)
+        return parts[0].clone() if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _reserve(self, length: int) -> None:
+        """Make room for rows of `length` tokens."""
+        if length > self._states.capacity:
+            self._states = self._states.grown(self._rounded(length))
+
+    def _rounded(self, length: int) -> int:
+        """The next power of two, so that growing token by token copies little; never more than the model's limit."""
+        rounded = max(_SMALLEST_CAPACITY, 1 << (length - 1).bit_length())
+        return min(rounded, self._signature.max_length)
+
+
+def check_ids(
+    ids: torch.Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
+) -> list[list[int]]:
+    """`ids` as a list of rows, after checking that the model can take them behind `before` tokens a row.
+
+    Raises InvalidInputError, which says what is wrong and where.
+    """
+    if isinstance(ids, torch.Tensor):
+        if ids.dtype != torch.int64:
+            raise InvalidInputError(f"token ids are int64, not {ids.dtype}: convert them with .long() if they are ids")
+        if ids.dim() != 2:
+            raise InvalidInputError(f"token ids are [batch, tokens], not of shape {list(ids.shape)}")
+        rows: list[list[int]] = ids.tolist()
+    else:
+        rows = [list(row) for row in ids]
+    if not rows:
+        raise InvalidInputError("there are no token ids: the batch has no row")
+    for number, row in enumerate(rows):
+        _check_row(row, number, signature, before[number] if number < len(before) else 0)
+    return rows
+
+
+def _check_row(row: list[int], number: int, signature: Signature, before: int) -> None:
+    if not row:
+        raise InvalidInputError(f"row {number} is empty: give it at least one token id")
+    if before + len(row) > signature.max_length:
+        already = f" behind the {before} it has" if before else ""
+        raise InvalidInputError(
+            f"row {number} has {len(row)} tokens{already}, and the model was compiled for at most "
+            f"{signature.max_length}: shorten it, or compile with a larger max_length"
+        )
+    for place, token in enumerate(row):
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise InvalidInputError(
+                f"row {number} has {token!r} at place {place}: token ids are integers, not {type(token).__name__}"
+            )
+        if not 0 <= token < signature.token_limit:
+            raise InvalidInputError(
+                f"row {number} has the id {token} at place {place}: the model knows the ids 0 to "
+                f"{signature.token_limit - 1}"
+            )

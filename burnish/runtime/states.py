@@ -1,0 +1,91 @@
+"""The states of a running batch: what one step leaves for the next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from burnish.ir.states import State, StateKind
+
+
+class States:
+    """The tensors of all states of a batch, with room for `capacity` tokens.
+
+    A CACHE is one buffer, read and written in place. Every other state is two, a past and a present, that change
+    places after each step: a graph may read such a state after it wrote the new one.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[State],
+        batch: int,
+        capacity: int,
+        past: tuple[torch.Tensor, ...],
+        present: tuple[torch.Tensor, ...],
+    ) -> None:
+        self.specs = tuple(specs)
+        self.batch = batch
+        self.capacity = capacity
+        self.past = past
+        self.present = present
+        self.parity = 0  # 1 while the two buffers are in each other's place
+        self._swaps = any(before is not after for before, after in zip(past, present, strict=True))
+
+    @staticmethod
+    def allocate(specs: Sequence[State], batch: int, capacity: int) -> States:
+        """The states before the first token."""
+        past = tuple(spec.allocate(batch, capacity) for spec in specs)
+        present = tuple(
+            tensor if spec.kind is StateKind.CACHE else torch.empty_like(tensor)
+            for spec, tensor in zip(specs, past, strict=True)
+        )
+        return States(specs, batch, capacity, past, present)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(
+            before.nbytes + (0 if after is before else after.nbytes)
+            for before, after in zip(self.past, self.present, strict=True)
+        )
+
+    def advance(self) -> None:
+        """What was written becomes the past of the next step."""
+        if self._swaps:
+            self.past, self.present = self.present, self.past
+            self.parity = 1 - self.parity
+
+    def row(self, row: int) -> States:
+        """One row as states of its own, in the same memory: after steps on them, `accept` them."""
+        pairs = [
+            (before[row : row + 1], after[row : row + 1])
+            for before, after in zip(self.past, self.present, strict=True)
+        ]
+        past = tuple(before for before, _ in pairs)
+        present = tuple(
+            pair[0] if after is before else pair[1]
+            for pair, before, after in zip(pairs, self.past, self.present, strict=True)
+        )
+        return States(self.specs, 1, self.capacity, past, present)
+
+    def accept(self, row: int, states: States) -> None:
+        """Take over what steps on `row(row)` left."""
+        if states.parity:  # the row's past is in this batch's present
+            for mine, other, theirs in zip(self.past, self.present, states.past, strict=True):
+                if other is not mine:
+                    mine[row].copy_(theirs[0])
+
+    def clear(self, row: int | None = None) -> None:
+        """Back to before the first token: the whole batch, or one row."""
+        for tensor in self.past:
+            (tensor if row is None else tensor[row]).zero_()
+
+    def grown(self, capacity: int) -> States:
+        """The same states with room for `capacity` tokens, at least as many as now."""
+        grown = States.allocate(self.specs, self.batch, capacity)
+        for spec, mine, theirs in zip(self.specs, self.past, grown.past, strict=True):
+            if spec.kind is StateKind.CACHE:
+                theirs = theirs.narrow(spec.axis, 0, self.capacity)
+            theirs.copy_(mine)
+        return grown

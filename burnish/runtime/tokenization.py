@@ -1,0 +1,156 @@
+"""Text to token ids and back, and conversations to text, from data in the artifact.
+
+Chat templates are programs by strangers: they run in jinja2's sandbox, on plain data, with the few functions
+that transformers gives them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import tokenizers
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from burnish.ir.errors import ArtifactError, InvalidInputError
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are not yet a character
+
+
+@dataclass(frozen=True)
+class TokenizerData:
+    """A tokenizer as data."""
+
+    tokenizer_json: str  # as `tokenizers.Tokenizer.to_str` gives it
+    chat_template: str | None = None
+    special_tokens: Mapping[str, str] = field(
+        default_factory=dict
+    )  # "bos_token": "<s>", ..., for the template
+
+
+class Tokenizer:
+    """Encodes and decodes. Raises ArtifactError if the data is no tokenizer."""
+
+    def __init__(self, data: TokenizerData) -> None:
+        self.data = data
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(data.tokenizer_json)
+        except Exception as error:  # the library raises plain Exception
+            raise ArtifactError(
+                f"tokenizer.json is no tokenizer that this version can read: {error}"
+            ) from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """The ids of `text`; with `special`, also those that the tokenizer puts around it (a first token)."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, ids: Sequence[int], special: bool = False) -> str:
+        """The text of `ids`, special tokens left out unless `special`."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
+
+    def chat_text(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the text that the model was trained to continue.
+
+        `messages` are {"role": "user", "content": "..."} and so on. Raises InvalidInputError if there is no
+        template or the template refuses them.
+        """
+        if self._template is None:
+            raise InvalidInputError("this model has no chat template: give it the text itself, or token ids")
+        try:
+            return self._template.render(
+                **self.data.special_tokens,
+                messages=json.loads(json.dumps(list(messages))),  # plain data is all that the sandbox knows
+                add_generation_prompt=add_generation_prompt,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            raise InvalidInputError(f"the model's chat template refuses these messages: {error}") from error
+
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+    ) -> list[int]:
+        """`chat_text` as token ids: the template wrote all special tokens itself."""
+        return self.encode(self.chat_text(messages, add_generation_prompt), special=False)
+
+    @cached_property
+    def _template(self) -> jinja2.Template | None:
+        if self.data.chat_template is None:
+            return None
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = _now
+        try:
+            return environment.from_string(self.data.chat_template)
+        except jinja2.TemplateError as error:
+            raise ArtifactError(f"the model's chat template is not a template: {error}") from error
+
+
+class _GenerationBlock(jinja2.ext.Extension):
+    """`{% generation %}` to `{% endgeneration %}` marks the assistant's words for training: kept as they are."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2's own interface)
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without the HTML escapes of jinja2's own filter."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
+
+
+class TextStream:
+    """The text of ids that come one at a time, in pieces that end between characters.
+
+    The pieces joined, with `finish`'s, are `decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0  # ids[start:end] are decoded again as the left context of what comes,
+        self._end = 0  # because a decoder may treat the first of its ids differently
+        self._pieces: list[str] = []
+
+    def put(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is incomplete."""
+        self._ids.append(token)
+        before = self._tokenizer.decode(self._ids[self._start : self._end])
+        now = self._tokenizer.decode(self._ids[self._start :])
+        if len(now) <= len(before) or now.endswith(REPLACEMENT) or not now.startswith(before):
+            return ""
+        self._start, self._end = self._end, len(self._ids)
+        self._pieces.append(now[len(before) :])
+        return self._pieces[-1]
+
+    def finish(self) -> str:
+        """What is left: characters that were never completed, as the decoder shows them."""
+        given, everything = "".join(self._pieces), self._tokenizer.decode(self._ids)
+        return everything[len(given) :] if everything.startswith(given) else ""
