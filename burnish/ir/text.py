@@ -1,13 +1,20 @@
-"""Programs as text: one node a line, typed, with the user's source; repeated layers folded; plain diff works on it."""
+"""Programs as text: one node a line, typed, with the user's source.
+
+Repeated layers are printed once, `*` standing for the layer's number. Names are made from the module and the op, so
+that the texts of a model with 2 layers and of one with 30 differ in their counts alone, and plain diff shows what a
+pass did.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from burnish.ir.folding import NUMBER, READ, Folding, Line
 from burnish.ir.program import Program, origin
 
 _DTYPES = {
@@ -42,10 +49,9 @@ def type_text(val: Any, symbols: dict[str, str]) -> str:
 
 
 def _size(size: int | torch.SymInt, symbols: dict[str, str]) -> str:
-    text = str(size)
-    for symbol, name in symbols.items():
-        text = re.sub(rf"\b{symbol}\b", name, text)
-    return text
+    if isinstance(size, int):
+        return str(size)
+    return re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), str(size))
 
 
 def target_text(node: fx.Node) -> str:
@@ -56,15 +62,27 @@ def target_text(node: fx.Node) -> str:
     return target if isinstance(target, str) else f"{getattr(target, '__name__', target)}"
 
 
-def argument_text(argument: Any) -> str:
-    """An argument as it prints: `%x`, `[%a, 1]`, `0.125`."""
+def own_name(node: fx.Node) -> str:
+    """A node as it is called when nothing is folded: `%x`, or `@name` for a weight."""
+    return f"@{node.target}" if node.op == "get_attr" else f"%{node.name}"
+
+
+def argument_text(argument: Any, name: Callable[[fx.Node], str] = own_name) -> str:
+    """An argument as it prints: `%x`, `[%a, 1]`, `0.125`; `name` says what nodes are called."""
     if isinstance(argument, fx.Node):
-        return f"@{argument.target}" if argument.op == "get_attr" else f"%{argument.name}"
+        return name(argument)
     if isinstance(argument, list | tuple):
-        return "[" + ", ".join(argument_text(item) for item in argument) + "]"
+        return "[" + ", ".join(argument_text(item, name) for item in argument) + "]"
     if isinstance(argument, torch.dtype):
         return dtype_name(argument)
     return repr(argument)
+
+
+def call_text(node: fx.Node, name: Callable[[fx.Node], str] = own_name) -> str:
+    """What a `call_function` node computes: `aten.add(%x, 1)`."""
+    arguments = [argument_text(argument, name) for argument in node.args]
+    arguments += [f"{key}={argument_text(argument, name)}" for key, argument in node.kwargs.items()]
+    return f"{target_text(node)}({', '.join(arguments)})"
 
 
 def node_text(node: fx.Node, symbols: dict[str, str]) -> str:
@@ -74,9 +92,7 @@ def node_text(node: fx.Node, symbols: dict[str, str]) -> str:
         return f"input %{node.name}: {kind}"
     if node.op == "output":
         return f"return {argument_text(node.args[0])}"
-    arguments = [argument_text(argument) for argument in node.args]
-    arguments += [f"{key}={argument_text(argument)}" for key, argument in node.kwargs.items()]
-    line = f"%{node.name}: {kind} = {target_text(node)}({', '.join(arguments)})"
+    line = f"%{node.name}: {kind} = {call_text(node)}"
     place = str(origin(node))
     return f"{line}  # {place}" if place else line
 
@@ -86,15 +102,97 @@ def symbol_names(program: Program) -> dict[str, str]:
     return {program.batch: "batch", program.sequence: "sequence", **program.details.get("symbols", {})}
 
 
-def program_text(program: Program) -> str:
-    """The whole program, weights first."""
+def program_text(program: Program, fold: bool = True) -> str:
+    """The whole program, weights first. Not folded: every node on its own line, under its own name."""
     symbols = symbol_names(program)
-    lines = [f"# {program.stage.value}: {len(program.graph.nodes)} nodes, {len(program.weights)} weights"]
+    calls = [node for node in program.graph.nodes if node.op == "call_function"]
+    states = {state.name for state in program.states}
+    text = [
+        f"# {program.stage.value}: {len(calls)} operations, {len(program.weights)} weights, {len(states)} states",
+        *_declarations(_weight_lines(program), fold),
+        *(node_text(node, symbols) for node in program.placeholders if node.name not in states),
+        *_declarations(_state_lines(program), fold),
+    ]
+    if fold:
+        lines = _call_lines(calls, symbols)
+        folding = Folding.of(lines)
+        text += [*folding.render(), f"return {_results(program, calls, folding)}"]
+    else:
+        text += [node_text(node, symbols) for node in (*calls, program.output)]
+    return "\n".join(text) + "\n"
+
+
+# A number that stands alone in a name: the 3 of `layers.3.mlp` and of `past_3_key`, not that of `conv1d`.
+_COUNTED = re.compile(r"(?<![A-Za-z0-9])[0-9]+(?![A-Za-z0-9])")
+
+
+def _without_numbers(name: str, numbers: list[int]) -> str:
+    """`name` with marks in place of its numbers, which go to `numbers`."""
+    numbers += [int(number) for number in _COUNTED.findall(name)]
+    return _COUNTED.sub(NUMBER, name)
+
+
+def _declarations(lines: Sequence[Line], fold: bool) -> list[str]:
+    return (Folding.of(lines) if fold else Folding(lines, (), ())).render()
+
+
+def _weight_lines(program: Program) -> list[Line]:
+    lines = []
     for name, weight in program.weights.items():
+        numbers: list[int] = []
         sizes = ", ".join(str(size) for size in weight.shape)
-        lines.append(f"weight @{name}: {dtype_name(weight.dtype)}[{sizes}] {type(weight).__name__}")
+        kind = f"{dtype_name(weight.dtype)}[{sizes}] {type(weight).__name__}"
+        lines.append(Line(f"weight @{_without_numbers(name, numbers)}: {kind}", tuple(numbers)))
+    return lines
+
+
+def _state_lines(program: Program) -> list[Line]:
+    lines = []
     for state in program.states:
+        numbers: list[int] = []
         sizes = ", ".join(str(size) for size in state.shape)
-        lines.append(f"state %{state.name}: {state.kind.value} {dtype_name(state.dtype)}[{sizes}] axis {state.axis}")
-    lines += [node_text(node, symbols) for node in program.graph.nodes if node.op != "get_attr"]
-    return "\n".join(lines) + "\n"
+        kind = f"{state.kind.value} {dtype_name(state.dtype)}[{sizes}] axis {state.axis}"
+        text = f"state %{_without_numbers(state.name, numbers)}: {kind}"
+        if state.module:
+            text += f"  # {_without_numbers(state.module, numbers)}"
+        lines.append(Line(text, tuple(numbers)))
+    return lines
+
+
+def _call_lines(calls: Sequence[fx.Node], symbols: dict[str, str]) -> list[Line]:
+    """A line for each call; it defines `module.op`, where module is the last name in the module's path."""
+    index = {node: number for number, node in enumerate(calls)}
+    lines = []
+    for node in calls:
+        numbers: list[int] = []
+        reads: list[int] = []
+
+        def name(read: fx.Node, numbers: list[int] = numbers, reads: list[int] = reads) -> str:
+            if read not in index:
+                return _without_numbers(own_name(read), numbers)
+            reads.append(index[read])
+            return READ
+
+        place = origin(node)
+        text = f": {type_text(node.meta.get('val'), symbols)} = {call_text(node, name)}"
+        if str(place):
+            text += f"  # {_without_numbers(place.module, numbers)}{str(place).removeprefix(place.module)}"
+        module = [part for part in place.module.split(".") if part and not part.isdigit()][-1:]
+        op = target_text(node).split(".")[:2][-1]
+        counted = _COUNTED.search(place.module)
+        layer = place.module[: counted.end()] if counted else ""
+        lines.append(Line(text, tuple(numbers), tuple(reads), ".".join((*module, op)), layer))
+    return lines
+
+
+def _results(program: Program, calls: Sequence[fx.Node], folding: Folding) -> str:
+    """What the program gives. `(%key[*], %value[*]) for * = 0 … 29` are those of each iteration of a repeat."""
+    index = {node: number for number, node in enumerate(calls)}
+    outputs = program.output.args[0]
+    items = []
+    for output in outputs if isinstance(outputs, list | tuple) else (outputs,):
+        if isinstance(output, fx.Node) and output in index:
+            items.append(Line(READ, reads=(index[output],)))
+        else:
+            items.append(Line(argument_text(output)))
+    return "[" + ", ".join(folding.render_readers(items)) + "]"
