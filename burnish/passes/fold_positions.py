@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.edit import Editor, remove_dead
-from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe
 from burnish.ir.weights import Stored
-from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence, sequence_axes
+from burnish.passes.analyses.position_only import FILLS, PositionOnly, is_batch, is_sequence, sequence_axes
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
@@ -64,6 +63,7 @@ class _Folder:
         return (
             node in self.known
             and self.known.is_sized(node)
+            and node.target not in FILLS
             and isinstance(node.meta.get("val"), Tensor)
             and any(user not in self.known for user in node.users)
         )
@@ -213,10 +213,3 @@ def is_own_batch(program: Program, shape: Any, axis: int | None) -> bool:
 def _broadcasts(target: torch._ops.OpOverload) -> bool:
     return torch.Tag.pointwise in target.tags or target is burnish_ops.rotary.default
 
-
-def require_folded(program: Program) -> None:
-    """UnsupportedError if something still depends on the sizes by value."""
-    known = PositionOnly(program)
-    for node in program.graph.nodes:
-        if node in known and known.is_sized(node) and isinstance(node.meta.get("val"), Tensor):
-            raise UnsupportedError(f"{describe(node)} depends on the positions in a way that is not a table")

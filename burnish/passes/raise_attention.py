@@ -21,7 +21,6 @@ from burnish.passes.analyses.attention_match import (
     evaluate_bias,
     is_over_tokens,
     match_attention,
-    split_rows,
 )
 from burnish.passes.analyses.masks import Mask, classify, shows_later_tokens
 from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence
@@ -70,15 +69,11 @@ class _Raiser:
 
     def raise_softmax(self, softmax: fx.Node) -> None:
         match = match_attention(softmax, self.program, self.positions)
-        root = match.root
-        with self.editor.before(root):
-            query = self._to_heads(match.query, match)
-            key = match.key if match.key is not None else self._untranspose(match.key_transposed, match)
-            key = self._to_heads(self._unrepeat(key), match)
-            value = self._to_heads(self._unrepeat(match.value), match)
-            out = self._attention(root, match, query, self._unrepeat(key), self._unrepeat(value))
-            out = self._like_root(out, root, match)
-        self.editor.replace(root, out)
+        for product, value in match.products:
+            with self.editor.before(product):
+                key = match.key if match.key is not None else self._untranspose(match.key_transposed)
+                out = self._attention(product, match, match.query, key, value)
+            self.editor.replace(product, out)
 
     def raise_sdpa(self, root: fx.Node) -> None:
         arguments: dict[str, Any] = dict(
@@ -90,7 +85,7 @@ class _Raiser:
         if not is_sequence(self.program, shape[-2]):
             raise NoMatch(root, "its queries are not the tokens")
         scale = arguments.get("scale")
-        match = Match(root, root, query, None, value, key=key)
+        match = Match(root, query, key=key)
         match.scale = 1.0 / math.sqrt(int(shape[-1])) if scale is None else float(scale)
         mask = arguments.get("attn_mask")
         if mask is not None:
@@ -100,14 +95,12 @@ class _Raiser:
             match.terms = [("keep", mask, float("-inf"))] if boolean else [("add", mask, 1.0)]
         known = Mask("causal") if arguments.get("is_causal") else None
         with self.editor.before(root):
-            heads = [self._to_heads(operand, match) for operand in (query, key, value)]
-            out = self._attention(root, match, heads[0], self._unrepeat(heads[1]), self._unrepeat(heads[2]), known)
-            out = self._like_root(out, root, match)
+            out = self._attention(root, match, query, key, value, known)
         self.editor.replace(root, out)
 
     # ------------------------------------------------------------ operands as [B, H, S, D]
 
-    def _untranspose(self, node: fx.Node | None, match: Match) -> fx.Node:
+    def _untranspose(self, node: fx.Node | None) -> fx.Node:
         """[..., D, T] -> [..., T, D], through the user's own transpose where there is one."""
         assert node is not None
         rank = node.meta["val"].dim()
@@ -123,7 +116,7 @@ class _Raiser:
             return self.editor.call(aten.permute.default, node.args[0], order, like=node)
         return self.editor.call(aten.transpose.int, node, rank - 2, rank - 1, like=node)
 
-    def _to_heads(self, node: fx.Node, match: Match) -> fx.Node:
+    def _to_heads(self, node: fx.Node) -> fx.Node:
         """The operand as [B, H, T, D], whatever its rank."""
         shape = node.meta["val"].shape
         if len(shape) == 4:
@@ -199,14 +192,15 @@ class _Raiser:
     def _attention(
         self, root: fx.Node, match: Match, query: fx.Node, key: fx.Node, value: fx.Node, known: Mask | None = None
     ) -> fx.Node:
+        """The op for one product of attention weights and values, in the shape and dtype of that product."""
+        query = self._to_heads(query)
+        key, value = (self._unrepeat(self._to_heads(self._unrepeat(operand))) for operand in (key, value))
         shape = query.meta["val"].shape
         for operand, what in ((query, "queries"), (key, "keys"), (value, "values")):
             if not is_sequence(self.program, operand.meta["val"].shape[2]):
                 raise NoMatch(root, f"its {what} are not one for each token")
         heads, kv_heads = int(shape[1]), int(key.meta["val"].shape[1])
         if int(value.meta["val"].shape[1]) != kv_heads:
-            if int(value.meta["val"].shape[1]) == heads:  # repeat the keys back: values decide
-                raise NoMatch(root, "keys and values have different numbers of heads")
             raise NoMatch(root, "keys and values have different numbers of heads")
         mask = known or self._mask(match, heads)
         options: dict[str, Any] = {"scale": match.scale, "mask": mask.kind}
@@ -234,7 +228,7 @@ class _Raiser:
             f"attention, {heads} query heads, {kv_heads} KV heads, mask {told}"
             + (f", with {', '.join(extras)}" if extras else ""),
         )
-        return out
+        return self._like_root(out, root)
 
     def _table(self, mask: Mask, name: str, values: torch.Tensor) -> fx.Node:
         if id(mask) not in self.tables:
@@ -254,7 +248,7 @@ class _Raiser:
         longest = self._telling_length(match)
         found: list[Mask] = []
         for length in (longest, longest // 2 + 1):
-            bias = split_rows(evaluate_bias(match, self.positions, length), match, length, heads)
+            bias = evaluate_bias(match, self.positions, length, heads)
             found.append(classify(bias, match.sinks is not None))
         mask, shorter = found
         if mask.kind in ("window", "chunk") and mask.extent > longest // 2:
@@ -275,7 +269,7 @@ class _Raiser:
                 f"its mask has no closed form, and a table of {mask.table.shape[0]} x {length} x {length} is too "
                 "large: compile with a smaller max_length",
             )
-        bias = split_rows(evaluate_bias(match, self.positions, length), match, length, heads)
+        bias = evaluate_bias(match, self.positions, length, heads)
         return classify(bias, match.sinks is not None)
 
     def _telling_length(self, match: Match) -> int:
@@ -290,7 +284,7 @@ class _Raiser:
 
     # ------------------------------------------------------------ back to what the root gave
 
-    def _like_root(self, out: fx.Node, root: fx.Node, match: Match) -> fx.Node:
+    def _like_root(self, out: fx.Node, root: fx.Node) -> fx.Node:
         """[B, H, S, Dv] in the shape and dtype of the root's value."""
         want = root.meta["val"]
         shape = want.shape

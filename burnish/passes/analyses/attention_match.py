@@ -50,11 +50,10 @@ class Match:
     """An attention in the user's spelling; operands are as they enter the two products."""
 
     softmax: fx.Node
-    root: fx.Node  # the product with the values
     query: fx.Node  # [..., S, D]
-    key_transposed: fx.Node | None  # [..., D, T]
-    value: fx.Node  # [..., T, D]
-    key: fx.Node | None = None  # [..., T, D], where the product takes it so
+    key_transposed: fx.Node | None = None  # [..., D, T]
+    key: fx.Node | None = None  # [..., T, D], where the op takes it so
+    products: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)  # with the values: (product, values[..., T, D])
     scale: float = 1.0
     softcap: float = 0.0
     sinks: fx.Node | None = None
@@ -86,13 +85,15 @@ def match_attention(softmax: fx.Node, program: Program, positions: PositionOnly)
         raise NoMatch(softmax, f"softmax over axis {axis}, not the last one")
     scores = softmax.args[0]
     assert isinstance(scores, fx.Node)
-    match = Match(softmax, softmax, scores, None, scores)
+    match = Match(softmax, scores)
     outer: list[tuple[str, Any, float]] = []
     product = _walk_up(scores, match, outer, program, positions)
     match.terms = list(reversed(outer))
     _settle_scale(match)
     _read_product(product, match, positions)
     _walk_down(softmax, match)
+    if not match.products:
+        raise NoMatch(softmax, "nothing multiplies values by the attention weights")
     return match
 
 
@@ -141,7 +142,7 @@ def _walk_up(
                 raise NoMatch(node, "the mask depends on the input's data")
             outer.append(("hide", condition, number))
             node = node.args[0]  # type: ignore[assignment]
-        elif target in (aten.maximum.default, aten.clamp.default, aten.clamp_min.default):
+        elif target in (aten.maximum.default, aten.max.other, aten.clamp.default, aten.clamp_min.default):
             floor = constant(node.args[1], positions)
             if floor is None and len(data) == 1 and data[0] is node.args[0]:
                 other = node.args[1]
@@ -268,67 +269,55 @@ def _read_product(product: fx.Node, match: Match, positions: PositionOnly) -> No
     match.query, match.key_transposed = arguments
 
 
-def _walk_down(softmax: fx.Node, match: Match) -> None:
-    """From the softmax to the product with the values."""
-    node = softmax
-    while True:
-        users = list(node.users)
-        if len(users) != 1:
-            raise NoMatch(node, f"the attention weights have {len(users)} users, not one")
-        user = users[0]
+def _walk_down(node: fx.Node, match: Match) -> None:
+    """From the softmax to the products with values: one, or several where weights are shared."""
+    for user in node.users:
         if user.target in PRODUCTS and user.args[0] is node:
-            match.root, match.value = user, user.args[1]  # type: ignore[assignment]
-            return
-        if user.target in CASTS or user.target in VIEWS:
-            node = user
+            match.products.append((user, user.args[1]))  # type: ignore[arg-type]
+        elif user.target in CASTS or user.target in VIEWS:
+            _walk_down(user, match)
         elif user.target is aten.slice.Tensor and match.sinks is not None:
-            node = user
+            _walk_down(user, match)
         else:
             raise NoMatch(user, f"{describe(user)} stands between the softmax and the product with the values")
 
 
-def evaluate_bias(match: Match, positions: PositionOnly, length: int) -> Tensor:
+def evaluate_bias(match: Match, positions: PositionOnly, length: int, heads: int) -> Tensor:
     """The bias [H|1, L, L] that the match's terms add up to at `length` tokens, checked to be equal for two rows."""
     values = positions.evaluate(match.term_nodes, 2, length)
-    rank = match.softmax.args[0].meta["val"].dim()  # type: ignore[union-attr]
-    bias = torch.zeros([1] * rank)
+    bias = torch.zeros(1, 1, 1, 1)
     remaining = iter(values)
     for kind, node, number in match.terms:
-        value = next(remaining) if isinstance(node, fx.Node) else None
         if kind == "scale":
             bias = bias * number
-        elif kind == "add":
-            assert value is not None
+            continue
+        assert isinstance(node, fx.Node)
+        value = _by_row_and_head(next(remaining), node, heads)
+        if kind == "add":
             bias = bias + value.float() * number
         elif kind == "keep":
-            bias = torch.where(value, bias, number)  # type: ignore[arg-type]
+            bias = torch.where(value, bias, number)
         else:
-            bias = torch.where(value, number, bias)  # type: ignore[arg-type]
-    return bias
+            bias = torch.where(value, number, bias)
+    if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
+        raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
+    return bias[0].expand(-1, length, length)
 
 
-def split_rows(bias: Tensor, match: Match, length: int, heads: int) -> Tensor:
-    """`bias` as [H|1, L, L]; NoMatch where rows of a batch differ."""
-    if bias.shape[-2:] != (length, length):
-        bias = bias.expand(*bias.shape[:-2], length, length)
-    if bias.dim() == 3 and bias.shape[0] == 2 * heads and heads > 1:
-        bias = bias.unflatten(0, (2, heads))
-    while bias.dim() > 4:
-        if bias.shape[2] == 1:  # [B, Hkv, 1, L, L]
-            bias = bias.squeeze(2)
-        else:
-            bias = bias.flatten(1, 2)
-    if bias.dim() == 4:
-        if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
-            raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
-        bias = bias[0]
-    elif bias.dim() == 3 and bias.shape[0] == 2 and heads == 1:
-        if not torch.equal(bias[0], bias[1]):
-            raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
-        bias = bias[:1]
-    elif bias.dim() == 2:
-        bias = bias.unsqueeze(0)
-    return bias
+def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
+    """A term of the bias, evaluated for two rows, as [2|1, H|1, L|1, L]."""
+    rank = value.dim()
+    if rank < 3:
+        return value.reshape([1] * (4 - rank) + list(value.shape))
+    if rank == 3:
+        first = node.meta["val"].shape[0]
+        if not isinstance(first, torch.SymInt):
+            return value.unsqueeze(0)
+        return value.unflatten(0, (2, value.shape[0] // 2))
+    if rank == 5:  # [B, Hkv, queries a KV head, L, L]
+        wide = value.expand(-1, heads // value.shape[2] if value.shape[1] == 1 else -1, -1, -1, -1)
+        return wide.flatten(1, 2) if value.shape[1] * value.shape[2] > 1 else value.squeeze(2)
+    return value
 
 
 def is_over_tokens(program: Program, softmax: fx.Node) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import fx
 
@@ -31,13 +30,15 @@ _SHAPE_READERS = {
     aten.new_empty.default,
 }
 
+# Ops that fill a shape with one number: the same for any number of tokens, so a step can run them as they are.
+FILLS = _SHAPE_READERS | {aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format}
+
 
 class PositionOnly:
     """The position-only nodes of a program, found once; evaluated on demand."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.batch = sympy.Symbol(program.batch, integer=True)
         self.nodes: set[fx.Node] = set()
         self.sized: set[fx.Node] = set()  # those that depend on a size; the others are constants
         for node in program.graph.nodes:

@@ -20,6 +20,7 @@ from torch import Tensor, fx
 from burnish.ir.errors import NotCausalError, UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe
+from burnish.passes.analyses.position_only import FILLS
 
 aten = torch.ops.aten
 
@@ -61,6 +62,8 @@ class TokenAxes:
         return label if isinstance(label, TokenAxis) else None
 
     def _label(self, node: fx.Node) -> Label:
+        if node.target in FILLS:
+            return self._filled(node)
         if not any(self.labels.get(argument) for argument in node.all_input_nodes):
             return TokenAxis(1) if node.target is burnish_ops.positions.default else None
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int):
@@ -74,6 +77,19 @@ class TokenAxes:
                 "incremental. Please report it; a rule of a few lines in token_axis.py is what it needs"
             )
         return rule(self, node)
+
+    def _filled(self, node: fx.Node) -> Label:
+        """One number everywhere: any axis whose size follows the tokens will do."""
+        for axis, size in enumerate(node.meta["val"].shape):
+            expression = _expression(size)
+            if self.symbol not in expression.free_symbols:
+                continue
+            inner = expression / self.symbol
+            for symbol in expression.free_symbols:
+                if str(symbol) == self.program.batch:
+                    inner = inner / symbol
+            return TokenAxis(axis, sympy.simplify(inner))
+        return None
 
     # ------------------------------------------------------------ for the rules
 
@@ -360,20 +376,27 @@ def _pad(axes: TokenAxes, node: fx.Node) -> Label:
 def _gather(axes: TokenAxes, node: fx.Node) -> Label:
     source, axis, index = node.args[0], int(node.args[1]), node.args[2]  # type: ignore[arg-type, call-overload]
     first, second = axes.of(source), axes.of(index)  # type: ignore[arg-type]
-    if first is None or first != second or first.axis == axis % axes.rank(node):
+    if first is None:  # a table without tokens: each token reads for itself
+        return second
+    if first != second or first.axis == axis % axes.rank(node):
         raise axes.mixes(node, "reads tokens by an index")
     return first
 
 
 def _index(axes: TokenAxes, node: fx.Node) -> Label:
     """A table without tokens read by indices with tokens: each token reads for itself."""
-    source, indices = node.args[0], node.args[1]
-    if axes.of(source) is not None:  # type: ignore[arg-type]
-        raise axes.mixes(node, "reads tokens by an index")
-    given = [index for index in indices if index is not None]  # type: ignore[union-attr]
-    if len(given) != 1 or indices[0] is None:  # type: ignore[index]
+    source, indices = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    given = [index for index in indices if index is not None]
+    label = axes.of(source)  # type: ignore[arg-type]
+    if label is not None:
+        at = next(place for place, index in enumerate(indices) if index is not None)
+        plain = len(given) == 1 and axes.of(given[0]) is None and axes.rank(given[0]) == 1
+        if not plain or at == label.axis:
+            raise axes.mixes(node, "reads tokens by an index")
+        return label
+    if len(given) != 1 or indices[0] is None:
         raise axes.mixes(node, "reads by several indices")
-    return axes.of(given[0])  # type: ignore[arg-type]
+    return axes.of(given[0])
 
 
 def _getitem(axes: TokenAxes, node: fx.Node) -> Label:
@@ -484,9 +507,10 @@ _RULES: dict[Any, Rule] = {
     aten.clone.default: _same,
     aten._to_copy.default: _same,
     aten.to.dtype: _same,
-    aten.zeros_like.default: _same,
-    aten.ones_like.default: _same,
-    aten.full_like.default: _same,
+    aten.type_as.default: _same,
+    aten.alias.default: _same,
+    aten.detach.default: _same,
+    aten.repeat.default: _expand,  # repeated tokens stay apart: copies are the outer part of the axis
     aten.softmax.int: _along(1, None, "takes a softmax over the tokens that is no attention recognised"),
     aten.log_softmax.int: _along(1, None, "takes a softmax over the tokens"),
     aten._softmax.default: _along(1, None, "takes a softmax over the tokens that is no attention recognised"),
