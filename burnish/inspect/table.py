@@ -1,0 +1,120 @@
+"""The record of a compilation as a table: a row a pass, then its notes and what it left alone, and why."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from burnish.ir.trace import Entry, PassRecord, Trace
+
+WIDTH = 100
+_NUMBER = re.compile(r"[0-9]+")
+_COLOURS = {"exact": "green", "reassociates": "cyan", "lossy": "yellow"}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Entries that say the same but for numbers: how many, and the first of them."""
+
+    text: str
+    count: int
+    first: Entry
+
+
+def reasons(entries: Iterable[Entry]) -> list[Reason]:
+    """The entries grouped by what they say, the most frequent first."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(_NUMBER.sub("0", entry.text), []).append(entry)
+    found = [Reason(group[0].text, len(group), group[0]) for group in groups.values()]
+    return sorted(found, key=lambda reason: -reason.count)
+
+
+def pass_table(trace: Trace) -> Table:
+    """A row for each pass; at most WIDTH columns wide."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
+    table.add_column("#", justify="right")
+    table.add_column("pass", overflow="fold")
+    table.add_column("effect")
+    for heading in ("rewrites", "refused", "nodes", "ms", "weights\nMB", "cache\nB/token"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for record in trace.passes:
+        table.add_row(*_row(record))
+    if len(trace.passes) > 1:
+        first, last = trace.passes[0], trace.passes[-1]
+        total = sum(record.seconds for record in trace.passes)
+        nodes = f"{first.nodes_before} → {last.nodes_after}"
+        table.add_section()
+        table.add_row("", "all", "", "", "", nodes, f"{total * 1e3:.0f}", "", "", style="bold")
+    return table
+
+
+def _row(record: PassRecord) -> Sequence[RenderableType]:
+    options = ", ".join(f"{key}={value}" for key, value in record.options.items())
+    nodes = f"{record.nodes_before} → {record.nodes_after}" if record.number else str(record.nodes_after)
+    return (
+        str(record.number),
+        f"{record.name}({options})" if options else record.name,
+        Text(record.effect, style=_COLOURS.get(record.effect, "")) if record.number else "",
+        str(len(record.rewrites)) if record.number else "",
+        str(len(record.refusals) or "") if record.number else "",
+        nodes,
+        f"{record.seconds * 1e3:.0f}" if record.number else "",
+        f"{record.weight_bytes / 1e6:.1f}",
+        str(record.bytes_a_token or ""),
+    )
+
+
+def trace_view(trace: Trace) -> RenderableType:
+    """The pass table, the seconds of each phase, the notes, and the refusals by reason."""
+    parts: list[RenderableType] = [pass_table(trace)]
+    if trace.phases:
+        phases = " · ".join(f"{name} {seconds:.1f}" for name, seconds in trace.phases.items())
+        parts.append(Text(f"seconds: {phases}"))
+    noted = [record for record in trace.passes if record.notes]
+    if noted:
+        parts += [Text(), Text("Notes", style="bold")]
+        parts += [_item(f"{record.name}: {note}") for record in noted for note in record.notes]
+    refused = [record for record in trace.passes if record.refusals]
+    if refused:
+        parts += [Text(), Text("Left as it was", style="bold")]
+        for record in refused:
+            for reason in reasons(record.refusals):
+                parts.append(_item(f"{record.name}, {reason.count} ×: {reason.text}"))
+                parts.append(_item(f"first: {reason.first.where}", indent=4, style="dim"))
+    return Group(*parts)
+
+
+def rewrites_view(trace: Trace) -> RenderableType:
+    """What each pass rewrote: the rewrites that say the same but for numbers, with the first place of each."""
+    parts: list[RenderableType] = []
+    for record in trace.passes:
+        for reason in reasons(record.rewrites):
+            parts.append(_item(f"{record.name}, {reason.count} ×: {reason.text}"))
+            parts.append(_item(f"first: {reason.first.where}", indent=4, style="dim"))
+    return Group(Text("Rewritten", style="bold"), *parts)
+
+
+def trace_text(trace: Trace, width: int = WIDTH) -> str:
+    """`trace_view` as plain text."""
+    return plain_text(trace_view(trace), width)
+
+
+def plain_text(view: RenderableType, width: int = WIDTH) -> str:
+    """Anything that rich can show, as text without colours."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, force_terminal=False)
+    with console.capture() as capture:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _item(text: str, indent: int = 2, style: str = "") -> Padding:
+    return Padding(Text(text, style=style), (0, 0, 0, indent))
