@@ -89,8 +89,7 @@ class _Inserter:
             BATCH if index == 0 else CAPACITY if size is self.capacity else int(size)
             for index, size in enumerate(shape)
         )
-        unique = f"{name}_{len(self.states)}"
-        node = self.editor.placeholder(unique, self._fake(tuple(shape), dtype), self.last_input)
+        node = self.editor.placeholder(name, self._fake(tuple(shape), dtype), self.last_input)
         node.meta["origin"] = origin(like)
         self.last_input = node
         self.states.append(State(node.name, kind, named, dtype, axis, origin(like).module))
@@ -107,8 +106,9 @@ class _Inserter:
         reach = self._reach(attentions, remembered)
         everything: dict[tuple[fx.Node, int], fx.Node] = {}  # (value, window) -> the value for all tokens
         positions: dict[int, fx.Node] = {}
-        for value in remembered:
-            everything[value, reach[value]] = self._remember(value, reach[value])
+        names = self._names(attentions, remembered)
+        for value, name in names.items():
+            everything[value, reach[value]] = self._remember(value, name, reach[value])
         for node in attentions:
             operands: list[fx.Node] = []
             size = max(reach[v] for v in remembered if v in self._sources(node, remembered))
@@ -132,16 +132,29 @@ class _Inserter:
 
     def _sources(self, attention: fx.Node, remembered: list[fx.Node]) -> set[fx.Node]:
         """The remembered values that an attention's keys and values are made from."""
+        return {source for operand in attention.args[1:3] for source in self._made_from(operand, remembered)}
+
+    def _made_from(self, operand: Any, remembered: list[fx.Node]) -> list[fx.Node]:
         chosen = set(remembered)
-        found: set[fx.Node] = set()
-        stack: list[fx.Node] = [a for a in attention.args[1:3] if isinstance(a, fx.Node)]
+        found: dict[fx.Node, None] = {}
+        stack = [operand]
         while stack:
             node = stack.pop()
             if node in chosen:
-                found.add(node)
+                found[node] = None
             else:
                 stack.extend(argument for argument in node.all_input_nodes if self.axes.of(argument) is not None)
-        return found
+        return list(found)
+
+    def _names(self, attentions: list[fx.Node], remembered: list[fx.Node]) -> dict[fx.Node, str]:
+        """What to call each remembered value, by the attention that first asks for it: in that order, keys first."""
+        names: dict[fx.Node, str] = {}
+        for number, node in enumerate(attentions):
+            keys, values = (self._made_from(operand, remembered) for operand in node.args[1:3])
+            for source in [*keys, *values]:
+                role = "latent" if source in keys and source in values else "key" if source in keys else "value"
+                names.setdefault(source, f"{role}_{number}")
+        return names
 
     def _reach(self, attentions: list[fx.Node], remembered: list[fx.Node]) -> dict[fx.Node, int]:
         """For each remembered value, how many of the last tokens are ever asked for; 0: all of them."""
@@ -164,14 +177,14 @@ class _Inserter:
             reach = dict.fromkeys(reach, 0)
         return reach
 
-    def _remember(self, value: fx.Node, window: int) -> fx.Node:
+    def _remember(self, value: fx.Node, name: str, window: int) -> fx.Node:
         """A state for `value`; the value for all tokens (or the window's and the new ones)."""
         label = self.axes.of(value)
         assert label is not None
         shape = list(value.meta["val"].shape)
         shape[label.axis] = window or self.capacity
         kind = StateKind.RING if window else StateKind.CACHE
-        state = self._add_state(value, "ring" if window else "cache", kind, shape, label.axis)
+        state = self._add_state(value, name, kind, shape, label.axis)
         with self.editor.after(value):
             write = burnish_ops.ring_write.default if window else burnish_ops.cache_write.default
             written = self.editor.call(write, state, value, self.position, label.axis, like=value)
@@ -231,7 +244,7 @@ class _Inserter:
         """The last `size` tokens of `node` and then the new ones; the state moves on."""
         shape = list(node.meta["val"].shape)
         shape[axis] = size
-        state = self._add_state(node, "window", StateKind.WINDOW, shape, axis)
+        state = self._add_state(node, f"window_{len(self.states)}", StateKind.WINDOW, shape, axis)
         joined = self.editor.call(aten.cat.default, [state, node], axis, like=node)
         self.results.append(self.editor.call(aten.slice.Tensor, joined, axis, -size, _END, like=node))
         return joined
@@ -263,7 +276,7 @@ class _Inserter:
             return
         shape = list(node.meta["val"].shape)
         shape[label.axis] = 1
-        state = self._add_state(node, "sum", StateKind.ACCUMULATOR, shape, label.axis)
+        state = self._add_state(node, f"sum_{len(self.states)}", StateKind.ACCUMULATOR, shape, label.axis)
         with self.editor.before(node.next):
             total = self.editor.call(aten.add.Tensor, node, state, like=node)
             self.results.append(self.editor.call(aten.slice.Tensor, total, label.axis, -1, _END, like=node))
