@@ -1,0 +1,84 @@
+"""What an artifact holds, on one screen; and the programs after each pass as text files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+
+from burnish.ir.errors import UsageError
+from burnish.ir.states import StateKind
+from burnish.ir.text import dtype_name
+from burnish.ir.trace import Trace
+from burnish.runtime.artifact import Artifact
+
+
+def summary(artifact: Artifact) -> RenderableType:
+    """The manifest in a few rows: model, sizes, states, tokenizer, files."""
+    manifest, signature = artifact.manifest, artifact.signature
+    table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1), pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("model", manifest.name)
+    table.add_row("made by", f"burnish {manifest.burnish}, for {manifest.target}")
+    table.add_row("tokens", f"vocabulary of {signature.vocabulary}; at most {signature.max_length} in a conversation")
+    weight_bytes = sum(artifact.file(file).stat().st_size for file in {e.file for e in manifest.weights.values()})
+    table.add_row("weights", f"{len(manifest.weights)}, {weight_bytes / 1e6:.1f} MB")
+    table.add_row("states", "\n".join(_states(artifact)) or "none")
+    if manifest.tokenizer is None:
+        table.add_row("tokenizer", "none: it reads and writes token ids")
+    else:
+        template = artifact.has("tokenizer/chat_template.jinja")
+        table.add_row("tokenizer", "with a chat template" if template else "without a chat template")
+    if manifest.generation:
+        table.add_row("generation", ", ".join(f"{key}={value}" for key, value in manifest.generation.items()))
+    sizes = sorted(manifest.files.items(), key=lambda item: -item[1].bytes)
+    main = [f"{name} {entry.bytes / 1e6:.1f} MB" for name, entry in sizes if not name.startswith("trace/")]
+    table.add_row("files", ", ".join(main))
+    return table
+
+
+def _states(artifact: Artifact) -> list[str]:
+    """A line for each kind of state, with how many there are, then what a token costs."""
+    kinds = Counter(
+        f"{state.kind.value} {dtype_name(state.dtype)}[{', '.join(str(size) for size in state.shape)}]"
+        for state in artifact.states
+    )
+    lines = [f"{count} × {kind}" for kind, count in kinds.items()]
+    token = sum(state.bytes_a_token for state in artifact.states)
+    fixed = sum(
+        state.dtype.itemsize * _count(state.concrete_shape(1, 1))
+        for state in artifact.states
+        if state.kind is not StateKind.CACHE
+    )
+    if token:
+        lines.append(f"{token} bytes a token")
+    if fixed:
+        lines.append(f"{fixed} bytes whatever the number of tokens")
+    return lines
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def dump_texts(trace: Trace, folder: Path) -> list[Path]:
+    """Write the program after each pass to `folder`, as `NN-PASS.txt`; the files.
+
+    Raises UsageError if `folder` cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files = []
+        for record in trace.passes:
+            files.append(folder / f"{record.number:02d}-{record.name}.txt")
+            files[-1].write_text(record.text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write the texts to {folder}: {error.strerror or error}") from error
+    return files
