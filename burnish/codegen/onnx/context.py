@@ -1,0 +1,140 @@
+"""What a translation works with: the builder, the values of the nodes so far, and arguments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from burnish.codegen.onnx.builder import Builder, Size, onnx_dtype, origin_of_size, same_size
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.program import Program, describe
+
+Result = ir.Value | list[ir.Value]
+Arguments = dict[str, Any]
+
+
+class Context:
+    """The lowering of one program."""
+
+    def __init__(self, program: Program, builder: Builder) -> None:
+        self.program = program
+        self.builder = builder
+        self.results: dict[fx.Node, Result] = {}
+        self._joined: dict[ir.Value, ir.Value] = {}
+
+    # ------------------------------------------------------------ arguments
+
+    def value(self, node: fx.Node) -> ir.Value:
+        """The tensor that `node` gives."""
+        if node not in self.results:
+            size = origin_of_size(node)
+            if size is None:
+                raise UnsupportedError(f"{describe(node)} gives no tensor that ONNX could compute with")
+            self.results[node] = self.builder.scalar(size)
+        found = self.results[node]
+        if not isinstance(found, ir.Value):
+            raise UnsupportedError(f"{describe(node)} gives a list where one tensor is needed")
+        return found
+
+    def tensor(self, argument: Any, dtype: torch.dtype) -> ir.Value:
+        """A node's value or a number, as a tensor of `dtype`."""
+        if not isinstance(argument, fx.Node):
+            return self.builder.constant(argument, dtype)
+        return self.cast(self.value(argument), dtype_of(argument), dtype)
+
+    def cast(self, value: ir.Value, before: torch.dtype, after: torch.dtype) -> ir.Value:
+        """`value` in the dtype `after`."""
+        if before == after:
+            return value
+        key = ("cast", value, after)
+        return self.builder.once(key, lambda: self.builder.op("Cast", value, to=int(onnx_dtype(after))))
+
+    def unsqueeze(self, value: ir.Value, *axes: int) -> ir.Value:
+        """`value` with new axes of size 1."""
+        return self.builder.op("Unsqueeze", value, self.builder.constant(list(axes)))
+
+    # ------------------------------------------------------------ shapes
+
+    def reshape(self, value: ir.Value, before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
+        """`value` of shape `before` in the shape `after`, which is a constant for ONNX wherever that is possible."""
+        if len(before) == len(after) and all(map(same_size, before, after)):
+            return value
+        sizes: list[int] = []
+        unknown = 0
+        for axis, size in enumerate(after):
+            if isinstance(size, int):
+                sizes.append(size)
+            elif axis < len(before) and same_size(size, before[axis]):
+                sizes.append(0)  # "as it was"
+            else:
+                sizes.append(-1)
+                unknown += 1
+        is_empty = any(isinstance(size, int) and size == 0 for size in after)
+        constant = unknown <= 1 and not is_empty
+        shape = self.builder.constant(sizes) if constant else self.builder.shape(after)
+        return self.builder.op("Reshape", value, shape, allowzero=1 if is_empty else None)
+
+    # Heads are split off by a view and a transpose, [B, S, H * D] -> [B, S, H, D] -> [B, H, S, D], and joined again
+    # behind attention. ONNX Runtime's attention takes and gives the joined form, so a split value's twin is kept.
+
+    def remember_joined(self, split: ir.Value, joined: ir.Value) -> None:
+        """`split` ([B, S, H, D] or [B, H, S, D]) holds the same numbers as `joined` [B, S, H * D]."""
+        self._joined[split] = joined
+
+    def joined(self, split: ir.Value) -> ir.Value | None:
+        """The joined twin of a split value, if it has one."""
+        return self._joined.get(split)
+
+    def join_heads(self, split: ir.Value, heads: int, size: int) -> ir.Value:
+        """[B, H, S, D] -> [B, S, H * D]."""
+        if split not in self._joined:
+            turned = self.builder.op("Transpose", split, perm=[0, 2, 1, 3])
+            self._joined[split] = self.builder.op("Reshape", turned, self.builder.constant([0, 0, heads * size]))
+        return self._joined[split]
+
+    def split_heads(self, joined: ir.Value, heads: int, size: int) -> ir.Value:
+        """[B, S, H * D] -> [B, H, S, D]."""
+        apart = self.builder.op("Reshape", joined, self.builder.constant([0, 0, heads, size]))
+        split = self.builder.op("Transpose", apart, perm=[0, 2, 1, 3])
+        self._joined[apart] = self._joined[split] = joined
+        return split
+
+
+def arguments(node: fx.Node) -> Arguments:
+    """The arguments of a node by the names of its op's schema, defaults filled in."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    found: Arguments = {}
+    for index, argument in enumerate(node.target._schema.arguments):
+        if index < len(node.args):
+            found[argument.name] = node.args[index]
+        elif argument.name in node.kwargs:
+            found[argument.name] = node.kwargs[argument.name]
+        else:
+            found[argument.name] = argument.default_value if argument.has_default_value() else None
+    return found
+
+
+def shape_of(node: fx.Node) -> tuple[Size, ...]:
+    """The shape of the tensor that `node` gives; symbolic sizes as SymInts."""
+    return tuple(node.meta["val"].shape)
+
+
+def dtype_of(node: fx.Node) -> torch.dtype:
+    """The dtype of what `node` gives; int64 for a size."""
+    found = node.meta["val"]
+    if isinstance(found, torch.Tensor):
+        return found.dtype
+    return torch.float32 if isinstance(found, float | torch.SymFloat) else torch.int64
+
+
+def same_shape(left: Sequence[Size], right: Sequence[Size]) -> bool:
+    """Whether two shapes are the same, size by size."""
+    return len(left) == len(right) and all(map(same_size, left, right))
+
+
+Translate = Callable[[Context, fx.Node, Arguments], Result | None]
+"""Gives the ONNX value of a node, or None to leave it to torch's table."""

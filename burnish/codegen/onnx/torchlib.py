@@ -1,0 +1,69 @@
+"""The bridge to torch.onnx's own ATen table, for the ops that we have no translation of.
+
+torch has no public way to ask its table for one op. What is used here is the same in torch 2.11 to 2.13, and is used
+nowhere else: `ONNXRegistry.from_torchlib`, `dispatch`, `OpRecorder` and `SymbolicTensor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx_ir as ir
+import onnxscript
+from onnxscript import evaluator
+from torch import fx
+from torch.onnx._internal.exporter import _building, _dispatching, _registration, _tensors
+
+_TABLE_OPSET = 18  # what torch's functions are written in; all that they use means the same up to opset 24
+
+
+def new_value(name: str | None) -> ir.Value:
+    """A value of the class that torch's functions compute with."""
+    return _tensors.SymbolicTensor(onnxscript.values.Opset("", _TABLE_OPSET), name=name)
+
+
+@cache
+def _registry() -> Any:
+    return _registration.ONNXRegistry.from_torchlib()
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What torch's table makes of one node."""
+
+    result: ir.Value | Sequence[ir.Value]
+    nodes: list[ir.Node]
+    functions: dict[Any, ir.Function]
+
+
+class TableError(Exception):
+    """Why torch's table has no translation of a node."""
+
+
+def translate(
+    node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], constants: dict[Any, ir.Value]
+) -> Translation:
+    """Translate `node`, whose arguments as ONNX values are `args` and `kwargs`; TableError where the table cannot."""
+    function, reason = _dispatching.dispatch(node, _registry())
+    if function is None:
+        raise TableError(reason)
+    recorder = _building.OpRecorder(onnxscript.values.Opset("", _TABLE_OPSET), constants)
+    try:
+        with evaluator.default_as(recorder):
+            result = function(*args, **kwargs)
+    except Exception as error:
+        raise TableError(f"{type(error).__name__}: {_innermost(error)}") from error
+    functions = {
+        key: each if isinstance(each, ir.Function) else ir.serde.deserialize_function(each.to_function_proto())
+        for key, each in recorder.functions.items()
+    }
+    return Translation(result, recorder.nodes, functions)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

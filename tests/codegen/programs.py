@@ -1,0 +1,200 @@
+"""Step programs made by hand, and running them by ONNX Runtime and by the reference executor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, fx
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from burnish.codegen.onnx import lower, output_name
+from burnish.ir.infer import fake_weight, infer
+from burnish.ir.interpreter import run
+from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.states import State, StateKind
+from burnish.ir.weights import Stored, Weights
+from burnish.runtime.weights_file import plan_weights, write_weights
+
+aten = torch.ops.aten
+ops = torch.ops.burnish
+VOCABULARY = 23
+
+
+class Maker:
+    """Makes a step program node by node. Inputs: tokens[B, S], position[B], logits_index[K], then the states."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.mode = FakeTensorMode(shape_env=ShapeEnv())
+        self.graph = fx.Graph()
+        self.weights = Weights()
+        self.states: list[State] = []
+        self.generator = torch.Generator().manual_seed(seed)
+        self.capacity = self._symbol("capacity", 41)
+        self.tokens = self._placeholder("tokens", self._fake(torch.zeros(3, 5, dtype=torch.int64), "tokens"))
+        self.batch, self.new = self.tokens.meta["val"].shape
+        self.position = self._placeholder("position", self._empty((self.batch,), torch.int64))
+        self.index = self._placeholder("logits_index", self._fake(torch.zeros(2, dtype=torch.int64), "kept"))
+
+    def _fake(self, tensor: Tensor, name: str) -> Tensor:
+        return self.mode.from_tensor(tensor, static_shapes=False, source=ConstantSource(name))
+
+    def _symbol(self, name: str, hint: int) -> torch.SymInt:
+        size = self._fake(torch.empty(hint), name).shape[0]
+        assert isinstance(size, torch.SymInt)
+        return size
+
+    def _empty(self, shape: Sequence[Any], dtype: torch.dtype) -> Tensor:
+        with self.mode:
+            return torch.empty(tuple(shape), dtype=dtype)
+
+    def _placeholder(self, name: str, val: Tensor) -> fx.Node:
+        node = self.graph.placeholder(name)
+        node.meta["val"] = val
+        return node
+
+    def random(self, *shape: int, scale: float = 1.0) -> Tensor:
+        return torch.randn(*shape, generator=self.generator) * scale
+
+    def weight(self, name: str, tensor: Tensor) -> fx.Node:
+        weight = Stored(tensor)
+        node = self.graph.create_node("get_attr", self.weights.add(name, weight))
+        node.meta["val"] = fake_weight(weight, self.mode)
+        return node
+
+    def state(self, name: str, kind: StateKind, shape: Sequence[int | str], axis: int) -> fx.Node:
+        """`shape` has "batch" first, and "capacity" at the token axis of a CACHE."""
+        named = {"batch": self.batch, "capacity": self.capacity}
+        sizes = [named[size] if isinstance(size, str) else size for size in shape]
+        node = self._placeholder(name, self._empty(sizes, torch.float32))
+        self.states.append(State(name, kind, tuple(shape), torch.float32, axis))
+        return node
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = self.graph.call_function(target, args, kwargs)
+        node.meta["origin"] = Origin("model.layer", "Layer", "model.py", 12, "y = layer(x)")
+        infer(node, self.mode)
+        return node
+
+    def embed(self, *shape: int, scale: float = 1.0) -> fx.Node:
+        """Some data for each token, [B, S, *shape]."""
+        width = int(np.prod(shape))
+        table = self.weight("embedding", self.random(VOCABULARY, width, scale=scale))
+        data = self.call(aten.embedding.default, table, self.tokens)
+        if len(shape) == 1:
+            return data
+        return self.call(aten.view.default, data, [self.batch_node(), self.new_node(), *shape])
+
+    def heads(self, heads: int, size: int, scale: float = 1.0) -> fx.Node:
+        """[B, H, S, D]."""
+        return self.call(aten.transpose.int, self.embed(heads, size, scale=scale), 1, 2)
+
+    def batch_node(self) -> fx.Node:
+        return self.call(aten.sym_size.int, self.tokens, 0)
+
+    def new_node(self) -> fx.Node:
+        return self.call(aten.sym_size.int, self.tokens, 1)
+
+    def program(self, logits: fx.Node, *states: fx.Node) -> Program:
+        self.graph.output((logits, *states))
+        return Program(
+            graph=self.graph,
+            weights=self.weights,
+            signature=Signature(VOCABULARY, 64, VOCABULARY),
+            states=tuple(self.states),
+            stage=Stage.INCREMENTAL,
+            batch=str(self.batch),
+            sequence=str(self.new),
+        )
+
+
+class OnnxStep:
+    """A lowered program in a folder of its own; called with all inputs by name."""
+
+    def __init__(self, program: Program, folder: Path) -> None:
+        layout = plan_weights(program.weights)
+        write_weights(layout, folder / layout.file)
+        self.bytes = lower(program, layout)
+        (folder / "model.onnx").write_bytes(self.bytes)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        self.program = program
+        self.inputs = {each.name for each in self.session.get_inputs()}
+        self.outputs = [each.name for each in self.session.get_outputs()]
+        assert self.outputs == ["logits", *(output_name(state.name) for state in program.states)]
+
+    def __call__(self, given: dict[str, Tensor]) -> list[Tensor]:
+        """Inputs and outputs in memory of their own, except that a CACHE is written in place, as the runtime binds it."""
+        binding = self.session.io_binding()
+        # An OrtValue does not own the memory of the array that it is made from: the arrays must outlive the run.
+        memory = {name: tensor.numpy().copy() for name, tensor in given.items()}
+        values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in memory.items()}
+        for name in self.inputs:
+            binding.bind_ortvalue_input(name, values[name])
+        binding.bind_output("logits")
+        for state in self.program.states:
+            if state.kind is StateKind.CACHE:
+                binding.bind_ortvalue_output(output_name(state.name), values[state.name])
+            else:
+                binding.bind_output(output_name(state.name))
+        self.session.run_with_iobinding(binding)
+        return [torch.from_numpy(value.numpy().copy()) for value in binding.get_outputs()]
+
+    def op_types(self) -> list[str]:
+        import onnx
+
+        return [node.op_type for node in onnx.load_from_string(self.bytes).graph.node]
+
+
+def compare(
+    program: Program,
+    folder: Path,
+    *,
+    rows: int = 2,
+    new: int = 3,
+    positions: Sequence[int] | None = None,
+    capacity: int = 16,
+    tolerance: float = 2e-5,
+    seed: int = 1,
+    check: Callable[[OnnxStep], None] | None = None,
+    step: OnnxStep | None = None,
+) -> OnnxStep:
+    """Run `program` both ways on random tokens and random states, and compare every output."""
+    generator = torch.Generator().manual_seed(seed)
+    position = torch.tensor(list(positions or [0] * rows)[:rows], dtype=torch.int64)
+    given = {
+        "tokens": torch.randint(VOCABULARY, (rows, new), generator=generator),
+        "position": position,
+        "logits_index": torch.tensor([new - 1]),
+    }
+    for state in program.states:
+        given[state.name] = torch.randn(state.concrete_shape(rows, capacity), generator=generator)
+    expected = run(program, [given[node.name] for node in program.placeholders])
+    step = step or OnnxStep(program, folder)
+    found = step(given)
+    if check is not None:
+        check(step)
+    for name, wanted, got in zip(step.outputs, expected, found, strict=True):
+        assert got.dtype == wanted.dtype, name
+        assert got.shape == wanted.shape, name
+        state = next((state for state in program.states if output_name(state.name) == name), None)
+        if state is not None and state.kind is StateKind.CACHE:  # slots behind a row's last token hold anything
+            for row, start in enumerate(position.tolist()):
+                used = min(capacity, start + new)
+                torch.testing.assert_close(
+                    got[row].narrow(state.axis - 1, 0, used),
+                    wanted[row].narrow(state.axis - 1, 0, used),
+                    rtol=tolerance,
+                    atol=tolerance,
+                )
+        else:
+            torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
+    return step
