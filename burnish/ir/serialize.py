@@ -1,4 +1,4 @@
-"""A program's graph as JSON-able data, and back. Data only: reading it back resolves names against a closed list.
+"""A program's graph as JSON-able data, and back: data only, whose names are resolved against a closed list.
 
     {"stage": "incremental", "batch": "s31", "sequence": "s70", "nodes": [
       {"name": "tokens", "op": "input", "type": "i64[batch, new]"},
@@ -7,8 +7,8 @@
        "args": [{"node": "embed_weight"}, {"node": "tokens"}], "type": "f32[batch, new, 576]"},
       {"name": "output", "op": "output", "args": [[{"node": "embedding"}]]}]}
 
-An argument is a number, a string, true, false, null, a list of arguments, or an object with one key: `node`, `dtype`,
-`device`, `layout`, `memory_format`, or `float` (for inf, -inf and nan, which JSON cannot say).
+An argument is a number, a string, true, false, null, a list of arguments, or an object with one key: `node`,
+`dtype`, `device`, `layout`, `memory_format`, or `float` (for inf, -inf and nan, which JSON cannot say).
 """
 
 from __future__ import annotations
@@ -71,7 +71,11 @@ _NAMESPACES = {"aten": torch.ops.aten, "burnish": _ops.burnish_ops}
 # Functional by schema, and yet they reach out of the graph: to a file, to the terminal.
 _FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
 
-_CONSTANTS: dict[str, type] = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
+_CONSTANTS: dict[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
 
 
 class _Node(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -174,14 +178,12 @@ def _argument_to_data(argument: Any, node: fx.Node) -> Any:
 # ---------------------------------------------------------------- reading
 
 
-def program_from_data(
-    data: Any, weights: Weights, signature: Signature, states: Sequence[State] = ()
-) -> Program:
+def program_from_data(data: Any, weights: Weights, signature: Signature, states: Sequence[State] = ()) -> Program:
     """The program whose graph `program_to_data` gave, over `weights`.
 
-    Raises ArtifactError, with the node's name, for anything that is not in the language: an op outside ATen and
-    burnish, an op that writes or reaches outside the graph, a python function that is not on the list, a reference
-    to a node that does not come before, a weight that is not there.
+    Raises ArtifactError, with the node's name, for anything that is not in the language: an op outside ATen
+    and burnish, an op that writes or reaches outside the graph, a python function that is not on the list, a
+    reference to a node that does not come before, a weight that is not there.
     """
     try:
         graph = msgspec.convert(data, _Graph)
@@ -275,9 +277,8 @@ def _resolve(data: _Node) -> Callable[..., Any]:
     if len(parts) == 3 and parts[0] in _NAMESPACES and all(part.isidentifier() for part in parts):
         namespace, name, overload = parts
         packet = getattr(_NAMESPACES[namespace], name, None)
-        if isinstance(packet, torch._ops.OpOverloadPacket) and overload in packet.overloads():
-            op = getattr(packet, overload)
-            assert isinstance(op, torch._ops.OpOverload)
+        op = getattr(packet, overload, None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
+        if isinstance(op, torch._ops.OpOverload):
             refusal = _refusal(op)
             if refusal is None:
                 return op
@@ -289,8 +290,9 @@ def _resolve(data: _Node) -> Callable[..., Any]:
 
 def _refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
     """Why a stored graph may not call `op`; None if it may."""
-    schema = op._schema
-    if not torch._C._dispatch_has_kernel(schema.name if not schema.overload_name else f"{schema.name}.{schema.overload_name}"):
+    schema = op._schema  # torch has no public name for it
+    name = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
+    if not torch._C._dispatch_has_kernel(name):
         return "it is no tensor op"
     if schema.is_mutable:
         return "it writes to its arguments"

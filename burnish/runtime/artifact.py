@@ -297,9 +297,7 @@ def _check_file(root: Path, name: str, entry: FileEntry) -> None:
     parts = PurePosixPath(name).parts
     strange = not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute()
     if strange or PureWindowsPath(name).drive or str(PurePosixPath(name)) != name:
-        raise ArtifactError(
-            f"the manifest of {root} names the file {name!r}, which is no plain path inside the folder"
-        )
+        raise ArtifactError(f"the manifest of {root} names the file {name!r}, which is no plain path inside the folder")
     file = root / name
     if not file.resolve().is_relative_to(root.resolve()):
         raise ArtifactError(
@@ -313,6 +311,5 @@ def _check_file(root: Path, name: str, entry: FileEntry) -> None:
         raise ArtifactError(f"{name} in {root} is not a file")
     if size != entry.bytes:
         raise ArtifactError(
-            f"{name} in {root} has {size} bytes and should have {entry.bytes}: "
-            "compile or copy the artifact again"
+            f"{name} in {root} has {size} bytes and should have {entry.bytes}: compile or copy the artifact again"
         )

@@ -148,15 +148,11 @@ def signature_of(entry: SignatureEntry) -> Signature:
     """Raises ArtifactError if a size is not positive."""
     if min(entry.vocabulary, entry.max_length, entry.token_limit) < 1:
         raise ArtifactError(f"the manifest's signature has a size below 1: {entry}; {_AGAIN}")
-    return Signature(
-        entry.vocabulary, entry.max_length, entry.token_limit, dtype_of(entry.logits_dtype, "the logits")
-    )
+    return Signature(entry.vocabulary, entry.max_length, entry.token_limit, dtype_of(entry.logits_dtype, "the logits"))
 
 
 def state_entry(state: State) -> StateEntry:
-    return StateEntry(
-        state.name, state.kind, list(state.shape), dtype_name(state.dtype), state.axis, state.module
-    )
+    return StateEntry(state.name, state.kind, list(state.shape), dtype_name(state.dtype), state.axis, state.module)
 
 
 def state_of(entry: StateEntry) -> State:

@@ -147,9 +147,7 @@ class Session:
         self._states.accept(row, states)
         return logits
 
-    def _feed(
-        self, tokens: torch.Tensor, position: torch.Tensor, states: States, every: bool
-    ) -> torch.Tensor:
+    def _feed(self, tokens: torch.Tensor, position: torch.Tensor, states: States, every: bool) -> torch.Tensor:
         """Feed tokens [b, n] in chunks; logits of the last, or of every one, in memory of their own."""
         count = tokens.shape[1]
         parts: list[torch.Tensor] = []

@@ -59,8 +59,7 @@ class States:
     def row(self, row: int) -> States:
         """One row as states of its own, in the same memory: after steps on them, `accept` them."""
         pairs = [
-            (before[row : row + 1], after[row : row + 1])
-            for before, after in zip(self.past, self.present, strict=True)
+            (before[row : row + 1], after[row : row + 1]) for before, after in zip(self.past, self.present, strict=True)
         ]
         past = tuple(before for before, _ in pairs)
         present = tuple(

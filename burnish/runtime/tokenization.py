@@ -29,9 +29,7 @@ class TokenizerData:
 
     tokenizer_json: str  # as `tokenizers.Tokenizer.to_str` gives it
     chat_template: str | None = None
-    special_tokens: Mapping[str, str] = field(
-        default_factory=dict
-    )  # "bos_token": "<s>", ..., for the template
+    special_tokens: Mapping[str, str] = field(default_factory=dict)  # "bos_token": "<s>", ..., for the template
 
 
 class Tokenizer:
@@ -42,9 +40,7 @@ class Tokenizer:
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(data.tokenizer_json)
         except Exception as error:  # the library raises plain Exception
-            raise ArtifactError(
-                f"tokenizer.json is no tokenizer that this version can read: {error}"
-            ) from error
+            raise ArtifactError(f"tokenizer.json is no tokenizer that this version can read: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
@@ -73,9 +69,7 @@ class Tokenizer:
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             raise InvalidInputError(f"the model's chat template refuses these messages: {error}") from error
 
-    def chat_ids(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
-    ) -> list[int]:
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """`chat_text` as token ids: the template wrote all special tokens itself."""
         return self.encode(self.chat_text(messages, add_generation_prompt), special=False)
 
@@ -113,9 +107,7 @@ def _to_json(
     sort_keys: bool = False,
 ) -> str:
     """JSON without the HTML escapes of jinja2's own filter."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> None:

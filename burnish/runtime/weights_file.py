@@ -175,9 +175,7 @@ def read_header(path: Path) -> dict[str, Placement]:
         prefix = stream.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
-            raise ArtifactError(
-                f"{path} is no safetensors file: its header would have {length} bytes of {size}"
-            )
+            raise ArtifactError(f"{path} is no safetensors file: its header would have {length} bytes of {size}")
         text = stream.read(length)
     try:
         entries = json.loads(text)

@@ -1,0 +1,215 @@
+"""Generating text: prompts into a session, tokens out of it, one a row and step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from burnish.ir.errors import InvalidInputError
+from burnish.ir.program import Signature
+from burnish.runtime.options import GenerationOptions, resolve
+from burnish.runtime.sampling import Sampler
+from burnish.runtime.session import Session, check_ids
+from burnish.runtime.tokenization import TextStream, Tokenizer
+
+Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
+Finish = Literal["eos", "stop", "length"]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What generate made of its prompts, a list entry a row."""
+
+    tokens: list[list[int]]  # the new tokens, with the end-of-sequence token where one came
+    texts: list[str] | None  # of the new tokens, up to a stop string; None without a tokenizer
+    finish: list[Finish]  # what ended each row
+    prompt_tokens: list[int]  # how many tokens each prompt has
+    prefill_seconds: float  # from the prompt to the first new token
+    decode_seconds: float  # for all further tokens
+
+    @property
+    def text(self) -> str:
+        """The text, where there was one prompt."""
+        if self.texts is None or len(self.texts) != 1:
+            what = "the model has no tokenizer" if self.texts is None else f"there are {len(self.texts)} rows"
+            raise InvalidInputError(f"there is no single text: {what}")
+        return self.texts[0]
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens of all rows a second."""
+        return sum(self.prompt_tokens) / self.prefill_seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of all rows a second, the first of each row left out; 0 if there are no others."""
+        count = sum(len(row) - 1 for row in self.tokens)
+        return count / self.decode_seconds if count else 0.0
+
+
+class Generator:
+    """One run of generate. Iterate it for pieces of text; its `result` is there when it is exhausted."""
+
+    def __init__(
+        self,
+        session: Session,
+        options: GenerationOptions,
+        prompts: list[list[int]],
+        room: list[int],
+        tokenizer: Tokenizer | None,
+        streams: bool,
+    ) -> None:
+        self._session = session
+        self._prompts = prompts
+        self._tokenizer = tokenizer
+        self._rows = [_Row(options, count, tokenizer if streams or options.stop_strings else None) for count in room]
+        self._sampler = Sampler(options, prompts, room)
+        self._seconds = [0.0, 0.0]  # of the first step, of all others
+
+    def __iter__(self) -> Iterator[str]:
+        """The new text of the first row after each step, where there is any."""
+        tokens = torch.empty(len(self._rows), 1, dtype=torch.int64)
+        active = [True] * len(self._rows)
+        started, step = time.perf_counter(), 0
+        logits = self._session.append(self._prompts)
+        while True:
+            chosen = self._sampler.choose(logits[:, 0])
+            piece = ""
+            for number, row in enumerate(self._rows):
+                if active[number]:
+                    text = row.add(chosen[number])
+                    active[number] = row.finish is None
+                    piece = text if number == 0 else piece
+            self._seconds[min(step, 1)] += time.perf_counter() - started
+            if piece:
+                yield piece
+            if not any(active):
+                return
+            started, step = time.perf_counter(), step + 1
+            for number, token in enumerate(chosen):
+                tokens[number, 0] = token
+            logits = self._session.step(tokens, active)
+
+    @property
+    def result(self) -> Generation:
+        """What came of it. Only when all text was read."""
+        finish = [row.finish for row in self._rows if row.finish is not None]
+        assert len(finish) == len(self._rows)
+        return Generation(
+            tokens=[row.tokens for row in self._rows],
+            texts=None if self._tokenizer is None else [row.text(self._tokenizer) for row in self._rows],
+            finish=finish,
+            prompt_tokens=[len(prompt) for prompt in self._prompts],
+            prefill_seconds=self._seconds[0],
+            decode_seconds=self._seconds[1],
+        )
+
+
+class _Row:
+    """What a row has generated."""
+
+    def __init__(self, options: GenerationOptions, room: int, tokenizer: Tokenizer | None) -> None:
+        """`tokenizer` where the text is needed while it grows: to be shown, or to find stop strings."""
+        self.tokens: list[int] = []
+        self.finish: Finish | None = None
+        self._options = options
+        self._room = room
+        self._stream = None if tokenizer is None else TextStream(tokenizer)
+        self._text = ""
+        self._shown = 0  # characters of it that were given away
+        self._searched = 0  # characters in which no stop string begins
+
+    def add(self, token: int) -> str:
+        """Take the next token; the text that may be shown because of it."""
+        self.tokens.append(token)
+        if token in self._options.eos_token_id:
+            self.finish = "eos"
+        elif len(self.tokens) == self._room:
+            self.finish = "length"
+        if self._stream is None:
+            return ""
+        if self.finish != "eos":
+            self._text += self._stream.put(token)
+        if self.finish is not None:
+            self._text += self._stream.finish()
+        limit = len(self._text)
+        if self._options.stop_strings:
+            limit = self._find_stop()
+        piece, self._shown = self._text[self._shown : limit], max(limit, self._shown)
+        return piece
+
+    def text(self, tokenizer: Tokenizer) -> str:
+        """The finished text."""
+        if self._stream is not None:
+            return self._text
+        return tokenizer.decode(self.tokens[:-1] if self.finish == "eos" else self.tokens)
+
+    def _find_stop(self) -> int:
+        """Cut the text at the first stop string, if there is one; how many characters are certain to stay."""
+        stops = self._options.stop_strings
+        found = [place for place in (self._text.find(stop, self._searched) for stop in stops) if place >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+            self.finish = self.finish or "stop"
+        if self.finish is not None:
+            return len(self._text)
+        # The end of the text may be the beginning of a stop string.
+        longest = max(map(len, stops))
+        for place in range(max(self._searched, len(self._text) - longest + 1), len(self._text)):
+            if any(stop.startswith(self._text[place:]) for stop in stops):
+                self._searched = place
+                return place
+        self._searched = len(self._text)
+        return len(self._text)
+
+
+def prepare(
+    prompt: Prompt,
+    signature: Signature,
+    tokenizer: Tokenizer | None,
+    defaults: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> tuple[list[list[int]], GenerationOptions, list[int]]:
+    """The prompts as ids, the options, and how many tokens each row can get. Raises InvalidInputError."""
+    options = resolve(defaults, given)
+    if options.stop_strings and tokenizer is None:
+        raise InvalidInputError("this model has no tokenizer, so there is no text to find stop strings in")
+    prompts = check_ids(_prompt_ids(prompt, tokenizer), signature)
+    room = []
+    for number, ids in enumerate(prompts):
+        count = min(options.new_tokens(len(ids)), signature.max_length - len(ids) + 1)
+        if count < 1:
+            raise InvalidInputError(
+                f"row {number} has {len(ids)} tokens already, and max_length={options.max_length} of prompt and "
+                "answer together: give max_new_tokens instead"
+            )
+        room.append(count)
+    return prompts, options, room
+
+
+def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> torch.Tensor | list[list[int]]:
+    """The prompt as rows of ids, not yet checked."""
+    if isinstance(prompt, torch.Tensor):
+        return prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
+    if not isinstance(prompt, str | Sequence):
+        raise InvalidInputError(f"a prompt is a text, token ids, or a list of either, not {type(prompt).__name__}")
+    if not isinstance(prompt, str) and not prompt:
+        raise InvalidInputError("the prompt is empty: give it at least one token")
+    texts = [prompt] if isinstance(prompt, str) else [item for item in prompt if isinstance(item, str)]
+    if texts:
+        if tokenizer is None:
+            raise InvalidInputError("this model has no tokenizer: give token ids, not text")
+        if not isinstance(prompt, str) and len(texts) != len(prompt):
+            raise InvalidInputError("the prompts are text and token ids mixed: give one or the other")
+        rows = [tokenizer.encode(text) for text in texts]
+        for number, row in enumerate(rows):
+            if not row:
+                raise InvalidInputError(f"prompt {number} is empty: {texts[number]!r} has no token")
+        return rows
+    if all(isinstance(item, list | tuple) for item in prompt):
+        return [list(item) for item in prompt]  # type: ignore[arg-type]
+    return [list(prompt)]  # type: ignore[arg-type]

@@ -1,0 +1,257 @@
+"""A compiled model, as users hold it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.ir.program import Signature
+from burnish.ir.trace import Trace
+from burnish.runtime.artifact import MODEL_FILE, Artifact
+from burnish.runtime.executor import Executor
+from burnish.runtime.executor_onnx import OnnxExecutor
+from burnish.runtime.executor_reference import ReferenceExecutor
+from burnish.runtime.generation import Generation, Generator, Prompt, prepare
+from burnish.runtime.session import Session
+from burnish.runtime.tokenization import Tokenizer
+
+Backend = Literal["onnxruntime", "reference"]
+
+_log = logging.getLogger(__name__)
+
+
+class CompiledModel:
+    """A model that runs without its source code: `load` and `burnish.compile` give one."""
+
+    def __init__(self, artifact: Artifact, executor: Executor, backend: Backend) -> None:
+        self.artifact = artifact
+        self.backend = backend
+        self.tokenizer: Tokenizer | None = artifact.tokenizer()
+        self._executor = executor
+        self._cleanup: Callable[[], object] = executor.close
+
+    @property
+    def signature(self) -> Signature:
+        """Sizes of the vocabulary and of the longest text."""
+        return self.artifact.signature
+
+    @property
+    def generation_defaults(self) -> Mapping[str, Any]:
+        """The model's own defaults for `generate`."""
+        return self.artifact.manifest.generation
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What each pass of the compilation did."""
+        return self.artifact.trace()
+
+    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits [b, s, vocabulary] of token ids int64 [b, s]; logits i are of the token that follows token i.
+
+        Raises InvalidInputError for ids of another dtype or rank, outside the vocabulary, or too many.
+        """
+        if not isinstance(ids, torch.Tensor):
+            raise InvalidInputError(f"token ids are an int64 tensor [batch, tokens], not {type(ids).__name__}")
+        batch = ids.shape[0] if ids.dim() == 2 else 1
+        return self.session(max(batch, 1)).append(ids, every=True)
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_new_tokens: int | None = None,
+        do_sample: bool | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        stream: Callable[[str], object] | None = None,
+        **options: Any,
+    ) -> Generation:
+        """Continue a prompt, or a batch of prompts of any lengths.
+
+        Options have the names, meanings and order of transformers' `GenerationConfig`. What is None is as the model's
+        own generation config says, and where that is silent as transformers' defaults: 20 new tokens, the likeliest
+        token each time.
+
+        Args:
+            prompt: a text, a list of texts, token ids, a list of lists of token ids, or an int64 tensor of rank 1 or 2.
+            max_new_tokens: the most tokens to add; fewer if the model's longest text is reached.
+            do_sample: whether to draw tokens at random; by default if the model does, or if temperature (above 0),
+                top_k, top_p or min_p is given.
+            temperature: what scores are divided by; 0 for the likeliest token.
+            top_k: the number of tokens to draw from; 0 for all, 50 where nobody says.
+            top_p: the probability that the tokens to draw from have together.
+            min_p: the least probability of a token to draw, as a share of the likeliest one's.
+            repetition_penalty: above 1 to make tokens that were already there less likely.
+            seed: the same seed gives the same tokens.
+            stop: texts at which to stop. The text ends before them; the tokens include them.
+            stream: called with each piece of the text, where there is one prompt.
+            options: min_new_tokens, max_length, min_length, eos_token_id, suppress_tokens, begin_suppress_tokens,
+                forced_bos_token_id, forced_eos_token_id.
+
+        Raises:
+            InvalidInputError: for a prompt that the model cannot take, an unknown option or a bad value.
+        """
+        given = {
+            **options,
+            "max_new_tokens": max_new_tokens,
+            "do_sample": do_sample,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "seed": seed,
+            "stop_strings": options.get("stop_strings") if stop is None else stop,
+        }
+        generator = self._generator(prompt, given, streams=stream is not None)
+        for piece in generator:
+            if stream is not None:
+                stream(piece)
+        return generator.result
+
+    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
+        """Continue one prompt and give its text piece by piece; options as for `generate`."""
+        if "stop" in options:
+            options["stop_strings"] = options.pop("stop")
+        return iter(self._generator(prompt, options, streams=True))
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """A conversation, [{"role": "user", "content": "..."}, ...], as a prompt for `generate`.
+
+        Raises InvalidInputError if the model has no tokenizer or no chat template.
+        """
+        if self.tokenizer is None:
+            raise InvalidInputError("this model has no tokenizer: give token ids")
+        return self.tokenizer.chat_ids(messages)
+
+    def session(self, batch: int = 1, capacity: int = 0) -> Session:
+        """A session of `batch` rows: tokens in, logits out, at one's own pace."""
+        return Session(self._executor, self.signature, self.artifact.states, batch, capacity)
+
+    def save(self, path: Path | str) -> None:
+        """Save the compiled model as the folder `path`, all of it or nothing.
+
+        An artifact that is there already is replaced; anything else there is refused with an ArtifactError.
+        """
+        if Path(path).resolve() != self.artifact.path.resolve():
+            self.artifact.copy(path)
+
+    def close(self) -> None:
+        """Free memory, and the files of a model that was never saved. The model cannot run afterwards."""
+        self._cleanup()
+
+    def __enter__(self) -> CompiledModel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        manifest = self.artifact.manifest
+        files = {entry.file for entry in manifest.weights.values()}
+        size = sum(manifest.files[file].bytes for file in files)
+        token = sum(state.bytes_a_token for state in self.artifact.states)
+        return (
+            f"CompiledModel({manifest.name!r}, backend={self.backend!r}, vocabulary={self.signature.vocabulary}, "
+            f"max_length={self.signature.max_length}, weights={size / 1e6:.1f} MB, "
+            f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
+        )
+
+    def _generator(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> Generator:
+        prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
+        if streams and (self.tokenizer is None or len(prompts) != 1):
+            why = "this model has no tokenizer" if self.tokenizer is None else f"there are {len(prompts)} prompts"
+            raise InvalidInputError(f"only the text of one prompt can be streamed, and {why}")
+        session = self.session(len(prompts), capacity=1 + max(map(len, prompts)))
+        return Generator(session, options, prompts, room, self.tokenizer, streams)
+
+    def _own(self, folder: Path) -> None:
+        """Delete `folder`, and the one around it if that is then empty, with the model."""
+        self._cleanup = weakref.finalize(self, _discard, self._executor, folder)
+
+
+def load(path: Path | str, backend: Backend = "onnxruntime", threads: int | None = None) -> CompiledModel:
+    """Load an artifact that `save` or `burnish compile` wrote.
+
+    Args:
+        path: the folder.
+        backend: "onnxruntime", or "reference" to run the graph node by node in PyTorch.
+        threads: how many processors to use; None for all that this process has. (For the reference backend this sets
+            PyTorch's threads for the whole process.)
+
+    Raises:
+        ArtifactError: something in the folder is missing, was changed, or is from a newer version.
+        UsageError: there is no such backend, or the artifact was not compiled for it.
+    """
+    if backend not in ("onnxruntime", "reference"):
+        raise UsageError(f"there is no backend {backend!r}: there are onnxruntime and reference")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads is at least 1, not {threads}")
+    artifact = Artifact.open(path)
+    artifact.verify(weights=False)
+    if backend == "onnxruntime" and not artifact.has(MODEL_FILE):
+        raise UsageError(
+            f"{path} was compiled for the {artifact.manifest.target} backend: load it with "
+            f'backend="{artifact.manifest.target}", or compile the model again'
+        )
+    # The weights, most of the bytes, are verified while ONNX Runtime prepares its session: nothing is computed with
+    # them before both are done.
+    with ThreadPoolExecutor(1, thread_name_prefix="burnish-verify") as pool:
+        verifying = pool.submit(artifact.verify, others=False, threads=threads)
+        try:
+            executor = _executor(artifact, backend, threads)
+        finally:
+            verifying.result()  # a changed byte explains whatever else went wrong
+    return CompiledModel(artifact, executor, backend)
+
+
+def load_temporary(path: Path | str, backend: Backend = "onnxruntime", threads: int | None = None) -> CompiledModel:
+    """`load`, but the folder is deleted when the model is closed or no longer used."""
+    try:
+        model = load(path, backend, threads)
+    except BaseException:
+        _discard(None, Path(path))
+        raise
+    model._own(Path(path))
+    return model
+
+
+def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Executor:
+    if backend == "reference":
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return ReferenceExecutor(artifact.program())
+    return OnnxExecutor(
+        artifact.file(MODEL_FILE), artifact.manifest.inputs, artifact.states, artifact.signature, threads
+    )
+
+
+def _discard(executor: Executor | None, folder: Path) -> None:
+    if executor is not None:
+        executor.close()
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:  # Windows keeps mapped files
+        _log.warning("could not delete the temporary artifact %s: %s", folder, error)
+        return
+    with contextlib.suppress(OSError):  # not empty: others use it
+        os.rmdir(folder.parent)
