@@ -51,8 +51,8 @@ class Generation:
         return count / self.decode_seconds if count else 0.0
 
 
-class Generator:
-    """One run of generate. Iterate it for pieces of text; its `result` is there when it is exhausted."""
+class GenerationRun:
+    """One run of generate. Iterate it once, for pieces of text; then it has a `result`."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from burnish.runtime.artifact import MODEL_FILE, Artifact
 from burnish.runtime.executor import Executor
 from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
-from burnish.runtime.generation import Generation, Generator, Prompt, prepare
+from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
@@ -120,17 +120,20 @@ class CompiledModel:
             "seed": seed,
             "stop_strings": options.get("stop_strings") if stop is None else stop,
         }
-        generator = self._generator(prompt, given, streams=stream is not None)
-        for piece in generator:
+        run = self._run(prompt, given, streams=stream is not None)
+        for piece in run:
             if stream is not None:
                 stream(piece)
-        return generator.result
+        return run.result
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[str]:
-        """Continue one prompt and give its text piece by piece; options as for `generate`."""
+    def stream(self, prompt: Prompt, **options: Any) -> GenerationRun:
+        """Continue one prompt: iterate what this gives for the pieces of the text, then read its `result`.
+
+        Options as for `generate`.
+        """
         if "stop" in options:
             options["stop_strings"] = options.pop("stop")
-        return iter(self._generator(prompt, options, streams=True))
+        return self._run(prompt, options, streams=True)
 
     def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """A conversation, [{"role": "user", "content": "..."}, ...], as a prompt for `generate`.
@@ -176,13 +179,13 @@ class CompiledModel:
             f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
         )
 
-    def _generator(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> Generator:
+    def _run(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> GenerationRun:
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
         if streams and (self.tokenizer is None or len(prompts) != 1):
             why = "this model has no tokenizer" if self.tokenizer is None else f"there are {len(prompts)} prompts"
             raise InvalidInputError(f"only the text of one prompt can be streamed, and {why}")
         session = self.session(len(prompts), capacity=1 + max(map(len, prompts)))
-        return Generator(session, options, prompts, room, self.tokenizer, streams)
+        return GenerationRun(session, options, prompts, room, self.tokenizer, streams)
 
     def _own(self, folder: Path) -> None:
         """Delete `folder`, and the one around it if that is then empty, with the model."""

@@ -17,7 +17,7 @@ _FIRST_LOOK = 1024  # tokens among which the nucleus of top-p is sought before a
 
 
 def penalize_repetition(scores: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
-    """Scores of the ids in `seen` divided by `penalty` where positive, multiplied where negative (Keskar et al., 2019)."""
+    """Scores of the ids in `seen` divided by `penalty` where positive, else multiplied (Keskar et al., 2019)."""
     chosen = scores[seen]
     return scores.index_put((seen,), torch.where(chosen < 0, chosen * penalty, chosen / penalty))
 
@@ -32,7 +32,7 @@ def force(scores: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
     return torch.full_like(scores, _NEVER).index_fill(0, torch.tensor(ids), 0.0)
 
 
-Candidates = tuple[
+Candidates = tuple[torch.Tensor, torch.Tensor]  # scores and ids of the tokens that are still possible
     torch.Tensor, torch.Tensor
 ]  # scores and ids of the tokens still possible; best first, or all in order
 
@@ -89,7 +89,7 @@ class Sampler:
             self._generator.manual_seed(options.seed)
         self._seen: list[torch.Tensor] = []
         if options.repetition_penalty != 1:
-            self._seen = [torch.tensor(prompt).unique() for prompt in prompts]
+            self._seen = [torch.tensor(sorted(set(prompt))) for prompt in prompts]
         self._all: torch.Tensor | None = None  # every id, once it is known how many there are
         self._plain = not options.do_sample and not self._processes()
 
@@ -130,7 +130,9 @@ class Sampler:
             scores = force(scores, options.forced_eos_token_id)
         if options.suppress_tokens:
             scores = forbid(scores, options.suppress_tokens)
-        if options.begin_suppress_tokens and self._new == 0:
+        # Where the first new token is a forced one, what may not begin the text may not be the second.
+        first = 1 if options.forced_bos_token_id is not None and self._prompts[row] == 1 else 0
+        if options.begin_suppress_tokens and self._new == first:
             scores = forbid(scores, options.begin_suppress_tokens)
         return scores
 

@@ -68,7 +68,7 @@ class Session:
         return self._states.nbytes
 
     def append(self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False) -> torch.Tensor:
-        """Feed new tokens; the logits of each row's last one, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
+        """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
         `ids` is int64 [b, n], or a list of b lists of at least one id, of any lengths unless `every`. Raises
         InvalidInputError if they are not, or if an id is outside the vocabulary or a row would become too long.
@@ -96,8 +96,11 @@ class Session:
         did: its length stays, its logits mean nothing, and further tokens for it do not either.
         """
         self._reserve(1 + max(map(len, self._tokens)))
-        logits = self._executor.step(tokens, self._position, self._first, self._states)
-        if active is None or all(active):
+        everyone = active is None or all(active)
+        # A row that stopped at the model's limit has no further position: it computes at its last one.
+        position = self._position if everyone else self._position.clamp(max=self._signature.max_length - 1)
+        logits = self._executor.step(tokens, position, self._first, self._states)
+        if active is None or everyone:
             self._position += 1
             for row, token in zip(self._tokens, tokens[:, 0].tolist(), strict=True):
                 row.append(token)
