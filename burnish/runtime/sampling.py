@@ -33,8 +33,6 @@ def force(scores: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
 
 
 Candidates = tuple[torch.Tensor, torch.Tensor]  # scores and ids of the tokens that are still possible
-    torch.Tensor, torch.Tensor
-]  # scores and ids of the tokens still possible; best first, or all in order
 
 
 def keep_top_k(candidates: Candidates, count: int) -> Candidates:
