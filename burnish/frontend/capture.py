@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from burnish.frontend.source_lines import line_of, noted_lines
 from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Origin, Program, Signature
 from burnish.ir.weights import Stored, Weight, Weights
@@ -103,7 +104,7 @@ class _LanguageModel(nn.Module):
         self.module = module
         self.call = call
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens: torch.Tensor) -> Any:
         return _logits(self.call(self.module, tokens))
 
 
@@ -135,7 +136,7 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
     failures: list[tuple[str, Exception]] = []
     for name, options in attempts:
         try:
-            with _quiet(), torch.no_grad():
+            with _quiet(), torch.no_grad(), noted_lines():
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
             _symbols(_tokens(exported))
             return exported
@@ -184,7 +185,8 @@ def _tokens(exported: ExportedProgram) -> fx.Node:
     if not isinstance(val, torch.Tensor) or val.dtype != torch.int64 or val.dim() != 2:
         kind = f"{val.dtype} of {val.dim()} axes" if isinstance(val, torch.Tensor) else type(val).__name__
         raise InvalidModelError(f"the input {nodes[0].name} is {kind}: {expected}")
-    return nodes[0]
+    found: fx.Node = nodes[0]
+    return found
 
 
 def _symbols(tokens: fx.Node) -> tuple[str, str]:
@@ -256,7 +258,8 @@ def _output(exported: ExportedProgram, output: fx.Node) -> fx.Node:
     """The node of the logits."""
     structure = exported.call_spec.out_spec
     assert structure is not None
-    found = _logits(pytree.tree_unflatten(output.args[0], structure))
+    results: Any = output.args[0]
+    found = _logits(pytree.tree_unflatten(results, structure))
     val = found.meta.get("val") if isinstance(found, fx.Node) else None
     if not isinstance(val, torch.Tensor) or val.dim() != 3 or not val.is_floating_point():
         kind = f"{val.dtype} of {val.dim()} axes" if isinstance(val, torch.Tensor) else f"{found!r}"
@@ -280,6 +283,9 @@ def _origin(node: fx.Node, prefix: str) -> Origin:
     path = re.sub(r"@\d+", "", f"{path}.")  # "@1": the second call of a module
     module = path.removeprefix(prefix).removesuffix(".")
     module_type = (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
+    file, line, code = line_of(node)
+    if file:
+        return Origin(module, module_type, file, line, code)
     frames = [frame for frame in _FRAME.finditer(node.meta.get("stack_trace") or "") if frame["file"] != __file__]
     if not frames:
         return Origin(module, module_type)
