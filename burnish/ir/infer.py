@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from burnish.ir.errors import InvalidProgramError
@@ -29,7 +30,8 @@ def infer(node: fx.Node, mode: FakeTensorMode) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), fake)
     assert callable(node.target)
     try:
-        with mode:
+        # Without the Python dispatcher, ops that decompose in C++ would ask symbolic sizes for their numbers.
+        with enable_python_dispatcher(), mode:
             result = node.target(*args, **kwargs)
     except Exception as error:
         raise InvalidProgramError(f"{describe(node)} does not fit its arguments: {error}") from error

@@ -237,7 +237,14 @@ def ring_positions(tokens: Tensor, position: Tensor, size: int) -> Tensor:
 # ---------------------------------------------------------------- other ops that mix positions
 
 
-@_define("causal_conv1d(Tensor x, Tensor weight, Tensor? bias, int dilation, int groups) -> Tensor")
+def _causal_conv1d_shape(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0], x.shape[2]))
+
+
+@_define(
+    "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, int dilation, int groups) -> Tensor",
+    shape=_causal_conv1d_shape,
+)
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
     """Convolution over the tokens of x[B, C, S] that sees no later token: weight[C', C/groups, K], zeros before token 0."""
     padded = F.pad(x, ((weight.shape[-1] - 1) * dilation, 0))

@@ -189,9 +189,7 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
 def _is_inactive(dropout: fx.Node, log: Log) -> bool:
     probability, training = dropout.args[1:3]
     if probability != 0 and training:
-        log.refuse(
-            dropout, "the model was exported in training mode, so this dropout drops: call model.eval()"
-        )
+        log.refuse(dropout, "the model was exported in training mode, so this dropout drops: call model.eval()")
         return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from burnish.ir.program import Program
 from burnish.passes.base import Effect, Log
@@ -11,11 +12,12 @@ from burnish.rewrite.engine import Rule, rewrite
 
 @dataclass(frozen=True)
 class Rules:
-    """Applies `rules` in one walk. `fuel` is the number of rewrites after which it stops (None: no limit), for bisecting."""
+    """Applies `rules` in one walk; stops after `fuel` rewrites (None: no limit), which is for bisecting."""
+
+    effect: ClassVar[Effect] = Effect.REASSOCIATES
 
     name: str
     rules: tuple[Rule, ...] = field(repr=False)
-    effect: Effect = Effect.REASSOCIATES  # type: ignore[misc]  # the protocol has it on the class
     fuel: int | None = None
 
     def run(self, program: Program, log: Log) -> Program:

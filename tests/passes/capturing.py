@@ -36,9 +36,7 @@ def captured(model: nn.Module, max_length: int = 64) -> Program:
     for spec in exported.graph_signature.input_specs:
         if spec.kind is not InputKind.USER_INPUT:
             target = str(spec.target)
-            names[spec.arg.name] = weights.add(
-                target.removeprefix("model."), Stored(tensors[target].detach())
-            )
+            names[spec.arg.name] = weights.add(target.removeprefix("model."), Stored(tensors[target].detach()))
     graph, mapping = fx.Graph(), {}
     for node in exported.graph.nodes:
         if node.name in names:

@@ -1,0 +1,112 @@
+"""Activations written out become one op; an activation times another value becomes `burnish::gated_activation`."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import fx
+
+from burnish.ir.edit import Editor
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, value
+from burnish.passes.clean import same_shape
+from burnish.passes.rules import Rules
+from burnish.rewrite.engine import Rule
+from burnish.rewrite.matching import Match
+from burnish.rewrite.pattern import Either, Number, Pattern, Variable, div, either, mul, op, power
+from burnish.rewrite.words import erf, sigmoid, tanh
+
+aten = torch.ops.aten
+
+x, gate, up = Variable("x"), Variable("gate"), Variable("up")
+
+# How exactly authors write sqrt(2 / pi): 0.79788456 and 0.7978845608 are in use.
+_PRECISION = 1e-6
+
+
+def product(*factors: Any) -> Either:
+    """The product of three factors in any order and grouping."""
+    return either(*(mul(mul(a, b), c) for a, b, c in permutations(factors) if _index(factors, a) < _index(factors, b)))
+
+
+def _index(factors: tuple[Any, ...], factor: Any) -> int:
+    return next(index for index, each in enumerate(factors) if each is factor)
+
+
+# ---------------------------------------------------------------- activations written out
+
+cube: Pattern = either(power(x, 3), mul(mul(x, x), x))
+root_two_over_pi, coefficient, root_half = Number("sqrt(2 / pi)"), Number("0.044715"), Number("1 / sqrt(2)")
+root_two = Number("sqrt(2)")
+_inner = either(
+    mul(root_two_over_pi, x + coefficient * cube),
+    product(root_two_over_pi, x, 1 + product(coefficient, x, x)),
+    product(root_two_over_pi, x, 1 + coefficient * mul(x, x)),
+    product(root_two_over_pi, x, 1 + coefficient * power(x, 2)),
+)
+_scaled = either(div(x, root_two), mul(x, root_half))
+
+
+def _is_tanh_gelu(program: Program, match: Match) -> bool:
+    return _is_about(match.number(root_two_over_pi), math.sqrt(2 / math.pi)) and _is_about(
+        match.number(coefficient), 0.044715
+    )
+
+
+def _is_gelu(program: Program, match: Match) -> bool:
+    if root_two in match:
+        return _is_about(match.number(root_two), math.sqrt(2))
+    return _is_about(match.number(root_half), math.sqrt(0.5))
+
+
+def _is_about(found: float, wanted: float) -> bool:
+    return abs(found - wanted) <= _PRECISION * wanted
+
+
+def _to_silu(editor: Editor, match: Match) -> fx.Node:
+    return editor.call(aten.silu.default, match.node(x), like=match.root)
+
+
+def _to_gelu(editor: Editor, match: Match) -> fx.Node:
+    return editor.call(aten.gelu.default, match.node(x), like=match.root)
+
+
+def _to_tanh_gelu(editor: Editor, match: Match) -> fx.Node:
+    return editor.call(aten.gelu.default, match.node(x), like=match.root, approximate="tanh")
+
+
+# ---------------------------------------------------------------- gated activations
+
+_ACTIVATIONS: dict[str, Pattern] = {
+    "silu": op("silu", aten.silu.default)(gate),
+    "gelu": op("gelu", aten.gelu.default)(gate),
+    "gelu_tanh": op("gelu", aten.gelu.default)(gate, approximate="tanh"),
+    "relu": op("relu", aten.relu.default)(gate),
+    "sigmoid": sigmoid(gate),
+}
+
+
+def _is_gated(program: Program, match: Match) -> bool:
+    """Whether both factors have the product's shape, and the second is not the first (relu(x) * relu(x))."""
+    first, second = match.node(gate), match.node(up)
+    shape = value(match.root)
+    return same_shape(value(first), shape) and same_shape(value(second), shape) and second not in first.users
+
+
+def _to_gated(editor: Editor, match: Match) -> fx.Node:
+    name = next(name for name, pattern in _ACTIVATIONS.items() if pattern in match)
+    return editor.call(burnish_ops.gated_activation.default, match.node(gate), match.node(up), name, like=match.root)
+
+
+RAISE_ACTIVATIONS = Rules(
+    "raise-activations",
+    (
+        Rule("silu", mul(x, sigmoid(x)), _to_silu),
+        Rule("gelu", product(0.5, x, 1 + erf(_scaled)), _to_gelu, _is_gelu),
+        Rule("gelu by tanh", product(0.5, x, 1 + tanh(_inner)), _to_tanh_gelu, _is_tanh_gelu),
+        Rule("gated activation", mul(either(*_ACTIVATIONS.values()), up), _to_gated, _is_gated),
+    ),
+)

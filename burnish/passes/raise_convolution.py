@@ -1,0 +1,209 @@
+"""Convolutions that see no later token become `burnish::causal_conv1d`, and moved tokens `burnish::shift`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from burnish.ir.edit import Editor
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, value
+from burnish.passes.analyses.movement import MOVEMENTS
+from burnish.passes.analyses.position_only import is_sequence
+from burnish.passes.rules import Rules
+from burnish.rewrite.arguments import arguments
+from burnish.rewrite.engine import Refusal, Rule
+from burnish.rewrite.matching import Match
+from burnish.rewrite.pattern import Argument, Variable, either
+from burnish.rewrite.words import cat, conv1d, conv1d_by_name, pad, slice_of, to, zeros
+
+x, first, weight = Variable("x"), Variable("first tokens"), Variable("weight")
+axis, start, end, amounts = Argument("axis"), Argument("start"), Argument("end"), Argument("amounts")
+bias, stride, dilation, groups = Argument("bias"), Argument("stride"), Argument("dilation"), Argument("groups")
+padding = Argument("padding")
+
+
+# ---------------------------------------------------------------- tokens moved
+
+_led = cat([first, x], axis)
+_padded = pad(x, amounts)
+
+
+def _shift(editor: Editor, match: Match, axis: int, amount: int) -> fx.Node:
+    return editor.call(burnish_ops.shift.default, match.node(x), axis, amount, like=match.root)
+
+
+def _is_all_tokens(program: Program, node: fx.Node, axis: int) -> bool:
+    """Whether `axis` of the node's value has one entry a token."""
+    return is_sequence(program, value(node).shape[axis])
+
+
+def _from_padding(editor: Editor, match: Match) -> fx.Node | None:
+    """pad(x, [.., n, -n]), or pad(x, [.., n, 0]) cut off behind the last token."""
+    pads = _padded_axis(match.node(_padded))
+    if pads is None:
+        return None
+    where, before, behind = pads
+    program, root = editor.program, match.root
+    if not _is_all_tokens(program, match.node(x), where) or not _is_all_tokens(program, root, where):
+        return None
+    if root is not match.node(_padded) and not _is_cut_behind(match, where):
+        return None
+    if root is match.node(_padded) and behind > 0 > before:
+        raise Refusal(f"it moves tokens {behind} places towards the first: a token would see later ones", root)
+    return _shift(editor, match, where, before) if before > 0 else None
+
+
+def _padded_axis(node: fx.Node) -> tuple[int, int, int] | None:
+    """The one axis that is padded with zeros, and by how much before and behind; None if it is otherwise."""
+    given = arguments(node)
+    if given.get("mode", "constant") != "constant" or given["value"] not in (None, 0):
+        return None
+    pads = given["pad"]
+    pairs = [(pads[index], pads[index + 1]) for index in range(0, len(pads), 2)]
+    padded = [index for index, pair in enumerate(pairs) if pair != (0, 0)]
+    if len(padded) != 1 or not all(isinstance(amount, int) for amount in pairs[padded[0]]):
+        return None
+    before, behind = pairs[padded[0]]
+    return value(node).dim() - 1 - padded[0], int(before), int(behind)
+
+
+def _is_cut_behind(match: Match, where: int) -> bool:
+    """Whether the root, a slice, keeps the first elements of axis `where`."""
+    return match[axis] % value(match.root).dim() == where and match[start] in (None, 0)
+
+
+def _from_join(editor: Editor, match: Match) -> fx.Node | None:
+    """cat(zeros, x) cut off behind the last token, or cat(zeros, x cut off before it)."""
+    program, root = editor.program, match.root
+    where = match[_joined_axis] % value(root).dim()
+    count = value(match.node(first)).shape[where]
+    if not _is_all_tokens(program, match.node(x), where) or not _is_all_tokens(program, root, where):
+        return None
+    if match[axis] % value(root).dim() != where or match[start] not in (None, 0) or not isinstance(count, int):
+        return None
+    if not _is_zeros(program, match.node(first)):
+        raise Refusal("what stands before the first token is not zeros", match.node(first))
+    return _shift(editor, match, where, count)
+
+
+_joined_axis = Argument("joined axis")
+_cut = slice_of(x, axis, start, end)
+
+
+def _is_zeros(program: Program, node: fx.Node) -> bool:
+    """Whether the node's value is zeros, provably."""
+    if node.target in zeros.targets:
+        return all(arguments(node).get(name, 0) == 0 for name in ("fill_value",))
+    if node.op == "get_attr":
+        return not bool(program.weights[str(node.target)].materialize().any())
+    if node.target in MOVEMENTS or node.target in to.targets:
+        sources = [each for each in node.all_input_nodes if each.meta.get("val") is not None]
+        return all(_is_zeros(program, each) for each in sources if hasattr(each.meta["val"], "shape"))
+    return False
+
+
+# ---------------------------------------------------------------- convolutions
+
+_convolution = conv1d(x, weight, bias, stride, padding, dilation, groups)
+_padded_convolution = conv1d(_padded, weight, bias, stride, padding, dilation, groups)
+_led_convolution = conv1d(_led, weight, bias, stride, padding, dilation, groups)
+
+
+def _reach(match: Match) -> int:
+    """How many tokens the convolution spans beyond one."""
+    return (int(value(match.node(weight)).shape[-1]) - 1) * int(match[dilation][0])
+
+
+def _causal(editor: Editor, match: Match) -> fx.Node:
+    if match[stride] != [1]:
+        raise Refusal(f"a convolution over the tokens with stride {match[stride]}", match.root)
+    return editor.call(
+        burnish_ops.causal_conv1d.default,
+        match.node(x),
+        match.node(weight),
+        match[bias],
+        int(match[dilation][0]),
+        int(match[groups]),
+        like=match.root,
+    )
+
+
+def _is_over_tokens(program: Program, match: Match) -> bool:
+    source = match.node(x)
+    return value(source).dim() == 3 and _is_all_tokens(program, source, 2) and _reach(match) > 0
+
+
+def _from_cut(editor: Editor, match: Match) -> fx.Node | None:
+    """A convolution padded on both sides and cut off behind the last token."""
+    if not _is_all_tokens(editor.program, match.root, 2) or not _is_cut_behind(match, 2):
+        return None
+    if match[padding] != [_reach(match)]:
+        raise _sees_later(match, int(match[padding][0]))
+    return _causal(editor, match)
+
+
+def _from_padded(editor: Editor, match: Match) -> fx.Node | None:
+    """A convolution, not padded, of tokens with zeros in front."""
+    pads = _padded_axis(match.node(_padded))
+    if pads is None or pads[0] != 2:
+        return None
+    _, before, behind = pads
+    if behind != 0 or match[padding] != [0] or before != _reach(match):
+        raise _sees_later(match, before)
+    return _causal(editor, match)
+
+
+def _from_led(editor: Editor, match: Match) -> fx.Node | None:
+    """A convolution, not padded, of tokens behind a tensor of zeros."""
+    zeros = match.node(first)
+    if match[axis] % 3 != 2 or match[padding] != [0] or value(zeros).shape[2] != _reach(match):
+        return None
+    if not _is_zeros(editor.program, zeros):
+        raise Refusal("what stands before the first token is not zeros", zeros)
+    return _causal(editor, match)
+
+
+def _refuse(editor: Editor, match: Match) -> fx.Node | None:
+    """A convolution that none of the causal spellings was made of."""
+    is_cut = match.root.users and all(user.target in slice_of.targets for user in match.root.users)
+    if match[padding] == [_reach(match)] and is_cut:
+        return None  # the slices have the word
+    raise _sees_later(match, match[padding][0] if isinstance(match[padding], list) else match[padding])
+
+
+def _sees_later(match: Match, ahead: Any) -> Refusal:
+    return Refusal(
+        f"a convolution over {_reach(match) + 1} tokens with padding {ahead} is not causal: that would take "
+        f"{_reach(match)} zeros before the first token and none behind the last",
+        match.root,
+    )
+
+
+RAISE_CONVOLUTIONS = Rules(
+    "raise-convolutions",
+    (
+        Rule("causal convolution, padded in front", _padded_convolution, _from_padded, _is_over_tokens),
+        Rule("causal convolution behind zeros", _led_convolution, _from_led, _is_over_tokens),
+        Rule(
+            "causal convolution, cut off behind",
+            slice_of(_convolution, axis, start, end),
+            _from_cut,
+            _is_over_tokens,
+        ),
+        Rule("convolution over the tokens", _convolution, _refuse, _is_over_tokens),
+        Rule(
+            "convolution over the tokens",
+            conv1d_by_name(x, weight, bias, stride, padding, dilation, groups),
+            _refuse,
+            _is_over_tokens,
+        ),
+        Rule("shift by padding", either(_padded, slice_of(_padded, axis, start, end)), _from_padding),
+        Rule(
+            "shift by joining zeros",
+            either(cat([first, _cut], _joined_axis), slice_of(cat([first, x], _joined_axis), axis, start, end)),
+            _from_join,
+        ),
+    ),
+)
