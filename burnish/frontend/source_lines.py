@@ -19,7 +19,7 @@ from torch import fx
 from torch.overrides import TorchFunctionMode
 
 _KEY = "burnish_line"
-_TORCH = os.path.dirname(torch.__file__) + os.sep
+_SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 
 
 class _NoteLines(TorchFunctionMode):
@@ -27,7 +27,7 @@ class _NoteLines(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
         frame = sys._getframe(1)
-        while frame.f_code.co_filename.startswith(_TORCH) and frame.f_back is not None:
+        while frame.f_code.co_filename.startswith(_SKIPPED) and frame.f_back is not None:
             frame = frame.f_back
         with fx_traceback.annotate({_KEY: (frame.f_code.co_filename, frame.f_lineno)}):
             return func(*args, **(kwargs or {}))
