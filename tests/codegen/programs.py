@@ -132,7 +132,7 @@ class OnnxStep:
         assert self.outputs == ["logits", *(output_name(state.name) for state in program.states)]
 
     def __call__(self, given: dict[str, Tensor]) -> list[Tensor]:
-        """Inputs and outputs in memory of their own, except that a CACHE is written in place, as the runtime binds it."""
+        """Inputs and outputs in memory of their own, but a CACHE is written in place, as the runtime binds it."""
         binding = self.session.io_binding()
         # An OrtValue does not own the memory of the array that it is made from: the arrays must outlive the run.
         memory = {name: tensor.numpy().copy() for name, tensor in given.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,11 @@ def _reciprocal_root(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.builder.op("Reciprocal", c.builder.op("Sqrt", c.tensor(a["self"], dtype_of(node))))
 
 
+def _square(c: Context, node: fx.Node, a: Arguments) -> Result:
+    x = c.tensor(a["self"], dtype_of(node))
+    return c.builder.op("Mul", x, x)
+
+
 def activation(c: Context, name: str, x: ir.Value, dtype: torch.dtype) -> ir.Value:
     """An activation by its name in `burnish.ir.ops.ACTIVATIONS`."""
     b = c.builder
@@ -216,6 +222,23 @@ def _reduction(name: str) -> Translate:
         return c.builder.op(name, x, axes, keepdims=int(bool(a.get("keepdim"))))
 
     return translate
+
+
+def _variance(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """The mean squared distance from the mean, times n / (n - correction)."""
+    shape = shape_of(a["self"])
+    chosen = [axis % len(shape) for axis in (a["dim"] or range(len(shape)))]
+    if not all(isinstance(shape[axis], int) for axis in chosen):
+        return None
+    count = math.prod(int(shape[axis]) for axis in chosen)
+    correction = a.get("correction", 1)
+    correction = 1 if correction is None else float(correction)
+    op, axes, x = c.builder.op, c.builder.constant(chosen), c.value(a["self"])
+    away = op("Sub", x, op("ReduceMean", x, axes, keepdims=1))
+    variance = op("ReduceMean", op("Mul", away, away), axes, keepdims=int(bool(a["keepdim"])))
+    if correction:
+        variance = op("Mul", variance, c.tensor(count / (count - correction), dtype_of(node)))
+    return variance
 
 
 def _arg_reduction(name: str) -> Translate:
@@ -383,12 +406,15 @@ COMPUTE: dict[Any, Translate] = {
     aten.logical_or.default: _logical("Or", only_bools=False),
     aten.logical_xor.default: _logical("Xor", only_bools=False),
     aten.logical_not.default: _logical("Not", only_bools=False),
+    aten.__and__.Tensor: _logical("And", only_bools=True),
+    aten.__or__.Tensor: _logical("Or", only_bools=True),
     **_forms(aten.bitwise_and, lambda: _logical("And", only_bools=True)),
     **_forms(aten.bitwise_or, lambda: _logical("Or", only_bools=True)),
     **_forms(aten.bitwise_xor, lambda: _logical("Xor", only_bools=True)),
     aten.bitwise_not.default: _logical("Not", only_bools=True),
     **{op: _unary(name) for op, name in _SIMPLE_UNARY.items()},
     aten.rsqrt.default: _reciprocal_root,
+    aten.square.default: _square,
     aten.silu.default: _silu,
     aten.gelu.default: _gelu,
     aten.softplus.default: _softplus,
@@ -403,6 +429,7 @@ COMPUTE: dict[Any, Translate] = {
     **dict.fromkeys((aten.mean.dim, aten.mean.default), _reduction("ReduceMean")),
     aten.amax.default: _reduction("ReduceMax"),
     aten.amin.default: _reduction("ReduceMin"),
+    aten.var.correction: _variance,
     aten.argmax.default: _arg_reduction("ArgMax"),
     aten.argmin.default: _arg_reduction("ArgMin"),
     aten.cumsum.default: _running_sum,

@@ -2,8 +2,8 @@
 
 GroupQueryAttention (CPU, onnxruntime 1.32) writes the new keys and values into the cache that it reads, without a copy
 when past and present are bound to the same memory. It takes rows of different lengths, chunks, windows, soft caps,
-sinks and an additive bias. It does not take head sizes that are no multiple of 8, values of another size than keys, rings, or
-keys that are computed from something else in the cache.
+sinks and an additive bias. It does not take head sizes that are no multiple of 8, values of another size than keys,
+rings, or keys that are computed from something else in the cache.
 """
 
 from __future__ import annotations

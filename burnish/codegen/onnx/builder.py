@@ -116,10 +116,11 @@ class Builder:
         finally:
             self.nodes, self._memory = outer_nodes, outer_memory
 
-    def subgraph_input(self, name: str, dtype: torch.dtype) -> ir.Value:
+    def subgraph_input(self, name: str, dtype: torch.dtype, rank: int) -> ir.Value:
         """An input of a subgraph, before the subgraph is made."""
         value = new_value(self._next_name(name))
         value.dtype = onnx_dtype(dtype)
+        value.shape = ir.Shape([None] * rank)
         return value
 
     # ------------------------------------------------------------ leaves

@@ -64,6 +64,7 @@ class _Lowering:
 
     def run(self) -> ir.Model:
         self._check_caches()
+        self._declare_leaves()
         for node in self.program.graph.nodes:
             self.builder.scope = node.name
             first = len(self.builder.nodes)
@@ -94,16 +95,20 @@ class _Lowering:
 
     # ------------------------------------------------------------ nodes
 
-    def _lower(self, node: fx.Node) -> None:
+    def _declare_leaves(self) -> None:
+        """Inputs and weights first: an op may be made together with a later one, and read what that one reads."""
         results = self.context.results
-        if node.op == "placeholder":
-            results[node] = self.builder.input(node.name, dtype_of(node), shape_of(node))
-        elif node.op == "get_attr":
-            results[node] = self.builder.weight(self.program.weight_of(node))
-        elif node.op == "call_function":
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                results[node] = self.builder.input(node.name, dtype_of(node), shape_of(node))
+            elif node.op == "get_attr":
+                results[node] = self.builder.weight(self.program.weight_of(node))
+
+    def _lower(self, node: fx.Node) -> None:
+        if node.op == "call_function":
             result = self._call(node)
             if result is not None:
-                results[node] = result
+                self.context.results[node] = result
                 self._declare(node, result)
 
     def _call(self, node: fx.Node) -> Result | None:

@@ -61,9 +61,9 @@ def _looped(c: Context, o: _Operands) -> ir.Value:
     op, constant = c.builder.op, c.builder.constant
     size = op("Concat", op("Shape", o.chosen), constant([o.out]), axis=0)
     nothing = op("Expand", constant(0, o.dtype), size)
-    expert = c.builder.subgraph_input("expert", torch.int64)
-    going = c.builder.subgraph_input("going", torch.bool)
-    total = c.builder.subgraph_input("total", o.dtype)
+    expert = c.builder.subgraph_input("expert", torch.int64, rank=0)
+    going = c.builder.subgraph_input("going", torch.bool, rank=0)
+    total = c.builder.subgraph_input("total", o.dtype, rank=2)
 
     def body() -> list[ir.Value]:
         mine = op("Transpose", op("NonZero", op("Equal", o.chosen, expert)), perm=[1, 0])  # [rows of this expert, 1]
