@@ -1,0 +1,68 @@
+"""Ten styles compile to step form and match; five models that see later tokens are refused with the line that does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import burnish
+from burnish.ir.errors import NotCausalError
+from burnish.runtime.model import CompiledModel
+from tests.own_modules.causal import LENGTH, STYLES, VOCABULARY
+from tests.own_modules.not_causal import REFUSED
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    scale = max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * scale)
+
+
+def in_pieces(compiled: CompiledModel, ids: Tensor, pieces: list[int]) -> Tensor:
+    session = compiled.session(batch=ids.shape[0])
+    return torch.cat([session.append(part, every=True) for part in ids.split(pieces, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+@torch.no_grad()
+def test_a_module_somebody_wrote_this_morning(style: type[nn.Module], backend: str) -> None:
+    torch.manual_seed(0)
+    model = style().eval()
+    ids = torch.randint(VOCABULARY, (2, 40))
+    expected = model(ids)
+    with burnish.compile(model, max_length=LENGTH, backend=backend) as compiled:
+        close(compiled(ids), expected)
+        close(in_pieces(compiled, ids, [1] * 40), expected)
+        close(in_pieces(compiled, ids, [7, 13, 1, 19]), expected)
+        session = compiled.session(batch=2)
+        session.append(ids[:, :30])
+        session.rewind(11)
+        close(session.append(ids[:, 11:], every=True), expected[:, 11:])
+
+
+def greedy(model: nn.Module, ids: list[int], count: int) -> list[int]:
+    tokens = list(ids)
+    for _ in range(count):
+        tokens.append(int(model(torch.tensor([tokens]))[0, -1].argmax()))
+    return tokens[len(ids) :]
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+@torch.no_grad()
+def test_prompts_of_unequal_length_generate_what_each_does_alone(style: type[nn.Module]) -> None:
+    torch.manual_seed(1)
+    model = style().eval()
+    prompts = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [7], [2, 7, 1, 8]]
+    with burnish.compile(model, max_length=LENGTH) as compiled:
+        found = compiled.generate(prompts, max_new_tokens=12, do_sample=False)
+    assert found.tokens == [greedy(model, prompt, 12) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("style", "code"), REFUSED, ids=lambda value: getattr(value, "__name__", ""))
+def test_what_sees_later_tokens_is_refused_by_line(style: type[nn.Module], code: str) -> None:
+    with pytest.raises(NotCausalError) as refusal:
+        burnish.compile(style().eval(), max_length=LENGTH)
+    message = str(refusal.value)
+    assert code in message
+    assert "not_causal.py:" in message
