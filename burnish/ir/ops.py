@@ -34,7 +34,15 @@ def _define(
 # ---------------------------------------------------------------- pointwise and norms
 
 
-@_define("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor")
+def _shape_of_first(x: Tensor, *others: object) -> Tensor:
+    """For references of many ops, whose shape function they would be too: typing a node is then one op, not ten."""
+    dtype = x.dtype
+    for other in others:
+        dtype = torch.promote_types(dtype, other.dtype) if isinstance(other, Tensor) else dtype
+    return torch.empty_like(x, dtype=dtype)
+
+
+@_define("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor", shape=_shape_of_first)
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, the mean in float32 (Zhang and Sennrich, 2019)."""
     wide = x.float()
@@ -42,7 +50,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return normed if weight is None else weight * normed
 
 
-@_define("rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved=False) -> Tensor")
+@_define("rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved=False) -> Tensor", shape=_shape_of_first)
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Rotary embedding (Su et al., 2021) of the first R elements of x's last axis; the others pass through.
 
@@ -251,7 +259,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int,
     return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
 
 
-@_define("shift(Tensor x, int axis, int amount) -> Tensor")
+@_define("shift(Tensor x, int axis, int amount) -> Tensor", shape=_shape_of_first)
 def shift(x: Tensor, axis: int, amount: int) -> Tensor:
     """Each token's value moved `amount` tokens later along `axis`; zeros before."""
     first = torch.zeros_like(x.narrow(axis, 0, 1)).repeat_interleave(amount, dim=axis)

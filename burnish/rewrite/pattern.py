@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -136,7 +137,8 @@ def roots(pattern: Pattern) -> frozenset[Any]:
     raise TypeError(f"a rule's pattern must begin with an op, not with a {type(pattern).__name__}")
 
 
-def size(pattern: Any) -> int:
+@cache
+def size(pattern: Pattern) -> int:
     """How many ops a match of `pattern` has at most, each counted once."""
     counted: set[int] = set()
     return _size(pattern, counted)

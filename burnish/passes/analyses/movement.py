@@ -11,7 +11,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import Tensor, fx
 
@@ -61,7 +60,7 @@ def _concrete(program: Program, size: int | torch.SymInt) -> int:
         return size
     expression = size.node.expr
     values = {program.batch: _BATCH, program.sequence: _TOKENS}
-    if isinstance(expression, sympy.Symbol):
+    if str(expression) in values:
         return values[str(expression)]
     return int(expression.subs({symbol: values[str(symbol)] for symbol in expression.free_symbols}))
 
