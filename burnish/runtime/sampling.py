@@ -1,38 +1,54 @@
 """From logits to the next token: transformers' processors, in transformers' order.
 
 First what changes scores whether or not there is sampling (repetition penalty, least lengths, forced and suppressed
-tokens), then, when sampling, temperature, top-k, top-p and min-p. Everything is one row, float32 [vocabulary].
+tokens), then, when sampling, temperature, top-k, top-p and min-p. Everything is one row, float32 [vocabulary], in
+numpy, whose operations on a row of logits cost a fraction of PyTorch's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from burnish.runtime.options import GenerationOptions
 
-_NEVER = float("-inf")
+Scores: TypeAlias = NDArray[np.floating[Any]]
+Ids: TypeAlias = NDArray[np.int64]
+
+_NEVER = -np.inf
 _FIRST_LOOK = 1024  # tokens among which the nucleus of top-p is sought before all are sorted
 
 
-def penalize_repetition(scores: torch.Tensor, seen: torch.Tensor, penalty: float) -> torch.Tensor:
+def penalize_repetition(scores: Scores, seen: Ids, penalty: float) -> Scores:
     """Scores of the ids in `seen` divided by `penalty` where positive, else multiplied (Keskar et al., 2019)."""
-    chosen = scores[seen]
-    return scores.index_put((seen,), torch.where(chosen < 0, chosen * penalty, chosen / penalty))
+    chosen, penalized = scores[seen], scores.copy()
+    penalized[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
+    return penalized
 
 
-def forbid(scores: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+def forbid(scores: Scores, ids: Sequence[int]) -> Scores:
     """Scores without the tokens `ids`."""
-    return scores.index_fill(0, torch.tensor(ids), _NEVER)
+    left = scores.copy()
+    left[list(ids)] = _NEVER
+    return left
 
 
-def force(scores: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+def force(scores: Scores, ids: Sequence[int]) -> Scores:
     """Scores that leave only the tokens `ids`."""
-    return torch.full_like(scores, _NEVER).index_fill(0, torch.tensor(ids), 0.0)
+    only = np.full_like(scores, _NEVER)
+    only[list(ids)] = 0
+    return only
 
 
-Candidates = tuple[torch.Tensor, torch.Tensor]  # scores and ids of the tokens that are still possible
+class Candidates(NamedTuple):
+    """The tokens that are still possible."""
+
+    scores: Scores
+    ids: Ids
 
 
 def keep_top_k(candidates: Candidates, count: int) -> Candidates:
@@ -40,35 +56,33 @@ def keep_top_k(candidates: Candidates, count: int) -> Candidates:
     scores, ids = candidates
     if count >= len(scores):
         return candidates
-    best, places = torch.topk(scores, count)
-    level = scores >= best[-1]
-    if best[-1] > _NEVER and int(level.sum()) > count:
-        places = level.nonzero()[:, 0]
-        best, order = torch.sort(scores[places], descending=True)
-        places = places[order]
-    return best, ids[places]
+    least = np.partition(scores, len(scores) - count)[len(scores) - count]
+    keep = np.flatnonzero(scores >= least)
+    return Candidates(scores[keep], ids[keep])
 
 
 def keep_top_p(candidates: Candidates, mass: float) -> Candidates:
     """The best that together have the probability `mass` (Holtzman et al., 2019), at least one."""
-    scores, ids = candidates
-    total = scores.logsumexp(0)
-    for count in (min(_FIRST_LOOK, len(scores)), len(scores)):
-        best, places = torch.topk(scores, count)
-        probability = (best - total).exp()
-        above = probability.cumsum(0) - probability  # what the better ones have together
-        if count == len(scores) or float(above[-1]) >= mass:
+    best = scores = candidates.scores
+    total = np.exp(scores - scores.max()).sum(dtype=np.float64)
+    if len(scores) > _FIRST_LOOK:
+        best = np.partition(scores, len(scores) - _FIRST_LOOK)[-_FIRST_LOOK:]
+    for looked_at in (best, scores):
+        descending = np.sort(looked_at)[::-1]
+        probability = np.exp((descending - descending[0]).astype(np.float64)) / total
+        above = probability.cumsum() - probability  # what the better ones have together
+        if above[-1] >= mass:
             break
-    keep = max(1, int((above < mass).sum()))
-    return best[:keep], ids[places[:keep]]
+    least = descending[max(1, int(np.count_nonzero(above < mass))) - 1]
+    keep = np.flatnonzero(scores >= least)
+    return Candidates(scores[keep], candidates.ids[keep])
 
 
 def keep_min_p(candidates: Candidates, share: float) -> Candidates:
     """Those at least `share` times as likely as the best."""
     scores, ids = candidates
-    probability = scores.softmax(0)
-    keep = probability >= share * probability.max()
-    return scores[keep], ids[keep]
+    keep = np.flatnonzero(np.exp(scores - scores.max()) >= share)
+    return Candidates(scores[keep], ids[keep])
 
 
 class Sampler:
@@ -80,15 +94,11 @@ class Sampler:
         self._prompts = [len(prompt) for prompt in prompts]
         self._room = list(room)
         self._new = 0
-        self._generator = torch.Generator()
-        if options.seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(options.seed)
-        self._seen: list[torch.Tensor] = []
+        self._random = np.random.Generator(np.random.PCG64(options.seed))
+        self._seen: list[Ids] = []
         if options.repetition_penalty != 1:
-            self._seen = [torch.tensor(sorted(set(prompt))) for prompt in prompts]
-        self._all: torch.Tensor | None = None  # every id, once it is known how many there are
+            self._seen = [np.unique(np.array(prompt, dtype=np.int64)) for prompt in prompts]
+        self._all: Ids | None = None  # every id, once it is known how many there are
         self._plain = not options.do_sample and not self._processes()
 
     def _processes(self) -> bool:
@@ -101,24 +111,20 @@ class Sampler:
 
     def choose(self, logits: torch.Tensor) -> list[int]:
         """The next token of each row, from logits [b, vocabulary]."""
-        logits = logits.float()
+        scores: Scores = logits.float().numpy()
         if self._plain:
-            # numpy: twenty times as fast as torch.argmax on one row
-            chosen: list[int] = logits.numpy().argmax(-1).tolist()
+            chosen: list[int] = scores.argmax(-1).tolist()
         else:
-            draws = torch.rand(len(logits), generator=self._generator, dtype=torch.float64)
-            chosen = [
-                self._choose_row(row, self.process(row, scores), float(draw))
-                for row, (scores, draw) in enumerate(zip(logits, draws, strict=True))
-            ]
+            draws = self._random.random(len(scores)).tolist()
+            chosen = [self._choose_row(row, scores[row], draw) for row, draw in enumerate(draws)]
         self._new += 1
         return chosen
 
-    def process(self, row: int, scores: torch.Tensor) -> torch.Tensor:
+    def process(self, row: int, scores: Scores) -> Scores:
         """The scores of a row after the processors that apply with and without sampling."""
         options, length = self._options, self._prompts[row] + self._new
         if self._seen:
-            scores = penalize_repetition(scores, self._seen[row], float(options.repetition_penalty))
+            scores = penalize_repetition(scores, self._seen[row], options.repetition_penalty)
         ends = options.eos_token_id
         if ends and (length < options.min_length or self._new < options.min_new_tokens):
             scores = forbid(scores, ends)
@@ -134,14 +140,14 @@ class Sampler:
             scores = forbid(scores, options.begin_suppress_tokens)
         return scores
 
-    def candidates(self, scores: torch.Tensor) -> Candidates:
+    def candidates(self, scores: Scores) -> Candidates:
         """The tokens that sampling chooses from, with their scores."""
         options = self._options
         if options.temperature != 1:
-            scores = scores / options.temperature
+            scores = scores / scores.dtype.type(options.temperature)
         if self._all is None:
-            self._all = torch.arange(len(scores))
-        found: Candidates = (scores, self._all)
+            self._all = np.arange(len(scores))
+        found = Candidates(scores, self._all)
         if options.top_k:
             found = keep_top_k(found, options.top_k)
         if options.top_p < 1:
@@ -150,14 +156,15 @@ class Sampler:
             found = keep_min_p(found, options.min_p)
         return found
 
-    def _choose_row(self, row: int, scores: torch.Tensor, draw: float) -> int:
+    def _choose_row(self, row: int, scores: Scores, draw: float) -> int:
+        scores = self.process(row, scores)
         if self._options.do_sample:
             scores, ids = self.candidates(scores)
-            heap = scores.double().softmax(0).cumsum(0)
-            place = int(torch.searchsorted(heap, draw * heap[-1], right=True))
+            heap = np.exp(scores - scores.max()).cumsum(dtype=np.float64)
+            place = int(heap.searchsorted(draw * heap[-1], side="right"))
             token = int(ids[min(place, len(ids) - 1)])
         else:
-            token = int(scores.numpy().argmax())
-        if self._seen and not bool((self._seen[row] == token).any()):
-            self._seen[row] = torch.cat((self._seen[row], torch.tensor([token])))
+            token = int(scores.argmax())
+        if self._seen and token not in self._seen[row]:
+            self._seen[row] = np.append(self._seen[row], token)
         return token

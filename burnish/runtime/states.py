@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from burnish.ir.states import State, StateKind
+
+_ALIGNMENT = 64  # a cache line, and the widest vector
 
 
 class States:
@@ -35,7 +39,7 @@ class States:
     @staticmethod
     def allocate(specs: Sequence[State], batch: int, capacity: int) -> States:
         """The states before the first token."""
-        past = tuple(spec.allocate(batch, capacity) for spec in specs)
+        past = tuple(_zeros(spec.concrete_shape(batch, capacity), spec.dtype) for spec in specs)
         present = tuple(
             tensor if spec.kind is StateKind.CACHE else torch.empty_like(tensor)
             for spec, tensor in zip(specs, past, strict=True)
@@ -76,9 +80,13 @@ class States:
                     mine[row].copy_(theirs[0])
 
     def clear(self, row: int | None = None) -> None:
-        """Back to before the first token: the whole batch, or one row."""
-        for tensor in self.past:
-            (tensor if row is None else tensor[row]).zero_()
+        """Back to before the first token: the whole batch, or one row.
+
+        Caches keep their contents, which nothing sees: no slot is read before its token is written again.
+        """
+        for spec, tensor in zip(self.specs, self.past, strict=True):
+            if spec.kind is not StateKind.CACHE:
+                (tensor if row is None else tensor[row]).zero_()
 
     def grown(self, capacity: int) -> States:
         """The same states with room for `capacity` tokens, at least as many as now."""
@@ -88,3 +96,11 @@ class States:
                 theirs = theirs.narrow(spec.axis, 0, self.capacity)
             theirs.copy_(mine)
         return grown
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """A tensor of zeros whose memory is only taken as it is written: a cache is mostly room for tokens to come."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + _ALIGNMENT, dtype=np.uint8)  # by calloc, unlike torch.zeros
+    start = -memory.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(memory[start : start + size]).view(dtype).view(shape)

@@ -157,7 +157,7 @@ def write_weights(layout: WeightLayout, path: Path) -> PieceHasher:
             data: memoryview = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
             put(data)
             put(memoryview(bytes(-placement.length % ALIGNMENT)))
-            del values
+            del values, data  # before the next one is made
     assert hasher.bytes == layout.size
     return hasher
 
@@ -166,7 +166,7 @@ def write_weights(layout: WeightLayout, path: Path) -> PieceHasher:
 
 
 def read_header(path: Path) -> dict[str, Placement]:
-    """The tensors of a safetensors file by name, padding left out. Reads no values.
+    """The tensors of a safetensors file by name, with our padding. Reads no values.
 
     Raises ArtifactError if the header is not one, or says something that the file's size contradicts.
     """
@@ -182,7 +182,7 @@ def read_header(path: Path) -> dict[str, Placement]:
         found = {
             name: _placement(name, entry, 8 + length, size)
             for name, entry in entries.items()
-            if name != "__metadata__" and not name.startswith(_PADDING)
+            if name != "__metadata__"
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(f"the header of {path} is malformed: {error!r}") from error
