@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from burnish.ir.errors import BurnishError
+from burnish.version import __version__
 
 if TYPE_CHECKING:
     from burnish.compiler import compile
     from burnish.runtime.model import CompiledModel, load
 
-__all__ = ["BurnishError", "CompiledModel", "compile", "load"]
-__version__ = "0.1.0"
+__all__ = ["BurnishError", "CompiledModel", "__version__", "compile", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -162,6 +163,57 @@ def inspect(
         if dump is not None:
             files = dump_texts(trace, dump)
             _out.print(f"{len(files)} texts in {dump}; compare two with: diff {files[0]} {files[-1]}")
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
+    vs: Annotated[
+        str, typer.Option(metavar="NAMES", help="Whom to compare with: any of eager,inductor,ort-genai.")
+    ] = "",
+    source: Annotated[
+        Path | None, typer.Option("--model", metavar="MODEL", help="What an ARTIFACT was compiled from; --vs needs it.")
+    ] = None,
+    prompt_length: Annotated[int, typer.Option(min=1, help="Tokens to read: the context of what is written.")] = 512,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Undisturbed repetitions of each contender.")] = 9,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each contender.", show_default="all cores")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also add the results to this file of JSON lines.")
+    ] = None,
+) -> None:
+    """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
+    with _reported():
+        from burnish.benchmark.compare import compare, results_view
+        from burnish.benchmark.machine import cores
+        from burnish.benchmark.peers import parse_peers
+        from burnish.benchmark.runner import Settings, append, record
+
+        peers = parse_peers(vs)
+        is_artifact = (Path(model) / "manifest.json").exists()
+        origin = source if is_artifact or source is not None else Path(model)
+        if peers and (origin is None or not origin.exists()):
+            raise UsageError("--vs needs the model that others can read, a folder or a .gguf file: say --model MODEL")
+        settings = Settings(prompt_length, new_tokens, repeats, threads or cores())
+        with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder:
+            artifact = Path(model)
+            if not is_artifact:
+                artifact = Path(folder) / "model.burnish"
+                with _compiled(model, None, Backend.ONNXRUNTIME) as compiled:
+                    compiled.save(artifact)
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            with Progress(*columns, console=_err, transient=True) as progress:
+                task = progress.add_task("starting", total=repeats)
+
+                def show(what: str, done: int, total: int) -> None:
+                    progress.update(task, description=what, completed=done, total=total)
+
+                found = compare(artifact, origin, peers, settings, show)
+        _out.print(results_view(found))
+        if results is not None:
+            append(results, [record(result, found[0], Path(model).stem) for result in found])
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-
+"""Program to code: a room for each target."""

@@ -1,1 +1,1 @@
-
+"""Views of the record of a compilation."""

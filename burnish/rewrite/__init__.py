@@ -1,1 +1,1 @@
-
+"""The engine of rules: patterns, matching, replacement, refusals with their reasons."""

@@ -23,7 +23,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from burnish import __version__
 from burnish.ir.errors import ArtifactError
 from burnish.ir.program import Program, Signature
 from burnish.ir.serialize import program_from_data, program_to_data
@@ -35,6 +34,7 @@ from burnish.runtime.hashing import PieceHasher, verify
 from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest
 from burnish.runtime.tokenization import Tokenizer, TokenizerData
 from burnish.runtime.weights_file import Placement, WeightLayout, map_weights, read_header, write_weights
+from burnish.version import __version__
 
 STEP_FILE = "step.json"
 MODEL_FILE = "model.onnx"

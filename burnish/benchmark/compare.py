@@ -1,0 +1,74 @@
+"""burnish and its peers on one model, and the results as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from burnish.benchmark.machine import device
+from burnish.benchmark.peers import prepare
+from burnish.benchmark.runner import DISTURBED, Entrant, Progress, Result, Settings, measure, same_tokens
+from burnish.runtime.artifact import Artifact
+
+
+def compare(
+    artifact: Path, source: Path | None, peers: Sequence[str], settings: Settings, progress: Progress
+) -> list[Result]:
+    """Measure an artifact and, on the model that it was compiled from, `peers`; burnish's result comes first.
+
+    Raises BenchmarkError if a contender cannot be prepared or fails.
+    """
+    settings = dataclasses.replace(settings, vocabulary=Artifact.open(artifact).signature.token_limit)
+    entrants = [Entrant("burnish", Path(sys.executable), artifact)]
+    for peer in peers:
+        assert source is not None
+        entrants.append(prepare(peer, source, lambda what: progress(what, 0, settings.repeats)))
+    return measure(entrants, settings, progress)
+
+
+def results_view(results: Sequence[Result]) -> RenderableType:
+    """Medians, how many times as fast burnish (the first result) is, and what to know about the numbers."""
+    first = results[0]
+    settings = first.settings
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for heading in (
+        "decode\ntokens/s",
+        "burnish is",
+        "prefill\ntokens/s",
+        "burnish is",
+        "same\ntokens",
+        "kept",
+        "dropped",
+    ):
+        table.add_column(heading, justify="right")
+    for result in results:
+        other = result is not first
+        decode = first.decode_tokens_per_second / result.decode_tokens_per_second
+        prefill = first.prefill_tokens_per_second / result.prefill_tokens_per_second
+        table.add_row(
+            result.name if result.reliable else f"{result.name} (disturbed)",
+            f"{result.decode_tokens_per_second:.1f}",
+            f"{decode:.2f} ×" if other else "",
+            f"{result.prefill_tokens_per_second:.0f}",
+            f"{prefill:.2f} ×" if other else "",
+            f"{same_tokens(result, first)} of {settings.new_tokens}" if other else "",
+            str(len(result.kept)),
+            str(result.dropped),
+        )
+    versions = {name: number for result in results for name, number in result.versions.items()}
+    lines = [
+        f"batch 1, float32, greedy: {settings.prompt_length} tokens read, {settings.new_tokens} written; "
+        f"{settings.threads} threads each",
+        device(),
+        ", ".join(f"{name} {number}" for name, number in versions.items()),
+        f"medians of interleaved repetitions; dropped: others used over {DISTURBED:.0%} of the machine meanwhile",
+    ]
+    return Group(table, *(Text(line, style="dim") for line in lines))

@@ -1,0 +1,220 @@
+"""Contenders in turns: one process each, kept alive and told when to run, so that only one runs at a time.
+
+Single timings on a shared machine mean little: rounds are interleaved, repetitions during which other processes took
+more than a small share of the machine are dropped and counted, and what is reported is medians.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from burnish.benchmark import worker
+from burnish.benchmark.machine import Watch, cores, device
+from burnish.ir.errors import BurnishError, UsageError
+
+DISTURBED = 0.08  # of the machine, used by others: the repetition does not count
+_SETTLE = 0.3  # seconds between two contenders: threads that spin while they wait stop spinning
+Progress = Callable[[str, int, int], None]
+
+
+class BenchmarkError(BurnishError):
+    """A contender could not be started, or stopped before it was done."""
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A contender, where its model is, and the Python that has its libraries."""
+
+    name: str
+    python: Path
+    model: Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured: prompts of `prompt_length` tokens, then `new_tokens` greedy ones, `repeats` times."""
+
+    prompt_length: int = 512
+    new_tokens: int = 64
+    repeats: int = 9
+    threads: int = field(default_factory=cores)
+    vocabulary: int = 1000  # prompts are ids below this
+
+
+@dataclass
+class Repetition:
+    """One generation of one contender."""
+
+    prefill: float  # seconds to the first token
+    decode: float  # seconds for the tokens after it
+    others: float  # share of the machine that other processes used
+    tokens: list[int]
+
+    @property
+    def disturbed(self) -> bool:
+        return self.others > DISTURBED
+
+
+@dataclass
+class Result:
+    """What one contender did."""
+
+    name: str
+    versions: dict[str, str]
+    repetitions: list[Repetition]
+    settings: Settings
+
+    @property
+    def kept(self) -> list[Repetition]:
+        """The repetitions that count; all of them, if each was disturbed."""
+        return [each for each in self.repetitions if not each.disturbed] or self.repetitions
+
+    @property
+    def dropped(self) -> int:
+        return len(self.repetitions) - len(self.kept)
+
+    @property
+    def reliable(self) -> bool:
+        """Whether at least three repetitions were undisturbed."""
+        return sum(not each.disturbed for each in self.repetitions) >= 3
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        return statistics.median(self.settings.prompt_length / each.prefill for each in self.kept)
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        return statistics.median((self.settings.new_tokens - 1) / each.decode for each in self.kept)
+
+
+class _Process:
+    """A worker."""
+
+    def __init__(self, entrant: Entrant, settings: Settings) -> None:
+        self.entrant = entrant
+        length = settings.prompt_length + settings.new_tokens
+        options = json.dumps({"folder": str(entrant.model), "threads": settings.threads, "length": length})
+        self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__); a pipe that nobody reads would fill up
+        self.process = subprocess.Popen(
+            [str(entrant.python), "-P", worker.__file__, entrant.name, options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.complaints,
+            text=True,
+        )
+        self.versions: dict[str, str] = self._answer()["versions"]
+
+    def generate(self, prompt: Sequence[int], new_tokens: int) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"prompt": list(prompt), "new_tokens": new_tokens}) + "\n")
+        self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.complaints.seek(0)
+            last = "\n".join(self.complaints.read().strip().splitlines()[-8:])
+            raise BenchmarkError(f"the contender {self.entrant.name} stopped. The last that it said:\n{last}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.complaints.close()
+
+
+def measure(
+    entrants: Sequence[Entrant], settings: Settings, progress: Progress, prompt: Sequence[int] | None = None
+) -> list[Result]:
+    """Run the contenders in turns. The first round of each is for warming up and does not count.
+
+    `prompt` has `prompt_length` ids; random ones if None. Each contender gets `repeats` undisturbed repetitions, or
+    twice as many rounds if the machine is not that quiet.
+    Raises BenchmarkError if a contender fails, UsageError if the settings make no sense.
+    """
+    if settings.new_tokens < 2 or settings.prompt_length < 1 or settings.repeats < 1:
+        raise UsageError("a benchmark needs a prompt of at least 1 token, 2 new tokens and 1 repetition")
+    if prompt is None:
+        prompt = random.Random(0).choices(range(settings.vocabulary), k=settings.prompt_length)
+    elif len(prompt) != settings.prompt_length:
+        raise UsageError(f"the prompt has {len(prompt)} tokens and the settings say {settings.prompt_length}")
+    with ExitStack() as stack:
+        processes = []
+        results = []
+        for entrant in entrants:
+            progress(f"starting {entrant.name}", 0, settings.repeats)
+            process = stack.enter_context(_Process(entrant, settings))
+            progress(f"warming up {entrant.name}", 0, settings.repeats)
+            process.generate(prompt, settings.new_tokens)
+            processes.append(process)
+            results.append(Result(entrant.name, process.versions, [], settings))
+        for number in range(2 * settings.repeats):
+            turns = list(zip(processes, results, strict=True))
+            shift = number % len(turns)
+            for process, result in turns[shift:] + turns[:shift]:
+                if sum(not each.disturbed for each in result.repetitions) >= settings.repeats:
+                    continue
+                progress(f"{result.name}", min(number, settings.repeats), settings.repeats)
+                time.sleep(_SETTLE)
+                watch = Watch()
+                answer = process.generate(prompt, settings.new_tokens)
+                others = watch.others(answer["cpu"])
+                repetition = Repetition(answer["prefill"], answer["decode"], others, answer["tokens"])
+                result.repetitions.append(repetition)
+    return results
+
+
+def record(result: Result, against: Result, model: str) -> dict[str, Any]:
+    """One contender's result as a line of a results file. Ratios: how many times as fast as it `against` is."""
+    settings = asdict(result.settings)
+    repetitions = [
+        {"prefill": round(each.prefill, 5), "decode": round(each.decode, 5), "others": round(each.others, 3)}
+        for each in result.repetitions
+    ]
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": device(),
+        "model": model,
+        "contender": result.name,
+        "versions": result.versions,
+        "settings": settings,
+        "prefill_tokens_per_second": round(result.prefill_tokens_per_second, 2),
+        "decode_tokens_per_second": round(result.decode_tokens_per_second, 2),
+        f"{against.name}_times_prefill": round(against.prefill_tokens_per_second / result.prefill_tokens_per_second, 3),
+        f"{against.name}_times_decode": round(against.decode_tokens_per_second / result.decode_tokens_per_second, 3),
+        "dropped": result.dropped,
+        "reliable": result.reliable,
+        "same_tokens": same_tokens(result, against),
+        "repetitions": repetitions,
+    }
+
+
+def same_tokens(result: Result, other: Result) -> int:
+    """How many of the first tokens that both generated are the same."""
+    pairs = list(zip(result.repetitions[0].tokens, other.repetitions[0].tokens, strict=True))
+    return next((count for count, (one, two) in enumerate(pairs) if one != two), len(pairs))
+
+
+def append(file: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Add `lines` to a file of JSON lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as opened:
+        opened.writelines(json.dumps(line) + "\n" for line in lines)
