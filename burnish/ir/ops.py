@@ -54,8 +54,8 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Rotary embedding (Su et al., 2021) of the first R elements of x's last axis; the others pass through.
 
-    cos and sin have R as their last axis and broadcast to x[..., :R]. Element i is paired with i + R/2, or, interleaved,
-    with its neighbour: out = x * cos + rotated(x) * sin, where rotated((a, b)) = (-b, a).
+    cos and sin have R as their last axis and broadcast to x[..., :R]. Element i is paired with i + R/2, or,
+    interleaved, with its neighbour: out = x * cos + rotated(x) * sin, where rotated((a, b)) = (-b, a).
     """
     size = cos.shape[-1]
     turned, kept = x[..., :size], x[..., size:]
@@ -254,7 +254,7 @@ def _causal_conv1d_shape(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
     shape=_causal_conv1d_shape,
 )
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
-    """Convolution over the tokens of x[B, C, S] that sees no later token: weight[C', C/groups, K], zeros before token 0."""
+    """Convolution over the tokens of x[B, C, S] that sees no later token: weight[C', C/groups, K], zeros before."""
     padded = F.pad(x, ((weight.shape[-1] - 1) * dilation, 0))
     return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
 
