@@ -33,7 +33,7 @@ app = typer.Typer(
     help="Compile a plain PyTorch language model into a fast, self-contained artifact, and run it.",
     epilog="Start with: `burnish run path/to/model 'Why is the sky blue?'`",
 )
-_out = Console(highlight=False)
+_out = Console(highlight=False, markup=False)
 _err = Console(stderr=True, highlight=False)
 _debug = False
 _PHASES = ("capture", "passes", "verify", "lower", "write", "load")
@@ -88,8 +88,10 @@ def compile(
             _err.print(pass_table(compiled.trace))
             seconds = sum(compiled.trace.phases.values())
             size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-        _err.print(f"[bold]{output}[/bold]: {size / 1e6:.0f} MB, compiled in {seconds:.1f} s")
-        _err.print(f"Try it: burnish run {output} 'Why is the sky blue?'", style="dim")
+        _err.print(
+            f"{output}: {size / 1e6:.0f} MB, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
+        )
+        _err.print(f"Try it: burnish run {output} 'Why is the sky blue?'", style="dim", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -162,7 +164,7 @@ def inspect(
             _out.print("every file is as it was written")
         if dump is not None:
             files = dump_texts(trace, dump)
-            _out.print(f"{len(files)} texts in {dump}; compare two with: diff {files[0]} {files[-1]}")
+            _out.print(f"{len(files)} texts in {dump}; compare two with: diff {files[0]} {files[-1]}", soft_wrap=True)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich import box
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from burnish.ir.errors import UsageError
 from burnish.ir.states import StateKind
@@ -22,23 +23,35 @@ def summary(artifact: Artifact) -> RenderableType:
     table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1), pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("model", manifest.name)
-    table.add_row("made by", f"burnish {manifest.burnish}, for {manifest.target}")
-    table.add_row("tokens", f"vocabulary of {signature.vocabulary}; at most {signature.max_length} in a conversation")
+
+    def add(name: str, value: str) -> None:
+        table.add_row(name, Text(value))
+
+    add("model", manifest.name)
+    add("made by", f"burnish {manifest.burnish}, for {manifest.target}")
+    add("tokens", f"vocabulary of {signature.vocabulary}; at most {signature.max_length} in a conversation")
     weight_bytes = sum(artifact.file(file).stat().st_size for file in {e.file for e in manifest.weights.values()})
-    table.add_row("weights", f"{len(manifest.weights)}, {weight_bytes / 1e6:.1f} MB")
-    table.add_row("states", "\n".join(_states(artifact)) or "none")
+    add("weights", f"{len(manifest.weights)}, {size_text(weight_bytes)}")
+    add("states", "\n".join(_states(artifact)) or "none")
     if manifest.tokenizer is None:
-        table.add_row("tokenizer", "none: it reads and writes token ids")
+        add("tokenizer", "none: it reads and writes token ids")
     else:
         template = artifact.has("tokenizer/chat_template.jinja")
-        table.add_row("tokenizer", "with a chat template" if template else "without a chat template")
+        add("tokenizer", "with a chat template" if template else "without a chat template")
     if manifest.generation:
-        table.add_row("generation", ", ".join(f"{key}={value}" for key, value in manifest.generation.items()))
+        add("generation", ", ".join(f"{key}={value}" for key, value in manifest.generation.items()))
     sizes = sorted(manifest.files.items(), key=lambda item: -item[1].bytes)
-    main = [f"{name} {entry.bytes / 1e6:.1f} MB" for name, entry in sizes if not name.startswith("trace/")]
-    table.add_row("files", ", ".join(main))
+    main = [f"{name} {size_text(entry.bytes)}" for name, entry in sizes if not name.startswith("trace/")]
+    add("files", ", ".join(main))
     return table
+
+
+def size_text(count: int) -> str:
+    """A number of bytes for people: 812 B, 23.0 kB, 538.1 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
 
 
 def _states(artifact: Artifact) -> list[str]:
@@ -55,9 +68,9 @@ def _states(artifact: Artifact) -> list[str]:
         if state.kind is not StateKind.CACHE
     )
     if token:
-        lines.append(f"{token} bytes a token")
+        lines.append(f"{size_text(token)} a token")
     if fixed:
-        lines.append(f"{fixed} bytes whatever the number of tokens")
+        lines.append(f"{size_text(fixed)} whatever the number of tokens")
     return lines
 
 

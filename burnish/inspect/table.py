@@ -62,7 +62,7 @@ def _row(record: PassRecord) -> Sequence[RenderableType]:
     nodes = f"{record.nodes_before} → {record.nodes_after}" if record.number else str(record.nodes_after)
     return (
         str(record.number),
-        f"{record.name}({options})" if options else record.name,
+        Text(f"{record.name}({options})" if options else record.name),
         Text(record.effect, style=_COLOURS.get(record.effect, "")) if record.number else "",
         str(len(record.rewrites)) if record.number else "",
         str(len(record.refusals) or "") if record.number else "",

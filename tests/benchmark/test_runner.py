@@ -1,0 +1,148 @@
+"""The benchmark's own machinery, with contenders whose speed is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from burnish.benchmark import runner
+from burnish.benchmark.compare import results_view
+from burnish.benchmark.machine import Watch, cores, device
+from burnish.benchmark.peers import parse_peers, transformers_folder
+from burnish.benchmark.runner import BenchmarkError, Entrant, Repetition, Result, Settings, append, measure, record
+from burnish.inspect.table import plain_text
+from burnish.ir.errors import UsageError
+
+# Sleeps instead of computing: 1 ms a token of the prompt, 5 ms a new token; the "half" one takes twice as long.
+FAKES = """
+import time
+from burnish.benchmark import worker
+
+class Fake:
+    def __init__(self, folder, threads, length):
+        self.scale = 2.0 if folder.endswith("half") else 1.0
+        print("libraries talk on standard output")
+        if folder.endswith("broken"):
+            raise RuntimeError("no such model")
+    def versions(self):
+        return {"fake": "1.0"}
+    def generate(self, prompt, new_tokens):
+        with open(LOG, "a") as log:
+            started = time.monotonic()
+            clock = worker._Clock()
+            clock.put(None)
+            time.sleep(self.scale * 0.001 * len(prompt))
+            clock.put(None)
+            time.sleep(self.scale * 0.005 * (new_tokens - 1))
+            clock.put(None)
+            print(started, time.monotonic(), file=log)
+        return clock.timing([7] * new_tokens)
+
+worker.CONTENDERS["fake"] = Fake
+worker.main()
+"""
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Makes the runner start the fakes; the file in which each of their runs leaves its start and end."""
+    log = tmp_path / "log"
+    script = tmp_path / "fakes.py"
+    script.write_text(FAKES.replace("LOG", repr(str(log))))
+    monkeypatch.setattr(runner, "worker", SimpleNamespace(__file__=str(script)))
+    monkeypatch.setattr(runner, "_SETTLE", 0.0)
+    monkeypatch.setattr(runner, "DISTURBED", 2.0)  # nothing is: the sleeping fakes leave the machine to other tests
+    return log
+
+
+def entrant(kind: str) -> Entrant:
+    return Entrant("fake", Path(sys.executable), Path(kind))
+
+
+def test_contenders_run_in_turns_and_their_speeds_come_out(log: Path) -> None:
+    settings = Settings(prompt_length=40, new_tokens=5, repeats=3, threads=1)
+    whole, half = measure([entrant("whole"), entrant("half")], settings, lambda *_: None)
+    assert [len(result.repetitions) for result in (whole, half)] == [3, 3]
+    assert whole.versions == {"fake": "1.0"}
+    # Sleeps only ever take longer than asked: 1000 and 200 a second are the most there can be.
+    assert 500 < whole.prefill_tokens_per_second <= 1000
+    assert 100 < whole.decode_tokens_per_second <= 200
+    assert 1.5 < whole.decode_tokens_per_second / half.decode_tokens_per_second < 2.5
+    assert whole.repetitions[0].tokens == [7] * 5
+
+    spans = sorted(tuple(float(number) for number in line.split()) for line in log.read_text().splitlines())
+    assert len(spans) == 2 * (1 + 3)  # each is warmed up once
+    assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
+
+
+def test_a_contender_that_fails_is_reported_with_its_last_words(log: Path) -> None:
+    with pytest.raises(BenchmarkError, match="no such model"):
+        measure([entrant("broken")], Settings(4, 2, 1, 1), lambda *_: None)
+
+
+def test_the_prompt_given_is_the_prompt_used(log: Path) -> None:
+    with pytest.raises(UsageError, match="3 tokens"):
+        measure([entrant("whole")], Settings(4, 2, 1, 1), lambda *_: None, prompt=[1, 2, 3])
+
+
+@pytest.mark.parametrize("settings", [Settings(0, 2, 1), Settings(4, 1, 1), Settings(4, 2, 0)])
+def test_settings_that_measure_nothing_are_refused(settings: Settings) -> None:
+    with pytest.raises(UsageError):
+        measure([], settings, lambda *_: None)
+
+
+def result(name: str, others: list[float], decode: float = 1.0, tokens: tuple[int, ...] = (1, 2, 3)) -> Result:
+    repetitions = [Repetition(0.5, decode * (1 + share), share, list(tokens)) for share in others]
+    return Result(name, {name: "1"}, repetitions, Settings(100, 3, len(others), 2))
+
+
+def test_disturbed_repetitions_are_dropped_and_counted() -> None:
+    quiet = result("quiet", [0.0, 0.5, 0.01, 0.02, 0.9])
+    assert (len(quiet.kept), quiet.dropped, quiet.reliable) == (3, 2, True)
+    assert quiet.decode_tokens_per_second == pytest.approx(2 / 1.01)
+    loud = result("loud", [0.5, 0.6, 0.0])
+    assert (len(loud.kept), loud.dropped, loud.reliable) == (1, 2, False)
+    hopeless = result("hopeless", [0.5, 0.6])
+    assert (len(hopeless.kept), hopeless.dropped, hopeless.reliable) == (2, 0, False)
+
+
+def test_a_record_says_what_was_measured_on_what(tmp_path: Path) -> None:
+    first, slow = result("burnish", [0.0] * 3), result("eager", [0.0] * 3, decode=2.0, tokens=(1, 2, 9))
+    line = record(slow, first, "smol")
+    assert line["burnish_times_decode"] == pytest.approx(2.0)
+    assert line["burnish_times_prefill"] == pytest.approx(1.0)
+    assert line["same_tokens"] == 2
+    assert line["device"] == device()
+    append(tmp_path / "results" / "cpu.jsonl", [line])
+    append(tmp_path / "results" / "cpu.jsonl", [line])
+    lines = (tmp_path / "results" / "cpu.jsonl").read_text().splitlines()
+    assert [json.loads(each) for each in lines] == [line, line]
+    text = plain_text(results_view([first, slow]))
+    assert "2.00 ×" in text
+    assert "2 of 3" in text
+
+
+def test_others_are_a_share_of_the_machine() -> None:
+    watch = Watch()
+    sum(range(2_000_000))
+    assert 0.0 <= watch.others(measured=0.0) <= 1.5
+    assert cores() >= 1
+
+
+def test_contenders_are_named() -> None:
+    assert parse_peers("eager, ort-genai") == ["eager", "ort-genai"]
+    assert parse_peers("") == []
+    with pytest.raises(UsageError, match=r"'vllm'.*eager, inductor, ort-genai"):
+        parse_peers("eager,vllm")
+
+
+def test_a_model_that_others_cannot_read_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.bin"
+    file.touch()
+    with pytest.raises(UsageError, match=r"neither a folder nor a \.gguf file"):
+        transformers_folder(file, lambda _: None)

@@ -1,0 +1,191 @@
+"""The command line: what it prints where, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+from typer.testing import CliRunner, Result
+
+from burnish.cli import app, find_model
+from burnish.ir.errors import InvalidModelError, UsageError
+from burnish.runtime.tokenization import TokenizerData
+from tests.runtime.tiny import VOCABULARY, save_tiny
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }} w1 {{ message.content }} {% endfor %}"
+    "{% if add_generation_prompt %}w2{% endif %}"
+)
+
+
+def words() -> TokenizerData:
+    """A tokenizer of the words w0, w1, ... and of the names of roles."""
+    vocabulary = {f"w{number}": number for number in range(VOCABULARY - 2)}
+    vocabulary |= {"user": VOCABULARY - 2, "system": VOCABULARY - 1}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return TokenizerData(tokenizer.to_str(), TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small artifact with a tokenizer and a chat template."""
+    return save_tiny(tmp_path_factory.mktemp("words"), tokenizer=words())[0]
+
+
+@pytest.fixture(scope="module")
+def wordless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small artifact without a tokenizer."""
+    return save_tiny(tmp_path_factory.mktemp("wordless"))[0]
+
+
+def call(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+def test_run_answers_on_stdout_and_reports_speed_on_stderr(artifact: Path) -> None:
+    done = call("run", artifact, "w5 w6", "--max-new-tokens", 4)
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.split()) == 4
+    assert all(word.startswith("w") for word in done.stdout.split())
+    assert "tokens read at" in done.stderr
+    assert "4 written at" in done.stderr
+
+
+def test_run_uses_the_chat_template_unless_told_not_to(artifact: Path) -> None:
+    counts = {
+        options: int(call("run", artifact, "w5", *options, "-n", 2).stderr.split()[0])
+        for options in [(), ("--raw",), ("--system", "w7")]
+    }
+    assert counts == {(): 4, ("--raw",): 1, ("--system", "w7"): 7}
+
+
+def test_run_reads_the_prompt_from_standard_input(artifact: Path) -> None:
+    typed = call("run", artifact, "-", "-n", 3, stdin="w5 w6")
+    assert typed.stdout == call("run", artifact, "w5 w6", "-n", 3).stdout
+
+
+def test_the_same_seed_gives_the_same_words(artifact: Path) -> None:
+    options = ("--temperature", 2, "--top-k", 0, "--top-p", 0.99, "--min-p", 0.0001, "-n", 12)
+    one, again, other = (call("run", artifact, "w5", *options, "--seed", seed).stdout for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_the_reference_backend_says_the_same(artifact: Path) -> None:
+    fast, slow = (call("run", artifact, "w5", "--backend", name).stdout for name in ("onnxruntime", "reference"))
+    assert fast == slow
+
+
+def test_without_a_tokenizer_prompts_are_ids(wordless: Path) -> None:
+    done = call("run", wordless, "5 6 7", "-n", 3)
+    assert done.exit_code == 0, done.stderr
+    assert len([int(word) for word in done.stdout.split()]) == 3
+    refused = call("run", wordless, "hello")
+    assert refused.exit_code == 2
+    assert "token ids" in refused.stderr
+
+
+def test_inspect_shows_the_artifact_and_its_passes(artifact: Path, tmp_path: Path) -> None:
+    done = call("inspect", artifact, "--dump", tmp_path / "dump", "--verify")
+    assert done.exit_code == 0, done.stderr
+    for text in ("tiny", "vocabulary of 300", "1 × cache f32[batch, 1, capacity, 8]", "32 B a token", "clean"):
+        assert text in done.stdout
+    assert (tmp_path / "dump" / "01-clean.txt").read_text() == "text of clean\n"
+    assert sorted(file.name for file in (tmp_path / "dump").iterdir()) == ["00-captured.txt", "01-clean.txt"]
+
+
+def test_bench_measures_an_artifact_and_keeps_the_numbers(wordless: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.jsonl"
+    done = call(
+        *("bench", wordless, "--prompt-length", 8, "--new-tokens", 4, "--repeats", 1, "--threads", 1, "--results", file)
+    )
+    assert done.exit_code == 0, done.stderr
+    assert "burnish" in done.stdout
+    (line,) = [json.loads(line) for line in file.read_text().splitlines()]
+    assert line["contender"] == "burnish"
+    assert line["settings"]["prompt_length"] == 8
+    assert line["decode_tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("inspect", "nowhere.burnish"), 1, "nowhere.burnish"),
+        (("run", "nowhere.burnish", "w1"), 1, "no artifact at nowhere.burnish"),
+        (("run", "nowhere", "w1"), 2, "there is nothing at 'nowhere'"),
+        (("compile", "nowhere", "-o", "x.burnish"), 2, "there is nothing at 'nowhere'"),
+        (("compile", "no_such_module:model", "-o", "x.burnish"), 2, "no module 'no_such_module'"),
+        (("compile", "json:no_such_name", "-o", "x.burnish"), 2, "nothing named 'no_such_name'"),
+        (("compile", "json:JSONDecoder", "-o", "x.burnish"), 1, "JSONDecoder, not an nn.Module"),
+        (("compile", "model"), 2, "--output"),
+        (("run", "{artifact}", "w1", "--max-length", 10), 2, "when a model is compiled"),
+        (("run", "{artifact}", "w1", "--temperature", -1), 2, "temperature"),
+        (("run", "{artifact}", "w1", "--raw", "--system", "w1"), 2, "--system needs a chat template"),
+        (("run", "{artifact}", " ".join(["w1"] * 500)), 1, "200"),
+        (("bench", "{artifact}", "--vs", "eager"), 2, "--model MODEL"),
+        (("bench", "{artifact}", "--vs", "llamacpp"), 2, "no contender 'llamacpp'"),
+        (("polish",), 2, "polish"),
+    ],
+)
+def test_mistakes_are_one_message_on_stderr(
+    artifact: Path, arguments: tuple[object, ...], code: int, words: str
+) -> None:
+    done = call(*(str(argument).replace("{artifact}", str(artifact)) for argument in arguments))
+    assert done.exit_code == code
+    assert words in " ".join(done.stderr.split())
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_a_changed_byte_is_an_error_and_debug_shows_its_traceback(tmp_path: Path) -> None:
+    path, _ = save_tiny(tmp_path)
+    weights = path / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "burnish.cli", "run", str(path), "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "weights.safetensors" in done.stderr
+    assert "Traceback" not in done.stderr
+    debugged = subprocess.run(
+        [sys.executable, "-m", "burnish.cli", "--debug", "run", str(path), "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert debugged.returncode == 1
+    assert "Traceback" in debugged.stderr
+
+
+def test_help_names_every_command_and_is_quick_to_print() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "burnish.cli", "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("compile", "run", "inspect", "bench"):
+        assert command in done.stdout
+        assert call(command, "--help").exit_code == 0
+    assert "torch" not in {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+
+
+def test_models_are_found_by_path_or_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    (tmp_path / "mine.py").write_text(
+        "import torch\nmade = torch.nn.Linear(2, 2)\ndef make():\n    return made\nclass Space:\n    make = make\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert find_model("mine.py") == Path("mine.py")
+    assert isinstance(find_model("mine:made"), torch.nn.Linear)
+    assert find_model("mine:make") is find_model("mine:made")
+    assert find_model("mine:Space.make") is find_model("mine:made")
+    with pytest.raises(InvalidModelError):
+        find_model("mine:torch")
+    with pytest.raises(UsageError):
+        find_model("mine")
