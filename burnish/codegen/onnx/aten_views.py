@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import fx
 
-from burnish.codegen.onnx.builder import Size, origin_of_size, same_size
-from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, same_shape, shape_of
+from burnish.codegen.onnx.builder import origin_of_size, same_size
+from burnish.codegen.onnx.context import Arguments, Context, Heads, Result, Translate, dtype_of, same_shape, shape_of
 
 aten = torch.ops.aten
 _END = 2**63 - 1
@@ -23,48 +22,26 @@ def _same(c: Context, node: fx.Node, a: Arguments) -> Result:
 def _reshape(c: Context, node: fx.Node, a: Arguments) -> Result:
     source: fx.Node = a["self"]
     value, before, after = c.value(source), shape_of(source), shape_of(node)
-    joined = c.joined(value)
-    if joined is not None and len(before) == 4 and len(after) == 3 and _joins_heads(c, value, before, after):
-        return joined
+    heads = c.heads(value)
+    if heads is not None and not heads.first and len(after) == 3 and same_shape(before[:2], after[:2]):
+        return heads.joined
     result = c.reshape(value, before, after)
-    splits = len(before) == 3 and len(after) == 4 and same_shape(before[:2], after[:2])
-    if splits and result is not value and isinstance(after[2], int) and isinstance(after[3], int):
-        c.remember_joined(result, value)
+    if len(before) == 3 and len(after) == 4 and same_shape(before[:2], after[:2]):
+        count, size = after[2:]
+        if isinstance(count, int) and isinstance(size, int):
+            c.remember_heads(result, Heads(value, False, count, size))
     return result
-
-
-def _joins_heads(c: Context, value: ir.Value, before: Sequence[Size], after: Sequence[Size]) -> bool:
-    """Whether a view of [B, S, H, D] joins the heads again."""
-    sizes = (before[2], before[3], after[2])
-    if not all(isinstance(size, int) for size in sizes) or not same_shape(before[:2], after[:2]):
-        return False
-    return bool(before[2] * before[3] == after[2])
 
 
 def _permute_to(c: Context, source: fx.Node, order: list[int]) -> ir.Value:
     """The value of `source` with its axes in `order`; heads that were split off and are joined again cost nothing."""
-    value, shape = c.value(source), shape_of(source)
+    value = c.value(source)
     if order == sorted(order):
         return value
-    joined = c.joined(value)
-    if order != [0, 2, 1, 3] or joined is None:
+    heads = c.heads(value)
+    if order != [0, 2, 1, 3] or heads is None:
         return c.builder.op("Transpose", value, perm=order)
-
-    def turn() -> ir.Value:
-        # [B, H, S, D] -> [B, S, H, D] is a view of the joined form; the other way round is a transpose.
-        if _is_split(c, value):
-            return c.builder.op("Reshape", joined, c.builder.constant([0, 0, int(shape[1]), int(shape[3])]))
-        return c.builder.op("Transpose", value, perm=order)
-
-    turned = c.builder.once(("turned", value), turn)
-    c.remember_joined(turned, joined)
-    return turned
-
-
-def _is_split(c: Context, value: ir.Value) -> bool:
-    """Whether a value with a joined twin is [B, H, S, D], not [B, S, H, D]: it came out of a transpose."""
-    producer = value.producer()
-    return producer is not None and producer.op_type == "Transpose"
+    return c.split_heads(heads.joined, heads.count, heads.size, first=not heads.first)
 
 
 def _transpose(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -98,7 +75,11 @@ def _expand(c: Context, node: fx.Node, a: Arguments) -> Result:
 
 
 def _unsqueeze(c: Context, node: fx.Node, a: Arguments) -> Result:
-    return c.unsqueeze(c.value(a["self"]), a["dim"] % len(shape_of(node)))
+    value, shape, axis = c.value(a["self"]), shape_of(a["self"]), a["dim"] % len(shape_of(node))
+    result = c.unsqueeze(value, axis)
+    if len(shape) == 3 and axis in (1, 2) and isinstance(shape[2], int):
+        c.remember_heads(result, Heads(value, axis == 1, 1, shape[2]))  # one head
+    return result
 
 
 def _squeeze(c: Context, node: fx.Node, a: Arguments) -> Result | None:
@@ -107,6 +88,9 @@ def _squeeze(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     chosen = [chosen] if isinstance(chosen, int) else list(chosen)
     axes = [axis % len(before) for axis in chosen if same_size(before[axis], 1)]
     value = c.value(a["self"])
+    heads = c.heads(value)
+    if heads is not None and axes == [1 if heads.first else 2]:
+        return heads.joined
     return c.builder.op("Squeeze", value, c.builder.constant(axes)) if axes else value
 
 

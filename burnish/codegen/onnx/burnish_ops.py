@@ -19,15 +19,18 @@ from burnish.codegen.onnx.context import (
     Translate,
     arguments,
     dtype_of,
+    same_shape,
     shape_of,
 )
 from burnish.codegen.onnx.mixture import moe_linear
 from burnish.ir.ops import burnish_ops
 
-_VIEWS_OF_TABLES = {
+_VIEWS = {
+    torch.ops.aten.permute.default,
+    torch.ops.aten.reshape.default,
+    torch.ops.aten.squeeze.dim,
     torch.ops.aten.unsqueeze.default,
     torch.ops.aten.view.default,
-    torch.ops.aten.reshape.default,
 }
 
 
@@ -37,18 +40,17 @@ def _rms_norm(c: Context, node: fx.Node, a: Arguments) -> Result:
     x, weight = a["x"], a["weight"]
     dtype = dtype_of(x)
     value = c.value(x)
-    joined = c.joined(value)
+    heads = c.heads(value)
     if weight is not None and (len(shape_of(weight)) != 1 or dtype_of(weight) != dtype):
         return _scaled(c, a, _normalize(c, value, None, x, a["eps"]))
     scale = None if weight is None else c.value(weight)
-    if joined is None:
+    if heads is None:
         return _normalize(c, value, scale, x, a["eps"])
     # A norm of each head: on the joined form, so that attention finds it there.
-    heads, size = _heads_and_size(c, x)
-    apart = c.builder.op("Reshape", joined, c.builder.constant([0, 0, heads, size]))
+    apart = c.split_heads(heads.joined, heads.count, heads.size, first=False)
     normed = _normalize(c, apart, scale, x, a["eps"])
-    together = c.builder.op("Reshape", normed, c.builder.constant([0, 0, heads * size]))
-    return _like(c, x, together, heads, size)
+    together = c.builder.op("Reshape", normed, c.builder.constant([0, 0, heads.count * heads.size]))
+    return c.split_heads(together, heads.count, heads.size, heads.first)
 
 
 def _normalize(c: Context, value: ir.Value, scale: ir.Value | None, x: fx.Node, epsilon: float) -> ir.Value:
@@ -63,25 +65,6 @@ def _scaled(c: Context, a: Arguments, normed: ir.Value) -> ir.Value:
     return c.builder.op("Mul", c.tensor(weight, dtype), c.cast(normed, dtype_of(a["x"]), dtype))
 
 
-def _is_heads_first(c: Context, x: fx.Node) -> bool:
-    """Whether a value with a joined twin is [B, H, S, D]: the tokens are the symbolic axis."""
-    return not isinstance(shape_of(x)[2], int)
-
-
-def _heads_and_size(c: Context, x: fx.Node) -> tuple[int, int]:
-    shape = shape_of(x)
-    return int(shape[1] if _is_heads_first(c, x) else shape[2]), int(shape[3])
-
-
-def _like(c: Context, x: fx.Node, together: ir.Value, heads: int, size: int) -> ir.Value:
-    """A joined value [B, S, H * D] in the layout of `x`."""
-    if _is_heads_first(c, x):
-        return c.split_heads(together, heads, size)
-    apart = c.builder.op("Reshape", together, c.builder.constant([0, 0, heads, size]))
-    c.remember_joined(apart, together)
-    return apart
-
-
 # ---------------------------------------------------------------- rotary embedding
 
 
@@ -92,24 +75,24 @@ def _rotary(c: Context, node: fx.Node, a: Arguments) -> Result:
 def _rotary_in_one(c: Context, node: fx.Node, a: Arguments) -> ir.Value | None:
     """ONNX's RotaryEmbedding, which takes half a cosine table: the other half must be the same."""
     x = a["x"]
-    value = c.value(x)
-    joined = c.joined(value)
+    heads = c.heads(c.value(x))
+    if heads is None or dtype_of(node) != dtype_of(x):
+        return None
+    if not all(_one_row_a_token(x, a[name], heads.first) for name in ("cos", "sin")):
+        return None
     tables = [_half_table(c, a[name], a["interleaved"]) for name in ("cos", "sin")]
-    if joined is None or any(table is None for table in tables) or dtype_of(node) != dtype_of(x):
+    if any(table is None for table in tables):
         return None
-    if not _one_row_a_token(x, a["cos"], _is_heads_first(c, x)):
-        return None
-    heads, size = _heads_and_size(c, x)
     rotary_size = int(shape_of(a["cos"])[-1])
     turned = c.builder.op(
         "RotaryEmbedding",
-        joined,
+        heads.joined,
         *tables,
         interleaved=int(a["interleaved"]),
-        num_heads=heads,
-        rotary_embedding_dim=rotary_size if rotary_size != size else None,
+        num_heads=heads.count,
+        rotary_embedding_dim=rotary_size if rotary_size != heads.size else None,
     )
-    return _like(c, x, turned, heads, size)
+    return c.split_heads(turned, heads.count, heads.size, heads.first)
 
 
 def _one_row_a_token(x: fx.Node, table: fx.Node, heads_first: bool) -> bool:
@@ -124,14 +107,14 @@ def _one_row_a_token(x: fx.Node, table: fx.Node, heads_first: bool) -> bool:
 def _half_table(c: Context, node: fx.Node, interleaved: bool) -> ir.Value | None:
     """The distinct half of cosines looked up in a table, [B, S, R / 2]; None where they are something else."""
     source = node
-    while source.target in _VIEWS_OF_TABLES:
+    while _moves_only_ones(source):
         source = source.args[0]  # type: ignore[assignment]
     if source.target is not burnish_ops.lookup.default:
         return None
     table: fx.Node = arguments(source)["table"]
-    if table.op != "get_attr" or len(shape_of(source)) != 3:
+    size = shape_of(source)[-1]
+    if table.op != "get_attr" or not isinstance(size, int):
         return None
-    size = int(shape_of(source)[-1])
     if size % 2 or not c.builder.once(
         ("halves", table, interleaved),
         lambda: _halves_are_equal(c.program.weights[str(table.target)].materialize(), interleaved),
@@ -141,9 +124,22 @@ def _half_table(c: Context, node: fx.Node, interleaved: bool) -> ir.Value | None
     def make() -> ir.Value:
         constant, step = c.builder.constant, 2 if interleaved else 1
         end = size if interleaved else size // 2
-        return c.builder.op("Slice", c.value(source), constant([0]), constant([end]), constant([2]), constant([step]))
+        rows = c.reshape(c.value(source), shape_of(source), (*shape_of(source)[:2], size))
+        return c.builder.op("Slice", rows, constant([0]), constant([end]), constant([2]), constant([step]))
 
     return c.builder.once(("half", source, interleaved), make)
+
+
+def _moves_only_ones(node: fx.Node) -> bool:
+    """Whether a node is a view that adds, drops or moves axes of size 1 and leaves the others in their order."""
+    if node.target not in _VIEWS:
+        return False
+    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    before, after = shape_of(source), shape_of(node)
+    if node.target is torch.ops.aten.permute.default:
+        wide = [axis for axis in arguments(node)["dims"] if not same_size(before[axis], 1)]
+        return wide == sorted(wide)
+    return same_shape(*([size for size in shape if not same_size(size, 1)] for shape in (before, after)))
 
 
 def _halves_are_equal(table: Tensor, interleaved: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -17,6 +18,16 @@ Result = ir.Value | list[ir.Value]
 Arguments = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Heads:
+    """What is known of a value whose heads are an axis of their own."""
+
+    joined: ir.Value  # the same numbers as [B, S, H * D]
+    first: bool  # the value is [B, H, S, D]; else it is [B, S, H, D]
+    count: int
+    size: int
+
+
 class Context:
     """The lowering of one program."""
 
@@ -24,7 +35,7 @@ class Context:
         self.program = program
         self.builder = builder
         self.results: dict[fx.Node, Result] = {}
-        self._joined: dict[ir.Value, ir.Value] = {}
+        self._heads: dict[ir.Value, Heads] = {}
 
     # ------------------------------------------------------------ arguments
 
@@ -81,26 +92,28 @@ class Context:
     # Heads are split off by a view and a transpose, [B, S, H * D] -> [B, S, H, D] -> [B, H, S, D], and joined again
     # behind attention. ONNX Runtime's attention takes and gives the joined form, so a split value's twin is kept.
 
-    def remember_joined(self, split: ir.Value, joined: ir.Value) -> None:
-        """`split` ([B, S, H, D] or [B, H, S, D]) holds the same numbers as `joined` [B, S, H * D]."""
-        self._joined[split] = joined
+    def remember_heads(self, split: ir.Value, heads: Heads) -> None:
+        """`split` holds the same numbers as `heads.joined`."""
+        self._heads[split] = heads
 
-    def joined(self, split: ir.Value) -> ir.Value | None:
-        """The joined twin of a split value, if it has one."""
-        return self._joined.get(split)
+    def heads(self, split: ir.Value) -> Heads | None:
+        """What is known of the heads of a value, if anything."""
+        return self._heads.get(split)
 
-    def join_heads(self, split: ir.Value, heads: int, size: int) -> ir.Value:
+    def join_heads(self, split: ir.Value, count: int, size: int) -> ir.Value:
         """[B, H, S, D] -> [B, S, H * D]."""
-        if split not in self._joined:
+        if split not in self._heads:
             turned = self.builder.op("Transpose", split, perm=[0, 2, 1, 3])
-            self._joined[split] = self.builder.op("Reshape", turned, self.builder.constant([0, 0, heads * size]))
-        return self._joined[split]
+            joined = self.builder.op("Reshape", turned, self.builder.constant([0, 0, count * size]))
+            self.remember_heads(split, Heads(joined, True, count, size))
+        return self._heads[split].joined
 
-    def split_heads(self, joined: ir.Value, heads: int, size: int) -> ir.Value:
-        """[B, S, H * D] -> [B, H, S, D]."""
-        apart = self.builder.op("Reshape", joined, self.builder.constant([0, 0, heads, size]))
-        split = self.builder.op("Transpose", apart, perm=[0, 2, 1, 3])
-        self._joined[apart] = self._joined[split] = joined
+    def split_heads(self, joined: ir.Value, count: int, size: int, first: bool = True) -> ir.Value:
+        """[B, S, H * D] -> [B, H, S, D], or [B, S, H, D] if not `first`. What nothing reads is dropped in the end."""
+        split = self.builder.op("Reshape", joined, self.builder.constant([0, 0, count, size]))
+        if first:
+            split = self.builder.op("Transpose", split, perm=[0, 2, 1, 3])
+        self.remember_heads(split, Heads(joined, first, count, size))
         return split
 
 
