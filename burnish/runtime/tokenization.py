@@ -121,28 +121,28 @@ def _now(form: str) -> str:
 class TextStream:
     """The text of ids that come one at a time, in pieces that end between characters.
 
-    The pieces joined, with `finish`'s, are `decode` of all ids.
+    The pieces, with `finish`'s, are `decode` of all ids; unless bytes that make no character follow a character made
+    of such bytes, which some decoders take back then.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._start = 0  # ids[start:end] are decoded again as the left context of what comes,
-        self._end = 0  # because a decoder may treat the first of its ids differently
-        self._pieces: list[str] = []
+        self._context: list[int] = []  # ids whose text was given: decoded again, as the first of all ids,
+        self._waiting: list[int] = []  # a word without its space say, may be decoded differently
 
     def put(self, token: int) -> str:
         """The text that `token` completes; empty while a character is incomplete."""
-        self._ids.append(token)
-        before = self._tokenizer.decode(self._ids[self._start : self._end])
-        now = self._tokenizer.decode(self._ids[self._start :])
-        if len(now) <= len(before) or now.endswith(REPLACEMENT) or not now.startswith(before):
+        self._waiting.append(token)
+        text = self._text()
+        if not text or text.endswith(REPLACEMENT):
             return ""
-        self._start, self._end = self._end, len(self._ids)
-        self._pieces.append(now[len(before) :])
-        return self._pieces[-1]
+        self._context, self._waiting = self._waiting, []
+        return text
 
     def finish(self) -> str:
-        """What is left: characters that were never completed, as the decoder shows them."""
-        given, everything = "".join(self._pieces), self._tokenizer.decode(self._ids)
-        return everything[len(given) :] if everything.startswith(given) else ""
+        """What is left: bytes that never made a character, as the decoder shows them."""
+        return self._text()
+
+    def _text(self) -> str:
+        before = self._tokenizer.decode(self._context)
+        return self._tokenizer.decode(self._context + self._waiting)[len(before) :]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
 
@@ -87,6 +87,7 @@ arguments = st.recursive(
 )
 
 
+@settings(max_examples=50, deadline=None)
 @given(arguments)
 def test_any_argument_comes_back_of_the_same_type(argument: Any) -> None:
     program = one_node(operator.getitem, "x", argument)

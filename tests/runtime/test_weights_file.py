@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.ir.errors import ArtifactError, WeightError
@@ -42,6 +42,7 @@ def weights_of(**tensors: torch.Tensor) -> Weights:
     return Weights({name: Stored(tensor) for name, tensor in tensors.items()})
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.lists(st.integers(0, 7), max_size=3).map(tuple), st.sampled_from(DTYPES)), max_size=6))
 def test_every_weight_is_where_it_was_said_to_be(
     tmp_path_factory: pytest.TempPathFactory, kinds: list[tuple[tuple[int, ...], torch.dtype]]
