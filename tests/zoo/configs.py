@@ -47,7 +47,7 @@ def build(model_type: str, seed: int = 0) -> PreTrainedModel:
 
 def vocabulary(model: PreTrainedModel) -> int:
     """The number of token ids that a model takes."""
-    return int(model.get_input_embeddings().weight.shape[0])
+    return int(model.config.get_text_config(decoder=True).vocab_size)
 
 
 def tiny_config(model_type: str) -> PreTrainedConfig:
@@ -87,6 +87,4 @@ def _layers(fields: Mapping[str, Any]) -> dict[str, Any]:
     kept = list(dict.fromkeys(zip(*lists.values(), strict=True)))
     if len(kept) == 1:
         kept *= 2
-    return {name: [kind[place] for kind in kept] for place, name in enumerate(lists)} | {
-        "num_hidden_layers": len(kept)
-    }
+    return {name: [kind[place] for kind in kept] for place, name in enumerate(lists)} | {"num_hidden_layers": len(kept)}
