@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.zoo.sizes import TOP_K, VOCABULARY, WINDOW
+from tests.zoo.sizes import TOP_K, VOCABULARY
 
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # Two layers that make keys and values, two that reuse them.

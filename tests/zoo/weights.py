@@ -56,7 +56,7 @@ def _normal(like: Tensor, std: float, generator: torch.Generator) -> Tensor:
 
 
 def _scale_logits(model: nn.Module, vocabulary: int, seed: int) -> None:
-    """Scale the output projection so that logits are of order 1 to 10; tied weights are left, as inputs use them too."""
+    """Scale the output projection so that logits are of order 1 to 10; tied weights are left, as inputs use them."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     if head is None or getattr(head, "weight", None) is None:
         return
