@@ -1,1 +1,75 @@
+"""Anything that is a causal language model -> `Program`."""
 
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.export import ExportedProgram
+
+from burnish.frontend.capture import capture, from_exported
+from burnish.frontend.source import Source
+from burnish.ir.errors import InvalidModelError
+
+__all__ = ["Source", "read"]
+
+_ACCEPTED = (
+    "a transformers PreTrainedModel, a folder with config.json and safetensors, a .gguf file, a torch.nn.Module or a "
+    "torch.export.ExportedProgram that maps token ids to logits"
+)
+
+
+def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+    """Read a model of any kind.
+
+    Args:
+        model: a transformers `PreTrainedModel`, a folder, a `.gguf` file, an `nn.Module`, an `ExportedProgram`.
+        max_length: the most tokens that the program must take; the model's own limit if None.
+        tokenizer: a tokenizer of transformers; a folder's or file's own if None.
+
+    Raises:
+        BurnishError: InvalidModelError for what is no model, WeightError for its weights, CaptureError if it cannot be
+            traced, UsageError for a length that it does not take.
+    """
+    if isinstance(model, str | Path):
+        return _read_path(Path(model), max_length, tokenizer)
+    if isinstance(model, nn.Module) and _is_pretrained(model):
+        from burnish.frontend.hugging_face import read_model
+
+        return read_model(model, max_length=max_length, tokenizer=tokenizer)
+    if isinstance(model, nn.Module):
+        program = capture(model, max_length=max_length)
+        return Source(program, type(model).__name__, _tokenizer_data(tokenizer))
+    if isinstance(model, ExportedProgram):
+        return Source(from_exported(model, max_length=max_length), "exported", _tokenizer_data(tokenizer))
+    raise InvalidModelError(f"{type(model).__name__} is no model that burnish reads: give {_ACCEPTED}")
+
+
+def _read_path(path: Path, max_length: int | None, tokenizer: Any) -> Source:
+    if path.is_dir():
+        from burnish.frontend.folder import read_folder
+
+        return read_folder(path, max_length=max_length, tokenizer=tokenizer)
+    if not path.exists():
+        raise InvalidModelError(f"there is no file or folder {path}: give {_ACCEPTED}")
+    if path.suffix.lower() != ".gguf":
+        raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {_ACCEPTED}")
+    from burnish.frontend.gguf import read_gguf
+
+    return read_gguf(path, max_length=max_length, tokenizer=tokenizer)
+
+
+def _is_pretrained(module: nn.Module) -> bool:
+    """Whether it is transformers' model; if transformers was never imported it is not, and need not be now."""
+    transformers = sys.modules.get("transformers")
+    return transformers is not None and isinstance(module, transformers.PreTrainedModel)
+
+
+def _tokenizer_data(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        return None
+    from burnish.frontend.hugging_face import tokenizer_data
+
+    return tokenizer_data(tokenizer)

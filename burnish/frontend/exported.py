@@ -1,0 +1,170 @@
+"""What `torch.export` gives, read: inputs and outputs, sizes, weights, and the places in the user's source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from burnish.ir.errors import CaptureError, InvalidModelError
+from burnish.ir.program import Origin
+from burnish.ir.weights import Stored, Weight, Weights
+
+
+def logits_of(output: Any) -> Any:
+    """The logits in what a forward gives: a tensor, `.logits`, `["logits"]`, or the first of several."""
+    if isinstance(output, Mapping):
+        return output.get("logits")
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, tuple | list) and output:
+        return output[0]
+    return output
+
+
+def tokens_of(exported: ExportedProgram) -> fx.Node:
+    """The one input. Raises InvalidModelError unless it is token ids."""
+    names = {
+        spec.arg.name
+        for spec in exported.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument)
+    }
+    nodes = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in names]
+    expected = "one input is expected, token ids int64[batch, sequence]"
+    if len(nodes) != 1:
+        raise InvalidModelError(f"the model takes {len(nodes)} inputs ({', '.join(sorted(names))}): {expected}")
+    tokens: fx.Node = nodes[0]
+    if _kind(tokens) != "int64 of 2 axes":
+        raise InvalidModelError(f"the input {tokens.name} is {_kind(tokens)}: {expected}")
+    return tokens
+
+
+def size_symbols(tokens: fx.Node) -> tuple[torch.SymInt, torch.SymInt]:
+    """The batch and sequence sizes. Raises CaptureError if one is not a symbol of its own."""
+    sizes = tuple(tokens.meta["val"].shape)
+    for name, size in zip(("batch", "sequence"), sizes, strict=True):
+        if not isinstance(size, torch.SymInt) or not size.node.expr.is_Symbol:
+            raise CaptureError(
+                f"the {name} size became the constant {size}, and the program holds for no other: "
+                "export with torch.export.Dim for both sizes"
+            )
+    if str(sizes[0]) == str(sizes[1]):
+        raise CaptureError("the batch and sequence sizes are one symbol: the program holds only where they are equal")
+    return sizes[0], sizes[1]
+
+
+def translate(
+    exported: ExportedProgram, tokens: fx.Node, given: Mapping[str, Weight], prefix: str
+) -> tuple[fx.Graph, Weights]:
+    """The graph with its parameters, buffers and constants as weights; one weight for tied ones.
+
+    `given` has the weights to use instead of the tensors of those names. `prefix` is taken off names.
+    """
+    signature = exported.graph_signature
+    for result in signature.output_specs:
+        if result.kind is not OutputKind.USER_OUTPUT:
+            raise InvalidModelError(
+                f"the forward changes {str(result.target).removeprefix(prefix)} in place: its logits may depend on "
+                "earlier calls. Give a forward that keeps nothing (no cache of its own)."
+            )
+    targets = {
+        spec.arg.name: str(spec.target)
+        for spec in signature.input_specs
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+    }
+    weights, names = Weights(), dict[Any, str]()
+    graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
+    for node in exported.graph.nodes:
+        if node is tokens:
+            copied = graph.placeholder("tokens")
+        elif node.op == "placeholder":
+            if node.name not in targets or not node.users:  # an input that was None, or a tensor that nothing reads
+                continue
+            identity, weight = _weight(exported, targets[node.name], given, prefix)
+            if identity not in names:
+                names[identity] = weights.add(targets[node.name].removeprefix(prefix), weight)
+            copied = graph.create_node("get_attr", names[identity], name=node.name)
+        elif node.op == "output":
+            copied = graph.output((mapping[_logits_node(exported, node)],))
+        else:
+            copied = graph.node_copy(node, mapping.__getitem__)
+        copied.meta = {"val": node.meta.get("val"), "origin": _origin(node, prefix)}
+        mapping[node] = copied
+    return graph, weights
+
+
+def _weight(exported: ExportedProgram, target: str, given: Mapping[str, Weight], prefix: str) -> tuple[Any, Weight]:
+    """A weight, and what tells whether two are one."""
+    name = target.removeprefix(prefix)
+    if name in given:
+        return id(given[name]), given[name]
+    tensor = exported.state_dict.get(target)
+    if tensor is None:
+        tensor = exported.constants[target]
+    assert isinstance(tensor, torch.Tensor)
+    if tensor.device.type != "cpu":
+        raise InvalidModelError(f"{name} is on the device {tensor.device}: move the model to the CPU to compile it")
+    place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return place if tensor.numel() else name, Stored(tensor.detach())
+
+
+def _logits_node(exported: ExportedProgram, output: fx.Node) -> fx.Node:
+    structure = exported.call_spec.out_spec
+    results: Any = output.args[0]
+    assert structure is not None
+    found = logits_of(pytree.tree_unflatten(results, structure))
+    val = found.meta.get("val") if isinstance(found, fx.Node) else None
+    if not isinstance(val, torch.Tensor) or val.dim() != 3 or not val.is_floating_point():
+        raise InvalidModelError(
+            f"the forward gives {_kind(found)} where logits, floats of 3 axes [batch, sequence, vocabulary], are "
+            "expected: return them as a tensor, as `.logits` of an object, or first in a tuple"
+        )
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def _kind(found: Any) -> str:
+    val = found.meta.get("val") if isinstance(found, fx.Node) else found
+    if isinstance(val, torch.Tensor):
+        return f"{str(val.dtype).removeprefix('torch.')} of {val.dim()} axes"
+    return type(val).__name__
+
+
+_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in [^\n]*(?:\n\s*(?P<code>[^\n]*))?')
+
+
+_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+
+
+def is_torch(file: str) -> bool:
+    """Whether a source file is torch's own."""
+    return file.startswith(_TORCH)
+
+
+def innermost_frame(stack: str) -> tuple[str, int, str] | None:
+    """File, line and code of the innermost frame in a stack trace that is neither torch's nor this package's."""
+    frames = [frame for frame in _FRAME.finditer(stack) if not frame["file"].startswith((_TORCH, _HERE))]
+    if not frames:
+        return None
+    last = frames[-1]
+    return last["file"], int(last["line"]), (last["code"] or "").strip()
+
+
+def _origin(node: fx.Node, prefix: str) -> Origin:
+    """Innermost module and source line of the user's program, from what export recorded."""
+    modules = list((node.meta.get("nn_module_stack") or {}).values())
+    path, kind = modules[-1][:2] if modules else ("", "")
+    if node.op != "call_function" or path.startswith("_empty"):  # torch's mark for "no module"
+        return Origin()
+    path = re.sub(r"@\d+", "", f"{path}.")  # "@1": the second call of a module
+    module = path.removeprefix(prefix).removesuffix(".")
+    kind = kind if isinstance(kind, str) else kind.__name__
+    frame = innermost_frame(node.meta.get("stack_trace") or "") or ("", 0, "")
+    return Origin(module, kind.rsplit(".", 1)[-1], *frame)

@@ -1,0 +1,119 @@
+"""Models of transformers as `Program`s.
+
+The trace is of transformers' own code with its plain ("eager") attention, which says what the model means: the others
+drop soft caps and cannot express sinks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from burnish.frontend import experts, rotary_scaling
+from burnish.frontend.capture import capture
+from burnish.frontend.limits import check_length, declared_limit
+from burnish.frontend.source import Source
+from burnish.ir.errors import InvalidModelError
+from burnish.ir.program import Program
+from burnish.ir.weights import Weight
+from burnish.runtime.options import keep_defaults
+from burnish.runtime.tokenization import TokenizerData
+
+_log = logging.getLogger(__name__)
+
+
+def read_model(model: PreTrainedModel, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+    """A model in memory, which is left as it was."""
+    return source(
+        model, capture_model(model, max_length=max_length), name=model_name(model), tokenizer=tokenizer_data(tokenizer)
+    )
+
+
+def source(model: PreTrainedModel, program: Program, *, name: str, tokenizer: TokenizerData | None) -> Source:
+    """The program with what else the model says of itself."""
+    return Source(
+        program=program,
+        name=name,
+        tokenizer=tokenizer,
+        generation=generation_defaults(model),
+        config=json.loads(model.config.to_json_string()),
+    )
+
+
+def capture_model(
+    model: PreTrainedModel, *, max_length: int | None = None, weights: Mapping[str, Weight] | None = None
+) -> Program:
+    """The program of a model. For the arguments and errors see `burnish.frontend.capture.capture`."""
+    check_length(max_length, declared_limit(model))
+    if max_length is None and (exact := rotary_scaling.exact_limit(model)) is not None:
+        max_length = exact
+        _log.warning("compiled for %d tokens, where longrope changes its frequencies (see max_length)", exact)
+    length = max_length or declared_limit(model)
+    has_cache = "use_cache" in inspect.signature(model.forward).parameters
+    options = {"use_cache": False} if has_cache or hasattr(model.config, "use_cache") else {}
+
+    def call(module: nn.Module, tokens: torch.Tensor) -> Any:
+        return module(input_ids=tokens, **options)
+
+    with _plain(model), rotary_scaling.fixed(model, length):
+        return capture(model, max_length=max_length, call=call, weights=weights)
+
+
+@contextmanager
+def _plain(model: PreTrainedModel) -> Iterator[None]:
+    """`model` with plain attention, and experts that can be traced, for a while."""
+    configs: dict[int, PreTrainedConfig] = {}
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            configs[id(config)] = config
+    names = ("_attn_implementation_internal", "_experts_implementation_internal")
+    before = [(config, name, getattr(config, name)) for config in configs.values() for name in names]
+    try:
+        with experts.registered():
+            for config, name, _ in before:
+                setattr(config, name, "eager" if name.startswith("_attn") else experts.IMPLEMENTATION)
+            yield
+    finally:
+        for config, name, value in before:
+            setattr(config, name, value)
+
+
+def model_name(model: PreTrainedModel) -> str:
+    """What a model is called: the last part of where it comes from, else its type."""
+    path = str(getattr(model.config, "name_or_path", "") or "").rstrip("/\\")
+    return path.replace("\\", "/").rsplit("/", 1)[-1] or model.config.model_type or type(model).__name__
+
+
+def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
+    """The model's own generation defaults that burnish knows."""
+    config = getattr(model, "generation_config", None)
+    return keep_defaults(config.to_dict()) if isinstance(config, GenerationConfig) else {}
+
+
+def tokenizer_data(tokenizer: Any) -> TokenizerData | None:
+    """A tokenizer of transformers as data; None for None.
+
+    Raises InvalidModelError for one that has no `tokenizers.Tokenizer` inside.
+    """
+    if tokenizer is None or isinstance(tokenizer, TokenizerData):
+        return tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or backend is None:
+        raise InvalidModelError(
+            f"the tokenizer is a {type(tokenizer).__name__}: a tokenizer of transformers is needed that has a "
+            "tokenizer.json (one of the tokenizers library inside)"
+        )
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return TokenizerData(backend.to_str(), template, special)
