@@ -1,0 +1,292 @@
+"""Generation: token for token what transformers' generate gives for the same model, and what is ours alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from burnish.ir.errors import InvalidInputError
+from burnish.ir.states import StateKind
+from burnish.runtime.model import CompiledModel, load
+from tests.runtime.texts import tokenizer_data
+from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, Tiny, save_tiny, tiny
+
+
+class WholeConfig(PretrainedConfig):
+    model_type = "whole-sequence"
+    num_hidden_layers = 1
+
+
+class Whole(PreTrainedModel, GenerationMixin):
+    """The tiny model as transformers sees models, without a cache."""
+
+    config_class = WholeConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, made: Tiny) -> None:
+        super().__init__(WholeConfig())
+        self.made = made
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> CausalLMOutputWithPast:
+        return CausalLMOutputWithPast(logits=self.made.whole(input_ids))
+
+
+def their_tokens(made: Tiny, prompt: list[int], **options: Any) -> list[int]:
+    model = Whole(made)
+    model.generation_config = GenerationConfig()
+    out = model.generate(torch.tensor([prompt]), use_cache=False, **options)
+    return out[0, len(prompt) :].tolist()
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "reference"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CompiledModel]:
+    path, _ = save_tiny(tmp_path_factory.mktemp("generation"), tokenizer=tokenizer_data())
+    with load(path, request.param) as loaded:
+        yield loaded
+
+
+GREEDY: list[dict[str, Any]] = [
+    {},
+    {"max_new_tokens": 40},
+    {"max_new_tokens": 40, "repetition_penalty": 1.3},
+    {"max_new_tokens": 30, "repetition_penalty": 0.7},
+    {"max_length": 25},
+    {"max_new_tokens": 40, "eos_token_id": list(range(0, 300, 9))},
+    {"max_new_tokens": 40, "eos_token_id": list(range(0, 300, 2)), "min_new_tokens": 11},
+    {"max_new_tokens": 30, "eos_token_id": list(range(0, 300, 2)), "min_length": 13},
+    {"max_new_tokens": 12, "forced_eos_token_id": 5, "eos_token_id": 5},
+    {"max_new_tokens": 12, "suppress_tokens": list(range(0, 300, 2)), "begin_suppress_tokens": list(range(1, 300, 3))},
+]
+
+
+@pytest.mark.parametrize("options", GREEDY, ids=str)
+def test_greedy_is_transformers_token_for_token(model: CompiledModel, options: dict[str, Any]) -> None:
+    made = tiny()
+    for prompt in ([3], [7, 250, 31, 8, 8], list(range(17))):
+        assert model.generate(prompt, **options).tokens == [their_tokens(made, prompt, **options)]
+
+
+def test_a_batch_of_unequal_prompts_is_each_prompt_alone(model: CompiledModel) -> None:
+    prompts = [[5, 9, 200], [7], list(range(70)), [250, 250]]
+    options: dict[str, Any] = {"max_new_tokens": 60, "eos_token_id": list(range(0, 300, 20)), "repetition_penalty": 1.1}
+    together = model.generate(prompts, **options)
+    alone = [model.generate(prompt, **options) for prompt in prompts]
+    assert together.tokens == [each.tokens[0] for each in alone]
+    assert together.finish == [each.finish[0] for each in alone]
+    assert len({len(row) for row in together.tokens}) > 1, "the rows should end at different steps"
+    assert together.prompt_tokens == [3, 1, 70, 2]
+
+
+def test_rows_end_at_the_models_limit_while_others_go_on(model: CompiledModel) -> None:
+    prompts = [list(range(190)), [1, 2, 3]]
+    found = model.generate(prompts, max_new_tokens=80)
+    # positions 190 to 199 take the first ten new tokens; the logits of the last give an eleventh
+    assert [len(row) for row in found.tokens] == [MAX_LENGTH - 190 + 1, 80]
+    assert found.tokens[1] == model.generate(prompts[1], max_new_tokens=80).tokens[0]
+    full = model.generate(list(range(MAX_LENGTH)), max_new_tokens=9)
+    assert len(full.tokens[0]) == 1
+    assert full.finish == ["length"]
+
+
+def test_prompts_may_come_in_any_form(model: CompiledModel) -> None:
+    assert model.tokenizer is not None
+    ids = model.tokenizer.encode("the cat")
+    expected = model.generate(ids, max_new_tokens=8).tokens
+    assert model.generate("the cat", max_new_tokens=8).tokens == expected
+    assert model.generate(["the cat"], max_new_tokens=8).tokens == expected
+    assert model.generate([ids], max_new_tokens=8).tokens == expected
+    assert model.generate(torch.tensor(ids), max_new_tokens=8).tokens == expected
+    assert model.generate(torch.tensor([ids, ids]), max_new_tokens=8).tokens == expected * 2
+    assert model.generate(tuple(ids), max_new_tokens=8).tokens == expected
+
+
+def test_why_it_ended(model: CompiledModel) -> None:
+    tokens = model.generate([3], max_new_tokens=10).tokens[0]
+    assert model.generate([3], max_new_tokens=10).finish == ["length"]
+    ended = model.generate([3], max_new_tokens=10, eos_token_id=tokens[4])
+    first = tokens.index(tokens[4])
+    assert (ended.tokens[0], ended.finish) == (tokens[: first + 1], ["eos"])
+
+
+def test_sampling_is_fixed_by_its_seed(model: CompiledModel) -> None:
+    def draw(seed: int | None) -> list[list[int]]:
+        return model.generate([[1, 2], [3]], max_new_tokens=20, temperature=1.5, top_k=0, seed=seed).tokens
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+    assert draw(None) != draw(None)
+    assert model.generate([1, 2], temperature=0).tokens == model.generate([1, 2]).tokens
+
+
+def test_the_models_own_defaults_are_followed(tmp_path: Path) -> None:
+    generation = {"max_new_tokens": 5, "eos_token_id": 1, "suppress_tokens": list(range(0, 300, 2))}
+    path, made = save_tiny(tmp_path, generation=generation)
+    with load(path) as model:
+        found = model.generate([1, 2, 3])
+        assert found.tokens[0] == their_tokens(made, [1, 2, 3], **generation)
+        assert len(model.generate([1, 2, 3], max_new_tokens=9).tokens[0]) == 9
+        assert found.texts is None
+        with pytest.raises(InvalidInputError, match="no tokenizer"):
+            found.text  # noqa: B018
+
+
+def test_states_that_change_places_generate_the_same(tmp_path: Path) -> None:
+    path, made = save_tiny(tmp_path, StateKind.RING)
+    with load(path, "reference") as model:
+        prompts = [[5, 9, 200], [7], list(range(30)), [250, 250]]
+        found = model.generate(prompts, max_new_tokens=15)
+        assert found.tokens == [their_tokens(made, prompt, max_new_tokens=15) for prompt in prompts]
+
+
+# ---------------------------------------------------------------- text
+
+
+def ascii_only(model: CompiledModel) -> list[int]:
+    """The tokens to suppress for a text of plain characters, each complete in its token."""
+    assert model.tokenizer is not None
+    texts = [model.tokenizer.decode([token]) for token in range(VOCABULARY)]
+    return [token for token, text in enumerate(texts) if not (text and text.isascii() and text.isprintable())]
+
+
+def test_pieces_are_the_text(model: CompiledModel) -> None:
+    pieces: list[str] = []
+    found = model.generate("the cat", max_new_tokens=60, stream=pieces.append)
+    assert len(pieces) > 5
+    assert "".join(pieces) == found.text == model.generate("the cat", max_new_tokens=60).text
+
+
+def test_the_iterator_gives_the_same_pieces_and_then_the_result(model: CompiledModel) -> None:
+    run = model.stream("the cat", max_new_tokens=30, stop="\x00\x00")
+    text = "".join(run)
+    assert text == run.result.text == model.generate("the cat", max_new_tokens=30).text
+
+
+def test_pieces_come_as_they_are_made(model: CompiledModel) -> None:
+    seen = 0
+    for _ in model.stream("the cat", max_new_tokens=150):
+        seen += 1
+        break  # leaving early is fine
+    assert seen == 1
+
+
+def test_the_end_of_sequence_is_a_token_and_no_text(model: CompiledModel) -> None:
+    plain = model.generate("the cat", max_new_tokens=12)
+    end = plain.tokens[0][-1]
+    assert plain.tokens[0].index(end) == 11, "the prompt should give a last token that is new"
+    pieces: list[str] = []
+    ended = model.generate("the cat", max_new_tokens=30, eos_token_id=end, stream=pieces.append)
+    assert ended.tokens == plain.tokens
+    assert model.tokenizer is not None
+    assert ended.text == "".join(pieces) == model.tokenizer.decode(plain.tokens[0][:-1])
+    assert model.generate("the cat", max_new_tokens=30, eos_token_id=end).text == ended.text
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 9])
+def test_stop_strings_cut_the_text_wherever_they_lie_on_tokens(model: CompiledModel, length: int) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 60, "suppress_tokens": ascii_only(model)}
+    whole = model.generate("the cat", **options)
+    stop = whole.text[13 : 13 + length]
+    cut = whole.text[: whole.text.index(stop)]
+    pieces: list[str] = []
+    stopped = model.generate("the cat", stop=[stop, "never there"], stream=pieces.append, **options)
+    assert stopped.text == cut == "".join(pieces)
+    assert stopped.finish == ["stop"]
+    assert stopped.tokens[0] == whole.tokens[0][: len(stopped.tokens[0])]
+    assert model.tokenizer is not None
+    assert stop in model.tokenizer.decode(stopped.tokens[0])
+    assert stop not in model.tokenizer.decode(stopped.tokens[0][:-1]), "it should stop where the stop string ends"
+
+
+def test_what_only_looks_like_a_stop_string_is_shown(model: CompiledModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 40, "suppress_tokens": ascii_only(model)}
+    whole = model.generate("the cat", **options)
+    pieces: list[str] = []
+    stop = [whole.text[-3:] + "\x01", whole.text[5:8] + "\x01", whole.text[6] + "\x01"]
+    found = model.generate("the cat", stop=stop, stream=pieces.append, **options)
+    assert found.text == "".join(pieces) == whole.text
+    assert found.finish == ["length"]
+
+
+def test_stop_strings_in_a_batch(model: CompiledModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 30, "suppress_tokens": ascii_only(model)}
+    alone = model.generate("the cat", **options)
+    stop = alone.text[10:14]
+    both = model.generate(["the cat", "a rat"], stop=stop, **options)
+    assert both.texts is not None
+    assert both.texts[0] == alone.text[: alone.text.index(stop)]
+    assert both.texts[1] == model.generate("a rat", stop=stop, **options).text
+
+
+def test_conversations(model: CompiledModel) -> None:
+    ids = model.chat_ids([{"role": "user", "content": "the cat"}])
+    assert model.tokenizer is not None
+    assert model.tokenizer.decode(ids, special=True) == "<s>[user]the cat</s>[assistant]"
+    assert len(model.generate(ids).tokens[0]) == 20
+
+
+def test_times(model: CompiledModel) -> None:
+    found = model.generate([[1, 2, 3], [4]], max_new_tokens=50)
+    assert found.prefill_tokens_per_second == pytest.approx(4 / found.prefill_seconds)
+    assert found.tokens_per_second == pytest.approx(98 / found.decode_seconds)
+    assert model.generate([1], max_new_tokens=1).tokens_per_second == 0
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        ("", "prompt 0 is empty: '' has no token"),
+        (["the", ""], "prompt 1 is empty"),
+        ([], "the prompt is empty"),
+        ([[]], "row 0 is empty"),
+        ([[1], []], "row 1 is empty"),
+        (["a", [1]], "text and token ids mixed"),
+        ([[1], 2], "token ids are integers, not list"),
+        ([1.5], "not float"),
+        (None, "not NoneType"),
+        (3, "not int"),
+        (torch.zeros(3), r"int64, not torch\.float32"),
+        (torch.zeros(2, 0, dtype=torch.int64), "row 0 is empty"),
+        ([1, VOCABULARY], f"the id {VOCABULARY} at place 1"),
+        ([1] * (MAX_LENGTH + 1), f"{MAX_LENGTH + 1} tokens, .*at most {MAX_LENGTH}"),
+    ],
+)
+def test_bad_prompts(model: CompiledModel, prompt: Any, says: str) -> None:
+    with pytest.raises(InvalidInputError, match=says):
+        model.generate(prompt)
+
+
+def test_bad_options(model: CompiledModel) -> None:
+    with pytest.raises(InvalidInputError, match="no option 'max_tokens': did you mean max_new_tokens"):
+        model.generate([1], max_tokens=3)
+    with pytest.raises(InvalidInputError, match="top_p is a number from 0 to 1, not 3"):
+        model.generate([1], top_p=3)
+    with pytest.raises(InvalidInputError, match="max_length=4 of prompt and answer"):
+        model.generate([1, 2, 3, 4], max_length=4)
+    with pytest.raises(InvalidInputError, match="only the text of one prompt can be streamed, and there are 2"):
+        model.generate([[1], [2]], stream=print)
+    with pytest.raises(InvalidInputError, match="there are 2 rows"):
+        model.generate([[1], [2]]).text  # noqa: B018
+
+
+def test_without_a_tokenizer_there_is_no_text(tmp_path: Path) -> None:
+    with load(save_tiny(tmp_path)[0]) as model:
+        calls = [
+            lambda: model.generate("text"),
+            lambda: model.generate([1], stop="x"),
+            lambda: model.generate([1], stream=print),
+            lambda: model.stream([1]),
+            lambda: model.chat_ids([{"role": "user", "content": "x"}]),
+        ]
+        for call in calls:
+            with pytest.raises(InvalidInputError, match="no tokenizer"):
+                call()
