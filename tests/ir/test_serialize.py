@@ -110,7 +110,16 @@ def test_nan_and_infinities_come_back() -> None:
 
 @pytest.mark.parametrize(
     "function",
-    [operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, torch.sym_max, torch.sym_min],
+    [
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.mod,
+        operator.neg,
+        torch.sym_max,
+        torch.sym_min,
+    ],
 )
 def test_functions_of_sizes_come_back(function: Any) -> None:
     assert listing(through_json(one_node(function, "x", 2)))[1][2] is function

@@ -253,7 +253,10 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "state axis": (set_state(axis=9), "state 'memory' has the shape"),
     "state dtype": (set_state(dtype="load"), "'load'"),
     "size below one": (lambda m: m["signature"].update(vocabulary=0), "below 1"),
-    "weight shape": (set_weight("shape", [8, 200]), r"'table' should be float32 \[8, 200\] at .* has float32 \[200, 8\]"),
+    "weight shape": (
+        set_weight("shape", [8, 200]),
+        r"'table' should be float32 \[8, 200\] at .* has float32 \[200, 8\]",
+    ),
     "weight dtype": (set_weight("dtype", "int32"), "'table' should be int32"),
     "weight offset": (set_weight("offset", 4096), "'table' should be .* at byte 4096"),
     "weight tensor": (set_weight("tensor", "gone"), "lacks the tensor 'gone'"),
@@ -274,7 +277,9 @@ def test_manifests_that_disagree_with_the_files_or_the_language(path: Path, forg
 )
 def test_paths_that_leave_the_folder_are_refused(path: Path, name: str) -> None:
     (path.parent / "outside").write_text("secret")
-    change_manifest(path, lambda manifest: manifest["files"].update({name: {"bytes": 6, "sha256": [digest(b"secret")]}}))
+    change_manifest(
+        path, lambda manifest: manifest["files"].update({name: {"bytes": 6, "sha256": [digest(b"secret")]}})
+    )
     with pytest.raises(ArtifactError, match="no plain path inside the folder"):
         load(path)
 

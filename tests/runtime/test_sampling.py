@@ -123,7 +123,9 @@ def their_processors(options: dict[str, Any], prompt: int, room: int) -> theirs.
     """What transformers' generate would use, from its own builder."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=4, intermediate_size=4, num_hidden_layers=1, num_attention_heads=1)
+    )
     config = GenerationConfig(do_sample=True, **{"top_k": 50, **options}, max_length=prompt + room)
     model._prepare_special_tokens(config, device="cpu")
     return model._get_logits_processor(config, input_ids_seq_length=prompt, device="cpu")

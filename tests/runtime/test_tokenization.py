@@ -90,9 +90,10 @@ def test_truncation_and_padding_in_the_file_are_not_applied() -> None:
     raw = byte_tokenizer()
     raw.enable_truncation(3)
     raw.enable_padding(length=10)
-    assert Tokenizer(TokenizerData(raw.to_str())).decode(
-        Tokenizer(TokenizerData(raw.to_str())).encode("the cat sat on")
-    ) == "the cat sat on"
+    assert (
+        Tokenizer(TokenizerData(raw.to_str())).decode(Tokenizer(TokenizerData(raw.to_str())).encode("the cat sat on"))
+        == "the cat sat on"
+    )
 
 
 def test_what_is_no_tokenizer_is_an_artifact_error() -> None:

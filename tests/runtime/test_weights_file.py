@@ -107,7 +107,9 @@ def test_one_weight_is_in_memory_at_a_time(tmp_path: Path) -> None:
 
 def test_expressions_are_evaluated_when_written(tmp_path: Path) -> None:
     a, b = torch.randn(2, 3), torch.randn(4, 3)
-    weights = Weights({"joined": Permute(Concat((Stored(a), Stored(b))), (1, 0)), "half": Cast(Stored(a), torch.float16)})
+    weights = Weights(
+        {"joined": Permute(Concat((Stored(a), Stored(b))), (1, 0)), "half": Cast(Stored(a), torch.float16)}
+    )
     write_weights(plan_weights(weights), tmp_path / "w")
     read = safetensors.torch.load_file(tmp_path / "w")
     assert torch.equal(read["joined"], torch.cat([a, b]).T)
