@@ -83,7 +83,7 @@ def _position_only(graph: fx.Graph) -> list[fx.Node]:
     for node in reversed(graph.nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
-    return [node for node in graph.nodes if node in needed]
+    return [tokens, *(node for node in graph.nodes if node in needed and node is not tokens)]
 
 
 @torch.no_grad()
