@@ -42,7 +42,7 @@ class Log:
 
 
 class Pass(Protocol):
-    """A frozen dataclass whose fields are its options. `run` may change the program it is given: it is the pipeline's copy."""
+    """A frozen dataclass whose fields are its options. `run` may change its program: it is the pipeline's copy."""
 
     effect: ClassVar[Effect]
 

@@ -1,4 +1,4 @@
-"""One spelling for what has several: einsum of two operands becomes a matrix product, a hand-written softmax a softmax."""
+"""One spelling for what has several: an einsum of two operands, a softmax written by hand."""
 
 from __future__ import annotations
 

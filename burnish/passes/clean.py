@@ -167,7 +167,7 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
         return None
     target = node.target
     if getattr(target, "__name__", "") == "getitem":
-        return _kept_by_native_dropout(node)
+        return _kept_by_native_dropout(node, log)
     source = node.args[0]
     if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
         return None
@@ -194,14 +194,13 @@ def _is_inactive(dropout: fx.Node, log: Log) -> bool:
     return True
 
 
-def _kept_by_native_dropout(item: fx.Node) -> fx.Node | None:
+def _kept_by_native_dropout(item: fx.Node, log: Log) -> fx.Node | None:
     """The input of an inactive native_dropout, if `item` is its first result."""
     dropout, index = item.args
     if index != 0 or not isinstance(dropout, fx.Node) or dropout.target is not aten.native_dropout.default:
         return None
-    source, probability, training = dropout.args
-    inactive = probability == 0 or training is False
-    return source if inactive and isinstance(source, fx.Node) else None
+    source = dropout.args[0]
+    return source if _is_inactive(dropout, log) and isinstance(source, fx.Node) else None
 
 
 def _layout_is_read(copy: fx.Node) -> bool:

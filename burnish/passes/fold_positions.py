@@ -1,7 +1,8 @@
 """What depends on position alone becomes a table that is read by position.
 
-Rotary cosines and sines, learned and sinusoidal position embeddings, position-dependent scales: however they were written,
-they are evaluated once at the maximum length, checked to be the same at shorter lengths, and read with `burnish::lookup`.
+Rotary cosines and sines, learned and sinusoidal position embeddings, position-dependent scales: however they were
+written, they are evaluated once at the maximum length, checked to be the same at shorter lengths, and read with
+`burnish::lookup`.
 """
 
 from __future__ import annotations
@@ -134,9 +135,7 @@ class _Folder:
         weight = self.editor.weight(node.name, Stored(value.contiguous()))
         with self.editor.before(node):
             batch = self.editor.call(aten.sym_size.int, self.program.tokens, 0, like=node)
-            sizes: list[Any] = [
-                batch if is_batch(self.program, size) else size for size in node.meta["val"].shape
-            ]
+            sizes: list[Any] = [batch if is_batch(self.program, size) else size for size in node.meta["val"].shape]
             expanded = self.editor.call(aten.expand.default, weight, sizes, like=node)
         self.editor.replace(node, expanded)
         self.log.rewrite(node, "constant, the same for each row")
@@ -212,4 +211,3 @@ def is_own_batch(program: Program, shape: Any, axis: int | None) -> bool:
 
 def _broadcasts(target: torch._ops.OpOverload) -> bool:
     return torch.Tag.pointwise in target.tags or target is burnish_ops.rotary.default
-

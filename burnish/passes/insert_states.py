@@ -1,4 +1,4 @@
-"""The whole-sequence program becomes a step: what mixes tokens gets a state, everything else runs on the new tokens alone."""
+"""The whole-sequence program becomes a step: what mixes tokens gets a state, all else runs on the new tokens alone."""
 
 from __future__ import annotations
 
@@ -251,13 +251,12 @@ class _Inserter:
 
     def _convolution(self, node: fx.Node) -> None:
         x, weight, bias, dilation, groups = node.args
-        assert isinstance(x, fx.Node) and isinstance(weight, fx.Node)
+        assert isinstance(x, fx.Node)
+        assert isinstance(weight, fx.Node)
         size = (int(weight.meta["val"].shape[-1]) - 1) * int(dilation)  # type: ignore[arg-type]
         with self.editor.before(node):
             joined = self._window(x, 2, size) if size else x
-            out = self.editor.call(
-                aten.conv1d.default, joined, weight, bias, [1], [0], [dilation], groups, like=node
-            )
+            out = self.editor.call(aten.conv1d.default, joined, weight, bias, [1], [0], [dilation], groups, like=node)
         self.log.rewrite(node, f"convolution over a window of {size} remembered tokens")
         self.editor.replace(node, out)
 
@@ -282,4 +281,3 @@ class _Inserter:
             self.results.append(self.editor.call(aten.slice.Tensor, total, label.axis, -1, _END, like=node))
         node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
         self.log.rewrite(node, "running sum with its total remembered")
-

@@ -21,7 +21,7 @@ Observer = Callable[[PassRecord], None]
 
 
 def run_passes(program: Program, passes: Sequence[Pass], trace: Trace, observer: Observer | None = None) -> Program:
-    """The program after all of `passes`. Each gets a copy, and leaves a record in `trace`; the first record is the input."""
+    """The program after all of `passes`. Each gets a copy and leaves a record; the first is the input's."""
     if not trace.passes:
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
     for each in passes:

@@ -33,7 +33,7 @@ def make_incremental() -> list[Pass]:
         RAISE_CONVOLUTIONS,
         # All that is left of positions become tables, which a step reads at its own positions.
         FoldPositions(),
-        # While the program still maps all tokens to all logits: the walk back from the logits ends at the last mixing op.
+        # While the program still maps tokens to logits: the walk back from these ends at the last mixing op.
         SelectLogits(),
         # Last: it proves that all else keeps tokens apart, and refuses the model otherwise.
         InsertStates(),

@@ -1,4 +1,4 @@
-"""Attention in every spelling becomes `burnish::attention` over unrepeated keys and values, its mask classified by value."""
+"""Attention in every spelling becomes `burnish::attention` over unrepeated heads, its mask classified by value."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class SelectLogits:
             picked = editor.call(aten.index_select.default, start, label.axis, index, like=start)
         start.replace_all_uses_with(picked, delete_user_cb=lambda user: user in chain or user is program.output)
         if start is logits:
-            first, *rest = program.output.args[0]  # type: ignore[misc]
+            _, *rest = program.output.args[0]  # type: ignore[misc]
             program.output.args = ((picked, *rest),)
         for node in reversed(chain[:-1]):
             infer(node, editor.mode)
@@ -75,4 +75,3 @@ def _chain(logits: fx.Node, axes: TokenAxes) -> list[fx.Node]:
         if str(inputs[0].meta["val"].shape[label.axis]) != axes.program.sequence:
             return chain
         chain.append(inputs[0])
-

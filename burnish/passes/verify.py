@@ -13,7 +13,7 @@ _TOLERANCE = 1e-4  # of the largest logit, in float32
 
 
 def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int) -> Tensor:
-    """The logits [batch, sum(pieces), vocabulary] of a step program fed `tokens` in `pieces`, by the reference executor."""
+    """The logits [batch, sum(pieces), vocabulary] of a step program fed `tokens` in `pieces`, node by node."""
     rows = tokens.shape[0]
     states = [state.allocate(rows, capacity) for state in step.states]
     position = torch.zeros(rows, dtype=torch.int64)
@@ -51,8 +51,8 @@ def verify_step(captured: Program, step: Program, length: int = 24) -> float:
         first = int((~(difference <= _TOLERANCE)).nonzero()[0])
         raise VerificationError(
             f"the incremental program gives other logits than the model: relative difference {worst:.2e} (allowed: "
-            f"{_TOLERANCE:.0e}), first at token {first} of {length} fed in pieces of {pieces}. This is a bug in burnish; "
-            "please report it with the model's configuration"
+            f"{_TOLERANCE:.0e}), first at token {first} of {length} fed in pieces of {pieces}. This is a bug in "
+            "burnish; please report it with the model's configuration"
         )
     return worst
 

@@ -53,7 +53,9 @@ class Match:
     query: fx.Node  # [..., S, D]
     key_transposed: fx.Node | None = None  # [..., D, T]
     key: fx.Node | None = None  # [..., T, D], where the op takes it so
-    products: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)  # with the values: (product, values[..., T, D])
+    products: list[tuple[fx.Node, fx.Node]] = field(
+        default_factory=list
+    )  # with the values: (product, values[..., T, D])
     scale: float = 1.0
     softcap: float = 0.0
     sinks: fx.Node | None = None
@@ -196,9 +198,9 @@ def _read_softcap(
     inner = tanh.args[0]
     assert isinstance(inner, fx.Node)
     number = constant(inner.args[1], positions) if len(inner.args) > 1 else None
-    if inner.target in (aten.div.Tensor, aten.div.Scalar) and number == cap:
-        pass
-    elif inner.target in (aten.mul.Tensor, aten.mul.Scalar) and number is not None and abs(number * cap - 1) < 1e-6:
+    if (inner.target in (aten.div.Tensor, aten.div.Scalar) and number == cap) or (
+        inner.target in (aten.mul.Tensor, aten.mul.Scalar) and number is not None and abs(number * cap - 1) < 1e-6
+    ):
         pass
     else:
         raise NoMatch(tanh, "a tanh that is not a soft cap: cap * tanh(scores / cap)")
@@ -274,9 +276,11 @@ def _walk_down(node: fx.Node, match: Match) -> None:
     for user in node.users:
         if user.target in PRODUCTS and user.args[0] is node:
             match.products.append((user, user.args[1]))  # type: ignore[arg-type]
-        elif user.target in CASTS or user.target in VIEWS:
-            _walk_down(user, match)
-        elif user.target is aten.slice.Tensor and match.sinks is not None:
+        elif (
+            user.target in CASTS
+            or user.target in VIEWS
+            or (user.target is aten.slice.Tensor and match.sinks is not None)
+        ):
             _walk_down(user, match)
         else:
             raise NoMatch(user, f"{describe(user)} stands between the softmax and the product with the values")

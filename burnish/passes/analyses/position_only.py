@@ -1,7 +1,7 @@
 """Which nodes depend on positions alone, and what they are worth.
 
-A node none of whose ancestors is input *data* (only sizes, ranges, constants and weights) is a function of the batch and
-sequence sizes. It can be evaluated now, whatever way it was written.
+A node none of whose ancestors is input *data* (only sizes, ranges, constants and weights) is a function of the batch
+and sequence sizes. It can be evaluated now, whatever way it was written.
 """
 
 from __future__ import annotations
@@ -135,10 +135,7 @@ class PositionOnly:
             return size
         expression = size.node.expr
         found = expression.subs(
-            {
-                symbol: batch if str(symbol) == self.program.batch else length
-                for symbol in expression.free_symbols
-            }
+            {symbol: batch if str(symbol) == self.program.batch else length for symbol in expression.free_symbols}
         )
         if isinstance(size, torch.SymInt):
             return int(found)

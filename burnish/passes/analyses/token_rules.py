@@ -1,0 +1,458 @@
+"""One rule an op (or family of ops): where its output's tokens stand, or the error that it mixes them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import describe
+from burnish.passes.analyses.token_label import Label, TokenAxis, size_expression
+
+if TYPE_CHECKING:
+    from burnish.passes.analyses.token_axis import TokenAxes
+
+aten = torch.ops.aten
+
+
+def tensors_of(node: fx.Node) -> list[fx.Node]:
+    """The node's tensor arguments, also those in lists."""
+    return [argument for argument in node.all_input_nodes if isinstance(argument.meta.get("val"), Tensor)]
+
+
+Rule = Callable[["TokenAxes", fx.Node], Label]
+
+
+def pointwise(axes: TokenAxes, node: fx.Node) -> Label:
+    rank = axes.rank(node)
+    found: TokenAxis | None = None
+    for argument in node.all_input_nodes:
+        if isinstance(argument.meta.get("val"), torch.SymInt | torch.SymFloat):
+            if axes.program.sequence in {str(s) for s in argument.meta["val"].node.expr.free_symbols}:
+                raise UnsupportedError(
+                    f"{describe(node)} computes with the number of tokens, which a step does not know"
+                )
+            continue
+        label = axes.of(argument)
+        if label is None:
+            continue
+        aligned = TokenAxis(label.axis + rank - axes.rank(argument), label.inner)
+        if found is not None and aligned != found:
+            raise axes.mixes(node, "combines tokens on one axis with tokens on another")
+        found = aligned
+    return found
+
+
+def _reshape(axes: TokenAxes, node: fx.Node) -> Label:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    label = axes.of(source)
+    if label is None:
+        return None
+    before, after = source.meta["val"].shape, node.meta["val"].shape
+    wanted = axes.suffix(before, label.axis) * label.inner
+    for axis, size in enumerate(after):
+        expression = size_expression(size)
+        if axes.symbol not in expression.free_symbols:
+            continue
+        inner = sympy.simplify(wanted / axes.suffix(after, axis))
+        outer = sympy.simplify(expression / (axes.symbol * inner))
+        if inner.is_integer is False or axes.symbol in outer.free_symbols or axes.symbol in inner.free_symbols:
+            break
+        whole = sympy.denom(sympy.together(inner)) == 1 and sympy.denom(sympy.together(outer)) == 1
+        if not whole:
+            break
+        return TokenAxis(axis, inner)
+    raise axes.mixes(node, f"reads {tuple(before)} as {tuple(after)}, which puts parts of different tokens together")
+
+
+def _same(axes: TokenAxes, node: fx.Node) -> Label:
+    return axes.of(node.args[0])  # type: ignore[arg-type]
+
+
+def _permute(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is None:
+        return None
+    rank = axes.rank(node)
+    order = [int(axis) % rank for axis in node.args[1]]  # type: ignore[union-attr, arg-type]
+    return TokenAxis(order.index(label.axis), label.inner)
+
+
+def _transpose(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is None:
+        return None
+    rank = axes.rank(node)
+    first, second = (int(axis) % rank for axis in (node.args[1:] or (0, 1)))  # type: ignore[arg-type]
+    swapped = {first: second, second: first}
+    return TokenAxis(swapped.get(label.axis, label.axis), label.inner)
+
+
+def _expand(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is None:
+        return None
+    return TokenAxis(label.axis + axes.rank(node) - axes.rank(node.args[0]), label.inner)  # type: ignore[arg-type]
+
+
+def _unsqueeze(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is None:
+        return None
+    axis = int(node.args[1]) % axes.rank(node)  # type: ignore[arg-type, call-overload]
+    return TokenAxis(label.axis + (axis <= label.axis), label.inner)
+
+
+def _squeeze(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is None:
+        return None
+    rank = axes.rank(node.args[0])  # type: ignore[arg-type]
+    wanted = node.args[1] if len(node.args) > 1 else list(range(rank))
+    listed = [wanted] if isinstance(wanted, int) else list(wanted)  # type: ignore[arg-type, call-overload]
+    gone = [int(axis) % rank for axis in listed if node.args[0].meta["val"].shape[axis] == 1]  # type: ignore[union-attr]
+    return TokenAxis(label.axis - sum(axis < label.axis for axis in gone), label.inner)
+
+
+def _argument(node: fx.Node, index: int, name: str, default: Any) -> Any:
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
+def _along(index: int, default: Any, how: str) -> Rule:
+    """An op that works along the axis (or axes) in argument `index`; tokens must not be on it."""
+
+    def rule(axes: TokenAxes, node: fx.Node) -> Label:
+        label = axes.of(node.args[0])  # type: ignore[arg-type]
+        if label is None:
+            others = [argument for argument in tensors_of(node) if axes.of(argument)]
+            if others:
+                raise axes.mixes(node, "reads a value without tokens by one with tokens")
+            return None
+        rank = axes.rank(node.args[0])  # type: ignore[arg-type]
+        listed = _argument(node, index, "dim", default)
+        chosen = list(range(rank)) if listed in (None, []) else [listed] if isinstance(listed, int) else list(listed)
+        removed = sorted({int(axis) % rank for axis in chosen})
+        if label.axis in removed:
+            raise axes.mixes(node, how)
+        val = node.meta["val"]
+        results = val if isinstance(val, tuple | list) else (val,)
+        kept = results[0].dim() == rank
+        moved = label if kept else TokenAxis(label.axis - sum(axis < label.axis for axis in removed), label.inner)
+        return tuple(moved for _ in val) if isinstance(val, tuple | list) else moved
+
+    return rule
+
+
+def _reduce_all(axes: TokenAxes, node: fx.Node) -> Label:
+    raise axes.mixes(node, "reduces over all tokens")
+
+
+def _linear(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if any(axes.of(argument) for argument in tensors_of(node)[1:]):
+        raise axes.mixes(node, "multiplies by a matrix made from the tokens")
+    if label is not None and label.axis == axes.rank(node.args[0]) - 1:  # type: ignore[arg-type]
+        raise axes.mixes(node, "multiplies along the tokens' axis")
+    return label
+
+
+def _matmul(axes: TokenAxes, node: fx.Node) -> Label:
+    return _product(axes, node, node.args[-2], node.args[-1])
+
+
+def _addmm(axes: TokenAxes, node: fx.Node) -> Label:
+    label = _product(axes, node, node.args[1], node.args[2])
+    bias = axes.of(node.args[0])  # type: ignore[arg-type]
+    if bias is not None:
+        raise axes.mixes(node, "adds a matrix made from the tokens")
+    return label
+
+
+def _product(axes: TokenAxes, node: fx.Node, left: Any, right: Any) -> Label:
+    rank = axes.rank(node)
+    first, second = axes.of(left), axes.of(right)
+    left_rank, right_rank = axes.rank(left), axes.rank(right)
+    if (first is not None and first.axis == left_rank - 1) or (
+        second is not None and right_rank > 1 and (second.axis == right_rank - 2)
+    ):
+        raise axes.mixes(node, "sums over the tokens")
+    if second is not None and right_rank == 1:
+        raise axes.mixes(node, "sums over the tokens")
+    found = [
+        TokenAxis(label.axis + rank - operand_rank, label.inner)
+        for label, operand_rank in ((first, left_rank), (second, right_rank))
+        if label is not None
+    ]
+    if len(found) == 2 and found[0] != found[1]:
+        raise axes.mixes(node, "multiplies every token with every other, and is no attention that burnish recognises")
+    return found[0] if found else None
+
+
+def _einsum(axes: TokenAxes, node: fx.Node) -> Label:
+    left, _, right = str(node.args[0]).replace(" ", "").partition("->")
+    letters = set()
+    for term, operand in zip(left.split(","), node.args[1], strict=True):  # type: ignore[arg-type]
+        label = axes.of(operand)  # type: ignore[arg-type]
+        if label is not None:
+            letters.add(term[label.axis])
+    if len(letters) != 1 or "." in left:
+        raise axes.mixes(node, "multiplies every token with every other, and is no attention that burnish recognises")
+    letter = letters.pop()
+    if letter not in right:
+        raise axes.mixes(node, "sums over the tokens")
+    return TokenAxis(right.index(letter))
+
+
+def _embedding(axes: TokenAxes, node: fx.Node) -> Label:
+    return axes.of(node.args[1])  # type: ignore[arg-type]
+
+
+def _layer_norm(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    normalized = len(node.args[1])  # type: ignore[arg-type]
+    if label is not None and label.axis >= axes.rank(node) - normalized:
+        raise axes.mixes(node, "normalises over the tokens")
+    return label
+
+
+def _group_norm(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is not None and label.axis != 0:
+        raise axes.mixes(node, "normalises over the tokens")
+    return label
+
+
+def _slice(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    axis = int(_argument(node, 1, "dim", 0)) % axes.rank(node)
+    if label is not None and label.axis == axis:
+        raise axes.mixes(node, "takes some tokens out, counted from the start or the end of the sequence")
+    return label
+
+
+def _select(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is None:
+        return None
+    axis = int(node.args[1]) % axes.rank(node.args[0])  # type: ignore[arg-type, call-overload]
+    if label.axis == axis:
+        raise axes.mixes(node, "takes one token out, counted from the start or the end of the sequence")
+    return TokenAxis(label.axis - (axis < label.axis), label.inner)
+
+
+def _cat(axes: TokenAxes, node: fx.Node) -> Label:
+    parts = node.args[0]
+    found = {axes.of(part) for part in parts}  # type: ignore[union-attr, arg-type]
+    label = next((each for each in found if each is not None), None)
+    if label is None:
+        return None
+    axis = int(_argument(node, 1, "dim", 0)) % axes.rank(node)
+    if len(found) != 1 or label.axis == axis:
+        raise axes.mixes(node, "joins values along the tokens' axis")
+    return label
+
+
+def _stack(axes: TokenAxes, node: fx.Node) -> Label:
+    found = {axes.of(part) for part in node.args[0]}  # type: ignore[union-attr, arg-type]
+    if len(found) != 1:
+        raise axes.mixes(node, "stacks values with and without tokens")
+    label = found.pop()
+    axis = int(_argument(node, 1, "dim", 0)) % axes.rank(node)
+    return None if label is None else TokenAxis(label.axis + (axis <= label.axis), label.inner)
+
+
+def _pad(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    amounts = list(node.args[1])  # type: ignore[arg-type]
+    rank = axes.rank(node)
+    if label is not None:
+        behind = rank - 1 - label.axis
+        if any(amount != 0 for amount in amounts[2 * behind : 2 * behind + 2]):
+            raise axes.mixes(node, "moves tokens along their axis by padding it")
+    return label
+
+
+def _gather(axes: TokenAxes, node: fx.Node) -> Label:
+    source, axis, index = node.args[0], int(node.args[1]), node.args[2]  # type: ignore[arg-type, call-overload]
+    first, second = axes.of(source), axes.of(index)  # type: ignore[arg-type]
+    if first is None:  # a table without tokens: each token reads for itself
+        return second
+    if first != second or first.axis == axis % axes.rank(node):
+        raise axes.mixes(node, "reads tokens by an index")
+    return first
+
+
+def _index(axes: TokenAxes, node: fx.Node) -> Label:
+    """A table without tokens read by indices with tokens: each token reads for itself."""
+    source, indices = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    given = [index for index in indices if index is not None]
+    label = axes.of(source)  # type: ignore[arg-type]
+    if label is not None:
+        at = next(place for place, index in enumerate(indices) if index is not None)
+        plain = len(given) == 1 and axes.of(given[0]) is None and axes.rank(given[0]) == 1
+        if not plain or at == label.axis:
+            raise axes.mixes(node, "reads tokens by an index")
+        return label
+    if len(given) != 1 or indices[0] is None:
+        raise axes.mixes(node, "reads by several indices")
+    return axes.of(given[0])
+
+
+def _getitem(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.labels.get(node.args[0])  # type: ignore[arg-type]
+    return label[int(node.args[1])] if isinstance(label, tuple) else label  # type: ignore[arg-type, call-overload]
+
+
+def _lookup(axes: TokenAxes, node: fx.Node) -> Label:
+    return axes.of(node.args[1])  # type: ignore[arg-type]
+
+
+def _attention(axes: TokenAxes, node: fx.Node) -> Label:
+    if node.kwargs.get("mask") == "none" and not (node.kwargs.get("bias") or len(node.args) > 4):
+        raise axes.mixes(node, "lets a token attend to later tokens (it has no mask)")
+    return TokenAxis(2)
+
+
+def _attention_bias(axes: TokenAxes, node: fx.Node) -> Label:
+    table = node.args[0]
+    assert isinstance(table, fx.Node)
+    values = axes.program.weights[str(table.target)].materialize()
+    users = [user for user in node.users if user.kwargs.get("mask") == "none"]
+    if users and bool((values > float("-inf")).triu(1).any()):
+        raise axes.mixes(users[0], "lets a token attend to later tokens: its mask was evaluated and shows them")
+    return TokenAxis(2)
+
+
+def _cumulative(axes: TokenAxes, node: fx.Node) -> Label:
+    return axes.of(node.args[0])  # type: ignore[arg-type]
+
+
+def _channels(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is not None and label.axis != 0:
+        raise axes.mixes(
+            node, "convolves over the tokens with a window that reaches later ones (or one not recognised)"
+        )
+    return label
+
+
+def _moe(axes: TokenAxes, node: fx.Node) -> Label:
+    return axes.of(node.args[0]) or axes.of(node.args[3])  # type: ignore[arg-type]
+
+
+def _one_hot(axes: TokenAxes, node: fx.Node) -> Label:
+    return axes.of(node.args[0])  # type: ignore[arg-type]
+
+
+def _index_select(axes: TokenAxes, node: fx.Node) -> Label:
+    index = node.args[2]
+    if isinstance(index, fx.Node) and index.op == "placeholder":  # the tokens whose logits are asked for
+        return None
+    return _along(1, 0, "picks tokens by an index")(axes, node)
+
+
+_REDUCTION = "reduces over the tokens"
+RULES: dict[Any, Rule] = {
+    operator.getitem: _getitem,
+    burnish_ops.rms_norm.default: _same,
+    burnish_ops.rotary.default: pointwise,
+    burnish_ops.gated_activation.default: pointwise,
+    burnish_ops.attention.default: _attention,
+    burnish_ops.attention_bias.default: _attention_bias,
+    burnish_ops.positions.default: _same,
+    burnish_ops.lookup.default: _lookup,
+    burnish_ops.causal_conv1d.default: _same,
+    burnish_ops.shift.default: _same,
+    burnish_ops.moe_linear.default: _moe,
+    aten.linear.default: _linear,
+    aten.matmul.default: _matmul,
+    aten.mm.default: _matmul,
+    aten.bmm.default: _matmul,
+    aten.addmm.default: _addmm,
+    aten.einsum.default: _einsum,
+    aten.embedding.default: _embedding,
+    aten.layer_norm.default: _layer_norm,
+    aten.rms_norm.default: _layer_norm,
+    aten.group_norm.default: _group_norm,
+    aten.view.default: _reshape,
+    aten.reshape.default: _reshape,
+    aten._unsafe_view.default: _reshape,
+    aten.flatten.using_ints: _reshape,
+    aten.unflatten.int: _reshape,
+    aten.view_as.default: _reshape,
+    aten.permute.default: _permute,
+    aten.transpose.int: _transpose,
+    aten.t.default: _transpose,
+    aten.expand.default: _expand,
+    aten.expand_as.default: _expand,
+    aten.unsqueeze.default: _unsqueeze,
+    aten.squeeze.dim: _squeeze,
+    aten.squeeze.dims: _squeeze,
+    aten.squeeze.default: _squeeze,
+    aten.slice.Tensor: _slice,
+    aten.narrow.default: _slice,
+    aten.select.int: _select,
+    aten.cat.default: _cat,
+    aten.stack.default: _stack,
+    aten.pad.default: _pad,
+    aten.constant_pad_nd.default: _pad,
+    aten.gather.default: _gather,
+    aten.index.Tensor: _index,
+    aten.cumsum.default: _cumulative,
+    aten.one_hot.default: _one_hot,
+    aten.conv1d.default: _channels,
+    aten.conv1d.padding: _channels,
+    aten.view_as_complex.default: _same,
+    aten.view_as_real.default: _same,
+    aten.contiguous.default: _same,
+    aten.clone.default: _same,
+    aten._to_copy.default: _same,
+    aten.to.dtype: _same,
+    aten.type_as.default: _same,
+    aten.alias.default: _same,
+    aten.detach.default: _same,
+    aten.repeat.default: _expand,  # repeated tokens stay apart: copies are the outer part of the axis
+    aten.softmax.int: _along(1, None, "takes a softmax over the tokens that is no attention recognised"),
+    aten.log_softmax.int: _along(1, None, "takes a softmax over the tokens"),
+    aten._softmax.default: _along(1, None, "takes a softmax over the tokens that is no attention recognised"),
+    aten.mean.dim: _along(1, None, _REDUCTION),
+    aten.sum.dim_IntList: _along(1, None, _REDUCTION),
+    aten.amax.default: _along(1, None, _REDUCTION),
+    aten.amin.default: _along(1, None, _REDUCTION),
+    aten.max.dim: _along(1, None, _REDUCTION),
+    aten.min.dim: _along(1, None, _REDUCTION),
+    aten.argmax.default: _along(1, None, _REDUCTION),
+    aten.any.dim: _along(1, None, _REDUCTION),
+    aten.prod.dim_int: _along(1, None, _REDUCTION),
+    aten.linalg_vector_norm.default: _along(2, None, _REDUCTION),
+    aten.norm.ScalarOpt_dim: _along(2, None, _REDUCTION),
+    aten.std.dim: _along(1, None, _REDUCTION),
+    aten.var.correction: _along(1, None, _REDUCTION),
+    aten.topk.default: _along(2, -1, "chooses among the tokens"),
+    aten.sort.default: _along(1, -1, "sorts the tokens"),
+    aten.argsort.default: _along(1, -1, "sorts the tokens"),
+    aten.split.Tensor: _along(2, 0, "splits the tokens"),
+    aten.split_with_sizes.default: _along(2, 0, "splits the tokens"),
+    aten.chunk.default: _along(2, 0, "splits the tokens"),
+    aten.unbind.int: _along(1, 0, "splits the tokens"),
+    aten.flip.default: _along(1, None, "turns the tokens around"),
+    aten.roll.default: _along(2, None, "moves tokens around"),
+    aten.index_select.default: _index_select,
+    aten.repeat_interleave.self_int: _along(2, None, "repeats tokens"),
+    aten.glu.default: _along(1, -1, "splits the tokens"),
+    aten.diff.default: _along(2, -1, "compares tokens with their neighbours"),
+    aten.cumprod.default: _along(1, None, "multiplies up the tokens"),
+    aten.scatter.value: _along(1, None, "writes among the tokens"),
+    aten.scatter.src: _along(1, None, "writes among the tokens"),
+    aten.scatter_add.default: _along(1, None, "writes among the tokens"),
+    aten.mean.default: _reduce_all,
+    aten.sum.default: _reduce_all,
+    aten.max.default: _reduce_all,
+}
