@@ -17,9 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUMBER, READ = "\x00", "\x01"
-_SHORTEST_UNCOUNTED = (
-    8  # a repeat that no name counts is a layer with shared weights, or, if it is short, a coincidence
-)
+# A repeat inside of one layer, or of none, is a layer with shared weights; or, if shorter than this, a coincidence.
+_SHORTEST_IN_ONE_LAYER = 8
 
 _Integers = NDArray[np.int64]
 _Booleans = NDArray[np.bool_]
@@ -31,9 +30,9 @@ class Line:
 
     template: str
     numbers: tuple[int, ...] = ()
-    reads: tuple[int, ...] = ()  # indices of earlier lines, here or in the list that this list reads from
+    reads: tuple[int, ...] = ()  # indices of earlier lines
     name: str = ""  # what the line defines, before it is made unique
-    layer: str = ""  # the layer it belongs to: a repeat begins where this changes, if it can
+    layer: str = ""  # the layer it belongs to: what makes a short repeat more than a coincidence
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,9 @@ def repeat_around(repeats: Sequence[Repeat], index: int) -> Repeat | None:
     return next((repeat for repeat in repeats if repeat.start <= index < repeat.end), None)
 
 
-def find_repeats(lines: Sequence[Line], read_from: Sequence[Repeat] | None = None) -> list[Repeat]:
-    """The repeats among `lines`, in order, none overlapping; those that save the most lines are chosen first.
-
-    `read_from`: the lines read from another list, with these repeats; each read must follow one of them through
-    its iterations.
-    """
-    finder = _Finder(lines, read_from)
+def find_repeats(lines: Sequence[Line]) -> list[Repeat]:
+    """The repeats among `lines`, in order, none overlapping; those that save the most lines are chosen first."""
+    finder = _Finder(lines)
     found: list[Repeat] = []
     ranges = [(0, len(lines))]
     while ranges:
@@ -79,8 +74,8 @@ def find_repeats(lines: Sequence[Line], read_from: Sequence[Repeat] | None = Non
 class _Finder:
     """The lines as arrays with a row each; short rows are padded with -1."""
 
-    def __init__(self, lines: Sequence[Line], read_from: Sequence[Repeat] | None) -> None:
-        self.lines, self.read_from = lines, read_from
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self.lines = lines
         ids: dict[str, int] = {}
         self.templates = np.array([ids.setdefault(line.template, len(ids)) for line in lines], dtype=np.int64)
         self.numbers = _table([line.numbers for line in lines])
@@ -106,14 +101,9 @@ class _Finder:
         same = self.templates[first] == self.templates[second]
         step = self.reads[second] - self.reads[first]
         growth = self.numbers[second] - self.numbers[first]
-        if self.read_from is None:
-            steady = ((step == 0) | (step == period)).all(axis=1)
-            # What the first iteration reads from ahead of the repeat, the second may read from the first.
-            loose = same & (step >= 0).all(axis=1)
-        else:
-            steady = (step >= 0).all(axis=1)
-            loose = same & steady
-        loose &= (growth >= 0).all(axis=1)
+        steady = ((step == 0) | (step == period)).all(axis=1)
+        # What the first iteration reads from ahead of the repeat, the second may read from the first.
+        loose = same & (step >= 0).all(axis=1) & (growth >= 0).all(axis=1)
         strict = loose & steady
         strict[period:] &= (growth[period:] == growth[:-period]).all(axis=1)
 
@@ -128,15 +118,11 @@ class _Finder:
         return Repeat(low + start, period, int(counts[start])) if counts[start] > 1 else None
 
     def is_sound(self, repeat: Repeat) -> bool:
-        """Whether the repeat counts something and each of its reads has a kind."""
+        """Whether the repeat goes through layers and each of its reads has a kind."""
         one = self.lines[repeat.start : repeat.start + repeat.period]
         other = self.lines[repeat.start + repeat.period : repeat.start + 2 * repeat.period]
-        if self.read_from is not None:
-            return all(
-                self.follows(repeat, offset, slot) for offset, line in enumerate(one) for slot in range(len(line.reads))
-            )
-        counted = any(line.numbers != following.numbers for line, following in zip(one, other, strict=True))
-        if not counted and repeat.period < _SHORTEST_UNCOUNTED:
+        in_one_layer = all(line.layer == later.layer for line, later in zip(one, other, strict=True))
+        if in_one_layer and repeat.period < _SHORTEST_IN_ONE_LAYER:
             return False
         entries: dict[int, int] = {}
         for offset, line in enumerate(one):
@@ -154,15 +140,6 @@ class _Finder:
                 elif kind != first:
                     return False
         return True
-
-    def follows(self, repeat: Repeat, offset: int, slot: int) -> bool:
-        """Whether a read of another list goes through the iterations of one of its repeats."""
-        assert self.read_from is not None
-        reads = [self.lines[repeat.start + i * repeat.period + offset].reads[slot] for i in range(repeat.count)]
-        home = repeat_around(self.read_from, reads[0])
-        return home is not None and all(
-            read == reads[0] + i * home.period and read < home.end for i, read in enumerate(reads)
-        )
 
 
 def read_kind(lines: Sequence[Line], repeat: Repeat, iteration: int, offset: int, slot: int) -> tuple[str, int] | None:
@@ -226,12 +203,14 @@ class Counting:
         """What `*` is in one iteration; the iteration's number if no name counts."""
         return self.start + (self.step or 1) * iteration
 
+    def range(self) -> str:
+        """`* = 0 … 29`."""
+        by = f" by {self.step}" if self.step > 1 else ""
+        return f"* = {self.start} … {self.at(self.count - 1)}{by}"
+
     def __str__(self) -> str:
         """`30 times, * = 0 … 29`."""
-        if self.step == 0:
-            return f"{self.count} times"
-        by = f" by {self.step}" if self.step > 1 else ""
-        return f"{self.count} times, * = {self.start} … {self.at(self.count - 1)}{by}"
+        return f"{self.count} times, {self.range()}" if self.step else f"{self.count} times"
 
 
 @dataclass(frozen=True)
@@ -297,29 +276,39 @@ class Folding:
         first = "".join(f"; first {name} = {entry}" for name, entry in entries.items())
         return [f"repeat {counting}{first}:", *body]
 
-    def render_readers(self, readers: Sequence[Line]) -> list[str]:
-        """Lines that read from these and define nothing; folded where they go through a repeat's iterations."""
-        text = []
-        repeats = find_repeats(readers, self.repeats)
+    def render_list(self, items: Sequence[int | str]) -> list[str]:
+        """A list of lines (by index) and texts, folded where it goes through a repeat's iterations:
+        `%logits`, `(%key[*], %value[*]) for * = 0 … 29`.
+        """
+        lines = [Line(item) if isinstance(item, str) else self.item(item) for item in items]
+        repeats = find_repeats(lines)
+        text: list[str] = []
         index = 0
-        while index < len(readers):
+        while index < len(lines):
             repeat = repeat_around(repeats, index)
             if repeat is None:
-                text.append(
-                    _filled(readers[index].template, (), [self.reference(read) for read in readers[index].reads])
-                )
+                item = items[index]
+                text.append(item if isinstance(item, str) else self.reference(item))
                 index += 1
                 continue
-            items = []
-            for reader in readers[index : index + repeat.period]:
-                items.append(_filled(reader.template, (), [f"%{self.names[read]}[*]" for read in reader.reads]))
-            home = repeat_around(self.repeats, readers[index].reads[0])
-            assert home is not None
-            counting = Counting.of(self.lines, home)
-            first, _ = home.place(readers[index].reads[0])
-            text.append(f"({', '.join(items)}) for * = {counting.at(first)} … {counting.at(first + repeat.count - 1)}")
+            counting = Counting.of(lines, repeat)
+            parts = []
+            for line, later in zip(
+                lines[index:], lines[index + repeat.period : index + 2 * repeat.period], strict=False
+            ):
+                numbers = [counting.number(*pair) for pair in zip(line.numbers, later.numbers, strict=True)]
+                parts.append(_filled(line.template, numbers, ()))
+            text.append(f"({', '.join(parts)}) for {counting.range()}")
             index = repeat.end
         return text
+
+    def item(self, index: int) -> Line:
+        """A line of a list that names another line: `%x[3]`, or `%x` if that is in no repeat."""
+        repeat = repeat_around(self.repeats, index)
+        if repeat is None:
+            return Line(f"%{self.names[index]}")
+        number = Counting.of(self.lines, repeat).at(repeat.place(index)[0])
+        return Line(f"%{self.names[index]}[{NUMBER}]", (number,), layer=str(number))
 
     def defined(self, index: int) -> str:
         return f"%{self.names[index]}" if self.lines[index].name else ""

@@ -103,7 +103,12 @@ def symbol_names(program: Program) -> dict[str, str]:
 
 
 def program_text(program: Program, fold: bool = True) -> str:
-    """The whole program, weights first. Not folded: every node on its own line, under its own name."""
+    """The whole program, weights first.
+
+    Not folded: every node on its own line, in the graph's order, under its own name. Folded, what several layers read
+    and no token's value goes into (tables, positions) comes ahead of the layers, though the graph may have it in the
+    first of them.
+    """
     symbols = symbol_names(program)
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     states = {state.name for state in program.states}
@@ -114,6 +119,7 @@ def program_text(program: Program, fold: bool = True) -> str:
         *_declarations(_state_lines(program), fold),
     ]
     if fold:
+        calls = _shared_first(calls)
         lines = _call_lines(calls, symbols)
         folding = Folding.of(lines)
         text += [*folding.render(), f"return {_results(program, calls, folding)}"]
@@ -123,13 +129,22 @@ def program_text(program: Program, fold: bool = True) -> str:
 
 
 # A number that stands alone in a name: the 3 of `layers.3.mlp` and of `past_3_key`, not that of `conv1d`.
-_COUNTED = re.compile(r"(?<![A-Za-z0-9])[0-9]+(?![A-Za-z0-9])")
+_NUMBER = re.compile(r"(?<![A-Za-z0-9])[0-9]+(?![A-Za-z0-9])")
+# What reads tokens for their number only, and what reads how many tokens came before.
+_OF_POSITIONS = ("aten.sym_size.int", "burnish.positions", "burnish.ring_positions")
+# A path up to its first number: `model.layers.3` of `model.layers.3.mlp`.
+_LAYER = re.compile(r"(?:[^.]+\.)*?[0-9]+(?=\.|$)")
 
 
 def _without_numbers(name: str, numbers: list[int]) -> str:
     """`name` with marks in place of its numbers, which go to `numbers`."""
-    numbers += [int(number) for number in _COUNTED.findall(name)]
-    return _COUNTED.sub(NUMBER, name)
+    numbers += [int(number) for number in _NUMBER.findall(name)]
+    return _NUMBER.sub(NUMBER, name)
+
+
+def _layer(path: str) -> str:
+    found = _LAYER.match(path)
+    return found[0] if found else ""
 
 
 def _declarations(lines: Sequence[Line], fold: bool) -> list[str]:
@@ -142,7 +157,8 @@ def _weight_lines(program: Program) -> list[Line]:
         numbers: list[int] = []
         sizes = ", ".join(str(size) for size in weight.shape)
         kind = f"{dtype_name(weight.dtype)}[{sizes}] {type(weight).__name__}"
-        lines.append(Line(f"weight @{_without_numbers(name, numbers)}: {kind}", tuple(numbers)))
+        text = f"weight @{_without_numbers(name, numbers)}: {kind}"
+        lines.append(Line(text, tuple(numbers), layer=_layer(name)))
     return lines
 
 
@@ -155,8 +171,25 @@ def _state_lines(program: Program) -> list[Line]:
         text = f"state %{_without_numbers(state.name, numbers)}: {kind}"
         if state.module:
             text += f"  # {_without_numbers(state.module, numbers)}"
-        lines.append(Line(text, tuple(numbers)))
+        lines.append(Line(text, tuple(numbers), layer=_layer(state.module)))
     return lines
+
+
+def _shared_first(calls: Sequence[fx.Node]) -> list[fx.Node]:
+    """The calls in another order that they could run in: what does not depend on any token's value and is read outside
+    of its own layer comes first, with what it reads.
+    """
+    layers = {node: _layer(origin(node).module) for node in calls}
+    free: set[fx.Node] = set()
+    for node in calls:
+        reads = node.all_input_nodes
+        if target_text(node) in _OF_POSITIONS or all(read in free or read.op == "get_attr" for read in reads):
+            free.add(node)
+    shared: set[fx.Node] = set()
+    for node in reversed(calls):
+        if node in free and any(user in shared or layers.get(user, "") != layers[node] for user in node.users):
+            shared.add(node)
+    return [*(node for node in calls if node in shared), *(node for node in calls if node not in shared)]
 
 
 def _call_lines(calls: Sequence[fx.Node], symbols: dict[str, str]) -> list[Line]:
@@ -179,20 +212,16 @@ def _call_lines(calls: Sequence[fx.Node], symbols: dict[str, str]) -> list[Line]
             text += f"  # {_without_numbers(place.module, numbers)}{str(place).removeprefix(place.module)}"
         module = [part for part in place.module.split(".") if part and not part.isdigit()][-1:]
         op = target_text(node).split(".")[:2][-1]
-        counted = _COUNTED.search(place.module)
-        layer = place.module[: counted.end()] if counted else ""
-        lines.append(Line(text, tuple(numbers), tuple(reads), ".".join((*module, op)), layer))
+        lines.append(Line(text, tuple(numbers), tuple(reads), ".".join((*module, op)), _layer(place.module)))
     return lines
 
 
 def _results(program: Program, calls: Sequence[fx.Node], folding: Folding) -> str:
-    """What the program gives. `(%key[*], %value[*]) for * = 0 … 29` are those of each iteration of a repeat."""
+    """What the program gives; new states are listed once for all layers."""
     index = {node: number for number, node in enumerate(calls)}
     outputs = program.output.args[0]
-    items = []
+    items: list[int | str] = []
     for output in outputs if isinstance(outputs, list | tuple) else (outputs,):
-        if isinstance(output, fx.Node) and output in index:
-            items.append(Line(READ, reads=(index[output],)))
-        else:
-            items.append(Line(argument_text(output)))
-    return "[" + ", ".join(folding.render_readers(items)) + "]"
+        known = index.get(output) if isinstance(output, fx.Node) else None
+        items.append(argument_text(output) if known is None else known)
+    return "[" + ", ".join(folding.render_list(items)) + "]"

@@ -126,21 +126,16 @@ def test_two_interleaved_chains_are_folded_in_pairs() -> None:
 
 
 def test_names_that_count_from_elsewhere_and_by_other_steps() -> None:
-    lines = [Line(f"weight @layers.{NUMBER}.k state_{NUMBER} table_{NUMBER}", (i + 1, 2 * i, 7)) for i in range(5)]
-    assert Folding.of(lines).render() == [
-        "repeat 5 times, * = 1 … 5:",
-        "  weight @layers.*.k state_[0+2i] table_7",
-    ]
+    template = f"weight @layers.{NUMBER}.k state_{NUMBER} table_{NUMBER}"
+    lines = [Line(template, (i + 1, 2 * i, 7), layer=f"layers.{i + 1}") for i in range(5)]
+    assert Folding.of(lines).render() == ["repeat 5 times, * = 1 … 5:", "  weight @layers.*.k state_[0+2i] table_7"]
 
 
 def test_results_name_each_iteration() -> None:
     folding = Folding.of(model(5))
-    readers = [Line(READ, reads=(18,)), *(Line(READ, reads=(4 + 3 * i,)) for i in range(5))]
-    assert folding.render_readers(readers) == ["%head", "(%attention[*]) for * = 0 … 4"]
-    assert folding.render_readers([Line(READ, reads=(4 + 3 * i,)) for i in (0, 2)]) == [
-        "%attention[0]",
-        "%attention[2]",
-    ]
+    assert folding.render_list([18, *(4 + 3 * i for i in range(5))]) == ["%head", "(%attention[*]) for * = 0 … 4"]
+    assert folding.render_list([4, 10, "%tokens"]) == ["(%attention[*]) for * = 0 … 2 by 2", "%tokens"]
+    assert folding.render_list([7, 4]) == ["%attention[1]", "%attention[0]"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
