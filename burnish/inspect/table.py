@@ -16,7 +16,8 @@ from rich.text import Text
 from burnish.ir.trace import Entry, PassRecord, Trace
 
 WIDTH = 100
-_NUMBER = re.compile(r"[0-9]+")
+_NUMBER = re.compile(r"_?[0-9]+")
+_INSTALLED = re.compile(r"/\S*/site-packages/")  # where a library is installed says nothing about the model
 _COLOURS = {"exact": "green", "reassociates": "cyan", "lossy": "yellow"}
 
 
@@ -33,7 +34,7 @@ def reasons(entries: Iterable[Entry]) -> list[Reason]:
     """The entries grouped by what they say, the most frequent first."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(_NUMBER.sub("0", entry.text), []).append(entry)
+        groups.setdefault(_NUMBER.sub("", entry.text), []).append(entry)
     found = [Reason(group[0].text, len(group), group[0]) for group in groups.values()]
     return sorted(found, key=lambda reason: -reason.count)
 
@@ -58,7 +59,7 @@ def pass_table(trace: Trace) -> Table:
 
 
 def _row(record: PassRecord) -> Sequence[RenderableType]:
-    options = ", ".join(f"{key}={value}" for key, value in record.options.items())
+    options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
     nodes = f"{record.nodes_before} → {record.nodes_after}" if record.number else str(record.nodes_after)
     return (
         str(record.number),
@@ -88,8 +89,7 @@ def trace_view(trace: Trace) -> RenderableType:
         parts += [Text(), Text("Left as it was", style="bold")]
         for record in refused:
             for reason in reasons(record.refusals):
-                parts.append(_item(f"{record.name}, {reason.count} ×: {reason.text}"))
-                parts.append(_item(f"first: {reason.first.where}", indent=4, style="dim"))
+                parts += _reason(record, reason)
     return Group(*parts)
 
 
@@ -98,8 +98,7 @@ def rewrites_view(trace: Trace) -> RenderableType:
     parts: list[RenderableType] = []
     for record in trace.passes:
         for reason in reasons(record.rewrites):
-            parts.append(_item(f"{record.name}, {reason.count} ×: {reason.text}"))
-            parts.append(_item(f"first: {reason.first.where}", indent=4, style="dim"))
+            parts += _reason(record, reason)
     return Group(Text("Rewritten", style="bold"), *parts)
 
 
@@ -114,6 +113,14 @@ def plain_text(view: RenderableType, width: int = WIDTH) -> str:
     with console.capture() as capture:
         console.print(view)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _reason(record: PassRecord, reason: Reason) -> list[RenderableType]:
+    place = _INSTALLED.sub("", reason.first.where)
+    return [
+        _item(f"{record.name}, {reason.count} ×: {reason.text}"),
+        _item(f"first: {place}", indent=4, style="dim"),
+    ]
 
 
 def _item(text: str, indent: int = 2, style: str = "") -> Padding:
