@@ -30,11 +30,11 @@ def write_page(path: Path, results: Sequence[Result], backend: str) -> None:
         "# The model zoo",
         "",
         f"Every model type that transformers {transformers.__version__} maps to a causal language model "
-        f"({len(results)} types), with torch {torch.__version__.split('+')[0]} and the {backend} backend. Each is built "
-        "tiny with random weights (one layer of every kind, windows and chunks of 8 tokens), compiled with "
-        f"`burnish.compile`, and compared with transformers' eager attention in float32: {BATCH} x {LENGTH} tokens as a "
-        f"whole, token by token, in ragged pieces and after a rewind, to 1e-4 of the largest logit; then {NEW} greedy "
-        "tokens of two prompts of unequal length.",
+        f"({len(results)} types), with torch {torch.__version__.split('+')[0]} and the {backend} backend. Each is "
+        "built tiny with random weights (one layer of every kind, windows and chunks of 8 tokens), compiled with "
+        f"`burnish.compile`, and compared with transformers' eager attention in float32: {BATCH} x {LENGTH} tokens as "
+        f"a whole, token by token, in ragged pieces and after a rewind, to 1e-4 of the largest logit; then {NEW} "
+        "greedy tokens of two prompts of unequal length.",
         "",
         "This page is written by `make zoo`.",
         "",
