@@ -181,7 +181,7 @@ def test_a_changed_byte_is_found_in_every_file(pristine: Path, tmp_path: Path) -
         data = bytearray((path / name).read_bytes())
         data[len(data) // 2] ^= 1
         (path / name).write_bytes(data)
-        with pytest.raises(ArtifactError, match=name if name == "manifest.json" else f"{name} was changed|header"):
+        with pytest.raises(ArtifactError, match=rf"{name}( was changed|.* header)?"):
             load(path, backend="reference")
 
 
@@ -203,7 +203,7 @@ def test_every_truncated_or_longer_file_is_named(pristine: Path, tmp_path: Path)
 
 
 def test_no_artifact_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no artifact at .*: it is missing"):
+    with pytest.raises(ArtifactError, match=r"no artifact at .*: it is missing"):
         load(tmp_path / "nothing")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ArtifactError, match="a file, not a folder"):

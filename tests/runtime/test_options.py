@@ -95,7 +95,7 @@ def test_no_temperature_at_all_cannot_be_sampled() -> None:
 def test_unknown_options_are_refused_with_a_near_name() -> None:
     with pytest.raises(InvalidInputError, match="no option 'temprature': did you mean temperature"):
         resolve({}, {"temprature": 0.5})
-    with pytest.raises(InvalidInputError, match="no option 'zzz': there are .*max_new_tokens"):
+    with pytest.raises(InvalidInputError, match=r"no option 'zzz': there are .*max_new_tokens"):
         resolve({}, {"zzz": 1})
 
 

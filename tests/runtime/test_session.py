@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -70,7 +69,7 @@ def test_rows_of_unequal_length_are_each_their_own(case: Case, lengths: list[int
             close(logits[number, 0], made.whole(torch.tensor([row]))[0, -1])
         if step < steps:
             new = random_ids(len(rows), 1)
-            rows = [row + [token] for row, token in zip(rows, new[:, 0].tolist(), strict=True)]
+            rows = [[*row, token] for row, token in zip(rows, new[:, 0].tolist(), strict=True)]
             logits = session.append(new)
     assert session.tokens == rows
 

@@ -37,8 +37,8 @@ class Tiny:
 def tiny(kind: StateKind = StateKind.CACHE, seed: int = 0) -> Tiny:
     """Embedding, learned positions, attention of one head over the embeddings themselves, a running sum, a linear.
 
-    The attention remembers in a CACHE, or, with a window of WINDOW tokens, in a RING; the sum in an ACCUMULATOR, which is
-    left out where kind is CACHE, so that this one can be rewound.
+    The attention remembers in a CACHE, or, with a window of WINDOW tokens, in a RING; the sum in an ACCUMULATOR, which
+    is left out where kind is CACHE, so that this one can be rewound.
     """
     generator = torch.Generator().manual_seed(seed)
     embed = torch.randn(VOCABULARY, SIZE, generator=generator)
