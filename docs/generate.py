@@ -1,0 +1,122 @@
+"""Writes docs/passes: a page for each pass, with what it does to docs/model.py. A test compares them with this.
+
+make docs
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+import burnish.passes
+from burnish.frontend.capture import capture
+from burnish.inspect.table import reasons
+from burnish.ir.trace import PassRecord, Trace
+from burnish.passes.base import Pass
+from burnish.passes.pack_linears import PackLinears
+from burnish.passes.pipeline import run_passes
+from burnish.passes.pipelines import make_incremental
+from burnish.passes.rules import Rules
+
+DOCS = Path(__file__).parent
+EFFECTS = {
+    "exact": "the same numbers, bit for bit",
+    "reassociates": "the same numbers up to the order of floating-point operations",
+    "lossy": "another function",
+}
+
+
+def trace() -> tuple[list[Pass], Trace]:
+    """The passes, and what they did to the model."""
+    sys.path.insert(0, str(DOCS))
+    from model import Decoder
+
+    torch.manual_seed(0)
+    passes = [*make_incremental(), PackLinears()]
+    record = Trace()
+    run_passes(capture(Decoder(), max_length=128), passes, record)
+    return passes, record
+
+
+def pages() -> dict[str, str]:
+    """Every page by its path below docs/."""
+    passes, record = trace()
+    found = {}
+    rows = []
+    for each, before, after in zip(passes, record.passes[:-1], record.passes[1:], strict=True):
+        file = f"passes/{after.name}.md"
+        found[file] = page(each, before, after)
+        says = description(each).split("\n\n")[0].replace("\n", " ")
+        rows.append(f"| {after.number} | [{after.name}]({Path(file).name}) | {after.effect} | {says} |")
+    found["passes/README.md"] = "\n".join(
+        [
+            "# Passes",
+            "",
+            "In this order, each on what the one before left. Each page shows what the pass did to the two layers of",
+            "[docs/model.py](../model.py). `burnish inspect ARTIFACT --dump DIR` writes such texts of yours.",
+            "",
+            "| # | pass | effect | what it does |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            "Effects: "
+            + "; ".join(f"*{name}*: {meaning}" for name, meaning in EFFECTS.items())
+            + " (no such pass runs by itself).",
+            "",
+        ]
+    )
+    return found
+
+
+def description(each: Pass) -> str:
+    """What the module of a pass says that it does."""
+    for module in modules():
+        of_class = type(each).__module__ == module.__name__
+        if of_class or (isinstance(each, Rules) and any(value is each for value in vars(module).values())):
+            return inspect.cleandoc(module.__doc__ or "")
+    raise AssertionError(f"{each.name} is in no module of burnish.passes")
+
+
+def modules() -> Iterator[ModuleType]:
+    """The modules of burnish.passes that each have one pass."""
+    for found in pkgutil.iter_modules(burnish.passes.__path__):
+        if found.name not in ("pipelines", "rules"):
+            yield importlib.import_module(f"burnish.passes.{found.name}")
+
+
+def page(each: Pass, before: PassRecord, after: PassRecord) -> str:
+    """One pass: what it does, what it did, the difference that it made."""
+    lines = [f"# {after.name}", "", description(each), "", f"Effect: *{after.effect}*, {EFFECTS[after.effect]}.", ""]
+    lines += [f"Operations: {after.nodes_before} before, {after.nodes_after} after.", ""]
+    for title, entries in (("Rewritten", after.rewrites), ("Left as it was", after.refusals)):
+        if entries:
+            lines += [f"{title}:", "", *(f"- {one.count} × {one.text}" for one in reasons(entries)), ""]
+    lines += [f"- note: {note}" for note in after.notes]
+    changes = difference(before.text, after.text)
+    if changes:
+        lines += ["## Before and after", "", "```diff", *changes, "```", ""]
+    else:
+        lines += ["There was nothing for it to do in this model.", ""]
+    return "\n".join(lines)
+
+
+def difference(before: str, after: str) -> Sequence[str]:
+    """The lines that changed, without the places in the source."""
+    old, new = ([re.sub(r"  # .*", "", line) for line in text.splitlines()[1:]] for text in (before, after))
+    return [line.rstrip() for line in difflib.unified_diff(old, new, n=1, lineterm="")][2:]
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
+        (DOCS / name).write_text(text, encoding="utf-8")
+        print(DOCS / name)
