@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, fx
@@ -149,8 +150,6 @@ class OnnxStep:
         return [torch.from_numpy(value.numpy().copy()) for value in binding.get_outputs()]
 
     def op_types(self) -> list[str]:
-        import onnx
-
         return [node.op_type for node in onnx.load_from_string(self.bytes).graph.node]
 
 

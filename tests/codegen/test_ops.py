@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -299,8 +300,35 @@ ATEN_CASES: dict[str, Make] = {
         ],
         -1,
     ),
+    "matmul with a transposed weight": lambda m: m.call(
+        aten.matmul.default, m.embed(6), m.call(aten.permute.default, m.weight("w", m.random(4, 6)), [1, 0])
+    ),
+    "matmul with a permuted weight that is not transposed": lambda m: m.call(
+        aten.matmul.default, m.embed(6), m.call(aten.permute.default, m.weight("w", m.random(6, 4)), [0, 1])
+    ),
+    "index": lambda m: m.call(aten.index.Tensor, m.embed(3, 2), [None, None, m.weight("i", torch.tensor([[2, 0]]))]),
+    "heads split, sliced, scaled, turned and joined": lambda m: _join_heads(
+        m, m.call(aten.mul.Tensor, m.call(aten.slice.Tensor, m.heads(3, 6), 3, 1, 5), 0.5)
+    ),
+    "heads split in two and put together the other way round": lambda m: _join_heads(
+        m,
+        m.call(aten.cat.default, _parts(m, m.call(aten.split_with_sizes.default, m.heads(3, 6), [2, 4], -1))[::-1], -1),
+    ),
+    "fewer heads": lambda m: _join_heads(m, m.call(aten.slice.Tensor, m.heads(3, 6), 1, 1, 3)),
+    "one head": lambda m: m.call(
+        aten.squeeze.dim, m.call(aten.add.Tensor, m.call(aten.unsqueeze.default, m.embed(4), 1), 1.0), 1
+    ),
+    "a view of a view": lambda m: m.call(
+        aten.add.Tensor,
+        m.embed(3, 4),
+        m.call(
+            aten.view.default,
+            m.call(aten.view.default, m.embed(3, 4), [-1, 12]),
+            [m.batch_node(), m.new_node(), 3, 4],
+        ),
+    ),
     # From torch's own table.
-    "index": lambda m: m.call(aten.index.Tensor, m.weight("w", m.random(23, 3)), [m.tokens]),
+    "index by two": lambda m: m.call(aten.index.Tensor, m.weight("w", m.random(23, 30, 3)), [m.tokens, m.tokens]),
     "sort": lambda m: _parts(m, m.call(aten.sort.default, m.embed(6)))[0],
     "hardswish": lambda m: m.call(aten.hardswish.default, m.embed(6)),
     "log1p": lambda m: m.call(aten.log1p.default, m.call(aten.abs.default, m.embed(6))),
@@ -317,9 +345,14 @@ ATEN_CASES: dict[str, Make] = {
 }
 
 
-def _parts(m: Maker, node: fx.Node) -> list[fx.Node]:
-    import operator
+def _join_heads(m: Maker, heads: fx.Node) -> fx.Node:
+    """[B, H, S, D] -> [B, S, H * D]."""
+    _, count, _, size = heads.meta["val"].shape
+    turned = m.call(aten.transpose.int, heads, 1, 2)
+    return m.call(aten.reshape.default, turned, [m.batch_node(), m.new_node(), count * size])
 
+
+def _parts(m: Maker, node: fx.Node) -> list[fx.Node]:
     return [m.call(operator.getitem, node, index) for index in range(2)]
 
 

@@ -1,5 +1,5 @@
 """Step programs to ONNX models."""
 
-from burnish.codegen.onnx.lower import lower, lower_to_model, output_name
+from burnish.codegen.onnx.lowering import lower, lower_to_model, output_name
 
 __all__ = ["lower", "lower_to_model", "output_name"]

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from burnish.codegen.onnx.builder import CONTRIB, origin_of_size, same_size
-from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, shape_of
+from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, arguments, dtype_of, shape_of
 
 aten = torch.ops.aten
 
@@ -32,6 +32,21 @@ def _linear(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     return product if bias is None else c.builder.op("Add", product, c.value(bias))
 
 
+def _turned_weight(node: fx.Node) -> fx.Node | None:
+    """The weight, as it is stored, that `node` is the transpose of."""
+    if node.op != "call_function" or len(node.all_input_nodes) != 1 or node.all_input_nodes[0].op != "get_attr":
+        return None
+    if len(shape_of(node)) != 2:
+        return None
+    if node.target is aten.permute.default:
+        turns = [axis % 2 for axis in arguments(node)["dims"]] == [1, 0]
+    elif node.target is aten.transpose.int:
+        turns = arguments(node)["dim0"] % 2 != arguments(node)["dim1"] % 2
+    else:
+        turns = node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default)
+    return node.all_input_nodes[0] if turns else None
+
+
 def _addmm(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.builder.op(
         "Gemm",
@@ -45,6 +60,9 @@ def _addmm(c: Context, node: fx.Node, a: Arguments) -> Result:
 
 def _matmul(c: Context, node: fx.Node, a: Arguments) -> Result:
     left, right = (argument for argument in a.values() if isinstance(argument, fx.Node))
+    weight = _turned_weight(right)
+    if weight is not None and len(shape_of(left)) >= 2 and dtype_of(node) == torch.float32:
+        return c.builder.op("FusedMatMul", c.value(left), c.value(weight), domain=CONTRIB, transB=1)
     return c.builder.op("MatMul", c.value(left), c.value(right))
 
 
@@ -81,6 +99,10 @@ def _binary(name: str) -> Translate:
         if dtype == torch.bool or a.get("rounding_mode") is not None:
             return None
         first, second = c.tensor(left, dtype), c.tensor(right, dtype)
+        heads = c.heads(first)
+        if heads is not None and not isinstance(right, fx.Node) and a.get("alpha", 1) == 1:
+            scaled = c.builder.op(name, heads.joined, second)  # a number for all heads
+            return c.split_heads(scaled, heads.count, heads.size, heads.first)
         if a.get("alpha", 1) != 1:
             second = c.builder.op("Mul", second, c.tensor(a["alpha"], dtype))
         return c.builder.op(name, first, second)

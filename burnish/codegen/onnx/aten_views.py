@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import fx
 
-from burnish.codegen.onnx.builder import origin_of_size, same_size
+from burnish.codegen.onnx.builder import Size, origin_of_size, same_size
 from burnish.codegen.onnx.context import Arguments, Context, Heads, Result, Translate, dtype_of, same_shape, shape_of
 
 aten = torch.ops.aten
@@ -19,9 +20,24 @@ def _same(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.results[next(iter(a.values()))]
 
 
+_RESHAPES = (
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.flatten.using_ints,
+    aten.unflatten.int,
+)
+
+
 def _reshape(c: Context, node: fx.Node, a: Arguments) -> Result:
     source: fx.Node = a["self"]
-    value, before, after = c.value(source), shape_of(source), shape_of(node)
+    after = shape_of(node)
+    while source.target in _RESHAPES:  # of a view of a view, only the last counts
+        source = source.all_input_nodes[0]
+        if same_shape(shape_of(source), after):
+            return c.value(source)
+    source = a["self"]
+    value, before = c.value(source), shape_of(source)
     heads = c.heads(value)
     if heads is not None and not heads.first and len(after) == 3 and same_shape(before[:2], after[:2]):
         return heads.joined
@@ -38,10 +54,21 @@ def _permute_to(c: Context, source: fx.Node, order: list[int]) -> ir.Value:
     value = c.value(source)
     if order == sorted(order):
         return value
-    heads = c.heads(value)
+    heads = c.heads(value) or _heads_of(c, value, shape_of(source))
     if order != [0, 2, 1, 3] or heads is None:
         return c.builder.op("Transpose", value, perm=order)
     return c.split_heads(heads.joined, heads.count, heads.size, first=not heads.first)
+
+
+def _heads_of(c: Context, value: ir.Value, shape: Sequence[Size]) -> Heads | None:
+    """The heads of any value that has the shape [B, S, H, D]: joining them is a view."""
+    if len(shape) != 4 or isinstance(shape[1], int):
+        return None
+    count, size = shape[2:]
+    if not isinstance(count, int) or not isinstance(size, int):
+        return None
+    joined = c.builder.op("Reshape", value, c.builder.constant([0, 0, count * size]))
+    return Heads(joined, False, count, size)
 
 
 def _transpose(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -115,6 +142,10 @@ def _slice(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     start, end = _bound(c, a["start"], 0), _bound(c, a["end"], _END)
     if start is None or end is None:
         return None
+    heads = c.heads(value)
+    if heads is not None and axis == 3:
+        part = _slice_along(c, c.apart(heads), axis, start, end, a["step"])
+        return c.regroup(part, heads, int(after[axis]))
     return _slice_along(c, value, axis, start, end, a["step"])
 
 
@@ -138,6 +169,14 @@ def _index_select(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.builder.op("Gather", c.value(a["self"]), c.value(a["index"]), axis=a["dim"] % len(shape_of(node)))
 
 
+def _index(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """Indexing by one tensor of numbers."""
+    axes = [axis for axis, index in enumerate(a["indices"]) if index is not None]
+    if len(axes) != 1 or dtype_of(a["indices"][axes[0]]) not in (torch.int64, torch.int32):
+        return None
+    return c.builder.op("Gather", c.value(a["self"]), c.value(a["indices"][axes[0]]), axis=axes[0])
+
+
 def _gather(c: Context, node: fx.Node, a: Arguments) -> Result:
     axis = a["dim"] % max(1, len(shape_of(a["self"])))
     return c.builder.op("GatherElements", c.value(a["self"]), c.value(a["index"]), axis=axis)
@@ -146,7 +185,14 @@ def _gather(c: Context, node: fx.Node, a: Arguments) -> Result:
 def _cat(c: Context, node: fx.Node, a: Arguments) -> Result:
     parts = [part for part in a["tensors"] if shape_of(part) != (0,)]  # torch lets [0] stand for nothing at all
     values = [c.tensor(part, dtype_of(node)) for part in parts]
-    return values[0] if len(values) == 1 else c.builder.op("Concat", *values, axis=a["dim"] % len(shape_of(node)))
+    axis = a["dim"] % len(shape_of(node))
+    if len(values) == 1:
+        return values[0]
+    known = [heads for value in values if (heads := c.heads(value)) is not None]
+    if len(known) == len(values) and axis == 3 and len({(heads.first, heads.count) for heads in known}) == 1:
+        together = c.builder.op("Concat", *(c.apart(heads) for heads in known), axis=axis)
+        return c.regroup(together, known[0], sum(heads.size for heads in known))
+    return c.builder.op("Concat", *values, axis=axis)
 
 
 def _stack(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -162,6 +208,11 @@ def _split(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     sizes = [part.shape[axis] for part in parts]
     if len(sizes) == 1:
         return [c.value(a["self"])]
+    heads = c.heads(c.value(a["self"]))
+    if heads is not None and axis == 3:
+        shape = c.builder.constant(sizes)
+        pieces = c.builder.ops("Split", c.apart(heads), shape, count=len(sizes), axis=axis)
+        return [c.regroup(piece, heads, int(size)) for piece, size in zip(pieces, sizes, strict=True)]
     return list(c.builder.ops("Split", c.value(a["self"]), c.builder.shape(sizes), count=len(sizes), axis=axis))
 
 
@@ -224,16 +275,7 @@ VIEWS: dict[Any, Translate] = {
         ),
         _same,
     ),
-    **dict.fromkeys(
-        (
-            aten.view.default,
-            aten.reshape.default,
-            aten._unsafe_view.default,
-            aten.flatten.using_ints,
-            aten.unflatten.int,
-        ),
-        _reshape,
-    ),
+    **dict.fromkeys(_RESHAPES, _reshape),
     **dict.fromkeys((aten.transpose.int, aten.swapaxes.default), _transpose),
     aten.permute.default: _permute,
     **dict.fromkeys((aten.t.default, aten.mT.default, aten.numpy_T.default), _turn_last_two),
@@ -244,6 +286,7 @@ VIEWS: dict[Any, Translate] = {
     aten.narrow.default: _narrow,
     aten.select.int: _select,
     aten.index_select.default: _index_select,
+    aten.index.Tensor: _index,
     aten.gather.default: _gather,
     aten.cat.default: _cat,
     aten.stack.default: _stack,

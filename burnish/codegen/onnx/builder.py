@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
@@ -32,6 +33,8 @@ DTYPES = {
     torch.uint8: ir.DataType.UINT8,
     torch.bool: ir.DataType.BOOL,
 }
+
+_INLINE_LIMIT = 16  # elements
 
 Size = int | torch.SymInt
 _T = TypeVar("_T")
@@ -149,8 +152,14 @@ class Builder:
         return self._leaves[key]
 
     def weight(self, name: str) -> ir.Value:
-        """A weight of the program, by reference to its place in the weights file; tied weights are one initializer."""
+        """A weight of the program, by reference to its place in the weights file; tied weights are one initializer.
+
+        A few numbers are held in the model: ONNX's shape inference refuses to look for sizes and bounds in a file.
+        """
         place = self.layout.placements[name]
+        weight = self.layout.weights[name]
+        if math.prod(place.shape) <= _INLINE_LIMIT and place.dtype != torch.bfloat16:
+            return self.constant(weight.materialize().numpy(), place.dtype)
         key = ("weight", place.tensor)
         if key not in self._leaves:
             tensor = ir.ExternalTensor(

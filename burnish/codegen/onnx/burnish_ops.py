@@ -47,10 +47,7 @@ def _rms_norm(c: Context, node: fx.Node, a: Arguments) -> Result:
     if heads is None:
         return _normalize(c, value, scale, x, a["eps"])
     # A norm of each head: on the joined form, so that attention finds it there.
-    apart = c.split_heads(heads.joined, heads.count, heads.size, first=False)
-    normed = _normalize(c, apart, scale, x, a["eps"])
-    together = c.builder.op("Reshape", normed, c.builder.constant([0, 0, heads.count * heads.size]))
-    return c.split_heads(together, heads.count, heads.size, heads.first)
+    return c.regroup(_normalize(c, c.apart(heads), scale, x, a["eps"]), heads, heads.size)
 
 
 def _normalize(c: Context, value: ir.Value, scale: ir.Value | None, x: fx.Node, epsilon: float) -> ir.Value:
@@ -137,7 +134,8 @@ def _moves_only_ones(node: fx.Node) -> bool:
     source: fx.Node = node.args[0]  # type: ignore[assignment]
     before, after = shape_of(source), shape_of(node)
     if node.target is torch.ops.aten.permute.default:
-        wide = [axis for axis in arguments(node)["dims"] if not same_size(before[axis], 1)]
+        dims = [axis % len(before) for axis in arguments(node)["dims"]]
+        wide = [axis for axis in dims if not same_size(before[axis], 1)]
         return wide == sorted(wide)
     return same_shape(*([size for size in shape if not same_size(size, 1)] for shape in (before, after)))
 

@@ -108,6 +108,15 @@ class Context:
             self.remember_heads(split, Heads(joined, True, count, size))
         return self._heads[split].joined
 
+    def apart(self, heads: Heads) -> ir.Value:
+        """The heads as [B, S, H, D], which costs nothing."""
+        return self.split_heads(heads.joined, heads.count, heads.size, first=False)
+
+    def regroup(self, apart: ir.Value, like: Heads, size: int) -> ir.Value:
+        """[B, S, H, size] in the layout of `like`, with its joined form known."""
+        joined = self.builder.op("Reshape", apart, self.builder.constant([0, 0, like.count * size]))
+        return self.split_heads(joined, like.count, size, like.first)
+
     def split_heads(self, joined: ir.Value, count: int, size: int, first: bool = True) -> ir.Value:
         """[B, S, H * D] -> [B, H, S, D], or [B, S, H, D] if not `first`. What nothing reads is dropped in the end."""
         split = self.builder.op("Reshape", joined, self.builder.constant([0, 0, count, size]))
