@@ -139,7 +139,11 @@ def _fresh_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             old = path.with_name(f".{path.name}.{marked}.replaced")
             path.rename(old)
-            folder.rename(path)
+            try:
+                folder.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             folder.rename(path)

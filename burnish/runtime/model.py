@@ -64,8 +64,8 @@ class CompiledModel:
         """
         if not isinstance(ids, torch.Tensor):
             raise InvalidInputError(f"token ids are an int64 tensor [batch, tokens], not {type(ids).__name__}")
-        batch = ids.shape[0] if ids.dim() == 2 else 1
-        return self.session(max(batch, 1)).append(ids, every=True)
+        batch, length = ids.shape if ids.dim() == 2 else (1, 1)  # any other rank is refused by append
+        return self.session(max(batch, 1), capacity=length).append(ids, every=True)
 
     def generate(
         self,
