@@ -7,6 +7,7 @@ from burnish.passes.canonicalize import Canonicalize
 from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
 from burnish.passes.insert_states import InsertStates
+from burnish.passes.join_writes import JoinWrites
 from burnish.passes.raise_activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_attention import RaiseAttention
 from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
@@ -20,6 +21,8 @@ def make_incremental() -> list[Pass]:
     return [
         # What export adds would stand between the ops that the other passes look for.
         Clean(),
+        # A tensor that is filled part by part is a join of the parts.
+        JoinWrites(),
         # One spelling of products and softmax, so that attention has one to be found by.
         Canonicalize(),
         # Takes the masks with it: they are the only values over tokens x tokens, and no later pass could fold them.
