@@ -1,4 +1,4 @@
-"""The documentation says what the code does: generated pages are as they would be generated now, links lead somewhere."""
+"""The documentation says what the code does: generated pages are up to date, links lead somewhere."""
 
 from __future__ import annotations
 

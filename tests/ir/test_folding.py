@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,15 @@ def test_results_name_each_iteration() -> None:
 def test_short_lists_of_unlike_names_are_left_alone(count: int) -> None:
     lines = [Line(": add(a)", name="add"), Line(": add(a)", name="add")][:count]
     assert find_repeats(lines) == []
+
+
+def test_folding_three_thousand_lines_costs_little() -> None:
+    masks: list[int | None] = [1, 1, 1, 1, 1, 2]
+    lines = model(1000, (masks * 167)[:1000])
+    started = time.process_time()
+    text = Folding.of(lines).render()
+    assert time.process_time() - started < 0.3
+    assert len(text) < 40
 
 
 @settings(max_examples=200, deadline=None)
