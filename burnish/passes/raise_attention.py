@@ -21,6 +21,7 @@ from burnish.passes.analyses.attention_match import (
     evaluate_bias,
     is_over_tokens,
     match_attention,
+    sink_scale,
 )
 from burnish.passes.analyses.masks import Mask, classify, shows_later_tokens
 from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence
@@ -70,10 +71,14 @@ class _Raiser:
     def raise_softmax(self, softmax: fx.Node) -> None:
         match = match_attention(softmax, self.program, self.positions)
         for product, value in match.products:
-            with self.editor.before(product):
+            root = product
+            scaled = sink_scale(match, product, self.positions) if match.sinks is None else None
+            if scaled is not None:
+                root, match.sinks = scaled
+            with self.editor.before(root):
                 key = match.key if match.key is not None else self._untranspose(match.key_transposed)
-                out = self._attention(product, match, match.query, key, value)
-            self.editor.replace(product, out)
+                out = self._attention(root, match, match.query, key, value)
+            self.editor.replace(root, out)
 
     def raise_sdpa(self, root: fx.Node) -> None:
         arguments: dict[str, Any] = dict(

@@ -81,6 +81,15 @@ class WithSinks(Attention):
         return torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1] @ v
 
 
+class ScaledBySinks(WithSinks):
+    """A sink by another spelling: softmax(scores) * sigmoid(logsumexp(scores) - sink)."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = (q @ k.mT / math.sqrt(4)).masked_fill(~causal(q.shape[2]), float("-inf"))
+        scale = (torch.logsumexp(scores, dim=-1) - self.sinks.view(1, -1, 1)).sigmoid()
+        return scores.softmax(-1) @ v * scale.unsqueeze(-1)
+
+
 class Strided(Attention):
     """Each token sees every third one before it: causal, with no closed form."""
 
@@ -120,6 +129,7 @@ def ops(program: Program, name: str) -> list[str]:
         (SoftCapped(), "mask causal, with softcap", "scale=0.25, mask='causal', softcap=3.0"),
         (MergedHeads(), "4 query heads, 4 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (WithSinks(), "mask causal, with sinks", "sinks=@sinks"),
+        (ScaledBySinks(), "mask causal, with sinks", "sinks=@sinks"),
         (Strided(), "mask none, with bias", "bias=%attention_bias"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",

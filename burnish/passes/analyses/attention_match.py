@@ -286,6 +286,32 @@ def _walk_down(node: fx.Node, match: Match) -> None:
             raise NoMatch(user, f"{describe(user)} stands between the softmax and the product with the values")
 
 
+def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple[fx.Node, fx.Node] | None:
+    """The node that scales `product` by sigmoid(logsumexp(scores) - sink), and the sinks[H]; None if there is none.
+
+    exp(score) / (sum exp(scores) + exp(sink)) = softmax(scores) * sigmoid(logsumexp(scores) - sink): a sink by another
+    spelling.
+    """
+    rank = product.meta["val"].dim()
+    for total in match.softmax.all_input_nodes[0].users:
+        if total.target is not aten.logsumexp.default or list(total.args[1]) not in ([-1], [rank - 1]):  # type: ignore[arg-type]
+            continue
+        node, sinks = total, None
+        while len(node.users) == 1 and node.target is not aten.mul.Tensor:
+            user = next(iter(node.users))
+            if user.target is aten.sub.Tensor and user.args[0] is node and user.args[1] in positions:
+                sinks = user.args[1]
+            elif user.target not in CASTS | {aten.sigmoid.default, aten.unsqueeze.default, aten.mul.Tensor}:
+                break
+            node = user
+        if node.target is aten.mul.Tensor and product in node.args and isinstance(sinks, fx.Node):
+            while sinks.target in VIEWS | {aten.unsqueeze.default}:
+                sinks = sinks.args[0]  # type: ignore[assignment]
+            if sinks.meta["val"].dim() == 1:  # type: ignore[union-attr]
+                return node, sinks  # type: ignore[return-value]
+    return None
+
+
 def evaluate_bias(match: Match, positions: PositionOnly, length: int, heads: int) -> Tensor:
     """The bias [H|1, L, L] that the match's terms add up to at `length` tokens, checked to be equal for two rows."""
     values = positions.evaluate(match.term_nodes, 2, length)
