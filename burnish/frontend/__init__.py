@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
-from burnish.frontend.capture import capture, from_exported
+from burnish.frontend.capture import capture as capture_module
+from burnish.frontend.capture import from_exported
 from burnish.frontend.source import Source
 from burnish.ir.errors import InvalidModelError
 
@@ -40,7 +41,7 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
 
         return read_model(model, max_length=max_length, tokenizer=tokenizer)
     if isinstance(model, nn.Module):
-        program = capture(model, max_length=max_length)
+        program = capture_module(model, max_length=max_length)
         return Source(program, type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
         return Source(from_exported(model, max_length=max_length), "exported", _tokenizer_data(tokenizer))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import logging
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import traceback as fx_traceback
+from torch.overrides import TorchFunctionMode
 
 from burnish.frontend import exported as export_format
 from burnish.frontend.limits import check_length, declared_limit, position_limit, range_limit, token_limit
@@ -114,7 +118,22 @@ class _LanguageModel(nn.Module):
         self.call = call
 
     def forward(self, tokens: torch.Tensor) -> Any:
-        return export_format.logits_of(self.call(self.module, tokens))
+        with _NoteSource():
+            return export_format.logits_of(self.call(self.module, tokens))
+
+
+class _NoteSource(TorchFunctionMode):
+    """Notes the line of the model's source with each op; torch itself notes lines of functions named forward only."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and export_format.is_foreign(frame.f_code.co_filename):
+            frame = frame.f_back
+        source = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
+        with fx_traceback.annotate({export_format.SOURCE: source}):
+            return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -180,7 +199,7 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
     failure: Exception | None = None
     for name, options in attempts:
         try:
-            with _quiet(), _specialisations() as lines, torch.no_grad():
+            with _quiet(), _specialisations() as lines, torch.no_grad(), fx_traceback.preserve_node_meta():
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
             export_format.size_symbols(export_format.tokens_of(exported))
             return exported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,24 +138,20 @@ def _kind(found: Any) -> str:
     return type(val).__name__
 
 
-_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in [^\n]*(?:\n\s*(?P<code>[^\n]*))?')
+_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in ')
+_FOREIGN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+SOURCE = "burnish_source"  # where `capture` notes (file, line) in a node's custom metadata
 
 
-_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parent)
+def is_foreign(file: str) -> bool:
+    """Whether a source file is not the model's: torch's or this package's."""
+    return file.startswith(_FOREIGN)
 
 
-def is_torch(file: str) -> bool:
-    """Whether a source file is torch's own."""
-    return file.startswith(_TORCH)
-
-
-def innermost_frame(stack: str) -> tuple[str, int, str] | None:
-    """File, line and code of the innermost frame in a stack trace that is neither torch's nor this package's."""
-    frames = [frame for frame in _FRAME.finditer(stack) if not frame["file"].startswith((_TORCH, _HERE))]
-    if not frames:
-        return None
-    last = frames[-1]
-    return last["file"], int(last["line"]), (last["code"] or "").strip()
+def innermost_line(stack: str) -> tuple[str, int] | None:
+    """File and line of the innermost frame of the model in a stack trace as text."""
+    frames = [frame for frame in _FRAME.finditer(stack) if not is_foreign(frame["file"])]
+    return (frames[-1]["file"], int(frames[-1]["line"])) if frames else None
 
 
 def _origin(node: fx.Node, prefix: str) -> Origin:
@@ -165,6 +162,8 @@ def _origin(node: fx.Node, prefix: str) -> Origin:
         return Origin()
     path = re.sub(r"@\d+", "", f"{path}.")  # "@1": the second call of a module
     module = path.removeprefix(prefix).removesuffix(".")
-    kind = kind if isinstance(kind, str) else kind.__name__
-    frame = innermost_frame(node.meta.get("stack_trace") or "") or ("", 0, "")
-    return Origin(module, kind.rsplit(".", 1)[-1], *frame)
+    kind = (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
+    noted = (node.meta.get("custom") or {}).get(SOURCE) or innermost_line(node.meta.get("stack_trace") or "")
+    if noted is None:
+        return Origin(module, kind)
+    return Origin(module, kind, *noted, linecache.getline(*noted).strip())
