@@ -19,7 +19,7 @@ _MAXIMA = {aten.amax.default, aten.max.dim}
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; slices written into an empty tensor -> cat."""
+    """einsum -> matmul; exp(x) / sum(exp(x)) -> softmax."""
 
     name: ClassVar[str] = "canonicalize"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
@@ -32,10 +32,6 @@ class Canonicalize:
                 _einsum_to_matmul(program, node, editor, log)
             elif node.target is aten.div.Tensor:
                 _raise_softmax(node, editor, log)
-            elif node.target is aten.copy.default:
-                _forward_copy(node, editor)
-            elif node.target is aten.slice_scatter.default:
-                _join_written_slices(node, editor, log)
         remove_dead(program)
         return program
 
@@ -121,49 +117,3 @@ def _arrange(
         if letter is None or letter not in term:
             result = editor.call(aten.unsqueeze.default, result, axis, like=like)
     return result
-
-
-def _forward_copy(node: fx.Node, editor: Editor) -> None:
-    """copy(into, source), which reads only the shape and dtype of `into`, is its source."""
-    into, source = node.args[:2]
-    assert isinstance(into, fx.Node)
-    assert isinstance(source, fx.Node)
-    have, want = source.meta["val"], node.meta["val"]
-    if have.dtype == want.dtype and have.dim() == want.dim() and str(have.shape) == str(want.shape):
-        editor.replace(node, source)
-
-
-def _join_written_slices(node: fx.Node, editor: Editor, log: Log) -> None:
-    """slice_scatter(slice_scatter(empty, a, axis, 0, n), b, axis, n, end): a and b joined along `axis`."""
-    axis = _slice_axis(node)
-    size = node.meta["val"].shape[axis]
-    if not isinstance(size, int) or any(user.target is aten.slice_scatter.default for user in node.users):
-        return  # of a chain of writes, the last has the whole
-    written: dict[int, tuple[int, fx.Node]] = {}
-    base: Any = node
-    while isinstance(base, fx.Node) and base.target is aten.slice_scatter.default:
-        if _slice_axis(base) != axis:
-            return
-        start, end, step = (*base.args[3:], *(None, None, None))[:3]
-        if step not in (None, 1):
-            log.refuse(node, "slices written with a step")
-            return
-        first, last, _ = slice(start, end).indices(size)
-        written.setdefault(first, (last, base.args[1]))  # type: ignore[arg-type]
-        base = base.args[0]
-    at, parts = 0, []
-    while at in written:
-        at, part = written[at]
-        parts.append(part)
-    if at != size or len(parts) != len(written):
-        log.refuse(node, "the slices written do not make up the whole tensor, each part once")
-        return
-    with editor.before(node):
-        joined = editor.call(aten.cat.default, parts, axis, like=node)
-    editor.replace(node, joined)
-    log.rewrite(node, f"{len(parts)} slices written into a tensor, joined")
-
-
-def _slice_axis(node: fx.Node) -> int:
-    axis = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    return int(axis) % int(node.meta["val"].dim())  # type: ignore[arg-type, call-overload]
