@@ -16,6 +16,13 @@ _SHARED_KEYS = {
     "hidden_size_per_layer_input": 12,
 }
 
+# The constructors of transformers 5.17 want all three parts. One codebook: then ids are [batch, sequence] and logits
+# [batch, sequence, vocabulary], as for text.
+_MUSIC: dict[str, Any] = {
+    "__default__": {"text_encoder": {"model_type": "t5"}, "audio_encoder": {"model_type": "encodec"}, "decoder": {}},
+    "decoder": {"num_codebooks": 1},
+}
+
 # Given to the constructor over the common sizes; dicts are for the configurations inside. `__default__` is given to
 # the constructor of the default configuration.
 OVERRIDES: dict[str, dict[str, Any]] = {
@@ -124,17 +131,19 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "longcat_flash": {"num_layers": 1, "zero_expert_num": 2},
     # checked to be `expand` times the width
     "mamba2": {"num_heads": 8, "head_dim": 16},
-    # an attention layer of each kind; blocks of few keys
+    # logits are divided by the width over this, whose default is four times the tiny width
+    "minicpm3": {"dim_model_base": 32},
+    # an attention layer of each kind; blocks of few keys; a head of the indexer for each KV head
     "minimax_m3_vl_text": {
         "layer_types": ["full_attention", "minimax_m3_sparse"],
         "mlp_layer_types": ["dense", "sparse"],
         "num_hidden_layers": 2,
+        "index_n_heads": 2,
         "index_block_size": 4,
         "index_topk_blocks": 2,
     },
-    # one codebook: then ids are [batch, sequence] and logits [batch, sequence, vocabulary], as for text
-    "musicgen": {"decoder": {"num_codebooks": 1}},
-    "musicgen_melody": {"decoder": {"num_codebooks": 1}},
+    "musicgen": _MUSIC,
+    "musicgen_melody": _MUSIC,
     # the indexer and the embeddings of n-grams have no default sizes
     "qwen4_exp_text": {
         "indexer_n_heads": 4,

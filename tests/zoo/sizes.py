@@ -78,7 +78,8 @@ SIZES: dict[str, Any] = {
     "qk_head_dim": 20,
     "v_head_dim": 10,
     # indexers
-    "index_n_heads": 4,
+    # many: scores are sums of relu, and where all heads give 0 the keys tie and any of them may be the k-th
+    "index_n_heads": 16,
     "index_head_dim": 16,
     "index_topk": TOP_K,
     # lengths

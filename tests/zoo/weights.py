@@ -34,12 +34,10 @@ def randomise(model: nn.Module, vocabulary: int, seed: int) -> None:
 def _values(module: nn.Module, leaf: str, old: Tensor, generator: torch.Generator) -> Tensor:
     if leaf in _SHAKEN:
         return old + _normal(old, 0.1, generator)
-    if old.numel() > 0 and bool((old == old.flatten()[0]).all()):
+    if old.dim() < 2 or bool((old == old.flatten()[0]).all()):  # biases of gates keep the time scales they start with
         return old + _normal(old, _SPREAD, generator)
     if isinstance(module, nn.Embedding):
         return _normal(old, 0.5, generator)
-    if old.dim() < 2:
-        return _normal(old, _SPREAD, generator)
     return _normal(old, _GAIN / math.sqrt(_fan_in(module, old)), generator)
 
 
