@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import io
+import linecache
 import logging
 import re
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import traceback as fx_traceback
-from torch.overrides import TorchFunctionMode
 
 from burnish.frontend import exported as export_format
 from burnish.frontend.limits import check_length, declared_limit, position_limit, range_limit, token_limit
+from burnish.frontend.source_lines import innermost_line, is_foreign, noted_lines
 from burnish.ir.errors import CaptureError, InvalidModelError
 from burnish.ir.program import Program, Signature
 from burnish.ir.weights import Cast, Stored, Weight
@@ -118,22 +116,8 @@ class _LanguageModel(nn.Module):
         self.call = call
 
     def forward(self, tokens: torch.Tensor) -> Any:
-        with _NoteSource():
+        with noted_lines():
             return export_format.logits_of(self.call(self.module, tokens))
-
-
-class _NoteSource(TorchFunctionMode):
-    """Notes the line of the model's source with each op; torch itself notes lines of functions named forward only."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and export_format.is_foreign(frame.f_code.co_filename):
-            frame = frame.f_back
-        source = (frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
-        with fx_traceback.annotate({export_format.SOURCE: source}):
-            return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -199,7 +183,7 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
     failure: Exception | None = None
     for name, options in attempts:
         try:
-            with _quiet(), _specialisations() as lines, torch.no_grad(), fx_traceback.preserve_node_meta():
+            with _quiet(), _specialisations() as lines, torch.no_grad():
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
             export_format.size_symbols(export_format.tokens_of(exported))
             return exported
@@ -258,11 +242,12 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line outside torch that an error comes from, by its message or else its traceback."""
-    frame = export_format.innermost_frame(str(error))
-    if frame is not None:
-        return f"{frame[0]}:{frame[1]}: `{frame[2]}`"
-    last = [entry for entry in traceback.extract_tb(error.__traceback__) if not export_format.is_torch(entry.filename)][
-        -1
-    ]
-    return f"{last.filename}:{last.lineno}: `{last.line}`"
+    """The innermost line of the model that an error comes from, by its message or else its traceback."""
+    file, line = innermost_line(str(error)) or _raised_at(error)
+    return f"{file}:{line}: `{linecache.getline(file, line).strip()}`"
+
+
+def _raised_at(error: BaseException) -> tuple[str, int]:
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((frame for frame in reversed(frames) if not is_foreign(frame.filename)), frames[-1])
+    return last.filename, last.lineno or 0

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import linecache
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from burnish.frontend.source_lines import line_of
 from burnish.ir.errors import CaptureError, InvalidModelError
 from burnish.ir.program import Origin
 from burnish.ir.weights import Stored, Weight, Weights
@@ -138,22 +137,6 @@ def _kind(found: Any) -> str:
     return type(val).__name__
 
 
-_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in ')
-_FOREIGN = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-SOURCE = "burnish_source"  # where `capture` notes (file, line) in a node's custom metadata
-
-
-def is_foreign(file: str) -> bool:
-    """Whether a source file is not the model's: torch's or this package's."""
-    return file.startswith(_FOREIGN)
-
-
-def innermost_line(stack: str) -> tuple[str, int] | None:
-    """File and line of the innermost frame of the model in a stack trace as text."""
-    frames = [frame for frame in _FRAME.finditer(stack) if not is_foreign(frame["file"])]
-    return (frames[-1]["file"], int(frames[-1]["line"])) if frames else None
-
-
 def _origin(node: fx.Node, prefix: str) -> Origin:
     """Innermost module and source line of the user's program, from what export recorded."""
     modules = list((node.meta.get("nn_module_stack") or {}).values())
@@ -163,7 +146,4 @@ def _origin(node: fx.Node, prefix: str) -> Origin:
     path = re.sub(r"@\d+", "", f"{path}.")  # "@1": the second call of a module
     module = path.removeprefix(prefix).removesuffix(".")
     kind = (kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
-    noted = (node.meta.get("custom") or {}).get(SOURCE) or innermost_line(node.meta.get("stack_trace") or "")
-    if noted is None:
-        return Origin(module, kind)
-    return Origin(module, kind, *noted, linecache.getline(*noted).strip())
+    return Origin(module, kind, *line_of(node))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 _KEY = "burnish_line"
 _SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
+_FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in ')
 
 
 class _NoteLines(TorchFunctionMode):
@@ -41,9 +43,18 @@ def noted_lines() -> Iterator[None]:
 
 
 def line_of(node: fx.Node) -> tuple[str, int, str]:
-    """File, line and code that `node` was noted for; ("", 0, "") if it was not."""
-    found = (node.meta.get("custom") or {}).get(_KEY)
-    if found is None:
-        return "", 0, ""
-    file, line = found
-    return file, line, linecache.getline(file, line).strip()
+    """File, line and code of `node`: as noted, or else as export recorded it; ("", 0, "") if neither."""
+    noted = (node.meta.get("custom") or {}).get(_KEY)
+    found = noted or innermost_line(node.meta.get("stack_trace") or "")
+    return (*found, linecache.getline(*found).strip()) if found else ("", 0, "")
+
+
+def innermost_line(stack: str) -> tuple[str, int] | None:
+    """File and line of the model's innermost frame in a stack trace as text."""
+    frames = [frame for frame in _FRAME.finditer(stack) if not is_foreign(frame["file"])]
+    return (frames[-1]["file"], int(frames[-1]["line"])) if frames else None
+
+
+def is_foreign(file: str) -> bool:
+    """Whether a source file is not the model's: torch's or this package's."""
+    return file.startswith(_SKIPPED)
