@@ -1,0 +1,125 @@
+"""`.gguf` files: the model of transformers that one describes, with weights that are read from it when they are used."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from burnish.frontend import empty_model
+from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
+from burnish.frontend.source import Source
+from burnish.ir.errors import InvalidModelError, UsageError, WeightError
+from burnish.ir.weights import Concat, Weight
+
+if TYPE_CHECKING:
+    from burnish.frontend.gguf_file import GGUFFile
+    from burnish.frontend.gguf_models import Architecture
+
+_log = logging.getLogger(__name__)
+
+
+def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+    """Read the model in a GGUF file. `tokenizer`: one of transformers to use instead of the file's own.
+
+    Raises:
+        InvalidModelError: the file is not GGUF, or of an architecture or with settings that are not known.
+        WeightError: the file is truncated; a tensor is missing, of a wrong shape, or none of the model's.
+        UsageError: the package gguf is missing, or `max_length` is not to be had.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        raise UsageError(f"reading {path} takes the package gguf: pip install 'burnish[gguf]'")
+    from burnish.frontend.gguf_file import open_gguf
+    from burnish.frontend.gguf_models import ARCHITECTURES, Facts, config_of
+    from burnish.frontend.gguf_tokenizer import read_tokenizer
+
+    file = open_gguf(Path(path))
+    name = file.metadata.get("general.architecture")
+    if name not in ARCHITECTURES:
+        raise InvalidModelError(
+            f"{path}: the architecture is {name!r}; those that are read: {', '.join(sorted(ARCHITECTURES))}. "
+            "A model that transformers knows can be compiled from its folder with config.json and safetensors."
+        )
+    facts = Facts(file, name)
+    config = config_of(facts)
+    model = empty_model.build(config, path)
+    weights = _weights(file, ARCHITECTURES[name], name, model)
+    if ignored := facts.not_understood():
+        _log.warning("%s has settings that are not understood and left out: %s", path, ", ".join(ignored))
+    program = capture_model(model, max_length=max_length, weights=weights)
+    tokens = tokenizer_data(tokenizer) if tokenizer is not None else read_tokenizer(file)
+    result = source(model, program, name=file.path.stem, tokenizer=tokens)
+    result.generation.update(_end_of_text(file))
+    return result
+
+
+def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTrainedModel) -> dict[str, Weight]:
+    """Each weight of the model by all of its names. Takes the factors of the rotary frequencies into the model."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    from burnish.frontend.dequantize import weight_of
+    from burnish.frontend.gguf_models import ROPE_FACTORS, undo
+
+    arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == name)
+    names = get_tensor_name_map(arch, model.config.num_hidden_layers)
+    found: dict[str, Weight] = {}
+    unread = set(file.tensors)
+    for first, (parameter, aliases) in empty_model.tensors(model).items():
+        parts: list[Weight] = []
+        for wanted in _gguf_names(names, first):
+            if wanted not in file.tensors:
+                raise WeightError(
+                    f"{file.path} has no tensor {wanted!r}: {type(model).__name__} needs it as {first!r} "
+                    f"{list(parameter.shape)}. The file is of another architecture or not complete."
+                )
+            unread.discard(wanted)
+            parts.append(undo(architecture, wanted, weight_of(file.tensors[wanted]), model.config))
+        weight = parts[0] if len(parts) == 1 else Concat(tuple(parts), axis=1)
+        if weight.shape != tuple(parameter.shape):
+            raise WeightError(
+                f"{file.path}: the tensor {wanted!r} is {list(weight.shape)}, and {list(parameter.shape)} is expected "
+                f"for {first!r} of {type(model).__name__}"
+            )
+        found.update(dict.fromkeys(aliases, weight))
+    if ROPE_FACTORS in unread:  # of llama 3.1 and later
+        unread.discard(ROPE_FACTORS)
+        _divide_frequencies(model, weight_of(file.tensors[ROPE_FACTORS]).materialize(), file.path)
+    if unread:
+        shown = ", ".join(sorted(unread)[:5]) + (", ..." if len(unread) > 5 else "")
+        raise WeightError(
+            f"{file.path}: {type(model).__name__} has no place for {len(unread)} tensors ({shown}): what the file "
+            "computes is not what would be compiled"
+        )
+    return found
+
+
+def _gguf_names(names: Any, name: str) -> list[str]:
+    """The tensors of the file that make the parameter `name`."""
+    experts = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj", name)
+    if experts:
+        kinds = ("gate", "up") if experts[2] == "gate_up" else ("down",)
+        return [f"blk.{experts[1]}.ffn_{kind}_exps.weight" for kind in kinds]
+    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
+    return [found if found is not None else name]
+
+
+def _divide_frequencies(model: PreTrainedModel, factors: torch.Tensor, path: Path) -> None:
+    rotary = model.get_decoder().rotary_emb
+    if factors.shape != rotary.inv_freq.shape:
+        raise WeightError(
+            f"{path}: the tensor 'rope_freqs.weight' is {list(factors.shape)}, and {list(rotary.inv_freq.shape)} "
+            "is expected"
+        )
+    rotary.inv_freq = rotary.inv_freq / factors
+
+
+def _end_of_text(file: GGUFFile) -> dict[str, Any]:
+    """The tokens after which there is no more: the end of the text, of a turn and of a message."""
+    keys = ("eos", "eot", "eom")
+    ids = [file.metadata[name] for key in keys if (name := f"tokenizer.ggml.{key}_token_id") in file.metadata]
+    return {"eos_token_id": list(dict.fromkeys(ids))} if ids else {}

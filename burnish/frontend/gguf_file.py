@@ -1,0 +1,157 @@
+"""The GGUF format: metadata and the places of tensors in a memory-mapped file.
+
+Little endian; magic "GGUF", version, number of tensors, number of metadata entries, the entries, the descriptions of
+the tensors, then the tensors' bytes, each aligned.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from burnish.ir.errors import InvalidModelError, WeightError
+
+_VERSIONS = (2, 3)
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_ALIGNMENT = 32  # unless the metadata has another
+_MAX_AXES = 4
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as the file has it."""
+
+    name: str
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]  # row-major: the last axis is contiguous
+    data: np.ndarray[Any, np.dtype[np.uint8]]  # bytes[rows, bytes of a row], mapped
+
+
+@dataclass(frozen=True)
+class GGUFFile:
+    """What a file says, its tensors' values unread."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def open_gguf(path: Path) -> GGUFFile:
+    """Read the head of `path`.
+
+    Raises:
+        InvalidModelError: the file is not GGUF, is of another version, or its head is malformed.
+        WeightError: the file ends before a tensor does, or a tensor is of an unknown type.
+    """
+    size = path.stat().st_size
+    if size < 24:
+        raise InvalidModelError(f"{path} is no GGUF file: it has {size} bytes, and the head alone takes 24")
+    # copy on write: PyTorch has no tensors that cannot be written
+    mapped = np.memmap(path, dtype=np.uint8, mode="c")
+    cursor = _Cursor(path, memoryview(mapped))
+    magic = bytes(cursor.take(4))
+    if magic != b"GGUF":
+        raise InvalidModelError(f"{path} is no GGUF file: it begins with {magic!r}, not with b'GGUF'")
+    version = cursor.scalar("I")
+    if version not in _VERSIONS:
+        raise InvalidModelError(
+            f"{path} is GGUF of version {version}: versions {_VERSIONS[0]} and {_VERSIONS[1]}, little endian, are read"
+        )
+    tensor_count, entry_count = cursor.scalar("Q"), cursor.scalar("Q")
+    metadata: dict[str, Any] = {}
+    for _ in range(entry_count):
+        name = cursor.string()
+        metadata[name] = cursor.value(cursor.scalar("I"), name)
+    described = [_describe(cursor) for _ in range(tensor_count)]
+    alignment = int(metadata.get("general.alignment", _ALIGNMENT))
+    if alignment < 1:
+        raise InvalidModelError(f"{path}: general.alignment is {alignment}, which is no number of bytes")
+    start = math.ceil(cursor.at / alignment) * alignment
+    return GGUFFile(
+        path,
+        metadata,
+        {name: _tensor(path, mapped, name, shape, kind, start + at) for name, shape, kind, at in described},
+    )
+
+
+@dataclass
+class _Cursor:
+    """Reads one thing after another, and says where the file ends too early."""
+
+    path: Path
+    data: memoryview
+    at: int = 0
+
+    def take(self, count: int) -> memoryview:
+        if count > len(self.data) - self.at:
+            raise InvalidModelError(
+                f"{self.path} is truncated in its head: {count} bytes are expected at byte {self.at}, and the file "
+                f"ends at {len(self.data)}. Get the file again."
+            )
+        taken = self.data[self.at : self.at + count]
+        self.at += count
+        return taken
+
+    def scalar(self, code: str) -> Any:
+        form = "<" + code
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def string(self) -> str:
+        # as llama.cpp: not every vocabulary is valid UTF-8
+        return bytes(self.take(self.scalar("Q"))).decode("utf-8", errors="replace")
+
+    def value(self, kind: int, name: str) -> Any:
+        if kind == _STRING:
+            return self.string()
+        if kind == _ARRAY:
+            inner, count = self.scalar("I"), self.scalar("Q")
+            if inner in _SCALARS:
+                form = f"<{count}{_SCALARS[inner]}"
+                return list(struct.unpack(form, self.take(struct.calcsize(f"<{_SCALARS[inner]}") * count)))
+            return [self.value(inner, name) for _ in range(count)]
+        if kind not in _SCALARS:
+            raise InvalidModelError(f"{self.path}: the metadata {name!r} is of the unknown type {kind}")
+        return self.scalar(_SCALARS[kind])
+
+
+def _describe(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
+    """Name, row-major shape, type and place after the head of the next tensor."""
+    name = cursor.string()
+    axes = cursor.scalar("I")
+    if not 1 <= axes <= _MAX_AXES:
+        raise InvalidModelError(f"{cursor.path}: the tensor {name!r} has {axes} axes, not 1 to {_MAX_AXES}")
+    shape = tuple(reversed([cursor.scalar("Q") for _ in range(axes)]))
+    return name, shape, cursor.scalar("I"), cursor.scalar("Q")
+
+
+def _tensor(
+    path: Path, mapped: np.ndarray[Any, np.dtype[np.uint8]], name: str, shape: tuple[int, ...], kind: int, start: int
+) -> Tensor:
+    try:
+        known = GGMLQuantizationType(kind)
+    except ValueError:
+        raise WeightError(
+            f"{path}: the tensor {name!r} is of the GGML type {kind}, which the installed gguf does not know: "
+            "a newer one may (pip install -U gguf)"
+        ) from None
+    block, block_bytes = GGML_QUANT_SIZES[known]
+    if shape[-1] % block:
+        raise WeightError(
+            f"{path}: the tensor {name!r} has rows of {shape[-1]} values, but {known.name} has blocks of {block}"
+        )
+    row_bytes = shape[-1] // block * block_bytes
+    rows = math.prod(shape[:-1])
+    end = start + rows * row_bytes
+    if end > len(mapped):
+        raise WeightError(
+            f"{path} is truncated: the tensor {name!r} ({known.name} {list(shape)}) ends at byte {end}, and the file "
+            f"has {len(mapped)}. Get the file again."
+        )
+    return Tensor(name, known, shape, mapped[start:end].reshape(rows, row_bytes))
