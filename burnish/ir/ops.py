@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LIBRARY = torch.library.Library("burnish", "DEF")
+_LIBRARY = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 
 
 def _define(
@@ -23,8 +23,8 @@ def _define(
 
     def register(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
         name = schema.split("(", 1)[0]
-        _LIBRARY.define(schema)
-        _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
+        _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
+        _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"burnish::{name}", shape or reference, lib=_LIBRARY)
         return reference
 
@@ -60,7 +60,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Te
     size = cos.shape[-1]
     turned, kept = x[..., :size], x[..., size:]
     if interleaved:
-        pairs = turned.unflatten(-1, (size // 2, 2))
+        pairs = turned.reshape(*turned.shape[:-1], size // 2, 2)
         rotated = torch.stack((-pairs[..., 1], pairs[..., 0]), dim=-1).flatten(-2)
     else:
         rotated = torch.cat((-turned[..., size // 2 :], turned[..., : size // 2]), dim=-1)

@@ -6,8 +6,8 @@ node has `meta["val"]`, the FakeTensor (or SymInt) that says its shape and dtype
 
 A *whole* program maps `tokens[batch, sequence]` to `logits[batch, sequence, vocabulary]`.
 A *step* program maps `tokens[batch, new], position[batch], logits_index[kept], *states` to
-`logits[batch, kept, vocabulary], *states`: `position` is how many tokens of each row came before, `logits_index` which of
-the new tokens logits are wanted for.
+`logits[batch, kept, vocabulary], *states`: `position` is how many tokens of each row came before, `logits_index` which
+of the new tokens logits are wanted for.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Program:
 
     @property
     def output(self) -> fx.Node:
-        return next(iter(reversed(self.graph.nodes)))
+        last: fx.Node = next(iter(reversed(self.graph.nodes)))
+        return last
 
     @property
     def placeholders(self) -> list[fx.Node]:
@@ -96,6 +97,11 @@ class Program:
         """The name of the weight that a `get_attr` node reads."""
         assert node.op == "get_attr"
         return str(node.target)
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """The node's positional arguments, for reading: nodes, numbers, lists of these."""
+    return node.args
 
 
 def origin(node: fx.Node) -> Origin:

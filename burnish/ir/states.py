@@ -11,7 +11,7 @@ import torch
 class StateKind(Enum):
     """How a state remembers the tokens so far.
 
-    CACHE: slot t of axis `axis` holds token t; the axis has the run's capacity. Going back is forgetting the last slots.
+    CACHE: slot t of axis `axis` holds token t; the axis has the run's capacity. To go back is to forget the last slots.
     RING: slot t % size holds token t; the axis has the window's size. A token that left the window is overwritten.
     WINDOW: the last `size` tokens in order, zeros before the first. Each step moves them on.
     ACCUMULATOR: a running total, one slot, whatever the number of tokens.

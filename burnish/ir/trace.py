@@ -1,4 +1,4 @@
-"""The record of a compilation: what each pass did. Made by the pipeline, kept in the artifact, shown by `burnish.inspect`."""
+"""The record of a compilation: what each pass did. Made by the pipeline, kept in the artifact, shown by inspect."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Weights as expressions.
 
-A weight is never copied to be looked at. What a model gives is a `Stored` weight (a tensor in memory, or memory-mapped);
-what a pass makes of weights is an expression over others. The expression is evaluated when the artifact is written, one
-weight at a time, so that the memory a compilation needs is set by the largest weight and not by the model.
+A weight is never copied to be looked at. What a model gives is a `Stored` weight (a tensor in memory, or mapped from a
+file); what a pass makes of weights is an expression over others. The expression is evaluated when the artifact is
+written, one weight at a time, so that the memory a compilation needs is set by the largest weight, not by the model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Weight(Protocol):
     @property
     def dtype(self) -> torch.dtype: ...
     def materialize(self) -> torch.Tensor:
-        """The values, as a CPU tensor of `shape` and `dtype`. The caller must not change it: it may be the model's own."""
+        """The values, a CPU tensor of `shape` and `dtype`. The caller must not change it: it may be the model's own."""
         ...
 
 

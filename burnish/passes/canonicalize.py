@@ -51,7 +51,7 @@ def _raise_softmax(node: fx.Node, editor: Editor, log: Log) -> None:
     scores = exponential.args[0]
     assert isinstance(scores, fx.Node)
     if scores.target is aten.sub.Tensor and _is_maximum(scores.args[1], scores.args[0]):
-        scores = scores.args[0]  # type: ignore[assignment]
+        scores = scores.args[0]
     with editor.before(node):
         softmax = editor.call(aten.softmax.int, scores, axes[0], like=node)
     editor.replace(node, softmax)

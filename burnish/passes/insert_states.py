@@ -102,7 +102,7 @@ class _Inserter:
         if not attentions:
             return
         wanted = list(dict.fromkeys(operand for node in attentions for operand in node.args[1:3]))
-        remembered = values_to_remember(self.program, self.axes, wanted)  # type: ignore[arg-type]
+        remembered = values_to_remember(self.program, self.axes, wanted)
         reach = self._reach(attentions, remembered)
         everything: dict[tuple[fx.Node, int], fx.Node] = {}  # (value, window) -> the value for all tokens
         positions: dict[int, fx.Node] = {}
@@ -115,7 +115,7 @@ class _Inserter:
             if size == 0 or any(reach[v] == 0 for v in self._sources(node, remembered)):
                 size = 0
             for operand in node.args[1:3]:
-                operands.append(self._for_all(operand, size, everything))  # type: ignore[arg-type]
+                operands.append(self._for_all(operand, size, everything))
             arguments: list[Any] = [node.args[0], *operands, self.position, *node.args[4:]]
             node.args = tuple(arguments)
             if size:
@@ -201,9 +201,8 @@ class _Inserter:
             return everything[node, window]
         if self.axes.of(node) is None:
             return node
-        arguments, options = fx.map_arg(
-            (node.args, node.kwargs), lambda argument: self._for_all(argument, window, everything)
-        )
+        mapped: Any = fx.map_arg((node.args, node.kwargs), lambda each: self._for_all(each, window, everything))
+        arguments, options = mapped
         with self.editor.after(node):
             again = self.editor.call(node.target, *self._resized(node, arguments), like=node, **options)
         everything[node, window] = again

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
-from burnish.ir.program import Program, describe
+from burnish.ir.program import Program, arguments, describe
 from burnish.passes.analyses.masks import HIDDEN
 from burnish.passes.analyses.position_only import PositionOnly, is_sequence
 
@@ -126,7 +126,7 @@ def _walk_up(
         elif target in (aten.add.Tensor, aten.sub.Tensor):
             node = _read_addition(node, data, outer, positions)
         elif target in (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf):
-            condition, first, second = node.args
+            condition, first, second = arguments(node)
             if condition not in positions:
                 raise NoMatch(node, "the mask depends on the input's data")
             kept, hidden = constant(first, positions), constant(second, positions)
@@ -139,7 +139,7 @@ def _walk_up(
             else:
                 raise NoMatch(node, "a where() whose other side is not one number")
         elif target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
-            condition, number = node.args[1], constant(node.args[2], positions)
+            condition, number = arguments(node)[1], constant(node.args[2], positions)
             if condition not in positions or number is None:
                 raise NoMatch(node, "the mask depends on the input's data")
             outer.append(("hide", condition, number))
@@ -213,7 +213,7 @@ def _read_softcap(
 
 def _read_sinks(node: fx.Node, match: Match, positions: PositionOnly) -> fx.Node:
     """`cat([scores, sinks])`: one more logit a head."""
-    parts, axis = node.args[0], node.args[1] if len(node.args) > 1 else 0
+    parts, axis = arguments(node)[0], node.args[1] if len(node.args) > 1 else 0
     rank = node.meta["val"].dim()
     if not isinstance(parts, list | tuple) or len(parts) != 2 or axis not in (-1, rank - 1):
         raise NoMatch(node, "scores joined with something that is not a sink")
@@ -296,19 +296,20 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
     for total in match.softmax.all_input_nodes[0].users:
         if total.target is not aten.logsumexp.default or list(total.args[1]) not in ([-1], [rank - 1]):  # type: ignore[arg-type]
             continue
-        node, sinks = total, None
+        node, sinks = total, cast("fx.Node | None", None)
         while len(node.users) == 1 and node.target is not aten.mul.Tensor:
             user = next(iter(node.users))
-            if user.target is aten.sub.Tensor and user.args[0] is node and user.args[1] in positions:
-                sinks = user.args[1]
+            operands = arguments(user)
+            if user.target is aten.sub.Tensor and operands[0] is node and operands[1] in positions:
+                sinks = operands[1]
             elif user.target not in CASTS | {aten.sigmoid.default, aten.unsqueeze.default, aten.mul.Tensor}:
                 break
             node = user
         if node.target is aten.mul.Tensor and product in node.args and isinstance(sinks, fx.Node):
             while sinks.target in VIEWS | {aten.unsqueeze.default}:
-                sinks = sinks.args[0]  # type: ignore[assignment]
-            if sinks.meta["val"].dim() == 1:  # type: ignore[union-attr]
-                return node, sinks  # type: ignore[return-value]
+                sinks = arguments(sinks)[0]
+            if sinks.meta["val"].dim() == 1:
+                return node, sinks
     return None
 
 
@@ -343,7 +344,7 @@ def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
         first = node.meta["val"].shape[0]
         if not isinstance(first, torch.SymInt):
             return value.unsqueeze(0)
-        return value.unflatten(0, (2, value.shape[0] // 2))
+        return value.reshape(2, value.shape[0] // 2, *value.shape[1:])
     if rank == 5:  # [B, Hkv, queries a KV head, L, L]
         wide = value.expand(-1, heads // value.shape[2] if value.shape[1] == 1 else -1, -1, -1, -1)
         return wide.flatten(1, 2) if value.shape[1] * value.shape[2] > 1 else value.squeeze(2)

@@ -55,7 +55,7 @@ class TokenAxes:
             return TokenAxis(1) if node.target is burnish_ops.positions.default else None
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int):
             return None
-        rule = RULES.get(node.target)  # type: ignore[arg-type]
+        rule = RULES.get(node.target)
         if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
             rule = pointwise
         if rule is None:

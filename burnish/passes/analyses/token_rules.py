@@ -106,7 +106,7 @@ def _unsqueeze(axes: TokenAxes, node: fx.Node) -> Label:
     label = axes.of(node.args[0])  # type: ignore[arg-type]
     if label is None:
         return None
-    axis = int(node.args[1]) % axes.rank(node)  # type: ignore[arg-type, call-overload]
+    axis = int(node.args[1]) % axes.rank(node)  # type: ignore[arg-type]
     return TokenAxis(label.axis + (axis <= label.axis), label.inner)
 
 
@@ -116,7 +116,7 @@ def _squeeze(axes: TokenAxes, node: fx.Node) -> Label:
         return None
     rank = axes.rank(node.args[0])  # type: ignore[arg-type]
     wanted = node.args[1] if len(node.args) > 1 else list(range(rank))
-    listed = [wanted] if isinstance(wanted, int) else list(wanted)  # type: ignore[arg-type, call-overload]
+    listed = [wanted] if isinstance(wanted, int) else list(wanted)  # type: ignore[arg-type]
     gone = [int(axis) % rank for axis in listed if node.args[0].meta["val"].shape[axis] == 1]  # type: ignore[union-attr]
     return TokenAxis(label.axis - sum(axis < label.axis for axis in gone), label.inner)
 
@@ -199,7 +199,7 @@ def _einsum(axes: TokenAxes, node: fx.Node) -> Label:
     left, _, right = str(node.args[0]).replace(" ", "").partition("->")
     letters = set()
     for term, operand in zip(left.split(","), node.args[1], strict=True):  # type: ignore[arg-type]
-        label = axes.of(operand)  # type: ignore[arg-type]
+        label = axes.of(operand)
         if label is not None:
             letters.add(term[label.axis])
     if len(letters) != 1 or "." in left:
@@ -241,7 +241,7 @@ def _select(axes: TokenAxes, node: fx.Node) -> Label:
     label = axes.of(node.args[0])  # type: ignore[arg-type]
     if label is None:
         return None
-    axis = int(node.args[1]) % axes.rank(node.args[0])  # type: ignore[arg-type, call-overload]
+    axis = int(node.args[1]) % axes.rank(node.args[0])  # type: ignore[arg-type]
     if label.axis == axis:
         raise axes.mixes(node, "takes one token out, counted from the start or the end of the sequence")
     return TokenAxis(label.axis - (axis < label.axis), label.inner)
@@ -280,7 +280,7 @@ def _pad(axes: TokenAxes, node: fx.Node) -> Label:
 
 
 def _gather(axes: TokenAxes, node: fx.Node) -> Label:
-    source, axis, index = node.args[0], int(node.args[1]), node.args[2]  # type: ignore[arg-type, call-overload]
+    source, axis, index = node.args[0], int(node.args[1]), node.args[2]  # type: ignore[arg-type]
     first, second = axes.of(source), axes.of(index)  # type: ignore[arg-type]
     if first is None:  # a table without tokens: each token reads for itself
         return second
@@ -307,7 +307,7 @@ def _index(axes: TokenAxes, node: fx.Node) -> Label:
 
 def _getitem(axes: TokenAxes, node: fx.Node) -> Label:
     label = axes.labels.get(node.args[0])  # type: ignore[arg-type]
-    return label[int(node.args[1])] if isinstance(label, tuple) else label  # type: ignore[arg-type, call-overload]
+    return label[int(node.args[1])] if isinstance(label, tuple) else label  # type: ignore[arg-type]
 
 
 def _lookup(axes: TokenAxes, node: fx.Node) -> Label:
