@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
-import sympy  # type: ignore[import-untyped]
+import sympy
 import torch
 from numpy.typing import ArrayLike
 from torch import fx

@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPa
 from torch import fx
 
 from burnish.codegen.onnx import torchlib
+from burnish.codegen.onnx.aten_axes import AXES
 from burnish.codegen.onnx.aten_compute import COMPUTE
 from burnish.codegen.onnx.aten_views import VIEWS, getitem
 from burnish.codegen.onnx.attention import cached_attention, plan_cached_attention, reads_only_shape
@@ -25,7 +26,7 @@ from burnish.runtime.weights_file import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11
-_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **BURNISH}
+_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **BURNISH}
 
 
 def output_name(state: str) -> str:
