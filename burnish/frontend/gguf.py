@@ -1,4 +1,4 @@
-"""`.gguf` files: the model of transformers that one describes, with weights that are read from it when they are used."""
+"""`.gguf` files: the model of transformers that one describes, its weights read from the file when they are used."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def open_gguf(path: Path) -> GGUFFile:
         raise InvalidModelError(f"{path} is no GGUF file: it has {size} bytes, and the head alone takes 24")
     # copy on write: PyTorch has no tensors that cannot be written
     mapped = np.memmap(path, dtype=np.uint8, mode="c")
-    cursor = _Cursor(path, memoryview(mapped))
+    cursor = _Cursor(path, mapped.data)
     magic = bytes(cursor.take(4))
     if magic != b"GGUF":
         raise InvalidModelError(f"{path} is no GGUF file: it begins with {magic!r}, not with b'GGUF'")

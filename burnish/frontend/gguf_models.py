@@ -1,4 +1,4 @@
-"""Architectures of GGUF files as configurations of transformers, and what llama.cpp's conversion did to their weights."""
+"""Architectures of GGUF files as configurations of transformers, and what llama.cpp's conversion did to weights."""
 
 from __future__ import annotations
 

@@ -114,7 +114,8 @@ class _Metadata:
             return None
         if not 0 <= index < len(tokens):
             raise InvalidModelError(
-                f"{self.file.path}: tokenizer.ggml.{name}_token_id is {index}, and the vocabulary has {len(tokens)} tokens"
+                f"{self.file.path}: tokenizer.ggml.{name}_token_id is {index}, "
+                f"and the vocabulary has {len(tokens)} tokens"
             )
         return str(tokens[index])
 
