@@ -17,11 +17,12 @@ from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
 from burnish.passes.analyses.movement import common_sources, concrete_shape, moved, numbered
 from burnish.passes.analyses.position_only import is_batch, is_sequence
+from burnish.passes.clean import same_shape
 from burnish.passes.rules import Rules
 from burnish.rewrite.engine import Refusal, Rule
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Argument, Variable, either, mul, neg
-from burnish.rewrite.words import flatten, join, reshape, rotary, stack, view_as_complex, view_as_real
+from burnish.rewrite.words import join, reshape, rotary, stack, view_as_complex, view_as_real
 
 aten = torch.ops.aten
 
@@ -98,12 +99,7 @@ _second_back = either(mul(x2, cos) - mul(x1, sin), mul(x2, cos) + mul(x1, neg(si
 def _rejoined(first: Any, second: Any) -> Any:
     """Two parts in one tensor again."""
     parts = [first, second]
-    stacked = stack(parts, Argument("dim"))
-    return either(
-        join(parts),
-        reshape(stacked, Argument("shape")),
-        flatten(stacked, Argument("start"), Argument("end")),
-    )
+    return either(join(parts), reshape(stack(parts, Argument("dim")), Argument("shape")))
 
 
 def _from_halves(editor: Editor, match: Match) -> fx.Node | None:
@@ -114,11 +110,12 @@ def _from_halves(editor: Editor, match: Match) -> fx.Node | None:
     if out is None or found is None:
         return None
     source, interleaved = found
-    if interleaved is not out:
-        raise Refusal("its parts are taken in one order and put together in another", match.root)
+    if interleaved is not out:  # neighbours come out as halves, or the other way round: in order first, then turned
+        target = aten.stack.default if out else aten.cat.default
+        source = editor.call(target, [match.node(x1), match.node(x2)], -1, like=match.root)
     source = _like_shape(editor, source, match.root)
-    tables = [_both_halves(editor, match.node(each), interleaved, match.root) for each in (cos, sin)]
-    return _rotary(editor, match.root, source, tables[0], tables[1], interleaved, -1 if back else 1)
+    tables = [_both_halves(editor, match.node(each), out, match.root) for each in (cos, sin)]
+    return _rotary(editor, match.root, source, tables[0], tables[1], out, -1 if back else 1)
 
 
 def _both_halves(editor: Editor, table: fx.Node, interleaved: bool, like: fx.Node) -> fx.Node:
@@ -175,7 +172,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _like_shape(editor: Editor, source: fx.Node, root: fx.Node) -> fx.Node:
     """`source` in the shape of `root`."""
     program = editor.program
-    if concrete_shape(program, source) == concrete_shape(program, root):
+    if same_shape(value(source), value(root)):
         return source
     sizes: list[Any] = []
     for size in value(root).shape:
@@ -259,7 +256,7 @@ RAISE_ROTARY = Rules(
         Rule("rotary embedding by halves, turned back", _rejoined(_first_back, _second_back), _from_halves),
         Rule(
             "rotary embedding by complex numbers",
-            either(reshape(_turned, Argument("shape")), flatten(_turned, Argument("start"), Argument("end"))),
+            reshape(_turned, Argument("shape")),
             _from_complex,
         ),
         Rule("rotary embedding of the first elements", join([_of_part, rest]), _from_partial),
