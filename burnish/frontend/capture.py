@@ -17,7 +17,14 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from burnish.frontend import exported as export_format
-from burnish.frontend.limits import check_length, declared_limit, position_limit, range_limit, token_limit
+from burnish.frontend.limits import (
+    check_every_length,
+    check_length,
+    declared_limit,
+    position_limit,
+    range_limit,
+    token_limit,
+)
 from burnish.frontend.source_lines import innermost_line, is_foreign, noted_lines
 from burnish.ir.errors import CaptureError, InvalidModelError
 from burnish.ir.program import Program, Signature
@@ -96,6 +103,7 @@ def from_exported(
         check_length(length, longest)
         length = longest
     assert length is not None
+    check_every_length(graph, length)
     logits = next(iter(reversed(graph.nodes))).args[0][0].meta["val"]
     vocabulary = int(logits.shape[-1])
     return Program(

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from burnish.ir.errors import UsageError
+from burnish.ir.errors import CaptureError, UsageError
 from burnish.ir.weights import Weights
 
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
@@ -50,23 +50,42 @@ def token_limit(graph: fx.Graph, vocabulary: int) -> int:
     return vocabulary
 
 
+def check_every_length(graph: fx.Graph, longest: int) -> None:
+    """Raises CaptureError if the trace is right for some numbers of tokens only.
+
+    Where a forward branches on a size, export follows the branch that the example takes and notes the condition as an
+    assertion; a scan in chunks, for one, may hold for lengths that are no multiple of the chunk.
+    """
+    asserts = [node for node in _position_only(graph) if node.target is torch.ops.aten._assert_scalar.default]
+    nodes = _with_ancestors(graph, set(asserts))
+    for length in sorted({*range(3, 36), 64, 127, longest - 1, longest}):
+        if not 3 <= length <= longest:  # shorter texts are always special cases somewhere
+            continue
+        failed = _first_failure(nodes, Weights(), length)
+        if failed is not None:
+            raise CaptureError(
+                f"the forward branches on the number of tokens (a loop over chunks, perhaps), and the trace has one "
+                f"branch, which is not that of {length} tokens: {failed.args[1]}"
+            )
+
+
 def position_limit(graph: fx.Graph, weights: Weights, wanted: int) -> int:
     """The most tokens, at most `wanted`, for which everything that depends on positions alone can be computed.
 
     A table of learned positions ends somewhere, and only computing with too many tokens shows it.
     """
-    nodes = _position_only(graph)
-    if _computes(nodes, weights, wanted):
+    nodes = [node for node in _position_only(graph) if node.target is not torch.ops.aten._assert_scalar.default]
+    if _first_failure(nodes, weights, wanted) is None:
         return wanted
     low, high = 1, wanted  # computes for low, not for high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if _computes(nodes, weights, middle) else (low, middle)
+        low, high = (middle, high) if _first_failure(nodes, weights, middle) is None else (low, middle)
     return low
 
 
 def _position_only(graph: fx.Graph) -> list[fx.Node]:
-    """The tokens, then the nodes that read their sizes and no token, and what those need, in order."""
+    """The nodes that read the tokens' sizes and no token, with what those need, in order."""
     tokens = next(node for node in graph.nodes if node.op == "placeholder")
     known: set[fx.Node] = set()  # without a token
     needed: set[fx.Node] = set()
@@ -80,23 +99,32 @@ def _position_only(graph: fx.Graph) -> list[fx.Node]:
             known.add(node)
         if reads_size or (node in known and not needed.isdisjoint(node.all_input_nodes)):
             needed.add(node)
+    return _with_ancestors(graph, needed)
+
+
+def _with_ancestors(graph: fx.Graph, needed: set[fx.Node]) -> list[fx.Node]:
+    """`needed` and what it is computed from, in order."""
+    needed = set(needed)
     for node in reversed(graph.nodes):
         if node in needed:
             needed.update(node.all_input_nodes)
-    return [tokens, *(node for node in graph.nodes if node in needed and node is not tokens)]
+    return [node for node in graph.nodes if node in needed]
 
 
 @torch.no_grad()
-def _computes(nodes: list[fx.Node], weights: Weights, length: int) -> bool:
-    values: dict[fx.Node, Any] = {nodes[0]: torch.zeros(1, length, dtype=torch.int64)}
-    for node in nodes[1:]:
-        if node.op == "get_attr":
+def _first_failure(nodes: list[fx.Node], weights: Weights, length: int) -> fx.Node | None:
+    """The first node that cannot be computed for this many tokens."""
+    values: dict[fx.Node, Any] = {}
+    for node in nodes:
+        if node.op == "placeholder":
+            values[node] = torch.zeros(1, length, dtype=torch.int64)
+        elif node.op == "get_attr":
             values[node] = weights[str(node.target)].materialize()
-            continue
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        assert callable(node.target)
-        try:
-            values[node] = node.target(*args, **kwargs)
-        except (IndexError, RuntimeError):  # what torch raises for an index or a size out of range
-            return False
-    return True
+        else:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            assert callable(node.target)
+            try:
+                values[node] = node.target(*args, **kwargs)
+            except (IndexError, RuntimeError):  # what torch raises for an index or a size out of range
+                return node
+    return None
