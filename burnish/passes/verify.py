@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from burnish.ir.errors import VerificationError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
+from burnish.ir.weights import Stored, Weight, Weights, nbytes
 
+_EVALUATED_BYTES = 2**30
 _TOLERANCE = 1e-4  # of the largest logit, in float32
 
 
@@ -41,6 +45,7 @@ def verify_step(captured: Program, step: Program, length: int = 24) -> float:
     length = min(length, step.signature.max_length)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(step.signature.token_limit, (2, length), generator=generator)
+    captured, step = _evaluated_once(captured, step)
     (expected, *_) = run(captured, [tokens])
     pieces = _ragged(length)
     found = run_step(step, tokens, pieces, length)
@@ -55,6 +60,23 @@ def verify_step(captured: Program, step: Program, length: int = 24) -> float:
             "burnish; please report it with the model's configuration"
         )
     return worst
+
+
+def _evaluated_once(*programs: Program) -> list[Program]:
+    """The programs over weights that are evaluated already, where all of these fit in memory; else as they are.
+
+    A weight that is an expression (dequantized, cast) is evaluated each time that it is read: five times here.
+    """
+    expressions: dict[int, Weight] = {}
+    for program in programs:
+        expressions.update({id(each): each for each in program.weights.values() if not isinstance(each, Stored)})
+    if sum(nbytes(weight) for weight in expressions.values()) > _EVALUATED_BYTES:
+        return list(programs)
+    values: dict[int, Weight] = {key: Stored(weight.materialize()) for key, weight in expressions.items()}
+    return [
+        replace(program, weights=Weights({name: values.get(id(each), each) for name, each in program.weights.items()}))
+        for program in programs
+    ]
 
 
 def _ragged(length: int) -> list[int]:
