@@ -9,7 +9,7 @@ from torch import fx
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
-from burnish.passes.analyses.movement import MOVEMENTS
+from burnish.passes.analyses.movement import MOVEMENTS, moved_inputs
 from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.rules import Rules
 from burnish.rewrite.arguments import arguments
@@ -95,12 +95,11 @@ _cut = slice_of(x, axis, start, end)
 def _is_zeros(program: Program, node: fx.Node) -> bool:
     """Whether the node's value is zeros, provably."""
     if node.target in zeros.targets:
-        return all(arguments(node).get(name, 0) == 0 for name in ("fill_value",))
+        return bool(arguments(node).get("fill_value", 0) == 0)
     if node.op == "get_attr":
         return not bool(program.weights[str(node.target)].materialize().any())
     if node.target in MOVEMENTS or node.target in to.targets:
-        sources = [each for each in node.all_input_nodes if each.meta.get("val") is not None]
-        return all(_is_zeros(program, each) for each in sources if hasattr(each.meta["val"], "shape"))
+        return all(_is_zeros(program, each) for each in moved_inputs(node))
     return False
 
 

@@ -99,7 +99,7 @@ def _between(targets: Sequence[fx.Node], sources: set[fx.Node]) -> list[fx.Node]
             return True
         if node.target not in MOVEMENTS or len(order) >= _LONGEST:
             return False
-        if not all(visit(argument) for argument in _moved_inputs(node)):
+        if not all(visit(argument) for argument in moved_inputs(node)):
             return False
         order[node] = None
         return True
@@ -107,7 +107,7 @@ def _between(targets: Sequence[fx.Node], sources: set[fx.Node]) -> list[fx.Node]
     return list(order) if all(visit(target) for target in targets) else None
 
 
-def _moved_inputs(node: fx.Node) -> list[fx.Node]:
+def moved_inputs(node: fx.Node) -> list[fx.Node]:
     """The inputs that are tensors, or tuples of tensors; sizes are not moved."""
     return [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor | tuple | list)]
 
@@ -129,7 +129,7 @@ def _reached(target: fx.Node) -> dict[fx.Node, None]:
     while queue and len(found) < _LONGEST:
         node = queue.pop(0)
         if node.target in MOVEMENTS:
-            inputs = _moved_inputs(node)
+            inputs = moved_inputs(node)
             found.update(dict.fromkeys(inputs))
             queue.extend(inputs)
     return found
