@@ -65,6 +65,8 @@ def capture(
     limit = declared_limit(module)
     check_length(max_length, limit)
     length = max_length or limit
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        export_format.check_device(name, tensor)
     with _evaluating(module), _in_float32(module) as widened:
         exported = _export(_LanguageModel(module, call), length)
         return from_exported(
@@ -201,11 +203,12 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
             _log.info("capture with %s failed: %s", name, _first_line(error))
             failure = error
     assert failure is not None
+    place = lines[0] if lines else _place(failure)
     raise CaptureError(
         f"{type(model.module).__name__} cannot be traced for any batch and sequence size: {_first_line(failure)}\n"
-        f"Where: {lines[0] if lines else _place(failure)}\n"
-        "A forward that loops over tokens, or branches on how many there are or on their values, has to say that with "
-        "tensor operations."
+        + (f"Where: {place}\n" if place else "")
+        + "A forward that loops over tokens, or branches on how many there are or on what they are, has to say that "
+        "with tensor operations."
     ) from failure
 
 
@@ -230,9 +233,9 @@ def _specialisations() -> Iterator[list[str]]:
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            match = re.match(r"eval Eq\(s\d+, (\d+)\) \[guard added\] .*?\(([^()]*)\)", record.getMessage())
+            match = re.match(r"eval (Eq\(.*\)) \[guard added\] .*?\(([^()]*)\)", record.getMessage())
             if match:
-                found.append(f"{match[2].rsplit('/', 1)[-1]} needs a size to be {match[1]}")
+                found.append(f"{match[2].rsplit('/', 1)[-1]} needs {match[1]}, s... being a size of the token ids")
 
     handlers, level, propagate = logger.handlers, logger.level, logger.propagate
     logger.handlers, logger.propagate = [Listener()], False
@@ -250,12 +253,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of the model that an error comes from, by its message or else its traceback."""
-    file, line = innermost_line(str(error)) or _raised_at(error)
-    return f"{file}:{line}: `{linecache.getline(file, line).strip()}`"
-
-
-def _raised_at(error: BaseException) -> tuple[str, int]:
-    frames = traceback.extract_tb(error.__traceback__)
-    last = next((frame for frame in reversed(frames) if not is_foreign(frame.filename)), frames[-1])
-    return last.filename, last.lineno or 0
+    """The innermost line of the model that an error comes from, by its message or else its traceback; else empty."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_foreign(frame.filename)]
+    found = innermost_line(str(error)) or ((frames[-1].filename, frames[-1].lineno or 0) if frames else None)
+    return f"{found[0]}:{found[1]}: `{linecache.getline(*found).strip()}`" if found else ""

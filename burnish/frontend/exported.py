@@ -109,10 +109,15 @@ def _weight(exported: ExportedProgram, target: str, given: Mapping[str, Weight],
     if tensor is None:
         tensor = exported.constants[target]
     assert isinstance(tensor, torch.Tensor)
-    if tensor.device.type != "cpu":
-        raise InvalidModelError(f"{name} is on the device {tensor.device}: move the model to the CPU to compile it")
+    check_device(name, tensor)
     place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
     return place if tensor.numel() else name, Stored(tensor.detach())
+
+
+def check_device(name: str, tensor: torch.Tensor) -> None:
+    """Raises InvalidModelError unless a model's tensor is on the CPU."""
+    if tensor.device.type != "cpu":
+        raise InvalidModelError(f"{name} is on the device {tensor.device}: move the model to the CPU to compile it")
 
 
 def _logits_node(exported: ExportedProgram, output: fx.Node) -> fx.Node:
