@@ -358,8 +358,54 @@ def _index_select(axes: TokenAxes, node: fx.Node) -> Label:
     return _along(1, 0, "picks tokens by an index")(axes, node)
 
 
+def _index_put(axes: TokenAxes, node: fx.Node) -> Label:
+    """x[mask] = number: each token is written by its own mask."""
+    source, indices, values = node.args[:3]
+    assert isinstance(indices, list | tuple)
+    label = axes.of(source)  # type: ignore[arg-type]
+    mask = indices[0] if len(indices) == 1 else None
+    if not isinstance(mask, fx.Node) or mask.meta["val"].dtype != torch.bool or values.meta["val"].numel() != 1:  # type: ignore[union-attr]
+        raise axes.mixes(node, "writes among the tokens")
+    chosen = axes.of(mask)
+    if chosen is not None and label is not None and chosen != label:
+        raise axes.mixes(node, "writes among the tokens")
+    return label
+
+
+def _triangle(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is not None and label.axis >= axes.rank(node) - 2:
+        raise axes.mixes(node, "masks tokens by their place, and is no attention that burnish recognises")
+    return label
+
+
+# Pointwise, but torch does not tag them so.
+_POINTWISE = {
+    aten.where.ScalarOther,
+    aten.where.ScalarSelf,
+    aten.where.Scalar,
+    aten.masked_fill.Tensor,
+    aten.__or__.Tensor,
+    aten.__or__.Scalar,
+    aten.__and__.Tensor,
+    aten.polar.default,
+    aten.complex.default,
+    aten.real.default,
+    aten.imag.default,
+    aten._conj.default,
+    aten.isin.Tensor_Scalar,
+    aten.floor_divide.default,
+    aten.log_sigmoid.default,
+    aten.hardswish.default,
+    aten.dropout.default,
+}
+
 _REDUCTION = "reduces over the tokens"
 RULES: dict[Any, Rule] = {
+    **dict.fromkeys(_POINTWISE, pointwise),
+    aten.index_put.default: _index_put,
+    aten.triu.default: _triangle,
+    aten.tril.default: _triangle,
     operator.getitem: _getitem,
     burnish_ops.rms_norm.default: _same,
     burnish_ops.rotary.default: pointwise,
