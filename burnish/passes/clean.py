@@ -47,7 +47,6 @@ _CASTS = {
 # Each takes elements of its first argument in their order: where the shape is the same, so is the value.
 # (A slice of the same size starts at 0 with step 1; an expansion to the same shape repeats nothing.)
 _VIEWS = {
-    aten._unsafe_view.default,
     aten.broadcast_to.default,
     aten.expand.default,
     aten.expand_as.default,
@@ -58,8 +57,6 @@ _VIEWS = {
     aten.squeeze.default,
     aten.squeeze.dim,
     aten.squeeze.dims,
-    aten.view.default,
-    aten.view_as.default,
 }
 
 _NEUTRAL: dict[Any, int] = {
@@ -101,9 +98,36 @@ _PASSING_LAYOUT = _VIEWS | {
 }
 
 
+# Second names of ATen's, kept by export where the user wrote them.
+_SECOND_NAMES = {
+    "absolute": "abs",
+    "clip": "clamp",
+    "concat": "cat",
+    "concatenate": "cat",
+    "divide": "div",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "multiply": "mul",
+    "negative": "neg",
+    "not_equal": "ne",
+    "special_erf": "erf",
+    "special_expit": "sigmoid",
+    "subtract": "sub",
+    "true_divide": "div",
+}
+_SYNONYMS: dict[Any, Any] = {
+    getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)
+    for second, first in _SECOND_NAMES.items()
+    for overload in getattr(aten, second).overloads()
+    if "out" not in overload
+} | dict.fromkeys(_RESHAPES, aten.reshape.default)
+
+
 @dataclass(frozen=True)
 class Clean:
-    """What export adds to a model's own operations, removed."""
+    """What export adds to a model's own operations, removed; one name for what ATen has two names for."""
 
     name: ClassVar[str] = "clean"
     effect: ClassVar[Effect] = Effect.EXACT
@@ -111,6 +135,7 @@ class Clean:
     def run(self, program: Program, log: Log) -> Program:
         """Clean `program`, in place. The shapes and dtypes of what stays are as they were; strides may differ."""
         for node in list(program.graph.nodes):
+            _rename(node)
             if node.target in _ASSERTIONS:
                 log.rewrite(node, "an assertion of export, removed")
                 program.graph.erase_node(node)
@@ -118,11 +143,17 @@ class Clean:
                 log.rewrite(node, f"the same value as {same.name}")
                 node.replace_all_uses_with(same)
                 program.graph.erase_node(node)
-            elif node.target in _RESHAPES:
-                node.target = aten.reshape.default
         merge_duplicates(program, log)
         remove_dead(program)
         return program
+
+
+def _rename(node: fx.Node) -> None:
+    """Give the op of a node its first name."""
+    if node.target in _SYNONYMS:
+        node.target = _SYNONYMS[node.target]
+    elif node.target is aten.square.default:
+        node.target, node.args = aten.pow.Tensor_Scalar, (node.args[0], 2)
 
 
 def merge_duplicates(program: Program, log: Log) -> None:
@@ -169,6 +200,8 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
     if getattr(target, "__name__", "") == "getitem":
         return _kept_by_native_dropout(node, log)
     source = node.args[0]
+    if target is aten.cat.default and len(source) == 1:  # type: ignore[arg-type]
+        return source[0]  # type: ignore[index, return-value]
     if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
         return None
     if target in _COPIES or target in _CASTS:

@@ -38,7 +38,7 @@ def _is_scale(node: fx.Node) -> bool:
 
 x = Variable("x")
 scale = Variable("weight", _is_scale, "a weight with one axis")
-eps = Number("eps")
+eps, count = Number("eps"), Number("size of the last axis")
 
 
 # ---------------------------------------------------------------- weights that are computed from weights
@@ -64,6 +64,11 @@ def _cast(editor: Editor, match: Match) -> fx.Node:
 
 
 # ---------------------------------------------------------------- RMS norms
+
+
+def _is_over_all(program: Program, match: Match) -> bool:
+    """Whether a mean that is written as a sum is divided by the number of elements."""
+    return count not in match or match.number(count) == value(match.node(x)).shape[-1]
 
 
 def _to_rms_norm(editor: Editor, match: Match) -> fx.Node:
@@ -110,7 +115,7 @@ def _from_aten(editor: Editor, match: Match) -> fx.Node:
 
 # ---------------------------------------------------------------- layer norms
 
-centred = sub(x, mean(x))
+centred = sub(x, mean(x, count))
 bias = Variable("bias", _is_scale, "a weight with one axis")
 old_scale = Argument("weight")
 
@@ -144,10 +149,11 @@ RAISE_NORMS = Rules(
         Rule(
             "layer norm",
             either(
-                over_root(centred, mean(square(centred)) + eps),
+                over_root(centred, mean(square(centred), count) + eps),
                 over_root(centred, population_variance(x) + eps),
             ),
             _to_layer_norm,
+            _is_over_all,
         ),
         Rule("layer norm's weight", mul(scale, layer_norm(x, Argument("shape"), None, None, eps)), _weigh_layer_norm),
         Rule(
@@ -155,7 +161,7 @@ RAISE_NORMS = Rules(
             add(bias, layer_norm(x, Argument("shape"), old_scale, None, eps)),
             _bias_layer_norm,
         ),
-        Rule("RMS norm", over_root(x, mean(square(x)) + eps), _to_rms_norm),
+        Rule("RMS norm", over_root(x, mean(square(x), count) + eps), _to_rms_norm, _is_over_all),
         Rule(
             "RMS norm computed in float32",
             to(rms_norm(widened, None, eps)),

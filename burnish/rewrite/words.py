@@ -61,9 +61,9 @@ def cast(inner: Pattern) -> Maybe:
     return Maybe(to, inner)
 
 
-def mean(inner: Pattern) -> Pattern:
-    """The mean over the last axis, which is kept with size 1."""
-    return mean_of(inner, Axis(-1), True)
+def mean(inner: Pattern, count: Pattern) -> Either:
+    """The mean over the last axis, which is kept with size 1; of a mean that is a sum over a number, that is `count`."""
+    return either(mean_of(inner, Axis(-1), True), div(sum_of(inner, Axis(-1), True), count))
 
 
 def square(inner: Pattern) -> Either:

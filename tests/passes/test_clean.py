@@ -29,6 +29,7 @@ NOISE: dict[str, Body] = {
     "expansion to the same shape": lambda m, x: x.expand(-1, -1, 8).relu(),
     "view of the same shape": lambda m, x: x.view(x.shape[0], -1, 8).relu().permute(0, 1, 2),
     "plus nothing, times one": lambda m, x: (x + 0).relu() * 1.0,
+    "one part joined": lambda m, x: torch.cat([x.relu()], dim=-1),
     "to the power of one": lambda m, x: (x**1).relu() / 1,
 }
 
@@ -83,6 +84,16 @@ def test_before_and_after() -> None:
         "%6: f32[batch, sequence, 8] = aten.reshape(%5, [batch, sequence, 8])\n"
         "%7: f32[batch, sequence, 8] = aten.add.Tensor(%6, @weight)"
     )
+
+
+def test_one_name_for_each_op() -> None:
+    def body(m: Spelled, x: Tensor) -> Tensor:
+        y = torch.multiply(torch.square(x), torch.divide(x, m.weight))
+        return torch.concat((torch.subtract(y, x)[..., :4], torch.negative(y)[..., 4:]), dim=-1)
+
+    after, _ = rewritten(raw(body), Clean())
+    first_names = {"aten.pow.Tensor_Scalar", "aten.div.Tensor", "aten.mul.Tensor", "aten.sub.Tensor", "aten.neg"}
+    assert set(ops_of(after)) == first_names | {"aten.cat", "aten.slice.Tensor"}
 
 
 def test_one_value_is_computed_once() -> None:

@@ -46,6 +46,10 @@ RMS_NORMS: dict[str, Body] = {
     "square by product": lambda m, x: m.weight * (x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-6)),
     "divided by the root": lambda m, x: x / torch.sqrt(mean_square(x) + 1e-6) * m.weight,
     "one over the root": lambda m, x: x * (1 / (mean_square(x) + 1e-6).sqrt()) * m.weight,
+    "mean by sum": lambda m, x: x * torch.rsqrt(x.square().sum(-1, keepdim=True) / 8 + 1e-6) * m.weight,
+    "second names": lambda m, x: torch.multiply(
+        m.weight, torch.divide(x, (torch.square(x).mean(-1, True) + 1e-6).sqrt())
+    ),
     "power of -0.5": lambda m, x: x * torch.pow(mean_square(x) + 1e-6, -0.5) * m.weight,
     "ATen's": lambda m, x: F.rms_norm(x, (8,), m.weight, 1e-6),
 }
@@ -92,6 +96,7 @@ LOOKS_LIKE_RMS_NORM: dict[str, Body] = {
     "epsilon outside the root": lambda m, x: x / (torch.sqrt(mean_square(x)) + 1e-6),
     "another axis": lambda m, x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-6),
     "mean of another value": lambda m, x: x * torch.rsqrt(mean_square(m.gate(x)) + 1e-6),
+    "sum divided by another number": lambda m, x: x * torch.rsqrt((x * x).sum(-1, keepdim=True) / 7 + 1e-6),
     "cube": lambda m, x: x * torch.rsqrt(x.pow(4).mean(-1, keepdim=True) + 1e-6),
     "root, not one over it": lambda m, x: x * torch.sqrt(mean_square(x) + 1e-6),
     "twice the epsilon": lambda m, x: x * torch.rsqrt(torch.add(mean_square(x), 1e-6 + mean_square(x), alpha=2)),
@@ -115,7 +120,7 @@ def test_a_near_miss_says_what_did_not_match() -> None:
     program = spelled(lambda m, x: x * torch.rsqrt(mean_square(m.gate(x)) + 1e-6))
     _, log = rewritten(program, RAISE_NORMS)
     assert [entry.text.split(" at ")[0] for entry in log.refusals] == [
-        "RMS norm: 5 of 6 ops matched; then expected x (a node), found aten.linear.default"
+        "RMS norm: 5 of 7 ops matched; then expected x (a node), found aten.linear.default"
     ]
 
 
