@@ -62,7 +62,7 @@ def cast(inner: Pattern) -> Maybe:
 
 
 def mean(inner: Pattern, count: Pattern) -> Either:
-    """The mean over the last axis, which is kept with size 1; of a mean that is a sum over a number, that is `count`."""
+    """The mean over the last axis, which stays with size 1; where it is a sum over a number, that is `count`."""
     return either(mean_of(inner, Axis(-1), True), div(sum_of(inner, Axis(-1), True), count))
 
 
