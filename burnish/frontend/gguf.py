@@ -35,27 +35,36 @@ def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any
     if importlib.util.find_spec("gguf") is None:
         raise UsageError(f"reading {path} takes the package gguf: pip install 'burnish[gguf]'")
     from burnish.frontend.gguf_file import open_gguf
-    from burnish.frontend.gguf_models import ARCHITECTURES, Facts, config_of
     from burnish.frontend.gguf_tokenizer import read_tokenizer
 
     file = open_gguf(Path(path))
-    name = file.metadata.get("general.architecture")
-    if name not in ARCHITECTURES:
-        raise InvalidModelError(
-            f"{path}: the architecture is {name!r}; those that are read: {', '.join(sorted(ARCHITECTURES))}. "
-            "A model that transformers knows can be compiled from its folder with config.json and safetensors."
-        )
-    facts = Facts(file, name)
-    config = config_of(facts)
-    model = empty_model.build(config, path)
-    weights = _weights(file, ARCHITECTURES[name], name, model)
-    if ignored := facts.not_understood():
-        _log.warning("%s has settings that are not understood and left out: %s", path, ", ".join(ignored))
+    model, weights = model_of(file)
     program = capture_model(model, max_length=max_length, weights=weights)
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else read_tokenizer(file)
     result = source(model, program, name=file.path.stem, tokenizer=tokens)
     result.generation.update(_end_of_text(file))
     return result
+
+
+def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
+    """The model of `file`, whose parameters have no values, and its weights by all of their names.
+
+    For the errors see `read_gguf`.
+    """
+    from burnish.frontend.gguf_models import ARCHITECTURES, Facts, config_of
+
+    name = file.metadata.get("general.architecture")
+    if name not in ARCHITECTURES:
+        raise InvalidModelError(
+            f"{file.path}: the architecture is {name!r}; those that are read: {', '.join(sorted(ARCHITECTURES))}. "
+            "A model that transformers knows can be compiled from its folder with config.json and safetensors."
+        )
+    facts = Facts(file, name)
+    model = empty_model.build(config_of(facts), file.path)
+    weights = _weights(file, ARCHITECTURES[name], name, model)
+    if ignored := facts.not_understood():
+        _log.warning("%s has settings that are not understood and left out: %s", file.path, ", ".join(ignored))
+    return model, weights
 
 
 def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTrainedModel) -> dict[str, Weight]:

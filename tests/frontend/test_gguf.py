@@ -1,0 +1,338 @@
+"""GGUF files: written from small models as llama.cpp's converter does, and one real file."""
+
+import importlib.util
+import logging
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from burnish.frontend.dequantize import Dequantize, half_split, weight_of
+from burnish.frontend.gguf import model_of, read_gguf
+from burnish.frontend.gguf_file import open_gguf
+from burnish.ir.errors import InvalidModelError, UsageError, WeightError
+from burnish.ir.interpreter import run
+from burnish.ir.weights import Stored
+
+TOKENS = torch.tensor([[1, 5, 9, 33, 63, 2, 7, 7, 12, 40, 41, 3], [3, 3, 0, 41, 8, 22, 10, 1, 2, 60, 61, 62]])
+SIZES: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "rope_theta": 5000.0,
+}
+GEMMA = {"head_dim": 16, "tie_word_embeddings": True}
+EXPERTS = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": True}
+SCALES = {"query_pre_attn_scalar": 16, "sliding_window": 8}  # of the published models: by the length of a head
+
+# GGUF's architecture: transformers' type, configuration beside SIZES, metadata beside what all have.
+MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "llama": ("llama", {"tie_word_embeddings": False}, {"rope.dimension_count": 8}),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}, {}),
+    "qwen3": ("qwen3", {"head_dim": 16, "tie_word_embeddings": False}, {"attention.key_length": 16}),
+    "qwen3moe": (
+        "qwen3_moe",
+        {"head_dim": 16, "tie_word_embeddings": False, **EXPERTS},
+        {"attention.key_length": 16, "expert_feed_forward_length": 32, "expert_count": 4, "expert_used_count": 2},
+    ),
+    "phi3": ("phi3", {"sliding_window": 8, "tie_word_embeddings": False}, {"attention.sliding_window": 8}),
+    "gemma": ("gemma", GEMMA, {"attention.key_length": 16}),
+    "gemma2": (
+        "gemma2",
+        GEMMA | SCALES | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        {
+            "attention.key_length": 16,
+            "attention.sliding_window": 8,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
+    "gemma3": (
+        "gemma3_text",
+        GEMMA
+        | SCALES
+        | {
+            "num_hidden_layers": 6,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+        {
+            "attention.key_length": 16,
+            "attention.sliding_window": 8,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 8.0,
+        },
+    ),
+}
+
+
+def small_model(architecture: str) -> PreTrainedModel:
+    torch.manual_seed(0)
+    kind, special, _ = MODELS[architecture]
+    config = AutoConfig.for_model(kind, **(SIZES | special))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def converted(model: PreTrainedModel, architecture: str) -> dict[str, np.ndarray]:
+    """The tensors as llama.cpp's converter names, orders and shifts them."""
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
+    found: dict[str, np.ndarray] = {}
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().numpy()
+        if experts := re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(\w+)_proj", name):
+            layer, kind = experts.groups()
+            halves = np.split(values, 2, axis=1) if kind == "gate_up" else [values]
+            for part, half in zip(kind.split("_"), halves, strict=True):
+                found[f"blk.{layer}.ffn_{part}_exps.weight"] = half
+            continue
+        if architecture == "llama" and (head := re.search(r"self_attn\.([qk])_proj", name)):
+            heads = model.config.num_attention_heads if head[1] == "q" else model.config.num_key_value_heads
+            split = values.reshape(heads, 2, values.shape[0] // heads // 2, -1)
+            values = split.swapaxes(1, 2).reshape(values.shape)
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
+            values = values + 1
+        found[names.get_name(name, try_suffixes=(".weight", ".bias"))] = values
+    return found
+
+
+def write(
+    path: Path,
+    architecture: str = "llama",
+    metadata: dict[str, Any] | None = None,
+    change: Callable[[dict[str, np.ndarray]], object] = lambda tensors: None,
+    kinds: dict[str, gguf.GGMLQuantizationType] | None = None,
+    name: str | None = None,
+) -> PreTrainedModel:
+    """A file of a small model; the model. `metadata`: None leaves an entry out."""
+    model = small_model(architecture)
+    writer = gguf.GGUFWriter(path, name or architecture)
+    config = model.config
+    entries = {
+        "context_length": config.max_position_embeddings,
+        "block_count": config.num_hidden_layers,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 5000.0,
+        **MODELS[architecture][2],
+    }
+    entries = {f"{name or architecture}.{key}": value for key, value in entries.items()}
+    for key, value in {**entries, "tokenizer.ggml.eos_token_id": 2, **(metadata or {})}.items():
+        if value is None:
+            continue
+        if isinstance(value, str):
+            writer.add_string(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, list):
+            writer.add_array(key, value)
+        else:
+            (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    tensors = converted(model, architecture)
+    change(tensors)
+    for key, values in tensors.items():
+        kind = (kinds or {}).get(key)
+        if kind is None:
+            writer.add_tensor(key, np.ascontiguousarray(values))
+        else:
+            writer.add_tensor(key, gguf.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return model
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model(TOKENS, use_cache=False).logits
+    return found
+
+
+# ---------------------------------------------------------------- whole files
+
+
+@pytest.mark.parametrize("architecture", sorted(MODELS))
+def test_each_architecture_computes_what_the_model_did(tmp_path: Path, architecture: str) -> None:
+    model = write(tmp_path / "model.gguf", architecture)
+    found, weights = model_of(open_gguf(tmp_path / "model.gguf"))
+    with torch.no_grad():
+        for name, parameter in found.named_parameters():
+            parameter.copy_(weights[name].materialize())
+    found.set_attn_implementation("eager")
+    torch.testing.assert_close(logits(found), logits(model), atol=1e-4, rtol=1e-4)
+
+
+def test_the_program_equals_the_model(tmp_path: Path) -> None:
+    model = write(tmp_path / "small.gguf", metadata={"tokenizer.ggml.eot_token_id": 3})
+    source = read_gguf(tmp_path / "small.gguf")
+    torch.testing.assert_close(run(source.program, [TOKENS])[0], logits(model), atol=1e-4, rtol=1e-4)
+    assert source.name == "small"
+    assert source.generation["eos_token_id"] == [2, 3]
+    assert source.program.signature.max_length == 64
+    assert source.tokenizer is None
+
+
+def test_tied_embeddings_are_one_weight(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", "qwen2")
+    _, weights = model_of(open_gguf(tmp_path / "model.gguf"))
+    assert weights["lm_head.weight"] is weights["model.embed_tokens.weight"]
+
+
+def test_factors_of_rotary_frequencies(tmp_path: Path) -> None:
+    factors = np.array([1.0, 1.0, 4.0, 8.0], np.float32)
+    write(tmp_path / "model.gguf", change=lambda tensors: tensors.update({"rope_freqs.weight": factors}))
+    model, _ = model_of(open_gguf(tmp_path / "model.gguf"))
+    expected = 5000.0 ** (-torch.arange(0, 8, 2) / 8) / torch.from_numpy(factors)
+    torch.testing.assert_close(model.get_decoder().rotary_emb.inv_freq, expected)
+
+
+def test_tensors_are_mapped(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf")
+    assert all(isinstance(found.data.base, np.memmap) for found in open_gguf(tmp_path / "model.gguf").tensors.values())
+
+
+# ---------------------------------------------------------------- tensors
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+def test_dequantizing(tmp_path: Path, kind: str) -> None:
+    quantized = gguf.GGMLQuantizationType[kind]
+    write(tmp_path / "model.gguf", kinds={"blk.0.ffn_up.weight": quantized})
+    tensor = open_gguf(tmp_path / "model.gguf").tensors["blk.0.ffn_up.weight"]
+    assert tensor.kind is quantized
+    values = weight_of(tensor).materialize()
+    assert values.dtype is torch.float32
+    original = small_model("llama").model.layers[0].mlp.up_proj.weight
+    tolerance = {"F32": 0, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 1e-2}.get(kind, 0.2)
+    torch.testing.assert_close(values, original.detach(), atol=tolerance, rtol=0)
+    if kind.startswith("Q"):
+        assert isinstance(weight_of(tensor), Dequantize)
+
+
+def test_half_split() -> None:
+    rows = torch.tensor([[0], [1], [2], [3], [10], [11], [12], [13]])  # two heads of two pairs
+    assert half_split(Stored(rows), 2).materialize().flatten().tolist() == [0, 2, 1, 3, 10, 12, 11, 13]
+
+
+# ---------------------------------------------------------------- what can be wrong
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "gguf" else find(name, *a))
+    with pytest.raises(UsageError, match=r"pip install 'burnish\[gguf\]'"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "0 bytes"),
+        (b"PK\x03\x04" + bytes(40), "begins with"),
+        (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1), "truncated in its head"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**60), "truncated in its head"),
+        (b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"a", 99), "unknown type 99"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "architecture is None"),
+    ],
+)
+def test_no_gguf_file(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(content)
+    with pytest.raises(InvalidModelError, match=message) as raised:
+        read_gguf(path)
+    assert "bad.gguf" in str(raised.value)
+
+
+def test_truncated(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf")
+    content = (tmp_path / "model.gguf").read_bytes()
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(content[:-200])
+    with pytest.raises(WeightError, match=r"cut\.gguf is truncated: the tensor '.*' .* ends at byte \d+, and the file"):
+        read_gguf(cut)
+    for length in range(24, 3000, 97):
+        cut.write_bytes(content[:length])
+        with pytest.raises((InvalidModelError, WeightError), match=r"cut\.gguf"):
+            read_gguf(cut)
+
+
+def test_unknown_architecture(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", name="rwkv6")
+    with pytest.raises(InvalidModelError, match="'rwkv6'; those that are read: gemma, gemma2"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_missing_tensor(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", change=lambda tensors: tensors.pop("blk.1.ffn_up.weight"))
+    with pytest.raises(WeightError, match=r"no tensor 'blk\.1\.ffn_up\.weight'.*mlp\.up_proj\.weight' \[64, 32\]"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_no_embedding(tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", change=lambda tensors: tensors.pop("token_embd.weight"))
+    with pytest.raises(WeightError, match=r"token_embd\.weight"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_wrong_shape(tmp_path: Path) -> None:
+    wrong = {"blk.0.ffn_down.weight": np.zeros((32, 96), np.float32)}
+    write(tmp_path / "model.gguf", change=lambda tensors: tensors.update(wrong))
+    with pytest.raises(WeightError, match=r"'blk\.0\.ffn_down\.weight' is \[32, 96\], and \[32, 64\] is expected"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_tensor_without_a_place(tmp_path: Path) -> None:
+    extra = {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}
+    write(tmp_path / "model.gguf", change=lambda tensors: tensors.update(extra))
+    with pytest.raises(WeightError, match=r"no place for 1 tensors \(blk\.0\.attn_sinks\.weight\)"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("embedding_length", None, "embedding_length is missing"),
+        ("attention.head_count", [4, 4], "head_count is list, not one number"),
+        ("rope.scaling.type", "yarn", "'yarn'; 'none' and 'linear' are read"),
+        ("rope.dimension_count", 4, "dimension_count is 4, but heads have 8"),
+        ("expert_count", 8, "mixtures of experts"),
+    ],
+)
+def test_settings_that_are_not_read(tmp_path: Path, entry: str, value: Any, message: str) -> None:
+    write(tmp_path / "model.gguf", metadata={f"llama.{entry}": value})
+    with pytest.raises(InvalidModelError, match=message):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_settings_that_are_not_understood_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "model.gguf", metadata={"llama.logit_scale": 2.0})
+    with caplog.at_level(logging.WARNING, "burnish"):
+        model_of(open_gguf(tmp_path / "model.gguf"))
+    assert "llama.logit_scale" in caplog.text
