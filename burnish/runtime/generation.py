@@ -72,7 +72,6 @@ class GenerationRun:
 
     def __iter__(self) -> Iterator[str]:
         """The new text of the first row after each step, where there is any."""
-        tokens = torch.empty(len(self._rows), 1, dtype=torch.int64)
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
         logits = self._session.append(self._prompts)
@@ -90,9 +89,7 @@ class GenerationRun:
             if not any(active):
                 return
             started, step = time.perf_counter(), step + 1
-            for number, token in enumerate(chosen):
-                tokens[number, 0] = token
-            logits = self._session.step(tokens, active)
+            logits = self._session.step(chosen, active)
 
     @property
     def result(self) -> Generation:

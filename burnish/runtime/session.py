@@ -40,7 +40,10 @@ class Session:
         self._states = States.allocate(self._specs, batch, self._rounded(max(capacity, 1)))
         self._position = torch.zeros(batch, dtype=torch.int64)
         self._tokens: list[list[int]] = [[] for _ in range(batch)]
-        self._first = torch.zeros(1, dtype=torch.int64)  # the logits index of a step of one token
+        # Inputs of a step of one token a row, and numpy's view of them, which is quicker to change.
+        self._next = torch.zeros(batch, 1, dtype=torch.int64)
+        self._first = torch.zeros(1, dtype=torch.int64)
+        self._next_values, self._position_values = self._next.numpy(), self._position.numpy()
 
     @property
     def batch(self) -> int:
@@ -89,26 +92,23 @@ class Session:
             self._position[row] += len(new)
         return logits
 
-    def step(self, tokens: torch.Tensor, active: Sequence[bool] | None = None) -> torch.Tensor:
-        """Feed one token a row, int64 [b, 1], unchecked: the inner step of generation. Gives logits [b, 1, vocabulary].
+    def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None) -> torch.Tensor:
+        """Feed one token a row, unchecked: the inner step of generation. Gives logits [b, 1, vocabulary].
 
         The logits are overwritten by the next step. A row that is not `active` computes, and then forgets that it
         did: its length stays, its logits mean nothing, and further tokens for it do not either.
         """
         self._reserve(1 + max(map(len, self._tokens)))
-        everyone = active is None or all(active)
-        # A row that stopped at the model's limit has no further position: it computes at its last one.
-        position = self._position if everyone else self._position.clamp(max=self._signature.max_length - 1)
-        logits = self._executor.step(tokens, position, self._first, self._states)
-        if active is None or everyone:
-            self._position += 1
-            for row, token in zip(self._tokens, tokens[:, 0].tolist(), strict=True):
+        self._next_values[:, 0] = tokens
+        position, active = self._position, active or [True] * len(tokens)
+        if not all(active):
+            # A row that stopped at the model's limit has no further position: it computes at its last one.
+            position = position.clamp(max=self._signature.max_length - 1)
+        logits = self._executor.step(self._next, position, self._first, self._states)
+        self._position_values += active
+        for row, token, goes_on in zip(self._tokens, tokens, active, strict=True):
+            if goes_on:
                 row.append(token)
-        else:
-            for number, token in enumerate(tokens[:, 0].tolist()):
-                if active[number]:
-                    self._position[number] += 1
-                    self._tokens[number].append(token)
         return logits
 
     def rewind(self, length: int, row: int | None = None) -> None:

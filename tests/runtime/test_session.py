@@ -153,7 +153,7 @@ def test_a_row_that_waits_goes_on_unharmed_in_the_others(case: Case) -> None:
     session.append([long, short])
     for _ in range(70):  # the short row outgrows its room, the long one stays at the model's limit
         token = random_ids(1).tolist()
-        logits = session.step(torch.tensor([[0], token]), active=[False, True])
+        logits = session.step([0, *token], active=[False, True])
         short += token
     close(logits[1, 0], made.whole(torch.tensor([short]))[0, -1])
     assert session.lengths == [MAX_LENGTH, 73]
