@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,6 @@ def compare(
     capacity: int = 16,
     tolerance: float = 2e-5,
     seed: int = 1,
-    check: Callable[[OnnxStep], None] | None = None,
     step: OnnxStep | None = None,
 ) -> OnnxStep:
     """Run `program` both ways on random tokens and random states, and compare every output."""
@@ -179,8 +178,6 @@ def compare(
     expected = run(program, [given[node.name] for node in program.placeholders])
     step = step or OnnxStep(program, folder)
     found = step(given)
-    if check is not None:
-        check(step)
     for name, wanted, got in zip(step.outputs, expected, found, strict=True):
         assert got.dtype == wanted.dtype, name
         assert got.shape == wanted.shape, name
@@ -196,4 +193,12 @@ def compare(
                 )
         else:
             torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
+    return step
+
+
+def compare_steps(program: Program, folder: Path, steps: Sequence[tuple[int, Sequence[int]]]) -> OnnxStep:
+    """`compare` one lowered program for several numbers of new tokens and positions of the rows."""
+    step = OnnxStep(program, folder)
+    for new, positions in steps:
+        compare(program, folder, new=new, positions=positions, rows=len(positions), step=step)
     return step

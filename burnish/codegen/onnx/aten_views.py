@@ -182,6 +182,18 @@ def _gather(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.builder.op("GatherElements", c.value(a["self"]), c.value(a["index"]), axis=axis)
 
 
+def _scatter(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """One update for each index; a number is spread over them."""
+    index: fx.Node = a["index"]
+    updates = c.tensor(a.get("src", a.get("value")), dtype_of(node))
+    if "value" in a:
+        updates = c.builder.op("Expand", updates, c.builder.shape(shape_of(index)))
+    elif not same_shape(shape_of(a["src"]), shape_of(index)):
+        return None
+    axis = a["dim"] % max(1, len(shape_of(node)))
+    return c.builder.op("ScatterElements", c.value(a["self"]), c.value(index), updates, axis=axis)
+
+
 def _cat(c: Context, node: fx.Node, a: Arguments) -> Result:
     parts = [part for part in a["tensors"] if shape_of(part) != (0,)]  # torch lets [0] stand for nothing at all
     values = [c.tensor(part, dtype_of(node)) for part in parts]
@@ -288,7 +300,9 @@ VIEWS: dict[Any, Translate] = {
     aten.index_select.default: _index_select,
     aten.index.Tensor: _index,
     aten.gather.default: _gather,
-    aten.cat.default: _cat,
+    aten.scatter.src: _scatter,
+    aten.scatter.value: _scatter,
+    **dict.fromkeys((aten.cat.default, aten.concat.default, aten.concatenate.default), _cat),
     aten.stack.default: _stack,
     **dict.fromkeys(
         (
