@@ -1,4 +1,4 @@
-"""One spelling for what has several: an einsum of two operands, a softmax written by hand."""
+"""One spelling for what has several: an einsum of two operands, a softmax written by hand, a deviation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAXIMA = {aten.amax.default, aten.max.dim}
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """einsum -> matmul; exp(x) / sum(exp(x)) -> softmax."""
+    """einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var)."""
 
     name: ClassVar[str] = "canonicalize"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
@@ -32,6 +32,8 @@ class Canonicalize:
                 _einsum_to_matmul(program, node, editor, log)
             elif node.target is aten.div.Tensor:
                 _raise_softmax(node, editor, log)
+            elif node.target is aten.std.dim:
+                _std_to_variance(node, editor, log)
         remove_dead(program)
         return program
 
@@ -62,6 +64,18 @@ def _is_maximum(node: Any, of: Any) -> bool:
     if isinstance(node, fx.Node) and getattr(node.target, "__name__", "") == "getitem":
         node = node.args[0]
     return isinstance(node, fx.Node) and node.target in _MAXIMA and node.args[0] is of
+
+
+def _std_to_variance(node: fx.Node, editor: Editor, log: Log) -> None:
+    def given(place: int, name: str, default: bool) -> bool:
+        return bool(node.args[place] if len(node.args) > place else node.kwargs.get(name, default))
+
+    options: dict[str, Any] = {"correction": int(given(2, "unbiased", True)), "keepdim": given(3, "keepdim", False)}
+    with editor.before(node):
+        variance = editor.call(aten.var.correction, *node.args[:2], like=node, **options)
+        deviation = editor.call(aten.sqrt.default, variance, like=node)
+    editor.replace(node, deviation)
+    log.rewrite(node, "deviation as the root of the variance")
 
 
 def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:

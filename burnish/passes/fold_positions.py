@@ -23,6 +23,7 @@ from burnish.passes.base import Effect, Log
 aten = torch.ops.aten
 
 _SHORTER = (3, 7, 19)
+_CONSTANT_BYTES = 2**20  # larger ones stay expressions over their weights
 
 
 class NotATable(Exception):
@@ -40,6 +41,8 @@ class FoldPositions:
         """Fold each position-only value that meets data, in place."""
         folder = _Folder(program, log)
         remove_dead(program)
+        for node in [node for node in program.graph.nodes if folder.is_small_constant(node)]:
+            folder.fold_constant(node)
         frontier = [node for node in program.graph.nodes if folder.meets_data(node)]
         for node in frontier:
             try:
@@ -68,6 +71,23 @@ class _Folder:
             and isinstance(node.meta.get("val"), Tensor)
             and any(user not in self.known for user in node.users)
         )
+
+    def is_small_constant(self, node: fx.Node) -> bool:
+        """Whether `node` is computed from weights alone, is read by something that is not, and is small."""
+        val = node.meta.get("val")
+        if node.op != "call_function" or node not in self.known or self.known.is_sized(node):
+            return False
+        if not isinstance(val, Tensor) or val.numel() * val.dtype.itemsize > _CONSTANT_BYTES:
+            return False
+        return any(user not in self.known or self.known.is_sized(user) for user in node.users)
+
+    def fold_constant(self, node: fx.Node) -> None:
+        """What is computed from weights alone, computed now."""
+        value: Tensor = self.known.evaluate([node], 1, 1)[0]
+        weight = self.editor.weight(node.name, Stored(value.contiguous()))
+        self.known.nodes.add(weight)
+        self.editor.replace(node, weight)
+        self.log.rewrite(node, "constant")
 
     def fold(self, node: fx.Node) -> None:
         axes = sequence_axes(self.program, node)
