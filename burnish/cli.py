@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -83,10 +84,11 @@ def compile(
     with _reported():
         from burnish.inspect.table import pass_table
 
+        started = time.perf_counter()
         with _compiled(model, max_length, backend) as compiled:
             compiled.save(output)
+            seconds = time.perf_counter() - started
             _err.print(pass_table(compiled.trace))
-            seconds = sum(compiled.trace.phases.values())
             size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         _err.print(
             f"{output}: {size / 1e6:.0f} MB, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True

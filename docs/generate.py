@@ -1,4 +1,6 @@
-"""Writes docs/passes: a page for each pass, with what it does to docs/model.py. A test compares them with this.
+"""Writes the pages that show what burnish does: docs/passes, from docs/model.py, and docs/errors.md, from bad input.
+
+Tests compare the pages with what burnish does then.
 
 make docs
 """
@@ -11,6 +13,7 @@ import inspect
 import pkgutil
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -115,8 +118,32 @@ def difference(before: str, after: str) -> Sequence[str]:
     return [line.rstrip() for line in difflib.unified_diff(old, new, n=1, lineterm="")][2:]
 
 
+def errors() -> str:
+    """The page on bad input."""
+    sys.path.insert(0, str(DOCS.parent))
+    from tests.bad_input import CASES, message, row
+
+    rows = []
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(row(case, message(case, Path(folder))))
+    return "\n".join(
+        [
+            "# What bad input says",
+            "",
+            "Each is a subclass of `burnish.BurnishError`, and leaves no half-written artifact behind.",
+            "The messages are real: [tests/bad_input.py](../tests/bad_input.py) provokes them.",
+            "",
+            "| what | error | message |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
 if __name__ == "__main__":
-    for name, text in pages().items():
+    for name, text in {**pages(), "errors.md": errors()}.items():
         (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(text, encoding="utf-8")
         print(DOCS / name)

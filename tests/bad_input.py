@@ -1,0 +1,254 @@
+"""Bad input of every kind, each as a function that gives it to burnish: run by tests, listed in docs/errors.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import burnish
+from burnish.ir.errors import (
+    ArtifactError,
+    BurnishError,
+    InvalidInputError,
+    InvalidModelError,
+    NotCausalError,
+    UsageError,
+    WeightError,
+)
+from burnish.runtime.hashing import digest
+from burnish.runtime.model import CompiledModel
+from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny
+
+
+@dataclass(frozen=True)
+class Case:
+    """`give` is called with an empty folder and raises `error`."""
+
+    what: str
+    error: type[BurnishError]
+    give: Callable[[Path], object]
+
+
+CASES: list[Case] = []
+
+
+def case(what: str, error: type[BurnishError]) -> Callable[[Callable[[Path], object]], Callable[[Path], object]]:
+    """The decorated function gives burnish `what`, and burnish raises `error`."""
+
+    def add(give: Callable[[Path], object]) -> Callable[[Path], object]:
+        CASES.append(Case(what, error, give))
+        return give
+
+    return add
+
+
+def with_model(use: Callable[[CompiledModel], object]) -> Callable[[Path], object]:
+    """A case of a small compiled model that is used wrongly."""
+
+    def give(folder: Path) -> None:
+        with burnish.load(save_tiny(folder)[0]) as model:
+            use(model)
+
+    return give
+
+
+# ---------------------------------------------------------------- what a compiled model is given
+
+case("token ids of another dtype", InvalidInputError)(with_model(lambda model: model(torch.zeros(1, 4))))
+case("token ids of another rank", InvalidInputError)(with_model(lambda model: model(torch.zeros(4, dtype=torch.int64))))
+case("an id outside the vocabulary", InvalidInputError)(with_model(lambda model: model.generate([1, VOCABULARY, 2])))
+case("a prompt over the maximum length", InvalidInputError)(
+    with_model(lambda model: model.generate([1] * (MAX_LENGTH + 1)))
+)
+case("an empty prompt", InvalidInputError)(with_model(lambda model: model.generate([])))
+case("a text, where there is no tokenizer", InvalidInputError)(with_model(lambda model: model.generate("hello")))
+case("an option that does not exist", InvalidInputError)(with_model(lambda model: model.generate([1], temprature=0.5)))
+case("an option with a value out of range", InvalidInputError)(with_model(lambda model: model.generate([1], top_p=1.5)))
+
+
+# ---------------------------------------------------------------- artifacts
+
+
+def with_artifact(damage: Callable[[Path], object]) -> Callable[[Path], object]:
+    """A case of a small artifact that is damaged and then loaded."""
+
+    def give(folder: Path) -> None:
+        path, _ = save_tiny(folder)
+        damage(path)
+        burnish.load(path).close()
+
+    return give
+
+
+def change_byte(file: Path) -> None:
+    """Turn one bit of a file's last byte."""
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the manifest and its checksum, as somebody who forges it would."""
+    file = path / "manifest.json"
+    manifest = json.loads(file.read_bytes())["manifest"]
+    change(manifest)
+    body = json.dumps(manifest)
+    file.write_text(f'{{"format_version": 1, "sha256": "{digest(body.encode())}", "manifest": {body}}}')
+
+
+def reshape(manifest: dict[str, Any]) -> None:
+    """Let a weight have another shape than its file says."""
+    manifest["weights"]["head.weight"]["shape"] = [8, VOCABULARY]
+
+
+def leave_folder(manifest: dict[str, Any]) -> None:
+    """Name a file outside of the artifact."""
+    manifest["files"]["../../secret.txt"] = manifest["files"]["step.json"]
+
+
+def newer(path: Path) -> None:
+    """Claim to be of a later format."""
+    file = path / "manifest.json"
+    file.write_text(file.read_text().replace('"format_version": 1', '"format_version": 99'))
+
+
+case("no artifact there", ArtifactError)(lambda folder: burnish.load(folder / "nothing.burnish"))
+case("a folder that is no artifact", ArtifactError)(lambda folder: burnish.load(folder))
+case("an artifact with a changed byte", ArtifactError)(
+    with_artifact(lambda path: change_byte(path / "weights.safetensors"))
+)
+case("an artifact with a changed manifest", ArtifactError)(
+    with_artifact(lambda path: change_byte_of_manifest(path / "manifest.json"))
+)
+case("an artifact with a missing file", ArtifactError)(with_artifact(lambda path: (path / "step.json").unlink()))
+case("an artifact with a truncated file", ArtifactError)(
+    with_artifact(lambda path: (path / "weights.safetensors").write_bytes(b"short"))
+)
+case("an artifact of a newer format", ArtifactError)(with_artifact(newer))
+case("a path that leaves the folder", ArtifactError)(with_artifact(lambda path: change_manifest(path, leave_folder)))
+case("a shape that disagrees with its weights", ArtifactError)(
+    with_artifact(lambda path: change_manifest(path, reshape))
+)
+
+
+def change_byte_of_manifest(file: Path) -> None:
+    """Change a number in the manifest and leave its checksum."""
+    file.write_text(file.read_text().replace(f'"vocabulary": {VOCABULARY}', f'"vocabulary": {VOCABULARY + 1}'))
+
+
+@case("saving over something that is no artifact", ArtifactError)
+def _save_over(folder: Path) -> None:
+    (folder / "precious").mkdir()
+    (folder / "precious" / "thesis.tex").touch()
+    with burnish.load(save_tiny(folder)[0]) as model:
+        model.save(folder / "precious")
+
+
+# ---------------------------------------------------------------- models
+
+
+class Peeking(nn.Module):
+    """Each token sees the next one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(32, 8)
+        self.head = nn.Linear(8, 32)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        return self.head(x + x.roll(-1, dims=1))
+
+
+class NotLogits(nn.Module):
+    """Gives one number a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(32, 8)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.embedding(ids).mean((1, 2))
+
+
+@cache
+def hugging_face_folder() -> Path:
+    """A tiny Llama as save_pretrained writes it."""
+    import tempfile
+
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=32,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="burnish-tests-")) / "tiny-llama"
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def with_folder(damage: Callable[[Path], object], **options: Any) -> Callable[[Path], object]:
+    """A case of a folder of Hugging Face's that is damaged and then compiled."""
+
+    def give(folder: Path) -> None:
+        copy = Path(shutil.copytree(hugging_face_folder(), folder / "model"))
+        damage(copy)
+        burnish.compile(copy, **options).close()
+
+    return give
+
+
+def truncate(file: Path) -> None:
+    """Keep the first half of a file."""
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def rename_architecture(path: Path) -> None:
+    """Let config.json name a model that transformers does not have."""
+    config = json.loads((path / "config.json").read_text())
+    config.update(model_type="no_such_model", architectures=["NoSuchModelForCausalLM"])
+    (path / "config.json").write_text(json.dumps(config))
+
+
+case("something that is no model", InvalidModelError)(lambda _: burnish.compile(42))
+case("a path where nothing is", InvalidModelError)(lambda folder: burnish.compile(folder / "nothing"))
+case("a file that is no .gguf file", InvalidModelError)(lambda _: burnish.compile(__file__))
+case("a module that gives no logits", InvalidModelError)(lambda _: burnish.compile(NotLogits()))
+case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Peeking(), max_length=16))
+case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
+case("a folder without weights", InvalidModelError)(with_folder(lambda path: (path / "model.safetensors").unlink()))
+case("a folder with a truncated weight file", WeightError)(
+    with_folder(lambda path: truncate(path / "model.safetensors"))
+)
+case("more tokens than the model was made for", UsageError)(with_folder(lambda _: None, max_length=1000))
+
+
+def message(case: Case, folder: Path) -> str:
+    """What burnish says, with `folder` and the place of the tests taken out."""
+    try:
+        case.give(folder)
+    except case.error as error:
+        text = str(error)
+        for place in (folder, hugging_face_folder().parent, Path(__file__).parents[1]):
+            text = text.replace(f"{place}/", "").replace(str(place), ".")
+        return text
+    raise AssertionError(f"{case.what}: no {case.error.__name__}")
+
+
+def row(case: Case, text: str) -> str:
+    """The case as a row of the table in docs/errors.md."""
+    return f"| {case.what} | `{case.error.__name__}` | {text.replace('|', '/').replace('<', '&lt;')} |"

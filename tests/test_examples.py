@@ -1,0 +1,63 @@
+"""The examples run, and say what their docstrings promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, *arguments: object, folder: Path) -> list[str]:
+    """The lines that an example prints."""
+    command = [sys.executable, str(EXAMPLES / name), *(str(argument) for argument in arguments)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with a tokenizer of words, as save_pretrained writes them."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model") / "tiny-llama"
+    config = transformers.LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(50)}, unk_token="w0"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
+    return folder
+
+
+def test_a_hugging_face_folder_is_compiled_and_answers(model: Path, tmp_path: Path) -> None:
+    lines = run("hugging_face.py", model, "w3 w1 w4", folder=tmp_path)
+    assert lines[0].startswith("CompiledModel(")
+    assert len(lines[1].split()) == 64
+    assert lines[2].endswith("tokens a second")
+
+
+def test_a_module_of_ones_own_is_compiled(tmp_path: Path) -> None:
+    lines = run("own_module.py", folder=tmp_path)
+    assert "states=6" in lines[0]
+    assert lines[1].count(",") == 9
+
+
+def test_a_saved_model_runs_without_its_source(tmp_path: Path) -> None:
+    lines = run("save_and_load.py", folder=tmp_path)
+    assert "manifest.json" in lines
+    assert lines[-1] == lines[-2]
+    assert lines[-1].startswith("[")
