@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
@@ -26,12 +27,22 @@ def build(config: PreTrainedConfig, place: object) -> PreTrainedModel:
             f"{config.model_type!r} from this configuration: {error}"
         ) from error
     assert isinstance(model, PreTrainedModel)
-    for module in model.modules():
-        if module._non_persistent_buffers_set:
-            with torch.no_grad():
-                model._init_weights(module)  # where transformers fills those when it reads a checkpoint
+    _fill_buffers(model, model)
     model.tie_weights()
     return model.eval()
+
+
+@torch.no_grad()
+def _fill_buffers(module: nn.Module, owner: PreTrainedModel) -> None:
+    """The buffers that no checkpoint has, as transformers fills them when it reads one.
+
+    `owner` is the innermost model around `module`, which knows how.
+    """
+    owner = module if isinstance(module, PreTrainedModel) else owner
+    if module._non_persistent_buffers_set:
+        owner._init_weights(module)
+    for child in module.children():
+        _fill_buffers(child, owner)
 
 
 def tensors(model: PreTrainedModel) -> dict[str, tuple[torch.Tensor, list[str]]]:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers import PreTrainedModel as Model
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -37,6 +38,12 @@ def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: A
     config = _read_config(folder)
     stored = read_tensors(folder)
     model = empty_model.build(config, folder)
+    if (tied := _tied_that_differ(model, stored)) is not None:  # transformers does not tie them then
+        _log.warning("%s: its configuration ties %s, which differ: they are not tied", folder, tied)
+        config.tie_word_embeddings = False
+        model = empty_model.build(config, folder)
+        if _tied_that_differ(model, stored) is not None:
+            raise WeightError(f"{folder}: {type(model).__name__} ties {tied}, and they differ")
     reason = _why_not_by_name(model, stored)
     weights: dict[str, Weight] | None = None
     if reason is None:
@@ -69,6 +76,16 @@ def _read_config(folder: Path) -> PreTrainedConfig:
             f"{folder} is quantized ({method}): checkpoints in float32, float16 or bfloat16 are read"
         )
     return config
+
+
+def _tied_that_differ(model: Model, stored: Tensors) -> str | None:
+    """The names of two tensors of different values that are one weight of the model."""
+    for _, aliases in empty_model.tensors(model).values():
+        given = [alias for alias in aliases if alias in stored]
+        for other in given[1:]:
+            if not torch.equal(stored[given[0]][0].materialize(), stored[other][0].materialize()):
+                return f"{given[0]!r} and {other!r}"
+    return None
 
 
 def _why_not_by_name(model: Model, stored: Tensors) -> str | None:

@@ -54,7 +54,7 @@ def open_gguf(path: Path) -> GGUFFile:
     if size < 24:
         raise InvalidModelError(f"{path} is no GGUF file: it has {size} bytes, and the head alone takes 24")
     # copy on write: PyTorch has no tensors that cannot be written
-    mapped = np.memmap(path, dtype=np.uint8, mode="c")
+    mapped = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))  # plain views of it are quicker to make
     cursor = _Cursor(path, mapped.data)
     magic = bytes(cursor.take(4))
     if magic != b"GGUF":

@@ -106,6 +106,15 @@ def test_tied_embeddings_are_one_weight(tmp_path: Path) -> None:
     assert_as_loaded(tmp_path, source)
 
 
+def test_tied_embeddings_that_differ(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with caplog.at_level(logging.INFO, "burnish"):
+        source = read_folder(folder)
+    assert "which differ" in caplog.text
+    assert_as_loaded(folder, source)
+
+
 def test_shards(tmp_path: Path) -> None:
     small_llama().save_pretrained(tmp_path, max_shard_size="20KB")
     assert not (tmp_path / "model.safetensors").exists()
