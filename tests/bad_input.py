@@ -238,17 +238,18 @@ case("more tokens than the model was made for", UsageError)(with_folder(lambda _
 
 
 def message(case: Case, folder: Path) -> str:
-    """What burnish says, with `folder` and the place of the tests taken out."""
+    """What burnish says, in one line, without the places of `folder` and of this project."""
     try:
         case.give(folder)
     except case.error as error:
         text = str(error)
         for place in (folder, hugging_face_folder().parent, Path(__file__).parents[1]):
             text = text.replace(f"{place}/", "").replace(str(place), ".")
-        return text
+        return " ".join(text.split())
     raise AssertionError(f"{case.what}: no {case.error.__name__}")
 
 
 def row(case: Case, text: str) -> str:
-    """The case as a row of the table in docs/errors.md."""
+    """The case as a row of the table in docs/errors.md; of a long message, the beginning."""
+    text = text if len(text) <= 400 else f"{text[:200].rsplit(' ', 1)[0]} …"
     return f"| {case.what} | `{case.error.__name__}` | {text.replace('|', '/').replace('<', '&lt;')} |"
