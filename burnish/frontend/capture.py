@@ -71,10 +71,10 @@ def capture(
         exported = _export(_LanguageModel(module, call), length)
         return from_exported(
             exported,
-            max_length=length,
+            max_length=max_length,
             weights={**widened, **(weights or {})},
             prefix=_PREFIX,
-            stated=limit is not None,
+            limit=limit,
         )
 
 
@@ -84,21 +84,22 @@ def from_exported(
     max_length: int | None = None,
     weights: Mapping[str, Weight] | None = None,
     prefix: str = "",
-    stated: bool = False,
+    limit: int | None = None,
 ) -> Program:
     """An exported program (tokens int64[batch, sequence] -> logits, both sizes symbolic) as a `Program`.
 
-    `prefix` is taken off the names of weights and modules. `stated`: the model itself allows `max_length` tokens. For
-    the others and for errors see `capture`.
+    `prefix` is taken off the names of weights and modules. `limit`: how many tokens the model says that it takes; the
+    trace may show that it takes fewer. For the others and for errors see `capture`.
     """
     with _quiet():
         exported = exported.run_decompositions({})  # functional, and nothing decomposed
     tokens = export_format.tokens_of(exported)
     batch, sequence = export_format.size_symbols(tokens)
     graph, found = export_format.translate(exported, tokens, weights or {}, prefix)
-    check_length(max_length, range_limit(exported, sequence))
-    length = max_length or range_limit(exported, sequence)
-    if not stated:
+    traced = range_limit(exported, sequence)
+    check_length(max_length, traced)
+    length = max_length or min((each for each in (limit, traced) if each is not None), default=None)
+    if limit is None:
         longest = position_limit(graph, found, length or DEFAULT_MAX_LENGTH)
         if length is None:
             _log.warning("the model states no limit on its length: compiled for %d tokens (see max_length)", longest)

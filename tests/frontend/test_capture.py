@@ -184,6 +184,14 @@ def test_a_configuration_states_the_limit() -> None:
         capture(module, max_length=25)
 
 
+def test_the_trace_may_show_a_lower_limit_than_the_stated_one() -> None:
+    module = SlicedPositions()
+    module.config = SimpleNamespace(max_position_embeddings=POSITIONS + 8)  # type: ignore[assignment]
+    assert capture(module).signature.max_length == POSITIONS
+    with pytest.raises(UsageError, match=rf"at most {POSITIONS} tokens"):
+        capture(module, max_length=POSITIONS + 8)
+
+
 def test_a_module_without_limits_gets_one_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert capture(Model()).signature.max_length == 2048
     assert "compiled for 2048 tokens" in caplog.text
