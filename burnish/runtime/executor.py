@@ -15,7 +15,7 @@ class Executor(Protocol):
     def step(
         self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
     ) -> torch.Tensor:
-        """Feed tokens[b, n] int64, whose row b has position[b] tokens before it.
+        """Feed tokens[b, n] int64, whose row b has position[b] tokens before it; all inputs are contiguous.
 
         Gives logits[b, kept, vocabulary] of the new tokens that logits_index[kept] names (at least one), in memory
         that the next step may overwrite. `states` hold room for every row's new tokens and are advanced.

@@ -34,13 +34,17 @@ _SMALLEST = 5e-324  # the least positive double: zero as soon as it is used wher
 
 @dataclass
 class _Binding:
-    """A run of the session on given memory."""
+    """A run of the session on given memory: the caller's tensors, which it keeps alive."""
 
     io: Any
     tokens: torch.Tensor
     position: torch.Tensor
     logits_index: torch.Tensor
     logits: torch.Tensor
+
+    def reads(self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor) -> bool:
+        """Whether it is on these very tensors, whatever they contain by now."""
+        return self.tokens is tokens and self.position is position and self.logits_index is logits_index
 
 
 class OnnxExecutor:
@@ -66,8 +70,8 @@ class OnnxExecutor:
         self._signature = signature
         self._session: Any = _create_session(model, threads or _processors())
         self._present: set[str] = _check_types(self._session, self._inputs, states, signature, model)
-        # A decode step binds the same memory each time: one binding for each side that the states can be on.
-        self._decoding: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
+        # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
+        self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
 
     def step(
         self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
@@ -75,25 +79,19 @@ class OnnxExecutor:
         """See `Executor.step`."""
         if self._session is None:
             raise UsageError("this compiled model was closed")
-        if tokens.shape[1] == 1 and logits_index.shape[0] == 1:
-            bindings = self._decoding.get(states)
-            if bindings is None:
-                bindings = self._decoding[states] = {}
-            binding = bindings.get(states.parity)
-            if binding is None:
-                binding = bindings[states.parity] = self._bind(tokens, position, logits_index, states)
-            else:
-                binding.tokens.copy_(tokens)
-                binding.position.copy_(position)
-        else:
-            binding = self._bind(tokens, position, logits_index, states)
+        bindings = self._bindings.get(states)
+        if bindings is None:
+            bindings = self._bindings[states] = {}
+        binding = bindings.get(states.parity)
+        if binding is None or not binding.reads(tokens, position, logits_index):
+            binding = bindings[states.parity] = self._bind(tokens, position, logits_index, states)
         self._run(binding.io)
         states.advance()
         return binding.logits
 
     def close(self) -> None:
         """See `Executor.close`."""
-        self._decoding.clear()
+        self._bindings.clear()
         self._session = None
 
     def _run(self, io: Any) -> None:
@@ -113,13 +111,13 @@ class OnnxExecutor:
     def _bind(
         self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
     ) -> _Binding:
-        """Bind copies of the inputs, new memory for the logits, and the states where they are."""
+        """Bind the inputs and the states where they are, and new memory for the logits."""
         shape = (tokens.shape[0], logits_index.shape[0], self._signature.vocabulary)
         binding = _Binding(
             self._session.io_binding(),
-            tokens.clone(memory_format=torch.contiguous_format),
-            position.clone(memory_format=torch.contiguous_format),
-            logits_index.clone(memory_format=torch.contiguous_format),
+            tokens,
+            position,
+            logits_index,
             torch.empty(shape, dtype=self._signature.logits_dtype),
         )
         names = (*self._inputs, *(spec.name for spec in states.specs))
@@ -135,7 +133,7 @@ class OnnxExecutor:
 
 def _memory(tensor: torch.Tensor) -> tuple[int, list[int], int]:
     """Type, shape and address, as ONNX Runtime binds them."""
-    assert tensor.is_contiguous()
+    assert tensor.is_contiguous(), "ONNX Runtime reads memory in order"
     return _ONNX_TYPES[tensor.dtype][0], list(tensor.shape), tensor.data_ptr()
 
 

@@ -76,7 +76,7 @@ class GenerationRun:
         started, step = time.perf_counter(), 0
         logits = self._session.append(self._prompts)
         while True:
-            chosen = self._sampler.choose(logits[:, 0])
+            chosen = self._sampler.choose(logits)
             piece = ""
             for number, row in enumerate(self._rows):
                 if active[number]:

@@ -110,8 +110,8 @@ class Sampler:
         return bool(self._seen or ends or forced or suppressed)
 
     def choose(self, logits: torch.Tensor) -> list[int]:
-        """The next token of each row, from logits [b, vocabulary]."""
-        scores: Scores = logits.float().numpy()
+        """The next token of each row, from its logits [b, 1, vocabulary]."""
+        scores: Scores = (logits if logits.dtype == torch.float32 else logits.float()).numpy()[:, 0]
         if self._plain:
             chosen: list[int] = scores.argmax(-1).tolist()
         else:

@@ -148,13 +148,13 @@ def test_all_together_in_their_order(options: dict[str, Any], prompt: list[int])
         left = found.scores > -np.inf
         assert sorted(found.ids[left].tolist()) == torch.nonzero(expected > float("-inf"))[:, 0].tolist()
         torch.testing.assert_close(torch.from_numpy(found.scores[left]), expected[torch.from_numpy(found.ids[left])])
-        ids += sampler.choose(scores)
+        ids += sampler.choose(scores[:, None])
 
 
 def test_tokens_are_drawn_as_likely_as_they_are() -> None:
     scores = torch.tensor([[1.0, 0.0, -1.0, 2.0, -5.0], [0.0, 3.0, 0.0, 0.0, 0.0]])
     sampler = Sampler(GenerationOptions(do_sample=True, temperature=0.8, top_k=4, seed=5), [[0], [0]], [9, 9])
-    draws = torch.tensor([sampler.choose(scores) for _ in range(20_000)])
+    draws = torch.tensor([sampler.choose(scores[:, None]) for _ in range(20_000)])
     expected = (scores[0] / 0.8).index_fill(0, torch.tensor(4), float("-inf")).softmax(0)
     counts = torch.bincount(draws[:, 0], minlength=5) / len(draws)
     assert counts[4] == 0
@@ -168,7 +168,7 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
     def draw(seed: int | None) -> list[list[int]]:
         sampler = Sampler(GenerationOptions(do_sample=True, top_k=0, seed=seed), [[0]] * 3, [9] * 3)
-        return [sampler.choose(scores) for _ in range(4)]
+        return [sampler.choose(scores[:, None]) for _ in range(4)]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -177,4 +177,4 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
 def test_low_precision_logits_are_chosen_from_in_float32() -> None:
     scores = torch.tensor([[0.1, 0.7, 0.3]], dtype=torch.bfloat16)
-    assert Sampler(GenerationOptions(), [[0]], [9]).choose(scores) == [1]
+    assert Sampler(GenerationOptions(), [[0]], [9]).choose(scores[:, None]) == [1]
