@@ -34,8 +34,10 @@ app = typer.Typer(
     help="Compile a plain PyTorch language model into a fast, self-contained artifact, and run it.",
     epilog="Start with: `burnish run path/to/model 'Why is the sky blue?'`",
 )
-_out = Console(highlight=False, markup=False)
-_err = Console(stderr=True, highlight=False)
+# Tables are as wide as the terminal, and 100 columns where there is none.
+_WIDTH = None if sys.stdout.isatty() else shutil.get_terminal_size((100, 24)).columns
+_out = Console(width=_WIDTH, highlight=False, markup=False)
+_err = Console(width=_WIDTH, stderr=True, highlight=False)
 _debug = False
 _PHASES = ("capture", "passes", "verify", "lower", "write", "load")
 
@@ -82,6 +84,7 @@ def compile(
 ) -> None:
     """Compile MODEL into an artifact that runs without the model's code."""
     with _reported():
+        from burnish.inspect.summary import size_text
         from burnish.inspect.table import pass_table
 
         started = time.perf_counter()
@@ -91,7 +94,7 @@ def compile(
             _err.print(pass_table(compiled.trace))
             size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         _err.print(
-            f"{output}: {size / 1e6:.0f} MB, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
+            f"{output}: {size_text(size)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
         )
         _err.print(f"Try it: burnish run {output} 'Why is the sky blue?'", style="dim", markup=False, soft_wrap=True)
 
@@ -362,8 +365,6 @@ def _speed(generation: Generation) -> str:
 
 def main() -> None:
     """The entry point."""
-    # A table is as wide as the terminal, and 100 columns where there is none.
-    os.environ.setdefault("COLUMNS", str(shutil.get_terminal_size((100, 24)).columns))
     app()
 
 

@@ -189,3 +189,28 @@ def test_models_are_found_by_path_or_by_name(tmp_path: Path, monkeypatch: pytest
         find_model("mine:torch")
     with pytest.raises(UsageError):
         find_model("mine")
+
+
+def test_a_module_is_compiled_kept_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Counting(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embedding = nn.Embedding.from_pretrained(torch.eye(10).roll(1, 1))\n"
+        "    def forward(self, ids):\n"
+        "        return self.embedding(ids)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = call("compile", "counting:Counting", "-o", "counting.burnish", "--max-length", 20)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == ""
+    assert "insert-states" in done.stderr
+    assert "burnish run counting.burnish" in done.stderr
+    assert sorted(file.name for file in tmp_path.glob("[!_]*")) == ["counting.burnish", "counting.py"]
+    kept = call("run", "counting.burnish", "1 2 3", "-n", 5)
+    assert kept.stdout.split() == ["4", "5", "6", "7", "8"]
+    passing = call("run", "counting:Counting", "1 2 3", "-n", 5, "--max-length", 20)
+    assert passing.stdout == kept.stdout
+    assert sorted(file.name for file in tmp_path.glob("[!_]*")) == ["counting.burnish", "counting.py"]
