@@ -192,6 +192,19 @@ def test_the_trace_may_show_a_lower_limit_than_the_stated_one() -> None:
         capture(module, max_length=POSITIONS + 8)
 
 
+def test_a_branch_for_the_longest_text_alone_makes_the_limit_one_less(caplog: pytest.LogCaptureFixture) -> None:
+    class Whole(Model):
+        def mix(self, x: Tensor) -> Tensor:
+            return x.cumsum(1) if x.shape[1] == POSITIONS else x.cumsum(1) + 1
+
+    module = Whole()
+    module.config = SimpleNamespace(max_position_embeddings=POSITIONS)  # type: ignore[assignment]
+    assert capture(module).signature.max_length == POSITIONS - 1
+    assert f"compiled for {POSITIONS - 1} tokens" in caplog.text
+    with pytest.raises(CaptureError):
+        capture(module, max_length=POSITIONS)
+
+
 def test_a_module_without_limits_gets_one_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     assert capture(Model()).signature.max_length == 2048
     assert "compiled for 2048 tokens" in caplog.text
