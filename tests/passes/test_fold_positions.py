@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from burnish.frontend.capture import capture
+from burnish.ir.errors import UnsupportedError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.text import program_text
+from burnish.passes.analyses.token_axis import TokenAxes
 from burnish.passes.base import Log
 from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
@@ -84,3 +86,8 @@ def test_what_depends_on_the_total_length_is_left_alone_and_said() -> None:
     assert "burnish.lookup(" not in program_text(after)
     assert not log.rewrites
     assert "depends on the total length" in log.refusals[0].text
+
+
+def test_what_is_no_table_is_refused_and_not_run_from_position_zero() -> None:
+    with pytest.raises(UnsupportedError, match="depends on positions but is no table"):
+        TokenAxes(folded(ByTotalLength())[1])

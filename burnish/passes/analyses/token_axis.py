@@ -16,7 +16,7 @@ from torch import fx
 from burnish.ir.errors import NotCausalError, UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe
-from burnish.passes.analyses.position_only import FILLS
+from burnish.passes.analyses.position_only import FILLS, PositionOnly
 from burnish.passes.analyses.token_label import Label, TokenAxis, size_expression
 from burnish.passes.analyses.token_rules import RULES, pointwise
 
@@ -36,6 +36,7 @@ class TokenAxes:
             ),
             sympy.Symbol(program.sequence),
         )
+        self.positions = PositionOnly(program)
         self.labels: dict[fx.Node, Label] = {}
         for node in program.graph.nodes:
             if node.op == "placeholder":
@@ -55,6 +56,7 @@ class TokenAxes:
             return TokenAxis(1) if node.target is burnish_ops.positions.default else None
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int):
             return None
+        self._check_positions(node)
         rule = RULES.get(node.target)
         if rule is None and isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
             rule = pointwise
@@ -64,6 +66,16 @@ class TokenAxes:
                 "incremental. Please report it; a rule of a few lines in token_axis.py is what it needs"
             )
         return rule(self, node)
+
+    def _check_positions(self, node: fx.Node) -> None:
+        """Data may meet positions only in tables: anything else would start again at 0 in each step."""
+        for argument in node.all_input_nodes:
+            sized = argument in self.positions and self.positions.is_sized(argument)
+            if sized and argument.target not in FILLS and isinstance(argument.meta.get("val"), torch.Tensor):
+                raise UnsupportedError(
+                    f"{describe(node)} meets {argument.name}, which depends on positions but is no table of them (the "
+                    "refusals of the pass fold-positions say why), so the model cannot be made incremental"
+                )
 
     def _filled(self, node: fx.Node) -> Label:
         """One number everywhere: any axis whose size follows the tokens will do."""
