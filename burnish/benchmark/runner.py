@@ -26,6 +26,7 @@ from burnish.ir.errors import BurnishError, UsageError
 
 DISTURBED = 0.08  # of the machine, used by others: the repetition does not count
 _SETTLE = 0.3  # seconds between two contenders: threads that spin while they wait stop spinning
+_WARM_UP = 2  # generations that do not count; torch.compile still compiles in the second
 Progress = Callable[[str, int, int], None]
 
 
@@ -144,7 +145,7 @@ class _Process:
 def measure(
     entrants: Sequence[Entrant], settings: Settings, progress: Progress, prompt: Sequence[int] | None = None
 ) -> list[Result]:
-    """Run the contenders in turns. The first round of each is for warming up and does not count.
+    """Run the contenders in turns, each after a few generations that do not count.
 
     `prompt` has `prompt_length` ids; random ones if None. Each contender gets `repeats` undisturbed repetitions, or
     twice as many rounds if the machine is not that quiet.
@@ -163,7 +164,8 @@ def measure(
             progress(f"starting {entrant.name}", 0, settings.repeats)
             process = stack.enter_context(_Process(entrant, settings))
             progress(f"warming up {entrant.name}", 0, settings.repeats)
-            process.generate(prompt, settings.new_tokens)
+            for _ in range(_WARM_UP):
+                process.generate(prompt, settings.new_tokens)
             processes.append(process)
             results.append(Result(entrant.name, process.versions, [], settings))
         for number in range(2 * settings.repeats):

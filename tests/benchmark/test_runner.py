@@ -76,7 +76,7 @@ def test_contenders_run_in_turns_and_their_speeds_come_out(log: Path) -> None:
     assert whole.repetitions[0].tokens == [7] * 5
 
     spans = sorted(tuple(float(number) for number in line.split()) for line in log.read_text().splitlines())
-    assert len(spans) == 2 * (1 + 3)  # each is warmed up once
+    assert len(spans) == 2 * (runner._WARM_UP + 3)
     assert all(earlier[1] <= later[0] for earlier, later in itertools.pairwise(spans))
 
 
