@@ -2,7 +2,8 @@
 # make test    the test suite
 # make check   formatting, lint, types, import directions, tests: what CI runs
 # make bench   burnish beside eager, torch.compile and onnxruntime-genai, in one interleaved run
-# make docs    the pages on passes
+# make docs    the pages on passes and on bad input
+# make readme  the real output in README.md, after make demo and make bench
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -23,7 +24,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format bench docs zoo clean
+.PHONY: help install demo test check lint format bench docs readme zoo clean
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +69,9 @@ bench: $(VENV)/.smollm2
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+readme: $(VENV)/.installed
+	$(BIN)/python docs/readme.py
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo

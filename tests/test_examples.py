@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,14 @@ def test_a_saved_model_runs_without_its_source(tmp_path: Path) -> None:
     assert "manifest.json" in lines
     assert lines[-1] == lines[-2]
     assert lines[-1].startswith("[")
+
+
+def test_the_readmes_lines_of_python_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert len(code.strip().splitlines()) <= 12
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("path/to/model", str(model)), {"ids": torch.zeros(1, 3, dtype=torch.int64)})
+    assert "repeat 2 times, * = 0 … 1" in capsys.readouterr().out
