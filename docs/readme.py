@@ -53,8 +53,10 @@ def numbers(results: list[dict[str, Any]]) -> str:
             "",
             f"SmolLM2-135M-Instruct in float32 at batch 1, {settings['prompt_length']} tokens of context, "
             f"{settings['new_tokens']} new tokens; {first['device']}, {settings['threads']} threads each; "
-            f"{first['date'][:10]}. Medians of one interleaved run ({kept} repetitions; dropped because other processes "
-            f"disturbed them: {dropped}). " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".",
+            f"{first['date'][:10]}. Medians of one interleaved run ({kept} repetitions; dropped because other "
+            f"processes disturbed them: {dropped}). "
+            + ", ".join(f"{name} {number}" for name, number in versions.items())
+            + ".",
             "`make bench` measures them again.",
         ]
     )
