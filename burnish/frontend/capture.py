@@ -26,7 +26,7 @@ from burnish.frontend.limits import (
     token_limit,
 )
 from burnish.frontend.source_lines import innermost_line, is_foreign, noted_lines
-from burnish.ir.errors import CaptureError, InvalidModelError
+from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Program, Signature
 from burnish.ir.weights import Cast, Stored, Weight
 
@@ -109,11 +109,13 @@ def from_exported(
     try:
         check_every_length(graph, length)
     except CaptureError:
-        if max_length is not None:
-            raise
         # The very longest text may be a branch of its own: a table that is then used whole, not sliced.
         length -= 1
         check_every_length(graph, length)
+        if max_length is not None:
+            raise UsageError(
+                f"max_length is {max_length}, but the trace does not hold for exactly that many tokens: ask for {length}"
+            ) from None
         _log.warning("compiled for %d tokens: the trace does not hold for %d", length, length + 1)
     logits = next(iter(reversed(graph.nodes))).args[0][0].meta["val"]
     vocabulary = int(logits.shape[-1])
