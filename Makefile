@@ -77,4 +77,4 @@ zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo
 
 clean:
-	rm -rf $(VENV) .venv-peers build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers smollm2.burnish build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
