@@ -114,7 +114,7 @@ def from_exported(
         check_every_length(graph, length)
         if max_length is not None:
             raise UsageError(
-                f"max_length is {max_length}, but the trace does not hold for exactly that many tokens: ask for {length}"
+                f"max_length is {max_length}, but the trace does not hold for exactly that many: ask for {length}"
             ) from None
         _log.warning("compiled for %d tokens: the trace does not hold for %d", length, length + 1)
     logits = next(iter(reversed(graph.nodes))).args[0][0].meta["val"]
