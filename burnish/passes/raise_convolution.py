@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import fx
 
 from burnish.ir.edit import Editor
@@ -12,11 +13,13 @@ from burnish.ir.program import Program, value
 from burnish.passes.analyses.movement import MOVEMENTS, moved_inputs
 from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.rules import Rules
-from burnish.rewrite.arguments import arguments
+from burnish.rewrite.arguments import argument, arguments
 from burnish.rewrite.engine import Refusal, Rule
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Argument, Variable, either
-from burnish.rewrite.words import cat, conv1d, conv1d_by_name, pad, slice_of, to, zeros
+from burnish.rewrite.words import cat, conv1d, conv1d_by_name, linear, pad, slice_of, to, zeros
+
+aten = torch.ops.aten
 
 x, first, weight = Variable("x"), Variable("first tokens"), Variable("weight")
 axis, start, end, amounts = Argument("axis"), Argument("start"), Argument("end"), Argument("amounts")
@@ -98,6 +101,8 @@ def _is_zeros(program: Program, node: fx.Node) -> bool:
         return bool(arguments(node).get("fill_value", 0) == 0)
     if node.op == "get_attr":
         return not bool(program.weights[str(node.target)].materialize().any())
+    if node.target in linear.targets:
+        return argument(node, "bias") is None and _is_zeros(program, argument(node, "input"))
     if node.target in MOVEMENTS or node.target in to.targets:
         return all(_is_zeros(program, each) for each in moved_inputs(node))
     return False
@@ -107,6 +112,10 @@ def _is_zeros(program: Program, node: fx.Node) -> bool:
 
 _convolution = conv1d(x, weight, bias, stride, padding, dilation, groups)
 _padded_convolution = conv1d(_padded, weight, bias, stride, padding, dilation, groups)
+weight_1, bias_1, stride_1 = Variable("inner weight"), Argument("inner bias"), Argument("inner stride")
+dilation_1, groups_1 = Argument("inner dilation"), Argument("inner groups")
+_inner = conv1d(_padded, weight_1, bias_1, stride_1, [0], dilation_1, groups_1)
+_two_convolutions = conv1d(_inner, weight, bias, [1], [0], dilation, groups)
 _led_convolution = conv1d(_led, weight, bias, stride, padding, dilation, groups)
 
 
@@ -149,9 +158,43 @@ def _from_padded(editor: Editor, match: Match) -> fx.Node | None:
     if pads is None or pads[0] != 2:
         return None
     _, before, behind = pads
+    if behind == 0 and match[padding] == [0] and before > _reach(match):
+        return None  # padded for the next convolution too: see `_from_two`
     if behind != 0 or match[padding] != [0] or before != _reach(match):
         raise _sees_later(match, before)
     return _causal(editor, match)
+
+
+def _from_two(editor: Editor, match: Match) -> fx.Node | None:
+    """Two convolutions, one on the other, of tokens with zeros in front for both.
+
+    Before the first token the inner one gives its bias, so that its bias seen through the outer one is a constant.
+    """
+    reach, inner_reach = _reach(match), (int(value(match.node(weight_1)).shape[-1]) - 1) * int(match[dilation_1][0])
+    pads = _padded_axis(match.node(_padded))
+    if pads != (2, reach + inner_reach, 0) or match[stride_1] != [1]:
+        return None
+    program, root = editor.program, match.root
+    if not _is_all_tokens(program, match.node(x), 2) or not _is_all_tokens(program, root, 2):
+        return None
+    inner = (match.node(weight_1), None, int(match[dilation_1][0]), int(match[groups_1]))
+    inside = editor.call(burnish_ops.causal_conv1d.default, match.node(x), *inner, like=match.node(_inner))
+    outer = (match.node(weight), _seen_bias(editor, match, reach), int(match[dilation][0]), int(match[groups]))
+    return editor.call(burnish_ops.causal_conv1d.default, inside, *outer, like=root)
+
+
+def _seen_bias(editor: Editor, match: Match, reach: int) -> fx.Node | None:
+    """What two convolutions give of zeros: the outer one's bias, and the inner one's seen through the outer one."""
+    found: fx.Node | None = match[bias]
+    if match[bias_1] is None:
+        return found
+    channels = int(value(match[bias_1]).shape[0])
+    seen = editor.call(aten.reshape.default, match[bias_1], [1, channels, 1], like=match.root)
+    seen = editor.call(aten.expand.default, seen, [1, channels, reach + 1], like=match.root)
+    outer = (match.node(weight), found, [1], [0], match[dilation], match[groups])
+    return editor.call(
+        aten.reshape.default, editor.call(aten.conv1d.default, seen, *outer, like=match.root), [-1], like=match.root
+    )
 
 
 def _from_led(editor: Editor, match: Match) -> fx.Node | None:
@@ -184,6 +227,7 @@ RAISE_CONVOLUTIONS = Rules(
     "raise-convolutions",
     (
         Rule("causal convolution, padded in front", _padded_convolution, _from_padded, _is_over_tokens),
+        Rule("two causal convolutions, padded in front", _two_convolutions, _from_two),
         Rule("causal convolution behind zeros", _led_convolution, _from_led, _is_over_tokens),
         Rule(
             "causal convolution, cut off behind",

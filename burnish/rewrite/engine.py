@@ -16,7 +16,7 @@ from burnish.rewrite.matching import Match, Matcher, Miss
 from burnish.rewrite.pattern import Pattern, roots
 
 # A miss is reported unasked if at least this share of the pattern's ops, and this many, were there.
-_NEAR_SHARE, _NEAR_OPS = 0.7, 3
+_NEAR_SHARE, _NEAR_OPS = 0.7, 4
 
 
 class Refusal(Exception):

@@ -45,6 +45,19 @@ def test_causal_convolutions(name: str) -> None:
     assert not log.refusals
 
 
+def test_two_convolutions_padded_at_once() -> None:
+    """The inner one gives its bias before the first token, which the outer one sees: no zeros, but a constant."""
+
+    def both(m: Spelled, x: Tensor) -> Tensor:
+        inner = conv(m, F.pad(x, (6, 0)))
+        return F.conv1d(inner, m.up.weight.reshape(8, 4, 2).repeat(1, 1, 2)[..., :3], m.up.bias, dilation=2, groups=2)
+
+    after, log = rewritten(spelled(over_tokens(both)), RAISE_CONVOLUTIONS)
+    assert ops_of(after).count("burnish.causal_conv1d") == 2
+    assert texts(log) == ["two causal convolutions, padded in front"]
+    assert not log.refusals
+
+
 def test_before_and_after() -> None:
     program = spelled(over_tokens(lambda m, x: conv(m, F.pad(x, (4, 0)), dilation=2)))
     assert text_of(program) == (
@@ -109,6 +122,11 @@ def test_a_convolution_over_elements_stays() -> None:
     assert not log.refusals
 
 
+def _projected(m: Spelled, x: Tensor) -> Tensor:
+    before = F.linear(torch.zeros(x.shape[0], 1, 8), m.up.weight)
+    return torch.cat((before, x[:, :-1]), dim=1)
+
+
 SHIFTS: dict[str, tuple[Body, int]] = {
     "padded and cut": (lambda m, x: F.pad(x, (0, 0, 1, -1)), 1),
     "a module that pads": (lambda m, x: nn.ZeroPad2d((0, 0, 1, -1))(x), 1),
@@ -116,6 +134,7 @@ SHIFTS: dict[str, tuple[Body, int]] = {
     "padded, then cut by number": (lambda m, x: F.pad(x, (0, 0, 2, 0))[:, :-2], 2),
     "zeros joined": (lambda m, x: torch.cat((torch.zeros_like(x[:, :1]), x[:, :-1]), dim=1), 1),
     "new zeros joined": (lambda m, x: torch.cat((x.new_zeros(x.shape[0], 3, 8), x), 1)[:, : x.shape[1]], 3),
+    "zeros through a projection": (lambda m, x: _projected(m, x), 1),
     "expanded zeros joined": (
         lambda m, x: torch.cat((torch.zeros(1, 1, 8).expand(x.shape[0], -1, -1), x[:, :-1]), 1),
         1,
