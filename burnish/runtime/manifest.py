@@ -139,6 +139,7 @@ def dtype_of(name: str, what: str) -> torch.dtype:
 
 
 def signature_entry(signature: Signature) -> SignatureEntry:
+    """A signature as the manifest has it."""
     return SignatureEntry(
         signature.vocabulary, signature.max_length, signature.token_limit, dtype_name(signature.logits_dtype)
     )
@@ -152,6 +153,7 @@ def signature_of(entry: SignatureEntry) -> Signature:
 
 
 def state_entry(state: State) -> StateEntry:
+    """A state as the manifest has it."""
     return StateEntry(state.name, state.kind, list(state.shape), dtype_name(state.dtype), state.axis, state.module)
 
 
