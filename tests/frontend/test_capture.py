@@ -201,7 +201,7 @@ def test_a_branch_for_the_longest_text_alone_makes_the_limit_one_less(caplog: py
     module.config = SimpleNamespace(max_position_embeddings=POSITIONS)  # type: ignore[assignment]
     assert capture(module).signature.max_length == POSITIONS - 1
     assert f"compiled for {POSITIONS - 1} tokens" in caplog.text
-    with pytest.raises(CaptureError):
+    with pytest.raises(UsageError, match=f"ask for {POSITIONS - 1}"):
         capture(module, max_length=POSITIONS)
 
 
