@@ -62,6 +62,22 @@ class SoftCapped(Attention):
         return (scores + torch.where(causal(q.shape[2]), 0.0, -1e9)).softmax(-1) @ v
 
 
+class Multiplied(Attention):
+    """The first GPT's mask: scores times a triangle of ones, plus a large negative number elsewhere."""
+
+    hidden = -1e4
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen = causal(q.shape[2]).float()
+        return ((q @ k.mT / 2) * seen + self.hidden * (1 - seen)).softmax(-1) @ v
+
+
+class MultipliedAndSeen(Multiplied):
+    """Scores that count as 0 are not hidden: a softmax gives them weight."""
+
+    hidden = -1.0
+
+
 class MergedHeads(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         b, h, t, d = q.shape
@@ -127,6 +143,7 @@ def ops(program: Program, name: str) -> list[str]:
         (Repeated(2), "4 query heads, 2 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (Interleaved(2), "4 query heads, 2 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (SoftCapped(), "mask causal, with softcap", "scale=0.25, mask='causal', softcap=3.0"),
+        (Multiplied(), "4 query heads, 4 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (MergedHeads(), "4 query heads, 4 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (WithSinks(), "mask causal, with sinks", "sinks=@sinks"),
         (ScaledBySinks(), "mask causal, with sinks", "sinks=@sinks"),
@@ -154,6 +171,12 @@ def test_it_leaves_alone_what_depends_on_data_and_says_why() -> None:
     assert [entry.text for entry in log.refusals] == [
         f"what is added to the scores depends on the input's data (at {_name_of(program, 'aten.add')})"
     ]
+
+
+def test_it_leaves_alone_scores_that_are_zero_and_not_hidden() -> None:
+    _, program, log = raised(MultipliedAndSeen())
+    assert ops(program, "aten.softmax")
+    assert [entry.text for entry in log.refusals] == ["scores multiplied by 0 are seen as 0, not hidden (at softmax)"]
 
 
 def test_it_leaves_alone_a_softmax_over_features() -> None:

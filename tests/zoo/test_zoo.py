@@ -16,6 +16,7 @@ MATCHING = {
     "gemma2": {"cache", "ring"},  # soft caps, windows
     "mistral": {"ring"},  # a window in every layer
     "falcon": {"cache"},  # one KV head
+    "roberta": {"cache", "accumulator"},  # positions count the tokens that are no padding
     "bloom": {"cache"},  # ALiBi
     "opt": {"cache"},  # learned positions with an offset
     "deepseek_v3": {"cache"},  # latent attention, grouped experts

@@ -117,6 +117,11 @@ def _walk_up(
             inner = node.args[0]
             if number is None and target is aten.mul.Tensor:
                 number, inner = constant(node.args[0], positions), node.args[1]
+            if number is None and len(data) == 1 and target is aten.mul.Tensor:
+                gate = next(argument for argument in node.all_input_nodes if argument in positions)
+                outer.append(("gate", gate, 1.0))
+                node = data[0]
+                continue
             if number is None or not isinstance(inner, fx.Node):
                 raise NoMatch(node, "the scores are scaled by something that is not a number")
             outer.append(("scale", None, number if "mul" in str(target) else 1.0 / number))
@@ -317,6 +322,7 @@ def evaluate_bias(match: Match, positions: PositionOnly, length: int, heads: int
     """The bias [H|1, L, L] that the match's terms add up to at `length` tokens, checked to be equal for two rows."""
     values = positions.evaluate(match.term_nodes, 2, length)
     bias = torch.zeros(1, 1, 1, 1)
+    passed = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # where a mask of zeros and ones lets the scores through
     remaining = iter(values)
     for kind, node, number in match.terms:
         if kind == "scale":
@@ -326,10 +332,16 @@ def evaluate_bias(match: Match, positions: PositionOnly, length: int, heads: int
         value = _by_row_and_head(next(remaining), node, heads)
         if kind == "add":
             bias = bias + value.float() * number
+        elif kind == "gate":
+            if not bool(((value == 0) | (value == 1)).all()):
+                raise NoMatch(match.softmax, "the scores are multiplied by numbers other than 0 and 1")
+            bias, passed = bias * value, passed & (value != 0)
         elif kind == "keep":
             bias = torch.where(value, bias, number)
         else:
             bias = torch.where(value, number, bias)
+    if not bool((passed | (bias <= HIDDEN)).all()):
+        raise NoMatch(match.softmax, "scores multiplied by 0 are seen as 0, not hidden")
     if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
         raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
     return bias[0].expand(-1, length, length)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from burnish.ir.errors import InvalidProgramError
+from burnish.ir.errors import UnsupportedError
 from burnish.ir.interpreter import last_uses
 from burnish.ir.program import Program, describe
 
@@ -125,8 +125,9 @@ class PositionOnly:
         try:
             return node.target(*args, **kwargs)
         except Exception as error:
-            raise InvalidProgramError(
-                f"{describe(node)} depends on positions alone, but fails at length {length}: {error}"
+            raise UnsupportedError(
+                f"{describe(node)} depends on positions alone, but cannot be computed for {length} tokens: {error}. "
+                "If a table of positions ends there, compile with a smaller max_length"
             ) from error
 
     def size(self, size: Any, batch: int, length: int) -> Any:

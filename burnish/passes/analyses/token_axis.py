@@ -22,6 +22,8 @@ from burnish.passes.analyses.token_rules import RULES, pointwise
 
 __all__ = ["TokenAxes", "TokenAxis"]
 
+aten = torch.ops.aten
+
 
 class TokenAxes:
     """Labels of all nodes of a program; raises for the first node that mixes tokens in no known causal way."""
@@ -70,12 +72,22 @@ class TokenAxes:
     def _check_positions(self, node: fx.Node) -> None:
         """Data may meet positions only in tables: anything else would start again at 0 in each step."""
         for argument in node.all_input_nodes:
-            sized = argument in self.positions and self.positions.is_sized(argument)
+            sized = (
+                argument in self.positions and self.positions.is_sized(argument) and not self._same_for_rows(argument)
+            )
             if sized and argument.target not in FILLS and isinstance(argument.meta.get("val"), torch.Tensor):
                 raise UnsupportedError(
                     f"{describe(node)} meets {argument.name}, which depends on positions but is no table of them (the "
                     "refusals of the pass fold-positions say why), so the model cannot be made incremental"
                 )
+
+    def _same_for_rows(self, node: fx.Node) -> bool:
+        """Whether the value is a constant that is repeated for each row of the batch."""
+        source = node.args[0] if node.target is aten.expand.default else None
+        if not isinstance(source, fx.Node) or source not in self.positions or self.positions.is_sized(source):
+            return False
+        sizes = [size_expression(size) for size in node.meta["val"].shape]
+        return not any(self.symbol in size.free_symbols for size in sizes)
 
     def _filled(self, node: fx.Node) -> Label:
         """One number everywhere: any axis whose size follows the tokens will do."""
