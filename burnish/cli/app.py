@@ -1,0 +1,94 @@
+"""The `burnish` command itself: its consoles, what all its commands share, and how errors are told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from burnish.ir.errors import BurnishError, UsageError
+
+app = typer.Typer(
+    name="burnish",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Compile a plain PyTorch language model into a fast, self-contained artifact, and run it.",
+    epilog="Start with: `burnish run path/to/model 'Why is the sky blue?'`",
+)
+# Tables are as wide as the terminal, and 100 columns where there is none.
+_WIDTH = None if sys.stdout.isatty() else shutil.get_terminal_size((100, 24)).columns
+out = Console(width=_WIDTH, highlight=False, markup=False)
+err = Console(width=_WIDTH, stderr=True, highlight=False)
+_debug = False
+
+MODEL_HELP = (
+    "A folder with config.json and safetensors, a .gguf file, or package.module:name of an nn.Module or of a function "
+    "that makes one."
+)
+
+
+class Backend(StrEnum):
+    """Who executes the step graph."""
+
+    ONNXRUNTIME = "onnxruntime"
+    REFERENCE = "reference"
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `burnish compile` wrote.")]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(min=1, help="Most tokens of prompt and answer together.", show_default="what the model was made for"),
+]
+BackendOption = Annotated[
+    Backend,
+    typer.Option(help="onnxruntime is fast; reference runs the graph node by node in PyTorch, to compare with."),
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+    global _debug
+    _debug = debug
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Errors as one message on stderr: exit code 2 for a mistake in the command, 1 for everything else."""
+    try:
+        yield
+    except BurnishError as error:
+        if _debug:
+            raise
+        err.print(f"[bold red]error:[/bold red] {escaped(str(error))}", soft_wrap=True)
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:  # `burnish inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from None
+    except Exception as error:
+        if _debug or isinstance(error, (typer.Exit, typer.Abort)):
+            raise
+        what = escaped(f"{type(error).__name__}: {error}")
+        err.print(f"[bold red]error:[/bold red] {what}", soft_wrap=True)
+        err.print("This was not expected. burnish --debug shows where it happened; please report it.", style="dim")
+        raise typer.Exit(1) from error
+
+
+def escaped(text: str) -> str:
+    """Text that rich prints as it is."""
+    return text.replace("[", r"\[")

@@ -1,0 +1,65 @@
+"""`burnish bench`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from burnish.cli.app import MODEL_HELP, Backend, app, err, out, reported
+from burnish.cli.models import compiled_model
+from burnish.ir.errors import UsageError
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
+    vs: Annotated[
+        str, typer.Option(metavar="NAMES", help="Whom to compare with: any of eager,inductor,ort-genai.")
+    ] = "",
+    source: Annotated[
+        Path | None, typer.Option("--model", metavar="MODEL", help="What an ARTIFACT was compiled from; --vs needs it.")
+    ] = None,
+    prompt_length: Annotated[int, typer.Option(min=1, help="Tokens to read: the context of what is written.")] = 512,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write.")] = 64,
+    repeats: Annotated[int, typer.Option(min=1, help="Undisturbed repetitions of each contender.")] = 9,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of each contender.", show_default="all cores")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also add the results to this file of JSON lines.")
+    ] = None,
+) -> None:
+    """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
+    with reported():
+        from burnish.benchmark.compare import compare, results_view
+        from burnish.benchmark.machine import cores
+        from burnish.benchmark.peers import parse_peers
+        from burnish.benchmark.runner import Settings, append, record
+
+        peers = parse_peers(vs)
+        is_artifact = (Path(model) / "manifest.json").exists()
+        origin = source if is_artifact or source is not None else Path(model)
+        if peers and (origin is None or not origin.exists()):
+            raise UsageError("--vs needs the model that others can read, a folder or a .gguf file: say --model MODEL")
+        settings = Settings(prompt_length, new_tokens, repeats, threads or cores())
+        with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder:
+            artifact = Path(model)
+            if not is_artifact:
+                artifact = Path(folder) / "model.burnish"
+                with compiled_model(model, None, Backend.ONNXRUNTIME) as compiled:
+                    compiled.save(artifact)
+            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+            with Progress(*columns, console=err, transient=True) as progress:
+                task = progress.add_task("starting", total=repeats)
+
+                def show(what: str, done: int, total: int) -> None:
+                    progress.update(task, description=what, completed=done, total=total)
+
+                found = compare(artifact, origin, peers, settings, show)
+        out.print(results_view(found))
+        if results is not None:
+            append(results, [record(result, found[0], Path(model).stem) for result in found])

@@ -1,0 +1,36 @@
+"""`burnish compile`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from burnish.cli.app import Backend, BackendOption, MaxLength, ModelArgument, app, err, reported
+from burnish.cli.models import compiled_model
+
+
+@app.command()
+def compile(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, by custom NAME.burnish.")],
+    max_length: MaxLength = None,
+    backend: BackendOption = Backend.ONNXRUNTIME,
+) -> None:
+    """Compile MODEL into an artifact that runs without the model's code."""
+    with reported():
+        from burnish.inspect.summary import size_text
+        from burnish.inspect.table import pass_table
+
+        started = time.perf_counter()
+        with compiled_model(model, max_length, backend) as compiled:
+            compiled.save(output)
+            seconds = time.perf_counter() - started
+            err.print(pass_table(compiled.trace))
+            size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+        err.print(
+            f"{output}: {size_text(size)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
+        )
+        err.print(f"Try it: burnish run {output} 'Why is the sky blue?'", style="dim", markup=False, soft_wrap=True)

@@ -1,0 +1,91 @@
+"""MODEL and ARTIFACT arguments as what they stand for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from burnish.cli.app import MODEL_HELP, Backend, err
+from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
+
+if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
+    from burnish.runtime.model import CompiledModel
+
+_PHASES = ("capture", "passes", "verify", "lower", "write", "load")
+
+
+def find_model(text: str) -> Any:
+    """What `compile` takes, for what a user types: a path, or the object that `package.module:name` names.
+
+    Raises UsageError if there is no such path or name.
+    """
+    path = Path(text)
+    if path.exists():
+        return path
+    named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", text)
+    if named is None:
+        raise UsageError(f"there is nothing at {text!r}. MODEL is {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m` does: modules of the folder that the user is in
+    try:
+        found: Any = importlib.import_module(named[1])
+    except ModuleNotFoundError as error:
+        if error.name is not None and not named[1].startswith(error.name):
+            raise
+        raise UsageError(
+            f"there is no module {named[1]!r}: is its folder the current one, or on PYTHONPATH?"
+        ) from error
+    for part in named[2].split("."):
+        if not hasattr(found, part):
+            raise UsageError(f"{named[1]!r} has nothing named {named[2]!r}")
+        found = getattr(found, part)
+    from torch import nn
+
+    model = found if isinstance(found, nn.Module) or not callable(found) else found()
+    if not isinstance(model, nn.Module):
+        raise InvalidModelError(f"{text} gives {type(model).__name__}, not an nn.Module")
+    return model
+
+
+@contextmanager
+def compiled_model(model: str, max_length: int | None, backend: Backend) -> Iterator[CompiledModel]:
+    """The model, compiled, with a progress bar."""
+    found = find_model(model)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("starting", total=len(_PHASES))
+
+        def begin(phase: str) -> None:
+            done = _PHASES.index(phase) if phase in _PHASES else None
+            progress.update(task, description=phase, completed=done)
+
+        import burnish
+
+        compiled = burnish.compile(found, max_length=max_length, backend=backend.value, progress=begin)
+    with compiled:
+        yield compiled
+
+
+@contextmanager
+def loaded_model(model: str, max_length: int | None, backend: Backend) -> Iterator[CompiledModel]:
+    """The artifact or, compiled into a temporary one, the model."""
+    path = Path(model)
+    if not (path / "manifest.json").exists():
+        if path.suffix == ".burnish":
+            raise ArtifactError(f"there is no artifact at {path}")
+        with compiled_model(model, max_length, backend) as compiled:
+            yield compiled
+        return
+    if max_length is not None:
+        raise UsageError("--max-length is chosen when a model is compiled; this is an artifact")
+    import burnish
+
+    with burnish.load(path, backend=backend.value) as compiled:
+        yield compiled
