@@ -45,7 +45,16 @@ def pass_table(trace: Trace) -> Table:
     table.add_column("#", justify="right")
     table.add_column("pass", overflow="fold")
     table.add_column("effect")
-    for heading in ("rewrites", "refused", "nodes", "ms", "weights\nMB", "cache\nB/token"):
+    for heading in (
+        "rewrites",
+        "refused",
+        "nodes",
+        "ms",
+        "launches",
+        "moved\nMB/token",
+        "weights\nMB",
+        "cache\nB/token",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in trace.passes:
         table.add_row(*_row(record))
@@ -54,7 +63,7 @@ def pass_table(trace: Trace) -> Table:
         total = sum(record.seconds for record in trace.passes)
         nodes = f"{first.nodes_before} → {last.nodes_after}"
         table.add_section()
-        table.add_row("", "all", "", "", "", nodes, f"{total * 1e3:.0f}", "", "", style="bold")
+        table.add_row("", "all", "", "", "", nodes, f"{total * 1e3:.0f}", "", "", "", "", style="bold")
     return table
 
 
@@ -69,7 +78,9 @@ def _row(record: PassRecord) -> Sequence[RenderableType]:
         str(len(record.refusals) or "") if record.number else "",
         nodes,
         f"{record.seconds * 1e3:.0f}" if record.number else "",
-        f"{record.weight_bytes / 1e6:.1f}",
+        str(record.launches),
+        f"{record.bytes_moved / 1e6:.0f}",
+        f"{record.weight_bytes / 1e6:.0f}",
         str(record.bytes_a_token or ""),
     )
 

@@ -39,7 +39,9 @@ class Editor:
         """A new node that calls `target`, typed, with the origin of `like`."""
         node = self.graph.create_node("call_function", target, args, kwargs, name=name)
         node.meta["origin"] = origin(like)
+        node.meta["history"] = like.meta.get("history", ())
         infer(node, self.mode)
+        self.program.made.append(node)
         return node
 
     def weight(self, name: str, weight: Weight) -> fx.Node:
@@ -49,6 +51,7 @@ class Editor:
         with self.graph.inserting_before(last.next):
             node = self.graph.create_node("get_attr", name, name=_identifier(name))
         node.meta["val"] = fake_weight(weight, self.mode)
+        self.program.made.append(node)
         return node
 
     def placeholder(self, name: str, val: torch.Tensor, after: fx.Node) -> fx.Node:
@@ -56,6 +59,7 @@ class Editor:
         with self.graph.inserting_after(after):
             node = self.graph.create_node("placeholder", name, name=name)
         node.meta["val"] = val
+        self.program.made.append(node)
         return node
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:

@@ -68,6 +68,7 @@ class Program:
     batch: str = "batch"  # the symbols that stand for the sizes, as they print in shapes
     sequence: str = "sequence"
     details: dict[str, Any] = field(default_factory=dict)
+    made: list[fx.Node] = field(default_factory=list, repr=False)  # by an Editor, and not yet told as a rewrite
 
     def copy(self) -> Program:
         """A program with a graph of its own and the same nodes by name; weights are shared, not copied."""
@@ -77,7 +78,7 @@ class Program:
         copied = graph.output(output)
         copied.meta = dict(old_output.meta)
         copied.name = old_output.name
-        return replace(self, graph=graph, weights=self.weights.copy(), details=dict(self.details))
+        return replace(self, graph=graph, weights=self.weights.copy(), details=dict(self.details), made=[])
 
     @property
     def output(self) -> fx.Node:

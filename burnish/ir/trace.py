@@ -15,6 +15,35 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class NodeRecord:
+    """One node of a program, as text. A node that a pass leaves alone has the same record after it as before."""
+
+    name: str  # a node keeps its name through all passes
+    op: str  # "placeholder", "get_attr" (a weight), "call_function", "output"
+    target: str  # the op, or the weight's name
+    reads: tuple[str, ...]  # names of the nodes that it reads
+    type: str  # "f32[batch, sequence, 576]"
+    call: str  # what it computes: "aten.linear(%x, @layers.0.weight)"
+    module: str  # of the user's model: "model.layers.0.mlp"
+    module_type: str  # "LlamaMLP"
+    source: str  # "modeling_llama.py:174"
+    code: str  # the line of source that called the op
+    history: tuple[tuple[int, int], ...]  # the rewrites that led to it: (pass number, place in its rewrites or -1)
+    launches: int
+    bytes_moved: int  # read and written for one more token (burnish.ir.cost)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The numeric check of one pass."""
+
+    difference: float  # the largest one, relative to the largest logit
+    tolerance: float
+    runs: str  # what was fed
+    seconds: float
+
+
+@dataclass(frozen=True)
 class PassRecord:
     """What one pass did."""
 
@@ -30,7 +59,11 @@ class PassRecord:
     seconds: float
     weight_bytes: int  # bytes of all weights after the pass
     bytes_a_token: int  # bytes that each token adds to the states of one row; 0 before there are states
+    launches: int  # of operations, for one more token
+    bytes_moved: int  # read and written for one more token, unfused
     text: str  # the program after the pass, repeated layers folded
+    nodes: tuple[NodeRecord, ...] = ()  # the program after the pass, in order
+    verification: Verification | None = None
 
 
 @dataclass

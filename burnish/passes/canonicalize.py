@@ -23,6 +23,7 @@ class Canonicalize:
 
     name: ClassVar[str] = "canonicalize"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
+    atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
         """Rewrite each einsum and each hand-written softmax of `program`, in place."""

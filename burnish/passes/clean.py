@@ -131,18 +131,19 @@ class Clean:
 
     name: ClassVar[str] = "clean"
     effect: ClassVar[Effect] = Effect.EXACT
+    atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
         """Clean `program`, in place. The shapes and dtypes of what stays are as they were; strides may differ."""
         for node in list(program.graph.nodes):
             _rename(node)
             if node.target in _ASSERTIONS:
-                log.rewrite(node, "an assertion of export, removed")
                 program.graph.erase_node(node)
+                log.rewrite(node, "an assertion of export, removed")
             elif (same := _same_value(node, log)) is not None:
-                log.rewrite(node, f"the same value as {same.name}")
                 node.replace_all_uses_with(same)
                 program.graph.erase_node(node)
+                log.rewrite(node, f"the same value as {same.name}")
         merge_duplicates(program, log)
         remove_dead(program)
         return program
@@ -165,9 +166,9 @@ def merge_duplicates(program: Program, log: Log) -> None:
             continue
         known = first.setdefault(key, node)
         if known is not node:
-            log.rewrite(node, f"computed before, as {known.name}")
             node.replace_all_uses_with(known)
             program.graph.erase_node(node)
+            log.rewrite(node, f"computed before, as {known.name}")
 
 
 def same_type(one: Any, other: Any) -> bool:

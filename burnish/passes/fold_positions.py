@@ -36,6 +36,7 @@ class FoldPositions:
 
     name: ClassVar[str] = "fold-positions"
     effect: ClassVar[Effect] = Effect.EXACT
+    atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
         """Fold each position-only value that meets data, in place."""

@@ -28,6 +28,7 @@ class InsertStates:
 
     name: ClassVar[str] = "insert-states"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
+    atomic: ClassVar[bool] = True
 
     def run(self, program: Program, log: Log) -> Program:
         """Make `program` incremental, in place; NotCausalError or UnsupportedError if that cannot be proved right."""

@@ -26,6 +26,7 @@ class JoinWrites:
 
     name: ClassVar[str] = "join-writes"
     effect: ClassVar[Effect] = Effect.EXACT
+    atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
         """Rewrite each write of `program` whose place does not depend on a symbolic size, in place."""

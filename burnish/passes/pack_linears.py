@@ -24,6 +24,7 @@ class PackLinears:
 
     name: ClassVar[str] = "pack-linears"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
+    atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
         """Pack each group of linears that read one value, in place."""

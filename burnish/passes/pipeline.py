@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -12,31 +13,55 @@ from torch import fx
 from burnish.ir.edit import remove_dead
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.program import Program
+from burnish.ir.records import node_records
 from burnish.ir.text import program_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import nbytes
-from burnish.passes.base import Effect, Log, Pass
+from burnish.passes.base import Effect, Log, OutOfFuel, Pass
 
 Observer = Callable[[PassRecord], None]
 
 
-def run_passes(program: Program, passes: Sequence[Pass], trace: Trace, observer: Observer | None = None) -> Program:
-    """The program after all of `passes`. Each gets a copy and leaves a record; the first is the input's."""
+def run_passes(
+    program: Program, passes: Sequence[Pass], trace: Trace, observer: Observer | None = None, fuel: int | None = None
+) -> Program:
+    """The program after all of `passes`. Each gets a copy and leaves a record; the first is the input's.
+
+    After `fuel` rewrites in all (None: no limit) the rest of the passes do not run; an atomic pass counts as one.
+    """
     if not trace.passes:
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
     for each in passes:
+        if fuel is not None and fuel <= 0:
+            break
         started = time.perf_counter()
-        log = Log()
-        after = each.run(program.copy(), log)
-        remove_dead(after)
-        check(after, each.name)
+        after, log = run_pass(each, program, len(trace.passes), fuel)
         seconds = time.perf_counter() - started
         record = _record(len(trace.passes), each.name, _options(each), each.effect, log, program, after, seconds)
         trace.passes.append(record)
         if observer is not None:
             observer(record)
         program = after
+        if fuel is not None:
+            fuel -= fuel_of(each, record)
     return program
+
+
+def run_pass(each: Pass, program: Program, number: int, fuel: int | None = None) -> tuple[Program, Log]:
+    """The program after one pass that may make `fuel` rewrites, checked; and what the pass reports."""
+    program = program.copy()
+    log = Log(program, number, None if each.atomic else fuel)
+    with suppress(OutOfFuel):  # the rewrite that used it up is complete
+        program = each.run(program, log)
+    log.claim(-1)
+    remove_dead(program)
+    check(program, each.name)
+    return program, log
+
+
+def fuel_of(each: Pass, record: PassRecord) -> int:
+    """How much fuel a pass used."""
+    return min(1, len(record.rewrites)) if each.atomic else len(record.rewrites)
 
 
 def check(program: Program, pass_name: str) -> None:
@@ -86,6 +111,7 @@ def _record(
     after: Program,
     seconds: float,
 ) -> PassRecord:
+    nodes = node_records(after)
     return PassRecord(
         number=number,
         name=name,
@@ -99,7 +125,10 @@ def _record(
         seconds=seconds,
         weight_bytes=sum(nbytes(weight) for weight in after.weights.values()),
         bytes_a_token=sum(state.bytes_a_token for state in after.states),
+        launches=sum(node.launches for node in nodes),
+        bytes_moved=sum(node.bytes_moved for node in nodes),
         text=program_text(after),
+        nodes=nodes,
     )
 
 

@@ -39,6 +39,7 @@ class RaiseAttention:
 
     name: ClassVar[str] = "raise-attention"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
+    atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
         """Raise each attention of `program`, in place."""
@@ -77,8 +78,9 @@ class _Raiser:
                 root, match.sinks = scaled
             with self.editor.before(root):
                 key = match.key if match.key is not None else self._untranspose(match.key_transposed)
-                out = self._attention(root, match, match.query, key, value)
+                out, told = self._attention(root, match, match.query, key, value)
             self.editor.replace(root, out)
+            self.log.rewrite(softmax, told)
 
     def raise_sdpa(self, root: fx.Node) -> None:
         arguments: dict[str, Any] = dict(
@@ -100,8 +102,9 @@ class _Raiser:
             match.terms = [("keep", mask, float("-inf"))] if boolean else [("add", mask, 1.0)]
         known = Mask("causal") if arguments.get("is_causal") else None
         with self.editor.before(root):
-            out = self._attention(root, match, query, key, value, known)
+            out, told = self._attention(root, match, query, key, value, known)
         self.editor.replace(root, out)
+        self.log.rewrite(root, told)
 
     # ------------------------------------------------------------ operands as [B, H, S, D]
 
@@ -196,8 +199,8 @@ class _Raiser:
 
     def _attention(
         self, root: fx.Node, match: Match, query: fx.Node, key: fx.Node, value: fx.Node, known: Mask | None = None
-    ) -> fx.Node:
-        """The op for one product of attention weights and values, in the shape and dtype of that product."""
+    ) -> tuple[fx.Node, str]:
+        """The op for one product of attention weights and values, in its shape and dtype; and what it became."""
         query = self._to_heads(query)
         key, value = (self._unrepeat(self._to_heads(self._unrepeat(operand))) for operand in (key, value))
         shape = query.meta["val"].shape
@@ -228,12 +231,10 @@ class _Raiser:
         extras = [name for name in ("softcap", "sinks", "slopes", "bias") if name in options]
         if shows_later_tokens(mask):
             told = "not causal: its mask lets a token see later ones"
-        self.log.rewrite(
-            match.softmax,
-            f"attention, {heads} query heads, {kv_heads} KV heads, mask {told}"
-            + (f", with {', '.join(extras)}" if extras else ""),
-        )
-        return self._like_root(out, root)
+        told = f"attention, {heads} query heads, {kv_heads} KV heads, mask {told}"
+        if extras:
+            told += f", with {', '.join(extras)}"
+        return self._like_root(out, root), told
 
     def _table(self, mask: Mask, name: str, values: torch.Tensor) -> fx.Node:
         if id(mask) not in self.tables:

@@ -12,15 +12,15 @@ from burnish.rewrite.engine import Rule, rewrite
 
 @dataclass(frozen=True)
 class Rules:
-    """Applies `rules` in one walk; stops after `fuel` rewrites (None: no limit), which is for bisecting."""
+    """Applies `rules` in one walk."""
 
     effect: ClassVar[Effect] = Effect.REASSOCIATES
+    atomic: ClassVar[bool] = False
 
     name: str
     rules: tuple[Rule, ...] = field(repr=False)
-    fuel: int | None = None
 
     def run(self, program: Program, log: Log) -> Program:
         """Rewrite `program`, in place."""
-        rewrite(program, self.rules, log, self.fuel)
+        rewrite(program, self.rules, log)
         return program

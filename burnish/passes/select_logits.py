@@ -26,6 +26,7 @@ class SelectLogits:
 
     name: ClassVar[str] = "select-logits"
     effect: ClassVar[Effect] = Effect.EXACT
+    atomic: ClassVar[bool] = True
 
     def run(self, program: Program, log: Log) -> Program:
         """Pick tokens as early as one value holds all that the logits need of them, in place."""

@@ -50,11 +50,11 @@ class Recorder(Protocol):
     def refuse(self, node: fx.Node, reason: str) -> None: ...
 
 
-def rewrite(program: Program, rules: Sequence[Rule], recorder: Recorder, fuel: int | None = None) -> int:
-    """Apply `rules`, in place; the number of rewrites made.
+def rewrite(program: Program, rules: Sequence[Rule], recorder: Recorder) -> int:
+    """Apply `rules`, in place; the number of rewrites made. The graph is whole whenever `recorder` is told.
 
     Nodes are visited once, inputs first, so that a rule can build on what another made of a node's inputs; at one node
-    the first rule that applies wins. After `fuel` rewrites (None: no limit) the rest of the graph stays as it is.
+    the first rule that applies wins.
     """
     editor = Editor(program)
     index: dict[Any, list[Rule]] = {}
@@ -63,8 +63,6 @@ def rewrite(program: Program, rules: Sequence[Rule], recorder: Recorder, fuel: i
             index.setdefault(target, []).append(rule)
     made = 0
     for node in list(program.graph.nodes):
-        if fuel is not None and made >= fuel:
-            break
         if not node.users or node.op != "call_function":
             continue
         refusals: list[str] = []

@@ -6,7 +6,7 @@ NAME.burnish/
   step.json              the step graph, for the reference executor (burnish.ir.serialize)
   model.onnx             the lowered step graph, its weights pointing into weights.safetensors
   tokenizer/             tokenizer.json and chat_template.jinja, if the model has a tokenizer
-  trace/                 trace.json and the program after each pass, NN-PASS.txt
+  trace/                 trace.json, and the program after each pass: as text, NN-PASS.txt, and in nodes.json
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from burnish.ir.errors import ArtifactError
 from burnish.ir.program import Program, Signature
 from burnish.ir.serialize import program_from_data, program_to_data
 from burnish.ir.states import State
-from burnish.ir.trace import Trace
+from burnish.ir.trace import NodeRecord, Trace
 from burnish.ir.weights import Weights
 from burnish.runtime import manifest as manifests
 from burnish.runtime.hashing import PieceHasher, verify
@@ -39,6 +39,7 @@ from burnish.version import __version__
 STEP_FILE = "step.json"
 MODEL_FILE = "model.onnx"
 TRACE_FILE = "trace/trace.json"
+NODES_FILE = "trace/nodes.json"
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 TEMPLATE_FILE = "tokenizer/chat_template.jinja"
 
@@ -91,11 +92,26 @@ def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
         if contents.tokenizer.chat_template is not None:
             yield TEMPLATE_FILE, contents.tokenizer.chat_template.encode()
     # The texts are files of their own, to be read and compared; trace.json does not repeat them.
-    untexted = [replace(record, text="") for record in contents.trace.passes]
+    untexted = [replace(record, text="", nodes=()) for record in contents.trace.passes]
     trace = replace(contents.trace, passes=untexted)
+    yield NODES_FILE, msgspec.json.encode(_nodes_of(contents.trace))
     yield TRACE_FILE, msgspec.json.format(msgspec.json.encode(trace), indent=1)
     for record in contents.trace.passes:
         yield _text_file(record.number, record.name), record.text.encode()
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """The nodes of all programs of a trace, each once, and for each pass which ones, in order."""
+
+    nodes: list[NodeRecord]
+    passes: list[list[int]]
+
+
+def _nodes_of(trace: Trace) -> _Nodes:
+    places: dict[NodeRecord, int] = {}
+    passes = [[places.setdefault(node, len(places)) for node in record.nodes] for record in trace.passes]
+    return _Nodes(list(places), passes)
 
 
 def _text_file(number: int, name: str) -> str:
@@ -265,9 +281,12 @@ class Artifact:
         """The record of the compilation."""
         trace = self._json(TRACE_FILE, Trace)
         assert isinstance(trace, Trace)
+        stored = self._json(NODES_FILE, _Nodes)
+        assert isinstance(stored, _Nodes)
         for place, record in enumerate(trace.passes):
             text = self.file(_text_file(record.number, record.name)).read_text(encoding="utf-8")
-            trace.passes[place] = replace(record, text=text)
+            nodes = tuple(stored.nodes[index] for index in stored.passes[place])
+            trace.passes[place] = replace(record, text=text, nodes=nodes)
         return trace
 
     def tokenizer(self) -> Tokenizer | None:

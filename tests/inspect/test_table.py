@@ -18,6 +18,8 @@ def record(number: int, name: str, **fields: object) -> PassRecord:
         "seconds": 12.3456,
         "weight_bytes": 134_515_008 * 400,
         "bytes_a_token": 1_046_080,
+        "launches": 1234,
+        "bytes_moved": 56_789_012_345,
         "text": "",
     }
     return PassRecord(number=number, name=name, **{**values, **fields})  # type: ignore[arg-type]

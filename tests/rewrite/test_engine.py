@@ -116,18 +116,6 @@ def test_new_nodes_keep_the_origin_of_the_old() -> None:
     assert origins == ["the user's line"]
 
 
-@pytest.mark.parametrize("fuel", [0, 1, 2, 5, None])
-def test_fuel_stops_after_so_many_rewrites(fuel: int | None) -> None:
-    b = Builder()
-    node = b.x
-    for _ in range(3):
-        node = b.call(aten.log.default, b.call(aten.exp.default, node))
-    program = b.program(node)
-    made = 3 if fuel is None else min(fuel, 3)
-    assert rewrite(program, [INVERSE], Notes(), fuel) == made
-    assert targets(program) == ["exp", "log"] * (3 - made)
-
-
 def test_a_refusal_carries_reason_and_culprit() -> None:
     def refuse(editor: Editor, match: Match) -> fx.Node:
         raise Refusal("it is Tuesday", match.node(x))

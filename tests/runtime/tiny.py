@@ -171,7 +171,7 @@ def onnx_of_tiny(layout: WeightLayout) -> bytes:
 
 def record(number: int, name: str) -> PassRecord:
     """A record of a pass that did nothing."""
-    return PassRecord(number, name, {}, "exact", (), (), (), 9, 9, 0.1, 100, 10, f"text of {name}\n")
+    return PassRecord(number, name, {}, "exact", (), (), (), 9, 9, 0.1, 100, 10, 4, 1000, f"text of {name}\n")
 
 
 def save_tiny(

@@ -1,0 +1,136 @@
+"""What one more token costs: operations that launch work, and the bytes that they read and write.
+
+Counted on the graph, one operation at a time, as if each read its operands from memory and wrote its result there.
+A program with states runs the new token alone; one without runs all tokens again.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program
+
+aten = torch.ops.aten
+
+CONTEXT = 512  # tokens before the one that is counted
+
+# They give a name to memory that is there already.
+_VIEWS = {
+    operator.getitem,
+    aten.view.default,
+    aten.reshape.default,
+    aten._unsafe_view.default,
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.t.default,
+    aten.expand.default,
+    aten.expand_as.default,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+    aten.unflatten.int,
+    aten.flatten.using_ints,
+    aten.alias.default,
+    aten.detach.default,
+    aten.movedim.int,
+    aten.view_as.default,
+}
+# They read only the rows that are asked for: operand number 0 counts as much as the result.
+_GATHERS = {
+    aten.index_select.default,
+    aten.index.Tensor,
+    aten.gather.default,
+    aten.embedding.default,
+    burnish_ops.lookup.default,
+}
+# They write the new tokens into the state, operand 0, and leave the rest of it alone.
+_WRITES = {burnish_ops.cache_write.default, burnish_ops.ring_write.default}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one node or of a program, for one more token after CONTEXT others."""
+
+    launches: int
+    bytes_moved: int
+
+
+def program_cost(program: Program) -> Cost:
+    """The sum over the nodes."""
+    counter = CostCounter(program)
+    costs = [counter.cost(node) for node in program.graph.nodes]
+    return Cost(sum(cost.launches for cost in costs), sum(cost.bytes_moved for cost in costs))
+
+
+class CostCounter:
+    """Costs of the nodes of one program."""
+
+    def __init__(self, program: Program) -> None:
+        named = {"capacity": CONTEXT + 1, "kept": 1}
+        self._sizes: dict[str, int] = {
+            program.batch: 1,
+            program.sequence: 1 if program.states else CONTEXT + 1,
+            **{symbol: named.get(name, 1) for symbol, name in program.details.get("symbols", {}).items()},
+        }
+        self._known: dict[Any, int] = {}
+
+    def cost(self, node: fx.Node) -> Cost:
+        """Nothing for inputs, weights, sizes and views; else one launch, and operands and result once each."""
+        val = node.meta.get("val")
+        if node.op != "call_function" or node.target in _VIEWS or not _tensors(val):
+            return Cost(0, 0)
+        read = [self._bytes(argument.meta.get("val")) for argument in node.all_input_nodes]
+        written = self._bytes(val)
+        if node.target in _GATHERS:
+            read[0] = min(read[0], written)
+        elif node.target in _WRITES:
+            read, written = [0, *read[1:]], read[1]
+        elif node.target is burnish_ops.moe_linear.default:
+            read = self._chosen_experts(node, read)
+        return Cost(1, sum(read) + written)
+
+    def _chosen_experts(self, node: fx.Node, read: list[int]) -> list[int]:
+        """Of the experts' weights, those that the tokens choose, if each chooses others."""
+        weights, chosen = (node.args[1], node.args[2]), node.args[3]
+        assert isinstance(chosen, fx.Node)
+        choices = self._count(chosen.meta["val"])
+        shares = []
+        for argument, size in zip(node.all_input_nodes, read, strict=True):
+            experts = int(argument.meta["val"].shape[0]) if argument in weights else 1
+            shares.append(size * min(experts, choices) // experts)
+        return shares
+
+    def _bytes(self, val: Any) -> int:
+        return sum(self._count(tensor) * tensor.dtype.itemsize for tensor in _tensors(val))
+
+    def _count(self, val: Tensor) -> int:
+        count = 1
+        for size in val.shape:
+            count *= size if isinstance(size, int) else self._size(size)
+        return count
+
+    def _size(self, size: torch.SymInt) -> int:
+        expression = size.node.expr
+        if expression not in self._known:
+            values = {symbol: self._sizes.get(str(symbol), 1) for symbol in expression.free_symbols}
+            self._known[expression] = max(0, int(expression.subs(values)))
+        return self._known[expression]
+
+
+def _tensors(val: Any) -> list[Tensor]:
+    if isinstance(val, Tensor):
+        return [val]
+    return [item for item in val if isinstance(item, Tensor)] if isinstance(val, tuple | list) else []
