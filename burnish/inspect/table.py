@@ -13,12 +13,17 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from burnish.ir.cost import CONTEXT
 from burnish.ir.trace import Entry, PassRecord, Trace
 
 WIDTH = 100
 _NUMBER = re.compile(r"_?[0-9]+")
 _INSTALLED = re.compile(r"/\S*/site-packages/")  # where a library is installed says nothing about the model
-_COLOURS = {"exact": "green", "reassociates": "cyan", "lossy": "yellow"}
+_EFFECTS = {
+    "exact": Text("=", style="green"),
+    "reassociates": Text("≈", style="cyan"),
+    "lossy": Text("≠", style="yellow"),
+}
 
 
 @dataclass(frozen=True)
@@ -41,47 +46,48 @@ def reasons(entries: Iterable[Entry]) -> list[Reason]:
 
 def pass_table(trace: Trace) -> Table:
     """A row for each pass; at most WIDTH columns wide."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
+    verified = any(record.verification for record in trace.passes)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        collapse_padding=True,
+        pad_edge=False,
+        header_style="bold",
+        caption="numbers: = exact, ≈ but for the order of additions, ≠ lossy; launches and MB moved: of one more token "
+        f"after {CONTEXT}, unfused",
+        caption_justify="left",
+    )
     table.add_column("#", justify="right")
     table.add_column("pass", overflow="fold")
-    table.add_column("effect")
-    for heading in (
-        "rewrites",
-        "refused",
-        "nodes",
-        "ms",
-        "launches",
-        "moved\nMB/token",
-        "weights\nMB",
-        "cache\nB/token",
-    ):
+    table.add_column("")
+    headings = ["rewrites", "refused", "nodes", "launches", "moved\nMB", "weights\nMB", "cache\nB/token", "ms"]
+    for heading in [*headings, "error"] if verified else headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for record in trace.passes:
-        table.add_row(*_row(record))
+        table.add_row(*_row(record, verified))
     if len(trace.passes) > 1:
-        first, last = trace.passes[0], trace.passes[-1]
         total = sum(record.seconds for record in trace.passes)
-        nodes = f"{first.nodes_before} → {last.nodes_after}"
         table.add_section()
-        table.add_row("", "all", "", "", "", nodes, f"{total * 1e3:.0f}", "", "", "", "", style="bold")
+        table.add_row("", "all", "", "", "", "", "", "", "", "", f"{total * 1e3:.0f}", style="bold")
     return table
 
 
-def _row(record: PassRecord) -> Sequence[RenderableType]:
+def _row(record: PassRecord, verified: bool) -> Sequence[RenderableType]:
     options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
-    nodes = f"{record.nodes_before} → {record.nodes_after}" if record.number else str(record.nodes_after)
+    first = record.number == 0
     return (
         str(record.number),
         Text(f"{record.name}({options})" if options else record.name),
-        Text(record.effect, style=_COLOURS.get(record.effect, "")) if record.number else "",
-        str(len(record.rewrites)) if record.number else "",
-        str(len(record.refusals) or "") if record.number else "",
-        nodes,
-        f"{record.seconds * 1e3:.0f}" if record.number else "",
+        "" if first else _EFFECTS.get(record.effect, record.effect),
+        "" if first else str(len(record.rewrites)),
+        str(len(record.refusals) or ""),
+        str(record.nodes_after),
         str(record.launches),
-        f"{record.bytes_moved / 1e6:.0f}",
-        f"{record.weight_bytes / 1e6:.0f}",
+        f"{record.bytes_moved / 1e6:,.0f}",
+        f"{record.weight_bytes / 1e6:,.0f}",
         str(record.bytes_a_token or ""),
+        "" if first else f"{record.seconds * 1e3:.0f}",
+        *([f"{record.verification.difference:.0e}" if record.verification else ""] if verified else []),
     )
 
 

@@ -54,7 +54,7 @@ def test_rows_say_what_the_passes_did() -> None:
     text = trace_text(TRACE)
     row = next(line for line in text.splitlines() if "raise-attention" in line)
     assert row.split() == [
-        *("1", "raise-attention", "reassociates", "30", "12345", "→", "11234", "12346", "53806.0", "1046080")
+        *("1", "raise-attention", "≈", "30", "11234", "1234", "56,789", "53,806", "1046080", "12346")
     ]
     assert "seconds: capture 12.3 · passes 1.5" in text
     assert "frozen for 8192 tokens" in text
