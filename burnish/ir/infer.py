@@ -23,6 +23,12 @@ def fake_mode(program: Program) -> FakeTensorMode:
 
 def infer(node: fx.Node, mode: FakeTensorMode) -> Any:
     """Set and give the node's `meta["val"]` from those of its arguments."""
+    node.meta["val"] = inferred(node, mode)
+    return node.meta["val"]
+
+
+def inferred(node: fx.Node, mode: FakeTensorMode) -> Any:
+    """What the node's `meta["val"]` should be, from those of its arguments."""
 
     def fake(argument: fx.Node) -> Any:
         return argument.meta["val"]
@@ -32,11 +38,9 @@ def infer(node: fx.Node, mode: FakeTensorMode) -> Any:
     try:
         # Without the Python dispatcher, ops that decompose in C++ would ask symbolic sizes for their numbers.
         with enable_python_dispatcher(), mode:
-            result = node.target(*args, **kwargs)
+            return node.target(*args, **kwargs)
     except Exception as error:
         raise InvalidProgramError(f"{describe(node)} does not fit its arguments: {error}") from error
-    node.meta["val"] = result
-    return result
 
 
 def fake_weight(weight: Weight, mode: FakeTensorMode) -> torch.Tensor:

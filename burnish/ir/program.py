@@ -26,8 +26,7 @@ from burnish.ir.weights import Weights
 class Stage(Enum):
     """How far a program has come; each stage allows a set of ops."""
 
-    CAPTURED = "captured"  # ATen, as exported
-    RAISED = "raised"  # no attention, norm, rotary embedding or gated activation is spelled in ATen
+    CAPTURED = "captured"  # tokens in, logits out: ATen as exported, more and more of it raised to burnish ops
     INCREMENTAL = "incremental"  # step form: states in, states out
 
 

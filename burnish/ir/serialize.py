@@ -142,6 +142,11 @@ def _node_to_data(node: fx.Node, symbols: dict[str, str]) -> _Node:
     )
 
 
+def check_target(node: fx.Node) -> None:
+    """InvalidProgramError if the node calls something that an artifact cannot hold."""
+    _target_name(node)
+
+
 def _target_name(node: fx.Node) -> str:
     target = node.target
     if isinstance(target, torch._ops.OpOverload):

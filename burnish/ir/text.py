@@ -119,8 +119,8 @@ def program_text(program: Program, fold: bool = True) -> str:
         *_declarations(_state_lines(program), fold),
     ]
     if fold:
-        calls = _shared_first(calls)
-        lines = _call_lines(calls, symbols)
+        calls = shared_first(calls)
+        lines = call_lines(calls, symbols)
         folding = Folding.of(lines)
         text += [*folding.render(), f"return {_results(program, calls, folding)}"]
     else:
@@ -175,7 +175,7 @@ def _state_lines(program: Program) -> list[Line]:
     return lines
 
 
-def _shared_first(calls: Sequence[fx.Node]) -> list[fx.Node]:
+def shared_first(calls: Sequence[fx.Node]) -> list[fx.Node]:
     """The calls in another order that they could run in: what does not depend on any token's value and is read outside
     of its own layer comes first, with what it reads.
     """
@@ -192,7 +192,7 @@ def _shared_first(calls: Sequence[fx.Node]) -> list[fx.Node]:
     return [*(node for node in calls if node in shared), *(node for node in calls if node not in shared)]
 
 
-def _call_lines(calls: Sequence[fx.Node], symbols: dict[str, str]) -> list[Line]:
+def call_lines(calls: Sequence[fx.Node], symbols: dict[str, str]) -> list[Line]:
     """A line for each call; it defines `module.op`, where module is the last name in the module's path."""
     index = {node: number for number, node in enumerate(calls)}
     lines = []

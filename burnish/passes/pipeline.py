@@ -5,39 +5,61 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
-from torch import fx
-
 from burnish.ir.edit import remove_dead
-from burnish.ir.errors import InvalidProgramError
+from burnish.ir.errors import BurnishError, InvalidProgramError, VerificationError
 from burnish.ir.program import Program
 from burnish.ir.records import node_records
-from burnish.ir.text import program_text
+from burnish.ir.text import program_text, symbol_names
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import nbytes
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
+from burnish.passes.check import check, check_types
+from burnish.passes.verify import Verifier
 
 Observer = Callable[[PassRecord], None]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A pass that broke a rule or changed the numbers: all that is needed to see it again."""
+
+    before: Program  # what the pass was given
+    passes: tuple[Pass, ...]  # it, and those that were to come
+    error: BurnishError
+
+
 def run_passes(
-    program: Program, passes: Sequence[Pass], trace: Trace, observer: Observer | None = None, fuel: int | None = None
+    program: Program,
+    passes: Sequence[Pass],
+    trace: Trace,
+    observer: Observer | None = None,
+    *,
+    verifier: Verifier | None = None,
+    on_failure: Callable[[Failure], None] | None = None,
+    fuel: int | None = None,
 ) -> Program:
     """The program after all of `passes`. Each gets a copy and leaves a record; the first is the input's.
 
-    After `fuel` rewrites in all (None: no limit) the rest of the passes do not run; an atomic pass counts as one.
+    `verifier` compares each pass's before and after. `on_failure` is told of a failed check, or of a pass that ended in
+    an error of its own, before that is raised. After `fuel` rewrites in all (None: no limit) the rest of the passes do
+    not run; an atomic pass counts as one.
     """
     if not trace.passes:
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
-    for each in passes:
+    for place, each in enumerate(passes):
         if fuel is not None and fuel <= 0:
             break
-        started = time.perf_counter()
-        after, log = run_pass(each, program, len(trace.passes), fuel)
-        seconds = time.perf_counter() - started
-        record = _record(len(trace.passes), each.name, _options(each), each.effect, log, program, after, seconds)
+        try:
+            after, record = _run_pass(each, program, trace.passes[-1], fuel)
+            if verifier is not None and each.effect is not Effect.LOSSY:
+                record = replace(record, verification=verifier.compare(program, after, each))
+        except (InvalidProgramError, VerificationError) as error:
+            if on_failure is not None:
+                on_failure(Failure(program, tuple(passes[place:]), error))
+            raise
         trace.passes.append(record)
         if observer is not None:
             observer(record)
@@ -47,16 +69,28 @@ def run_passes(
     return program
 
 
-def run_pass(each: Pass, program: Program, number: int, fuel: int | None = None) -> tuple[Program, Log]:
-    """The program after one pass that may make `fuel` rewrites, checked; and what the pass reports."""
-    program = program.copy()
+def _run_pass(each: Pass, before: Program, last: PassRecord, fuel: int | None) -> tuple[Program, PassRecord]:
+    """The program after one pass that may make `fuel` rewrites, checked; and its record."""
+    started = time.perf_counter()
+    number = last.number + 1
+    program = before.copy()
     log = Log(program, number, None if each.atomic else fuel)
-    with suppress(OutOfFuel):  # the rewrite that used it up is complete
-        program = each.run(program, log)
+    try:
+        with suppress(OutOfFuel):  # the rewrite that used it up is complete
+            program = each.run(program, log)
+    except BurnishError:
+        raise
+    except Exception as error:
+        raise InvalidProgramError(
+            f"the pass {each.name} failed: {type(error).__name__}: {error}. This is a bug in the pass; please report it"
+        ) from error
     log.claim(-1)
     remove_dead(program)
     check(program, each.name)
-    return program, log
+    seconds = time.perf_counter() - started
+    record = _record(number, each.name, options_of(each), each.effect, log, before, program, seconds)
+    check_types(program, each.name, last.nodes, record.nodes, symbol_names(program))
+    return program, record
 
 
 def fuel_of(each: Pass, record: PassRecord) -> int:
@@ -64,34 +98,8 @@ def fuel_of(each: Pass, record: PassRecord) -> int:
     return min(1, len(record.rewrites)) if each.atomic else len(record.rewrites)
 
 
-def check(program: Program, pass_name: str) -> None:
-    """InvalidProgramError if the program breaks a rule of the language: order, types, weights, states."""
-
-    def fail(what: str) -> InvalidProgramError:
-        return InvalidProgramError(f"after the pass {pass_name}: {what}. This is a bug in the pass; please report it")
-
-    seen: set[fx.Node] = set()
-    for node in program.graph.nodes:
-        for argument in node.all_input_nodes:
-            if argument not in seen:
-                raise fail(f"{node.name} reads {argument.name}, which comes later")
-        seen.add(node)
-        if node.op == "get_attr" and str(node.target) not in program.weights:
-            raise fail(f"{node.name} reads the weight {node.target!r}, which does not exist")
-        if node.op not in ("placeholder", "get_attr", "call_function", "output"):
-            raise fail(f"{node.name} is a {node.op}, which the language does not have")
-        if node.op != "output" and "val" not in node.meta:
-            raise fail(f"{node.name} has no type")
-    outputs = program.output.args[0]
-    assert isinstance(outputs, list | tuple)
-    if len(outputs) != 1 + len(program.states):
-        raise fail(f"{len(outputs)} outputs for logits and {len(program.states)} states")
-    for state, placeholder in zip(program.states, program.placeholders[-len(program.states) :], strict=False):
-        if program.states and state.name != placeholder.name:
-            raise fail(f"the state {state.name} is not the input {placeholder.name}")
-
-
-def _options(each: Pass) -> dict[str, str]:
+def options_of(each: Pass) -> dict[str, str]:
+    """The options of a pass that are plain values, as text."""
     if not is_dataclass(each):
         return {}
     return {field.name: str(getattr(each, field.name)) for field in fields(each) if _plain(getattr(each, field.name))}

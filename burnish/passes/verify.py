@@ -1,22 +1,33 @@
-"""The check at the end: the step program, fed in pieces, against the program as captured, fed whole."""
+"""The numeric checks: each pass by its before and after, the step program by the program as captured."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from burnish.ir.errors import VerificationError
 from burnish.ir.interpreter import run
-from burnish.ir.program import Program
+from burnish.ir.program import Program, describe
+from burnish.ir.trace import Verification
 from burnish.ir.weights import Stored, Weight, Weights, nbytes
+from burnish.passes.base import Effect, Pass
 
+# Of the largest logit, in float32. EXACT passes move and merge values; a compiler of kernels may still round otherwise
+# for another layout of the same numbers.
+TOLERANCES = {Effect.EXACT: 1e-5, Effect.REASSOCIATES: 1e-4}
 _EVALUATED_BYTES = 2**30
-_TOLERANCE = 1e-4  # of the largest logit, in float32
+# Rows and tokens: one token, one row, and rows long enough for windows and chunks of small models to end.
+SHAPES = ((1, 1), (2, 9), (1, 40))
+
+Watch = Callable[[fx.Node, Any], None]
 
 
-def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int) -> Tensor:
+def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int, watch: Watch | None = None) -> Tensor:
     """The logits [batch, sum(pieces), vocabulary] of a step program fed `tokens` in `pieces`, node by node."""
     rows = tokens.shape[0]
     states = [state.allocate(rows, capacity) for state in step.states]
@@ -30,11 +41,128 @@ def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int) ->
             "logits_index": torch.arange(count),
         }
         given.update({state.name: tensor for state, tensor in zip(step.states, states, strict=True)})
-        out, *states = run(step, [given[node.name] for node in step.placeholders])
+        out, *states = run(step, [given[node.name] for node in step.placeholders], watch)
         logits.append(out)
         position = position + count
         start += count
     return torch.cat(logits, dim=1)
+
+
+def logits_of(program: Program, tokens: Tensor, watch: Watch | None = None) -> Tensor:
+    """The logits [batch, length, vocabulary] of a program of any stage: whole, or in ragged pieces if it has states."""
+    length = tokens.shape[1]
+    if any(node.name == "position" for node in program.placeholders):
+        return run_step(program, tokens, ragged(length), length, watch)
+    inputs = [tokens, torch.arange(length)][: len(program.placeholders)]
+    (logits, *_) = run(program, inputs, watch)
+    assert isinstance(logits, Tensor)
+    return logits
+
+
+def random_tokens(program: Program, rows: int, length: int) -> Tensor:
+    """Token ids [rows, length], the same in every compilation."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(program.signature.token_limit, (rows, length), generator=generator)
+
+
+def relative_difference(found: Tensor, expected: Tensor) -> Tensor:
+    """For each token [length], the largest difference of its logits, of the largest logit; NaN where either is NaN."""
+    scale = max(1.0, float(expected.abs().max()))
+    return (found.float() - expected.float()).abs().amax(dim=(0, 2)) / scale
+
+
+class Verifier:
+    """Compares programs on the same random tokens. Logits are computed once a program, weights once in all."""
+
+    def __init__(self, program: Program) -> None:
+        longest = program.signature.max_length
+        self.tokens = [random_tokens(program, rows, min(length, longest)) for rows, length in SHAPES]
+        self._weights: dict[int, tuple[Weight, Weight]] = {}  # by id: the expression, kept alive, and its value
+        self._evaluated = 0
+        self._last: tuple[Program, list[Tensor]] | None = None
+
+    @property
+    def runs(self) -> str:
+        """What is fed, in words."""
+        return ", ".join(f"{tokens.shape[0]} x {tokens.shape[1]}" for tokens in self.tokens) + " tokens"
+
+    def compare(self, before: Program, after: Program, each: Pass) -> Verification:
+        """How far a pass moved the numbers; VerificationError beyond the tolerance of its effect.
+
+        The program before and after run on the same tokens; one with states in ragged pieces.
+        """
+        started = time.perf_counter()
+        tolerance = TOLERANCES[each.effect]
+        expected = self.logits(before)
+        found = self.logits(after)
+        worst = 0.0
+        for tokens, one, other in zip(self.tokens, found, expected, strict=True):
+            difference = relative_difference(one, other)
+            worst = max(worst, float(difference.max()))
+            if not bool((difference <= tolerance).all()):  # also true for NaN
+                first = int((~(difference <= tolerance)).nonzero()[0])
+                raise VerificationError(
+                    f"the pass {each.name} changes the numbers: relative difference {float(difference.max()):.2e} "
+                    f"(allowed: {tolerance:.0e}) for {tokens.shape[0]} x {tokens.shape[1]} tokens, first at token "
+                    f"{first}.{self.first_divergence(before, after, tokens, tolerance)}"
+                )
+        return Verification(worst, tolerance, self.runs, time.perf_counter() - started)
+
+    def logits(self, program: Program) -> list[Tensor]:
+        """The program's logits for each of `tokens`."""
+        if self._last is None or self._last[0] is not program:
+            evaluated = self._evaluated_once(program)
+            self._last = (program, [logits_of(evaluated, tokens) for tokens in self.tokens])
+        return self._last[1]
+
+    def first_divergence(self, before: Program, after: Program, tokens: Tensor, tolerance: float) -> str:
+        """A sentence on the first node of both programs whose values part; nothing if the programs feed otherwise."""
+        if before.states or after.states:
+            return ""
+        node = first_divergence(before, after, tokens, tolerance)
+        return "" if node is None else f" The first value that differs is {describe(node)}"
+
+    def _evaluated_once(self, program: Program) -> Program:
+        """The program over weights that are evaluated already, as far as they fit in memory."""
+        names: dict[str, Weight] = {}
+        for name, weight in program.weights.items():
+            if isinstance(weight, Stored):
+                continue
+            if id(weight) not in self._weights and self._evaluated + nbytes(weight) <= _EVALUATED_BYTES:
+                self._weights[id(weight)] = (weight, Stored(weight.materialize()))
+                self._evaluated += nbytes(weight)
+            if id(weight) in self._weights:
+                names[name] = self._weights[id(weight)][1]
+        return replace(program, weights=Weights({**program.weights, **names}))
+
+
+def first_divergence(before: Program, after: Program, tokens: Tensor, tolerance: float) -> fx.Node | None:
+    """The first node of `after` that has another value there than the node of its name and shape in `before`."""
+    kept = {node.name for node in after.graph.nodes}
+    values: dict[str, Tensor] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        if node.op == "call_function" and node.name in kept and isinstance(value, Tensor) and value.is_floating_point():
+            values[node.name] = value
+
+    logits_of(before, tokens, keep)
+    found: list[fx.Node] = []
+
+    def compare(node: fx.Node, value: Any) -> None:
+        known = values.get(node.name)
+        if found or known is None or known.shape != value.shape:
+            return
+        same = torch.isclose(value, known, rtol=0, atol=tolerance * max(1.0, _largest(known)), equal_nan=True)
+        if not bool(same.all()):
+            found.append(node)
+
+    logits_of(after, tokens, compare)
+    return found[0] if found else None
+
+
+def _largest(values: Tensor) -> float:
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def verify_step(captured: Program, step: Program, length: int = 24) -> float:
@@ -42,44 +170,23 @@ def verify_step(captured: Program, step: Program, length: int = 24) -> float:
 
     Two rows of random tokens (one seed for all compilations), whole and in ragged pieces with single tokens among them.
     """
-    length = min(length, step.signature.max_length)
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(step.signature.token_limit, (2, length), generator=generator)
-    captured, step = _evaluated_once(captured, step)
-    (expected, *_) = run(captured, [tokens])
-    pieces = _ragged(length)
-    found = run_step(step, tokens, pieces, length)
-    scale = max(1.0, float(expected.abs().max()))
-    difference = (found.float() - expected.float()).abs().amax(dim=(0, 2)) / scale
-    worst = float(difference.max())
-    if not worst <= _TOLERANCE:  # also true for NaN
-        first = int((~(difference <= _TOLERANCE)).nonzero()[0])
+    tokens = random_tokens(step, 2, min(length, step.signature.max_length))
+    verifier = Verifier(step)
+    verifier.tokens = [tokens]
+    (expected,) = verifier.logits(captured)
+    (found,) = verifier.logits(step)
+    difference = relative_difference(found, expected)
+    worst, tolerance = float(difference.max()), TOLERANCES[Effect.REASSOCIATES]
+    if not worst <= tolerance:  # also true for NaN
+        first = int((~(difference <= tolerance)).nonzero()[0])
         raise VerificationError(
             f"the incremental program gives other logits than the model: relative difference {worst:.2e} (allowed: "
-            f"{_TOLERANCE:.0e}), first at token {first} of {length} fed in pieces of {pieces}. This is a bug in "
-            "burnish; please report it with the model's configuration"
+            f"{tolerance:.0e}), first at token {first} of {tokens.shape[1]} fed in pieces of {ragged(tokens.shape[1])}"
         )
     return worst
 
 
-def _evaluated_once(*programs: Program) -> list[Program]:
-    """The programs over weights that are evaluated already, where all of these fit in memory; else as they are.
-
-    A weight that is an expression (dequantized, cast) is evaluated each time that it is read: five times here.
-    """
-    expressions: dict[int, Weight] = {}
-    for program in programs:
-        expressions.update({id(each): each for each in program.weights.values() if not isinstance(each, Stored)})
-    if sum(nbytes(weight) for weight in expressions.values()) > _EVALUATED_BYTES:
-        return list(programs)
-    values: dict[int, Weight] = {key: Stored(weight.materialize()) for key, weight in expressions.items()}
-    return [
-        replace(program, weights=Weights({name: values.get(id(each), each) for name, each in program.weights.items()}))
-        for program in programs
-    ]
-
-
-def _ragged(length: int) -> list[int]:
+def ragged(length: int) -> list[int]:
     """Pieces that add up to `length`: a few tokens, one, one, the others."""
     pieces: list[int] = []
     for count in (9, 1, 1, length):  # each piece reads all weights: few of them, for models of many gigabytes

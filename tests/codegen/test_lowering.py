@@ -101,8 +101,8 @@ def test_a_cache_read_as_it_was_before_the_step_is_refused() -> None:
 
 def test_only_a_step_program_can_be_lowered() -> None:
     m = Maker()
-    program = replace(m.program(m.embed(4)), stage=Stage.RAISED)
-    with pytest.raises(UnsupportedError, match="raised"):
+    program = replace(m.program(m.embed(4)), stage=Stage.CAPTURED)
+    with pytest.raises(UnsupportedError, match="captured"):
         lower(program, plan_weights(program.weights))
 
 

@@ -1,0 +1,121 @@
+"""The cheap checks, always on: a program keeps the rules of the language after each pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from burnish.ir.errors import InvalidProgramError
+from burnish.ir.infer import fake_mode, inferred
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, Stage, describe
+from burnish.ir.serialize import check_target
+from burnish.ir.text import type_text
+from burnish.ir.trace import NodeRecord
+
+aten = torch.ops.aten
+
+# What a step has no meaning for: it would see the new tokens alone.
+_WHOLE_ONLY = {
+    aten.scaled_dot_product_attention.default,
+    burnish_ops.causal_conv1d.default,
+    burnish_ops.shift.default,
+}
+# What needs to know how many tokens came before, and at which argument it is told.
+_AT_POSITION: dict[Any, int] = {
+    burnish_ops.attention.default: 3,
+    burnish_ops.positions.default: 1,
+    burnish_ops.attention_bias.default: 1,
+}
+
+
+def check(program: Program, pass_name: str) -> None:
+    """InvalidProgramError if the program breaks a rule: order, types, weights, states, the ops of its stage."""
+
+    def fail(what: str) -> InvalidProgramError:
+        return InvalidProgramError(f"after the pass {pass_name}: {what}. This is a bug in the pass; please report it")
+
+    seen: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        for argument in node.all_input_nodes:
+            if argument not in seen:
+                raise fail(f"{describe(node)} reads {argument.name}, which comes later")
+        seen.add(node)
+        if node.op == "get_attr":
+            _check_weight(program, node, fail)
+        elif node.op not in ("placeholder", "call_function", "output"):
+            raise fail(f"{node.name} is a {node.op}, which the language does not have")
+        if node.op != "output" and "val" not in node.meta:
+            raise fail(f"{describe(node)} has no type")
+    outputs = program.output.args[0]
+    assert isinstance(outputs, list | tuple)
+    if len(outputs) != 1 + len(program.states):
+        raise fail(f"{len(outputs)} outputs for logits and {len(program.states)} states")
+    for state, placeholder in zip(program.states, program.placeholders[-len(program.states) :], strict=False):
+        if program.states and state.name != placeholder.name:
+            raise fail(f"the state {state.name} is not the input {placeholder.name}")
+    if program.stage is Stage.INCREMENTAL:
+        for node in program.graph.nodes:
+            if node.op == "call_function":
+                _check_step(node, fail)
+
+
+def _check_weight(program: Program, node: fx.Node, fail: Any) -> None:
+    if str(node.target) not in program.weights:
+        raise fail(f"{node.name} reads the weight {node.target!r}, which does not exist")
+    weight, val = program.weights[str(node.target)], node.meta["val"]
+    if tuple(weight.shape) != tuple(val.shape) or weight.dtype != val.dtype:
+        raise fail(
+            f"the weight {node.target!r} is {weight.dtype} {list(weight.shape)}, but the graph reads it as {val.dtype} "
+            f"{list(val.shape)}"
+        )
+
+
+def _check_step(node: fx.Node, fail: Any) -> None:
+    check_target(node)
+    if node.target in _WHOLE_ONLY:
+        raise fail(f"{describe(node)} is left, which a step cannot run on the new tokens alone")
+    place = _AT_POSITION.get(node.target)
+    if place is not None and (len(node.args) <= place or not isinstance(node.args[place], fx.Node)):
+        raise fail(f"{describe(node)} does not know the position of the new tokens")
+
+
+def check_types(
+    program: Program, pass_name: str, before: Sequence[NodeRecord], after: Sequence[NodeRecord], symbols: dict[str, str]
+) -> None:
+    """InvalidProgramError if a node that the pass gave other arguments no longer has the type that it is said to have.
+
+    New nodes are typed as they are made; the rest is as it was.
+    """
+    calls = {record.name: record.call for record in before}
+    changed = {
+        record.name
+        for record in after
+        if record.op == "call_function" and calls.get(record.name, record.call) != record.call
+    }
+    if not changed:
+        return
+    mode = fake_mode(program)
+    for node in program.graph.nodes:
+        if node.name not in changed:
+            continue
+        found, said = inferred(node, mode), node.meta["val"]
+        if not _same_type(found, said):
+            raise InvalidProgramError(
+                f"after the pass {pass_name}: {describe(node)} gives {type_text(found, symbols)}, but is said to give "
+                f"{type_text(said, symbols)}. This is a bug in the pass; please report it"
+            )
+
+
+def _same_type(found: Any, said: Any) -> bool:
+    """Whether two fake values agree in dtype, rank and every size that is a number in both."""
+    if isinstance(found, tuple | list) and isinstance(said, tuple | list):
+        return len(found) == len(said) and all(_same_type(*pair) for pair in zip(found, said, strict=True))
+    if not (isinstance(found, torch.Tensor) and isinstance(said, torch.Tensor)):
+        return True  # sizes
+    sizes = zip(found.shape, said.shape, strict=False)
+    differ = any(isinstance(one, int) and isinstance(two, int) and one != two for one, two in sizes)
+    return found.dtype == said.dtype and found.dim() == said.dim() and not differ
