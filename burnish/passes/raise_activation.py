@@ -14,7 +14,7 @@ from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
 from burnish.passes.clean import same_shape
 from burnish.passes.rules import Rules
-from burnish.rewrite.engine import Rule
+from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Either, Number, Pattern, Variable, div, either, mul, op, power
 from burnish.rewrite.words import erf, sigmoid, tanh
@@ -50,20 +50,22 @@ _inner = either(
 _scaled = either(div(x, root_two), mul(x, root_half))
 
 
-def _is_tanh_gelu(program: Program, match: Match) -> bool:
-    return _is_about(match.number(root_two_over_pi), math.sqrt(2 / math.pi)) and _is_about(
-        match.number(coefficient), 0.044715
-    )
+def _require_tanh_gelu(program: Program, match: Match) -> None:
+    _require_about(match, root_two_over_pi, math.sqrt(2 / math.pi))
+    _require_about(match, coefficient, 0.044715)
 
 
-def _is_gelu(program: Program, match: Match) -> bool:
+def _require_gelu(program: Program, match: Match) -> None:
     if root_two in match:
-        return _is_about(match.number(root_two), math.sqrt(2))
-    return _is_about(match.number(root_half), math.sqrt(0.5))
+        _require_about(match, root_two, math.sqrt(2))
+    else:
+        _require_about(match, root_half, math.sqrt(0.5))
 
 
-def _is_about(found: float, wanted: float) -> bool:
-    return abs(found - wanted) <= _PRECISION * wanted
+def _require_about(match: Match, number: Number, wanted: float) -> None:
+    found = match.number(number)
+    if abs(found - wanted) > _PRECISION * wanted:
+        raise Refusal(f"{number.name} is {wanted:.8g}, and here it is {found:.8g}", match.root)
 
 
 def _to_silu(editor: Editor, match: Match) -> fx.Node:
@@ -89,11 +91,14 @@ _ACTIVATIONS: dict[str, Pattern] = {
 }
 
 
-def _is_gated(program: Program, match: Match) -> bool:
-    """Whether both factors have the product's shape, and the second is not the first (relu(x) * relu(x))."""
+def _require_gated(program: Program, match: Match) -> None:
+    """Refusal unless both factors have the product's shape, and the second is not the first (relu(x) * relu(x))."""
     first, second = match.node(gate), match.node(up)
-    shape = value(match.root)
-    return same_shape(value(first), shape) and same_shape(value(second), shape) and second not in first.users
+    for factor in (first, second):
+        if not same_shape(value(factor), value(match.root)):
+            raise Refusal("a factor that is repeated to the product's shape", factor)
+    if second in first.users:
+        raise Lookalike("both factors are made from one value", match.root)
 
 
 def _to_gated(editor: Editor, match: Match) -> fx.Node:
@@ -105,8 +110,8 @@ RAISE_ACTIVATIONS = Rules(
     "raise-activations",
     (
         Rule("silu", mul(x, sigmoid(x)), _to_silu),
-        Rule("gelu", product(0.5, x, 1 + erf(_scaled)), _to_gelu, _is_gelu),
-        Rule("gelu by tanh", product(0.5, x, 1 + tanh(_inner)), _to_tanh_gelu, _is_tanh_gelu),
-        Rule("gated activation", mul(either(*_ACTIVATIONS.values()), up), _to_gated, _is_gated),
+        Rule("gelu", product(0.5, x, 1 + erf(_scaled)), _to_gelu, _require_gelu),
+        Rule("gelu by tanh", product(0.5, x, 1 + tanh(_inner)), _to_tanh_gelu, _require_tanh_gelu),
+        Rule("gated activation", mul(either(*_ACTIVATIONS.values()), up), _to_gated, _require_gated),
     ),
 )

@@ -14,7 +14,7 @@ from burnish.passes.analyses.movement import MOVEMENTS, moved_inputs
 from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.rules import Rules
 from burnish.rewrite.arguments import argument, arguments
-from burnish.rewrite.engine import Refusal, Rule
+from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Argument, Variable, either
 from burnish.rewrite.words import cat, conv1d, conv1d_by_name, linear, pad, slice_of, to, zeros
@@ -37,55 +37,58 @@ def _shift(editor: Editor, match: Match, axis: int, amount: int) -> fx.Node:
     return editor.call(burnish_ops.shift.default, match.node(x), axis, amount, like=match.root)
 
 
-def _is_all_tokens(program: Program, node: fx.Node, axis: int) -> bool:
-    """Whether `axis` of the node's value has one entry a token."""
-    return is_sequence(program, value(node).shape[axis])
+def _require_all_tokens(program: Program, axis: int, *nodes: fx.Node) -> None:
+    """Lookalike unless `axis` of each node's value has one entry a token."""
+    for node in nodes:
+        size = value(node).shape[axis]
+        if not is_sequence(program, size):
+            raise Lookalike(f"its axis {axis} has size {size}, not one entry a token", node)
 
 
-def _from_padding(editor: Editor, match: Match) -> fx.Node | None:
+def _from_padding(editor: Editor, match: Match) -> fx.Node:
     """pad(x, [.., n, -n]), or pad(x, [.., n, 0]) cut off behind the last token."""
     pads = _padded_axis(match.node(_padded))
-    if pads is None:
-        return None
     where, before, behind = pads
-    program, root = editor.program, match.root
-    if not _is_all_tokens(program, match.node(x), where) or not _is_all_tokens(program, root, where):
-        return None
-    if root is not match.node(_padded) and not _is_cut_behind(match, where):
-        return None
-    if root is match.node(_padded) and behind > 0 > before:
+    root = match.root
+    _require_all_tokens(editor.program, where, match.node(x), root)
+    if root is not match.node(_padded):
+        _require_cut_behind(match, where)
+    elif behind > 0 > before:
         raise Refusal(f"it moves tokens {behind} places towards the first: a token would see later ones", root)
-    return _shift(editor, match, where, before) if before > 0 else None
+    if before <= 0:
+        raise Lookalike("no zeros come before the first token", match.node(_padded))
+    return _shift(editor, match, where, before)
 
 
-def _padded_axis(node: fx.Node) -> tuple[int, int, int] | None:
-    """The one axis that is padded with zeros, and by how much before and behind; None if it is otherwise."""
+def _padded_axis(node: fx.Node) -> tuple[int, int, int]:
+    """The one axis that is padded with zeros, and by how much before and behind; Lookalike if it is otherwise."""
     given = arguments(node)
     if given.get("mode", "constant") != "constant" or given["value"] not in (None, 0):
-        return None
+        raise Lookalike("it is not padded with zeros", node)
     pads = given["pad"]
     pairs = [(pads[index], pads[index + 1]) for index in range(0, len(pads), 2)]
     padded = [index for index, pair in enumerate(pairs) if pair != (0, 0)]
     if len(padded) != 1 or not all(isinstance(amount, int) for amount in pairs[padded[0]]):
-        return None
+        raise Lookalike("it is not padded along one axis by plain numbers", node)
     before, behind = pairs[padded[0]]
     return value(node).dim() - 1 - padded[0], int(before), int(behind)
 
 
-def _is_cut_behind(match: Match, where: int) -> bool:
-    """Whether the root, a slice, keeps the first elements of axis `where`."""
-    return match[axis] % value(match.root).dim() == where and match[start] in (None, 0)
+def _require_cut_behind(match: Match, where: int) -> None:
+    """Lookalike unless the root, or the slice in it, keeps the first elements of axis `where`."""
+    if match[axis] % value(match.root).dim() != where or match[start] not in (None, 0):
+        raise Lookalike("the slice keeps something else than the first tokens", match.root)
 
 
-def _from_join(editor: Editor, match: Match) -> fx.Node | None:
+def _from_join(editor: Editor, match: Match) -> fx.Node:
     """cat(zeros, x) cut off behind the last token, or cat(zeros, x cut off before it)."""
     program, root = editor.program, match.root
     where = match[_joined_axis] % value(root).dim()
     count = value(match.node(first)).shape[where]
-    if not _is_all_tokens(program, match.node(x), where) or not _is_all_tokens(program, root, where):
-        return None
-    if match[axis] % value(root).dim() != where or match[start] not in (None, 0) or not isinstance(count, int):
-        return None
+    _require_all_tokens(program, where, match.node(x), root)
+    _require_cut_behind(match, where)
+    if not isinstance(count, int):
+        raise Lookalike(f"{count} entries stand before the first token, not a plain number", match.node(first))
     if not _is_zeros(program, match.node(first)):
         raise Refusal("what stands before the first token is not zeros", match.node(first))
     return _shift(editor, match, where, count)
@@ -138,34 +141,39 @@ def _causal(editor: Editor, match: Match) -> fx.Node:
     )
 
 
-def _is_over_tokens(program: Program, match: Match) -> bool:
+def _require_over_tokens(program: Program, match: Match) -> None:
     source = match.node(x)
-    return value(source).dim() == 3 and _is_all_tokens(program, source, 2) and _reach(match) > 0
+    if value(source).dim() != 3:
+        raise Lookalike(
+            f"a convolution over a value with {value(source).dim()} axes, not [batch, channels, tokens]", source
+        )
+    _require_all_tokens(program, 2, source)
+    if _reach(match) == 0:
+        raise Lookalike("a convolution over one token at a time, which needs no others", match.root)
 
 
-def _from_cut(editor: Editor, match: Match) -> fx.Node | None:
+def _from_cut(editor: Editor, match: Match) -> fx.Node:
     """A convolution padded on both sides and cut off behind the last token."""
-    if not _is_all_tokens(editor.program, match.root, 2) or not _is_cut_behind(match, 2):
-        return None
+    _require_all_tokens(editor.program, 2, match.root)
+    _require_cut_behind(match, 2)
     if match[padding] != [_reach(match)]:
         raise _sees_later(match, int(match[padding][0]))
     return _causal(editor, match)
 
 
-def _from_padded(editor: Editor, match: Match) -> fx.Node | None:
+def _from_padded(editor: Editor, match: Match) -> fx.Node:
     """A convolution, not padded, of tokens with zeros in front."""
-    pads = _padded_axis(match.node(_padded))
-    if pads is None or pads[0] != 2:
-        return None
-    _, before, behind = pads
-    if behind == 0 and match[padding] == [0] and before > _reach(match):
-        return None  # padded for the next convolution too: see `_from_two`
+    padded, before, behind = _padded_axis(match.node(_padded))
+    if padded != 2:
+        raise Lookalike(f"axis {padded} is padded, not the tokens'", match.node(_padded))
+    if behind == 0 and match[padding] == [0] and before > _reach(match):  # for the next one too: see `_from_two`
+        raise Lookalike(f"{before} zeros stand before the first token, and it spans {_reach(match)} more", match.root)
     if behind != 0 or match[padding] != [0] or before != _reach(match):
         raise _sees_later(match, before)
     return _causal(editor, match)
 
 
-def _from_two(editor: Editor, match: Match) -> fx.Node | None:
+def _from_two(editor: Editor, match: Match) -> fx.Node:
     """Two convolutions, one on the other, of tokens with zeros in front for both.
 
     Before the first token the inner one gives its bias, so that its bias seen through the outer one is a constant.
@@ -173,10 +181,9 @@ def _from_two(editor: Editor, match: Match) -> fx.Node | None:
     reach, inner_reach = _reach(match), (int(value(match.node(weight_1)).shape[-1]) - 1) * int(match[dilation_1][0])
     pads = _padded_axis(match.node(_padded))
     if pads != (2, reach + inner_reach, 0) or match[stride_1] != [1]:
-        return None
-    program, root = editor.program, match.root
-    if not _is_all_tokens(program, match.node(x), 2) or not _is_all_tokens(program, root, 2):
-        return None
+        raise Lookalike(f"two convolutions in a row, but not {reach + inner_reach} zeros in front", match.root)
+    root = match.root
+    _require_all_tokens(editor.program, 2, match.node(x), root)
     inner = (match.node(weight_1), None, int(match[dilation_1][0]), int(match[groups_1]))
     inside = editor.call(burnish_ops.causal_conv1d.default, match.node(x), *inner, like=match.node(_inner))
     outer = (match.node(weight), _seen_bias(editor, match, reach), int(match[dilation][0]), int(match[groups]))
@@ -197,21 +204,21 @@ def _seen_bias(editor: Editor, match: Match, reach: int) -> fx.Node | None:
     )
 
 
-def _from_led(editor: Editor, match: Match) -> fx.Node | None:
+def _from_led(editor: Editor, match: Match) -> fx.Node:
     """A convolution, not padded, of tokens behind a tensor of zeros."""
     zeros = match.node(first)
     if match[axis] % 3 != 2 or match[padding] != [0] or value(zeros).shape[2] != _reach(match):
-        return None
+        raise Lookalike(f"what is joined is not {_reach(match)} tokens before the first", zeros)
     if not _is_zeros(editor.program, zeros):
         raise Refusal("what stands before the first token is not zeros", zeros)
     return _causal(editor, match)
 
 
-def _refuse(editor: Editor, match: Match) -> fx.Node | None:
+def _refuse(editor: Editor, match: Match) -> fx.Node:
     """A convolution that none of the causal spellings was made of."""
     is_cut = match.root.users and all(user.target in slice_of.targets for user in match.root.users)
     if match[padding] == [_reach(match)] and is_cut:
-        return None  # the slices have the word
+        raise Lookalike("it is cut off behind, so that the slices have the word", match.root)
     raise _sees_later(match, match[padding][0] if isinstance(match[padding], list) else match[padding])
 
 
@@ -226,21 +233,21 @@ def _sees_later(match: Match, ahead: Any) -> Refusal:
 RAISE_CONVOLUTIONS = Rules(
     "raise-convolutions",
     (
-        Rule("causal convolution, padded in front", _padded_convolution, _from_padded, _is_over_tokens),
+        Rule("causal convolution, padded in front", _padded_convolution, _from_padded, _require_over_tokens),
         Rule("two causal convolutions, padded in front", _two_convolutions, _from_two),
-        Rule("causal convolution behind zeros", _led_convolution, _from_led, _is_over_tokens),
+        Rule("causal convolution behind zeros", _led_convolution, _from_led, _require_over_tokens),
         Rule(
             "causal convolution, cut off behind",
             slice_of(_convolution, axis, start, end),
             _from_cut,
-            _is_over_tokens,
+            _require_over_tokens,
         ),
-        Rule("convolution over the tokens", _convolution, _refuse, _is_over_tokens),
+        Rule("convolution over the tokens", _convolution, _refuse, _require_over_tokens),
         Rule(
             "convolution over the tokens",
             conv1d_by_name(x, weight, bias, stride, padding, dilation, groups),
             _refuse,
-            _is_over_tokens,
+            _require_over_tokens,
         ),
         Rule("shift by padding", either(_padded, slice_of(_padded, axis, start, end)), _from_padding),
         Rule(

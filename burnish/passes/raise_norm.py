@@ -66,9 +66,11 @@ def _cast(editor: Editor, match: Match) -> fx.Node:
 # ---------------------------------------------------------------- RMS norms
 
 
-def _is_over_all(program: Program, match: Match) -> bool:
-    """Whether a mean that is written as a sum is divided by the number of elements."""
-    return count not in match or match.number(count) == value(match.node(x)).shape[-1]
+def _require_mean(program: Program, match: Match) -> None:
+    """Refusal if a mean that is written as a sum is not divided by the number of elements."""
+    size = value(match.node(x)).shape[-1]
+    if count in match and match.number(count) != size:
+        raise Refusal(f"a sum of {size} elements is divided by {match.number(count):g}, so it is no mean", match.root)
 
 
 def _to_rms_norm(editor: Editor, match: Match) -> fx.Node:
@@ -93,9 +95,10 @@ narrow = Variable("x")
 widened = to(narrow)
 
 
-def _is_narrowed_back(program: Program, match: Match) -> bool:
-    before, within = value(match.node(narrow)).dtype, value(match.node(widened)).dtype
-    return within is torch.float32 and before.itemsize < 4 and value(match.root).dtype is before
+def _require_narrowed_back(program: Program, match: Match) -> None:
+    before, within, after = (value(each).dtype for each in (match.node(narrow), match.node(widened), match.root))
+    if within is not torch.float32 or before.itemsize >= 4 or after is not before:
+        raise Refusal(f"from {before} by way of {within} to {after} is not there and back", match.root)
 
 
 def _to_narrow_rms_norm(editor: Editor, match: Match) -> fx.Node:
@@ -153,7 +156,7 @@ RAISE_NORMS = Rules(
                 over_root(centred, population_variance(x) + eps),
             ),
             _to_layer_norm,
-            _is_over_all,
+            _require_mean,
         ),
         Rule("layer norm's weight", mul(scale, layer_norm(x, Argument("shape"), None, None, eps)), _weigh_layer_norm),
         Rule(
@@ -161,12 +164,12 @@ RAISE_NORMS = Rules(
             add(bias, layer_norm(x, Argument("shape"), old_scale, None, eps)),
             _bias_layer_norm,
         ),
-        Rule("RMS norm", over_root(x, mean(square(x), count) + eps), _to_rms_norm, _is_over_all),
+        Rule("RMS norm", over_root(x, mean(square(x), count) + eps), _to_rms_norm, _require_mean),
         Rule(
             "RMS norm computed in float32",
             to(rms_norm(widened, None, eps)),
             _to_narrow_rms_norm,
-            _is_narrowed_back,
+            _require_narrowed_back,
         ),
         Rule("RMS norm's weight", mul(scale, rms_norm(x, None, eps)), _weigh_rms_norm),
         Rule("RMS norm of ATen", aten_rms_norm(x, shape, given, given_eps), _from_aten),

@@ -19,7 +19,7 @@ from burnish.passes.analyses.movement import common_sources, concrete_shape, mov
 from burnish.passes.analyses.position_only import is_batch, is_sequence
 from burnish.passes.clean import same_shape
 from burnish.passes.rules import Rules
-from burnish.rewrite.engine import Refusal, Rule
+from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Argument, Variable, either, mul, neg
 from burnish.rewrite.words import join, reshape, rotary, stack, view_as_complex, view_as_real
@@ -34,14 +34,14 @@ x, cos, sin, rotated = Variable("x"), Variable("cos"), Variable("sin"), Variable
 _sum, _difference = mul(x, cos) + mul(rotated, sin), mul(x, cos) - mul(rotated, sin)
 
 
-def _from_rotated(editor: Editor, match: Match) -> fx.Node | None:
+def _from_rotated(editor: Editor, match: Match) -> fx.Node:
     """x * cos + rotated(x) * sin, if `rotated` is what its name says."""
     source = match.node(x)
     if concrete_shape(editor.program, source) != concrete_shape(editor.program, match.root):
-        return None
+        raise Lookalike("what would be turned has another shape than the result", source)
     found = _rotation(editor.program, source, match.node(rotated))
     if found is None:
-        return None
+        raise Lookalike(f"it is not {source.name} with its halves or neighbours exchanged", match.node(rotated))
     interleaved, sign = found
     if _difference in match:
         sign = -sign
@@ -102,13 +102,15 @@ def _rejoined(first: Any, second: Any) -> Any:
     return either(join(parts), reshape(stack(parts, Argument("dim")), Argument("shape")))
 
 
-def _from_halves(editor: Editor, match: Match) -> fx.Node | None:
+def _from_halves(editor: Editor, match: Match) -> fx.Node:
     back = _first_back in match
     parts = [match.node(_first_back if back else _first), match.node(_second_back if back else _second)]
     out = _pairing_out(editor.program, match.root, parts)
     found = _pairing_in(editor.program, match.root, [match.node(x1), match.node(x2)])
-    if out is None or found is None:
-        return None
+    if out is None:
+        raise Lookalike("the two parts are joined neither as halves nor as neighbours", match.root)
+    if found is None:
+        raise Lookalike("it and the other part are not the halves or the neighbours of one value", match.node(x1))
     source, interleaved = found
     if interleaved is not out:  # neighbours come out as halves, or the other way round: in order first, then turned
         target = aten.stack.default if out else aten.cat.default
@@ -193,13 +195,13 @@ pairs, turns = Variable("pairs"), Variable("turns")
 _turned = view_as_real(mul(view_as_complex(pairs), turns))
 
 
-def _from_complex(editor: Editor, match: Match) -> fx.Node | None:
+def _from_complex(editor: Editor, match: Match) -> fx.Node:
     """view_as_real(view_as_complex(x) * turns): neighbours are the real and the imaginary part."""
     program, real = editor.program, match.node(_turned)
     elements = numbered(program, real)
     sent = moved(program, [match.root], {real: elements})
     if sent is None or not _same(sent[0], elements.flatten(-2)):
-        return None
+        raise Lookalike("real and imaginary parts do not become neighbours", match.root)
     source = _source_of_pairs(program, match.node(pairs), match.root)
     source = _like_shape(editor, source, match.root)
     angles = _once(editor, aten.view_as_real.default, match.node(turns), like=match.root)
@@ -228,13 +230,13 @@ part, rest, interleaved = Variable("turned part"), Variable("the rest"), Argumen
 _of_part = rotary(part, cos, sin, interleaved)
 
 
-def _from_partial(editor: Editor, match: Match) -> fx.Node | None:
+def _from_partial(editor: Editor, match: Match) -> fx.Node:
     """cat(rotary(x[..., :r]), x[..., r:])."""
     program = editor.program
     shape = concrete_shape(program, match.root)
     parts = [match.node(part), match.node(rest)]
     if value(parts[0]).shape[-1] != value(match.node(cos)).shape[-1]:
-        return None
+        raise Lookalike("it is not as long as its table of angles", parts[0])
     for source in common_sources(program, parts):
         if concrete_shape(program, source) != shape:
             continue
@@ -245,7 +247,7 @@ def _from_partial(editor: Editor, match: Match) -> fx.Node | None:
             return editor.call(
                 burnish_ops.rotary.default, source, match.node(cos), match.node(sin), *options, like=match.root
             )
-    return None
+    raise Lookalike("the part that is turned and the rest are not one value cut in two", match.root)
 
 
 RAISE_ROTARY = Rules(

@@ -13,7 +13,7 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.program import Program, describe
 from burnish.rewrite.matching import Match, Matcher, Miss
-from burnish.rewrite.pattern import Pattern, roots
+from burnish.rewrite.pattern import Pattern, roots, size
 
 # A miss is reported unasked if at least this share of the pattern's ops, and this many, were there.
 _NEAR_SHARE, _NEAR_OPS = 0.7, 4
@@ -28,19 +28,47 @@ class Refusal(Exception):
         self.culprit = culprit
 
 
+class Lookalike(Refusal):
+    """Raised where a closer look shows something else than what the rule is for. Told when somebody asks why."""
+
+
 @dataclass(frozen=True)
 class Rule:
-    """`pattern` becomes what `replace` makes, where `guard` holds.
+    """`pattern` becomes what `replace` makes, unless `guard` objects.
 
-    `replace` gives the node that stands for the pattern's root from then on, of its shape and dtype; or None where a
-    closer look shows something else that only looks alike. Both may raise Refusal for what is meant but cannot be
-    rewritten. New nodes go in front of the root.
+    `replace` gives the node that stands for the pattern's root from then on, of its shape and dtype. New nodes go in
+    front of the root. Both raise Refusal for what is meant but cannot be rewritten, Lookalike for what is not meant.
     """
 
     name: str
     pattern: Pattern
-    replace: Callable[[Editor, Match], fx.Node | None]
-    guard: Callable[[Program, Match], bool] | None = None
+    replace: Callable[[Editor, Match], fx.Node]
+    guard: Callable[[Program, Match], None] | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of a rule at a node: it was rewritten, unless there is a `refusal` or the pattern was not there."""
+
+    rule: Rule
+    node: fx.Node
+    ops: tuple[fx.Node, ...]  # those that the pattern found, or as far as it came
+    refusal: Refusal | None = None
+    miss: Miss | None = None
+
+    @property
+    def made(self) -> bool:
+        return self.refusal is None and self.miss is None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether somebody who did not ask should be told why nothing was rewritten."""
+        if self.miss is not None:
+            return self.miss.matched >= max(_NEAR_OPS, _NEAR_SHARE * self.miss.total)
+        return not isinstance(self.refusal, Lookalike) or size(self.rule.pattern) >= _NEAR_OPS
+
+    def __str__(self) -> str:
+        return f"{self.rule.name}: {self.miss or self.refusal or 'rewritten'}"
 
 
 class Recorder(Protocol):
@@ -50,8 +78,12 @@ class Recorder(Protocol):
     def refuse(self, node: fx.Node, reason: str) -> None: ...
 
 
-def rewrite(program: Program, rules: Sequence[Rule], recorder: Recorder) -> int:
+def rewrite(
+    program: Program, rules: Sequence[Rule], recorder: Recorder, watch: Callable[[Attempt], None] | None = None
+) -> int:
     """Apply `rules`, in place; the number of rewrites made. The graph is whole whenever `recorder` is told.
+
+    `watch` is told of every rule that was tried, before `recorder` is.
 
     Nodes are visited once, inputs first, so that a rule can build on what another made of a node's inputs; at one node
     the first rule that applies wins.
@@ -65,57 +97,45 @@ def rewrite(program: Program, rules: Sequence[Rule], recorder: Recorder) -> int:
     for node in list(program.graph.nodes):
         if not node.users or node.op != "call_function":
             continue
-        refusals: list[str] = []
+        failed: list[Attempt] = []
         for rule in index.get(node.target, ()):
-            if _apply(rule, node, editor, refusals):
+            attempt = _try(rule, node, editor)
+            if watch is not None:
+                watch(attempt)
+            if attempt.made:
                 recorder.rewrite(node, rule.name)
                 made += 1
                 break
+            failed.append(attempt)
         else:
-            for refusal in refusals:
-                recorder.refuse(node, refusal)
+            for attempt in failed:
+                if attempt.is_near:
+                    recorder.refuse(node, str(attempt))
     remove_dead(program)
     return made
 
 
-def nearest_misses(program: Program, node: fx.Node, rules: Sequence[Rule]) -> list[tuple[Rule, Miss]]:
-    """How near each of `rules` that can begin at `node` came to it, the nearest first."""
-    found: list[tuple[Rule, Miss]] = []
-    for rule in rules:
-        if node.target in roots(rule.pattern):
-            matcher = Matcher(rule.pattern, program)
-            if not list(matcher.matches(node)) and (miss := matcher.miss(node)) is not None:
-                found.append((rule, miss))
-    return sorted(found, key=lambda pair: -pair[1].matched / pair[1].total)
-
-
-def _apply(rule: Rule, node: fx.Node, editor: Editor, refusals: list[str]) -> bool:
-    """Whether the rule rewrote the node; if it could not, the reason goes to `refusals`."""
+def _try(rule: Rule, node: fx.Node, editor: Editor) -> Attempt:
+    """Rewrite the node by the rule, if that can be done."""
     matcher = Matcher(rule.pattern, editor.program)
-    matched = False
-    refusal: Refusal | None = None
+    refused: Attempt | None = None
     for match in matcher.matches(node):
-        matched = True
         try:
-            if rule.guard is not None and not rule.guard(editor.program, match):
-                continue
+            if rule.guard is not None:
+                rule.guard(editor.program, match)
             with editor.before(node):
                 new = rule.replace(editor, match)
-        except Refusal as raised:
-            refusal = refusal or raised
-            continue
-        if new is None:
+        except Refusal as raised:  # what is meant says more than what only looks alike
+            if refused is None or (isinstance(refused.refusal, Lookalike) and not isinstance(raised, Lookalike)):
+                refused = Attempt(rule, node, match.ops, raised)
             continue
         _check_type(rule, node, new)
         editor.replace(node, new)
-        return True
-    if refusal is not None:
-        refusals.append(f"{rule.name}: {refusal}")
-    elif not matched:
-        miss = matcher.miss(node)
-        if miss is not None and miss.matched >= max(_NEAR_OPS, _NEAR_SHARE * miss.total):
-            refusals.append(f"{rule.name}: {miss}")
-    return False
+        return Attempt(rule, node, match.ops)
+    if refused is not None:
+        return refused
+    miss = matcher.miss(node)
+    return Attempt(rule, node, miss.ops, miss=miss)
 
 
 def _check_type(rule: Rule, old: fx.Node, new: fx.Node) -> None:

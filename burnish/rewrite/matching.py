@@ -21,6 +21,11 @@ class Match:
     root: fx.Node
     bound: Mapping[Pattern, Any]
 
+    @property
+    def ops(self) -> tuple[fx.Node, ...]:
+        """The ops that were found."""
+        return _ops(self.bound)
+
     def __contains__(self, part: Pattern) -> bool:
         return part in self.bound
 
@@ -46,10 +51,13 @@ class Miss:
     matched: int
     total: int
     culprit: fx.Node
-    reason: str
+    expected: str
+    found: str
+    ops: tuple[fx.Node, ...]  # those that matched as a whole
 
     def __str__(self) -> str:
-        return f"{self.matched} of {self.total} ops matched; then {self.reason}"
+        reason = f"expected {self.expected}, found {self.found} at {describe(self.culprit)}"
+        return f"{self.matched} of {self.total} ops matched; then {reason}"
 
 
 class Matcher:
@@ -58,21 +66,19 @@ class Matcher:
     def __init__(self, pattern: Pattern, program: Program) -> None:
         self.pattern = pattern
         self.program = program
-        self._nearest: tuple[int, Any, Any, fx.Node] | None = None
+        self._nearest: tuple[_State, Any, Any, fx.Node] | None = None
 
     def matches(self, root: fx.Node) -> Iterator[Match]:
         """Each way in which the pattern matches at `root`; most often none or one."""
         for bound, _ in self._match(self.pattern, root, ({}, 0), root):
             yield Match(root, bound)
 
-    def miss(self, root: fx.Node) -> Miss | None:
-        """The nearest miss of the attempts so far; None if nothing failed."""
-        if self._nearest is None:
-            return None
-        matched, expected, found, holder = self._nearest
+    def miss(self, root: fx.Node) -> Miss:
+        """The nearest miss of the attempts at `root` so far, of which at least one failed."""
+        assert self._nearest is not None
+        (bound, matched), expected, found, holder = self._nearest
         culprit = found if isinstance(found, fx.Node) else holder
-        reason = f"expected {_told(expected)}, found {_found(found)} at {describe(culprit)}"
-        return Miss(root, matched, size(self.pattern), culprit, reason)
+        return Miss(root, matched, size(self.pattern), culprit, _told(expected), _found(found), _ops(bound))
 
     # State of an attempt: what is bound so far, and how many ops have matched.
 
@@ -155,7 +161,10 @@ class Matcher:
         named = [(expected, given.get(name, NO_DEFAULT)) for name, expected in pattern.named.items()]
         told = {*list(given)[: len(pattern.args)], *pattern.named, *pattern.op.free}
         rest = {name: value for name, value in given.items() if name not in told}
-        if len(values) < len(pattern.args) or not self._are_defaults(found, rest, state):
+        if len(values) < len(pattern.args):
+            self._missed(state, f"{len(pattern.args)} arguments", len(values), found)
+            return
+        if not self._are_defaults(found, rest, state):
             return
         orders = [pattern.args]
         if pattern.op.commutes:
@@ -184,11 +193,15 @@ class Matcher:
             yield from self._all(rest, following, holder)
 
     def _missed(self, state: _State, expected: Any, found: Any, holder: fx.Node) -> None:
-        if self._nearest is None or state[1] > self._nearest[0]:
-            self._nearest = (state[1], expected, found, holder)
+        if self._nearest is None or state[1] > self._nearest[0][1]:
+            self._nearest = (state, expected, found, holder)
 
 
 _State = tuple[dict[Pattern, Any], int]
+
+
+def _ops(bound: Mapping[Pattern, Any]) -> tuple[fx.Node, ...]:
+    return tuple(dict.fromkeys(found for part, found in bound.items() if isinstance(part, Call)))
 
 
 def _same_axis(axis: int, found: Any, holder: fx.Node) -> bool:

@@ -13,7 +13,7 @@ from burnish.ir.edit import Editor
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
-from burnish.rewrite.engine import Refusal, Rule, nearest_misses, rewrite
+from burnish.rewrite.engine import Attempt, Lookalike, Refusal, Rule, rewrite
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Variable, op
 from tests.rewrite.graphs import SHAPE, Builder
@@ -94,7 +94,11 @@ def test_rules_build_on_one_another_in_one_walk() -> None:
 def test_the_first_rule_that_applies_wins() -> None:
     b = Builder()
     program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
-    never = Rule("never", log(exp(x)), lambda editor, match: None)
+
+    def refuse(editor: Editor, match: Match) -> fx.Node:
+        raise Lookalike("never", match.root)
+
+    never = Rule("never", log(exp(x)), refuse)
     notes = Notes()
     rewrite(program, [never, INVERSE, Rule("too late", log(exp(x)), lambda editor, match: match.node(x))], notes)
     assert [text for _, text in notes.rewrites] == ["logarithm of an exponential"]
@@ -129,7 +133,7 @@ def test_a_refusal_carries_reason_and_culprit() -> None:
 
 
 def test_a_refusal_is_forgotten_where_another_rule_applies() -> None:
-    def refuse(program: Program, match: Match) -> bool:
+    def refuse(program: Program, match: Match) -> None:
         raise Refusal("no", match.root)
 
     b = Builder()
@@ -146,9 +150,10 @@ def test_a_guard_tries_the_other_ways_to_match() -> None:
     program = b.program(b.call(aten.mul.Tensor, b.x, b.call(aten.exp.default, b.y)))
     seen: list[str] = []
 
-    def guard(program: Program, match: Match) -> bool:
+    def guard(program: Program, match: Match) -> None:
         seen.append(match.node(x).name)
-        return match.node(x).target is aten.exp.default
+        if match.node(x).target is not aten.exp.default:
+            raise Lookalike("no exponential", match.node(x))
 
     rewrite(program, [Rule("any product", x * y, to_add, guard)], Notes())
     assert seen == ["x", "exp_default"]
@@ -174,14 +179,38 @@ def test_a_near_miss_is_told_and_a_far_one_is_not() -> None:
     assert not notes.refusals
 
 
-def test_why_asks_each_rule_that_can_begin_there() -> None:
+def test_who_watches_sees_each_rule_that_can_begin_there() -> None:
     b = Builder()
-    root = b.call(aten.log.default, b.call(aten.log.default, b.x))
-    program = b.program(root)
-    ((rule, miss),) = nearest_misses(program, root, [PRODUCT, INVERSE])
-    assert rule is INVERSE
-    assert (miss.matched, miss.total) == (1, 2)
-    assert miss.reason == "expected exp, found aten.log.default at log_default (aten.log.default)"
+    program = b.program(b.call(aten.log.default, b.call(aten.log.default, b.call(aten.exp.default, b.x))))
+    seen: list[Attempt] = []
+    rewrite(program, [PRODUCT, INVERSE], Notes(), seen.append)
+    assert [(attempt.rule, attempt.node.name, attempt.made) for attempt in seen] == [
+        (INVERSE, "log_default", True),
+        (INVERSE, "log_default_1", False),
+    ]
+    assert {node.name for node in seen[0].ops} == {"log_default", "exp_default"}
+    miss = seen[1].miss
+    assert miss is not None
+    assert (miss.matched, miss.total, miss.expected, miss.found) == (1, 2, "exp", "x")
+
+
+def test_a_lookalike_is_told_only_where_much_of_it_was_there() -> None:
+    def alike(editor: Editor, match: Match) -> fx.Node:
+        raise Lookalike("it only looks alike", match.root)
+
+    b = Builder()
+    program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.call(aten.exp.default, b.x))))
+    notes = Notes()
+    seen: list[Attempt] = []
+    rewrite(program, [Rule("short", log(exp(x)), alike)], notes, seen.append)
+    assert not notes.refusals
+    assert [str(attempt.refusal) for attempt in seen] == ["it only looks alike (at log_default (aten.log.default))"]
+    b = Builder()
+    node = b.x
+    for target in (aten.exp.default, aten.exp.default, aten.exp.default, aten.log.default):
+        node = b.call(target, node)
+    rewrite(b.program(node), [Rule("long", log(exp(exp(exp(x)))), alike)], notes)
+    assert notes.refusals == [("log_default", "long: it only looks alike (at log_default (aten.log.default))")]
 
 
 def test_a_rule_that_changes_the_type_is_a_bug() -> None:
