@@ -5,21 +5,24 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from burnish.codegen.onnx import lower
 from burnish.frontend import read
-from burnish.ir.trace import PassRecord, Trace
-from burnish.passes.pack_linears import PackLinears
-from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import make_incremental
-from burnish.passes.verify import verify_step
+from burnish.ir.program import Program
+from burnish.ir.trace import PassRecord, Trace, Verification
+from burnish.passes.pipeline import Failure, run_passes
+from burnish.passes.pipelines import lower_for_cpu, make_incremental, whole_pipeline
+from burnish.passes.shrink import shrink
+from burnish.passes.verify import Verifier, verify_step
 from burnish.runtime.artifact import Contents, write
 from burnish.runtime.model import CompiledModel, load_temporary
 from burnish.runtime.weights_file import plan_weights
 
 Backend = Literal["onnxruntime", "reference"]
+Verify = bool | Literal["shrunk", "full"]
 Progress = Callable[[str], None]
 
 
@@ -29,7 +32,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     max_length: int | None = None,
     backend: Backend = "onnxruntime",
     tokenizer: Any = None,
-    verify: bool = True,
+    verify: Verify = True,
     progress: Progress | None = None,
 ) -> CompiledModel:
     """Compile a causal language model for incremental execution.
@@ -40,7 +43,10 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
         backend: "onnxruntime", or "reference" for the graph run node by node in PyTorch.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
-        verify: compare the incremental program with the model on random tokens before anything is written.
+        verify: compare the incremental program with the model on random tokens before anything is written. "full"
+            compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
+            of equal ones, which takes seconds. A check that fails leaves a folder that shows it again
+            (`burnish reproduce`).
         progress: called with the name of each phase as it begins.
 
     Raises:
@@ -56,13 +62,24 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         if progress is not None:
             progress(f"pass {record.name}")
 
+    verifications: dict[int, Verification | None] = {}
+    if verify == "shrunk":
+        with phases("verify"):
+            verifications = _verify_shrunk(source.program)
+    verifier = Verifier(source.program) if verify == "full" else None
     with phases("passes"):
-        step = run_passes(source.program, make_incremental(), trace, observe)
+        step = run_passes(
+            source.program, make_incremental(), trace, observe, verifier=verifier, on_failure=_leave_reproducer
+        )
     if verify:
         with phases("verify"):
             verify_step(source.program, step)
     with phases("lower"):
-        step = run_passes(step, [PackLinears()], trace, observe)
+        step = run_passes(step, lower_for_cpu(), trace, observe, verifier=verifier, on_failure=_leave_reproducer)
+        trace.passes = [
+            replace(record, verification=record.verification or verifications.get(record.number))
+            for record in trace.passes
+        ]
         layout = plan_weights(step.weights)
         onnx_model = lower(step, layout) if backend == "onnxruntime" else None
     with phases("write"):
@@ -81,6 +98,19 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         write(folder, contents)
     with phases("load"):
         return load_temporary(folder, backend=backend)
+
+
+def _leave_reproducer(failure: Failure) -> None:
+    from burnish.inspect.reproducer import leave_reproducer  # what almost no compilation needs
+
+    leave_reproducer(failure)
+
+
+def _verify_shrunk(program: Program) -> dict[int, Verification | None]:
+    """The numeric check of each pass by its number, on a shrunk program."""
+    small, trace = shrink(program), Trace()
+    run_passes(small, whole_pipeline(), trace, verifier=Verifier(small), on_failure=_leave_reproducer)
+    return {record.number: record.verification for record in trace.passes}
 
 
 class _Phases:
@@ -102,4 +132,4 @@ class _Phases:
         self.started = time.perf_counter()
 
     def __exit__(self, *_: object) -> None:
-        self.trace.phases[self.name] = time.perf_counter() - self.started
+        self.trace.phases[self.name] = self.trace.phases.get(self.name, 0.0) + time.perf_counter() - self.started

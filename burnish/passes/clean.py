@@ -135,8 +135,9 @@ class Clean:
 
     def run(self, program: Program, log: Log) -> Program:
         """Clean `program`, in place. The shapes and dtypes of what stays are as they were; strides may differ."""
-        for node in list(program.graph.nodes):
+        for node in program.graph.nodes:  # first: a view does not fit what a clone leaves behind, a reshape does
             _rename(node)
+        for node in list(program.graph.nodes):
             if node.target in _ASSERTIONS:
                 program.graph.erase_node(node)
                 log.rewrite(node, "an assertion of export, removed")

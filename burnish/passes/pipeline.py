@@ -13,7 +13,7 @@ from burnish.ir.errors import BurnishError, InvalidProgramError, VerificationErr
 from burnish.ir.program import Program
 from burnish.ir.records import node_records
 from burnish.ir.text import program_text, symbol_names
-from burnish.ir.trace import PassRecord, Trace
+from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.ir.weights import nbytes
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
 from burnish.passes.check import check, check_types
@@ -29,6 +29,7 @@ class Failure:
     before: Program  # what the pass was given
     passes: tuple[Pass, ...]  # it, and those that were to come
     error: BurnishError
+    rewrites: tuple[Entry, ...]  # that the pass made before
 
 
 def run_passes(
@@ -52,13 +53,15 @@ def run_passes(
     for place, each in enumerate(passes):
         if fuel is not None and fuel <= 0:
             break
+        copy = program.copy()
+        log = Log(copy, len(trace.passes), None if each.atomic else fuel)
         try:
-            after, record = _run_pass(each, program, trace.passes[-1], fuel)
+            after, record = _run_pass(each, program, copy, log, trace.passes[-1])
             if verifier is not None and each.effect is not Effect.LOSSY:
                 record = replace(record, verification=verifier.compare(program, after, each))
         except (InvalidProgramError, VerificationError) as error:
             if on_failure is not None:
-                on_failure(Failure(program, tuple(passes[place:]), error))
+                on_failure(Failure(program, tuple(passes[place:]), error, tuple(log.rewrites)))
             raise
         trace.passes.append(record)
         if observer is not None:
@@ -69,12 +72,10 @@ def run_passes(
     return program
 
 
-def _run_pass(each: Pass, before: Program, last: PassRecord, fuel: int | None) -> tuple[Program, PassRecord]:
-    """The program after one pass that may make `fuel` rewrites, checked; and its record."""
+def _run_pass(each: Pass, before: Program, program: Program, log: Log, last: PassRecord) -> tuple[Program, PassRecord]:
+    """What a pass makes of `program`, a copy of `before`, checked; and its record."""
     started = time.perf_counter()
     number = last.number + 1
-    program = before.copy()
-    log = Log(program, number, None if each.atomic else fuel)
     try:
         with suppress(OutOfFuel):  # the rewrite that used it up is complete
             program = each.run(program, log)

@@ -8,6 +8,7 @@ from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
 from burnish.passes.insert_states import InsertStates
 from burnish.passes.join_writes import JoinWrites
+from burnish.passes.pack_linears import PackLinears
 from burnish.passes.raise_activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_attention import RaiseAttention
 from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
@@ -41,3 +42,16 @@ def make_incremental() -> list[Pass]:
         # Last: it proves that all else keeps tokens apart, and refuses the model otherwise.
         InsertStates(),
     ]
+
+
+def lower_for_cpu() -> list[Pass]:
+    """Incremental -> what ONNX Runtime runs best."""
+    return [
+        # Last, because it hides which projection is which: one product over the rows of several.
+        PackLinears(),
+    ]
+
+
+def whole_pipeline() -> list[Pass]:
+    """All that `compile` runs, in order."""
+    return [*make_incremental(), *lower_for_cpu()]

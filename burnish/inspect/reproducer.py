@@ -1,0 +1,126 @@
+"""A failed check as a folder: all that is needed to see it again, without the model.
+
+NAME/
+  before.txt             the program that the pass was given, unfolded (burnish.ir.parse reads it)
+  weights.safetensors    its weights
+  reproducer.json        the passes from there on with their options, the seed and shapes of the check, versions
+  README.txt             what failed, and the command that shows it again
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from burnish.inspect.dump import load_dump, save_dump
+from burnish.ir.errors import UsageError
+from burnish.ir.program import Program
+from burnish.ir.trace import Trace
+from burnish.passes.base import Pass
+from burnish.passes.pipeline import Failure, run_passes
+from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.verify import SHAPES, Verifier
+from burnish.version import __version__
+
+_log = logging.getLogger(__name__)
+
+DUMP_FILE = "before.txt"
+FILE = "reproducer.json"
+
+
+class _PassEntry(msgspec.Struct):
+    name: str
+    options: dict[str, str | int | float | bool]
+
+
+class _Reproducer(msgspec.Struct):
+    error: str
+    passes: list[_PassEntry]
+    seed: int
+    shapes: list[tuple[int, int]]  # rows and tokens of the numeric check
+    versions: dict[str, str]
+
+
+def leave_reproducer(failure: Failure) -> None:
+    """Write a reproducer to the current folder, under a name that is free, and say so in the error's notes."""
+    name = f"burnish-failure-{failure.passes[0].name}"
+    folder = next(path for path in _numbered(Path(name)) if not path.exists())
+    try:
+        write_reproducer(failure, folder)
+    except OSError as error:
+        _log.warning("the failure could not be written to %s: %s", folder, error)
+        failure.error.add_note(f"It could not be written to {folder} ({error.strerror or error}).")
+        return
+    failure.error.add_note(
+        f"All that is needed to see it again is in {folder}: `burnish reproduce {folder}` runs it, and `burnish bisect "
+        f"{folder}` names the rewrite."
+    )
+
+
+def _numbered(path: Path) -> Any:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+def write_reproducer(failure: Failure, folder: Path) -> None:
+    """Write the folder; OSError where that is not possible."""
+    folder.mkdir(parents=True)
+    save_dump(failure.before, folder / DUMP_FILE, with_weights=True)
+    data = _Reproducer(
+        error=str(failure.error),
+        passes=[_PassEntry(each.name, _plain_options(each)) for each in failure.passes],
+        seed=0,
+        shapes=list(SHAPES),
+        versions={"burnish": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+    (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
+    (folder / "README.txt").write_text(
+        f"{failure.error}\n\nburnish reproduce {folder.name}   shows it again\n"
+        f"burnish bisect {folder.name}      names the first bad rewrite\n",
+        encoding="utf-8",
+    )
+
+
+def read_reproducer(folder: Path) -> tuple[Program, list[Pass]]:
+    """The program that the failing pass was given, and the passes from there on.
+
+    Raises UsageError where the folder is no reproducer or names a pass that this burnish does not have.
+    """
+    try:
+        data = msgspec.json.decode((folder / FILE).read_bytes(), type=_Reproducer)
+    except OSError as error:
+        raise UsageError(f"{folder} is no reproducer: it has no {FILE}") from error
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{folder / FILE} is malformed: {error}") from error
+    known = {each.name: each for each in whole_pipeline()}
+    passes: list[Pass] = []
+    for entry in data.passes:
+        if entry.name not in known:
+            raise UsageError(f"{folder / FILE} names the pass {entry.name!r}; there are {', '.join(known)}")
+        each: Any = known[entry.name]
+        passes.append(replace(each, **entry.options))
+    return load_dump(folder / DUMP_FILE), passes
+
+
+def reproduce(folder: Path) -> Trace:
+    """Run the passes of a reproducer with every check; raises what the compilation raised, if it still does."""
+    program, passes = read_reproducer(folder)
+    trace = Trace()
+    run_passes(program, passes, trace, verifier=Verifier(program))
+    return trace
+
+
+def _plain_options(each: Pass) -> dict[str, str | int | float | bool]:
+    if not is_dataclass(each):
+        return {}
+    values = {field.name: getattr(each, field.name) for field in fields(each)}
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool)}
