@@ -11,7 +11,7 @@ from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program
+from burnish.ir.program import Program, describe
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.attention_match import (
     SOFTMAXES,
@@ -53,7 +53,7 @@ class RaiseAttention:
                 elif node.target is aten.scaled_dot_product_attention.default:
                     raiser.raise_sdpa(node)
             except NoMatch as miss:
-                log.refuse(node, f"{miss.reason} (at {miss.node.name})")
+                log.refuse(node, miss.reason if miss.node is node else f"{miss.reason} (at {describe(miss.node)})")
         remove_dead(program)
         return program
 
