@@ -74,6 +74,8 @@ def reported() -> Iterator[None]:
         if _debug:
             raise
         err.print(f"[bold red]error:[/bold red] {escaped(str(error))}", soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            err.print(escaped(note), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

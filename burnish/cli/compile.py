@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from burnish.cli.app import Backend, BackendOption, MaxLength, ModelArgument, app, err, reported
 from burnish.cli.models import compiled_model
+
+if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
+    from burnish.compiler import Verify
 
 
 @app.command()
@@ -18,14 +21,21 @@ def compile(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, by custom NAME.burnish.")],
     max_length: MaxLength = None,
     backend: BackendOption = Backend.ONNXRUNTIME,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every pass's before and after, on two layers of each kind.")
+    ] = False,
+    verify_full: Annotated[
+        bool, typer.Option("--verify-full", help="Compare every pass's before and after, on the whole model.")
+    ] = False,
 ) -> None:
     """Compile MODEL into an artifact that runs without the model's code."""
     with reported():
         from burnish.inspect.summary import size_text
         from burnish.inspect.table import pass_table
 
+        checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
-        with compiled_model(model, max_length, backend) as compiled:
+        with compiled_model(model, max_length, backend, checked) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))

@@ -16,6 +16,7 @@ from burnish.cli.app import MODEL_HELP, Backend, err
 from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
+    from burnish.compiler import Verify
     from burnish.runtime.model import CompiledModel
 
 _PHASES = ("capture", "passes", "verify", "lower", "write", "load")
@@ -55,7 +56,9 @@ def find_model(text: str) -> Any:
 
 
 @contextmanager
-def compiled_model(model: str, max_length: int | None, backend: Backend) -> Iterator[CompiledModel]:
+def compiled_model(
+    model: str, max_length: int | None, backend: Backend, verify: Verify = True
+) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -68,7 +71,7 @@ def compiled_model(model: str, max_length: int | None, backend: Backend) -> Iter
 
         import burnish
 
-        compiled = burnish.compile(found, max_length=max_length, backend=backend.value, progress=begin)
+        compiled = burnish.compile(found, max_length=max_length, backend=backend.value, verify=verify, progress=begin)
     with compiled:
         yield compiled
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import shlex
+import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from burnish.inspect.stale_state import first_wrong_state
-from burnish.ir.errors import BurnishError
+from burnish.ir.errors import BurnishError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.text import node_text, symbol_names
 from burnish.ir.trace import Entry, Trace
@@ -49,6 +56,36 @@ def numbers_check(captured: Program) -> Check:
                     f"{float(difference.max()):.1e} of the largest (allowed: {tolerance:.0e}), first at token {first}"
                 )
         return None
+
+    return check
+
+
+def command_check(command: str) -> Check:
+    """Whether `command` ends with exit code 0, given the path of a dump of the program, its weights beside it."""
+    from burnish.inspect.dump import save_dump
+
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"the command {command!r} cannot be split into words: {error}") from error
+    if not words:
+        raise UsageError("the command is empty")
+
+    def check(program: Program) -> str | None:
+        with tempfile.TemporaryDirectory(prefix="burnish-bisect-") as folder:
+            dump = Path(folder) / "program.txt"
+            save_dump(program, dump, with_weights=True)
+            placed = [word.replace("{}", str(dump)) for word in words]
+            if placed == words:
+                placed.append(str(dump))
+            try:
+                ended = subprocess.run(placed, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise UsageError(f"the command {words[0]!r} cannot be run: {error.strerror or error}") from error
+        if ended.returncode == 0:
+            return None
+        said = (ended.stderr or ended.stdout).strip().splitlines()
+        return f"the command ended with exit code {ended.returncode}" + (f": {said[-1]}" if said else "")
 
     return check
 
@@ -105,6 +142,8 @@ class _Runs:
             return _Run(None, trace, failed, str(error), self._made(trace, failed))
         try:
             reason = self.check(program)
+        except UsageError:  # the check, not the program
+            raise
         except BurnishError as error:  # it does not even run
             reason = str(error)
         return _Run(program, trace, None, reason, self._made(trace, None))
@@ -141,6 +180,22 @@ class _Runs:
         made = [record for record in after.trace.passes if record.rewrites]
         record = made[-1]
         return record.number, record.name, record.rewrites
+
+
+def culprit_view(culprit: Culprit) -> RenderableType:
+    """What was found, for people."""
+    rows: list[RenderableType] = [
+        Text(f"first bad rewrite: number {culprit.place} of {culprit.of}, in the pass {culprit.pass_name}", "bold"),
+        Text(f"where: {culprit.rewrite.where}"),
+    ]
+    if culprit.rewrite.text:
+        rows.append(Text(f"rewritten: {culprit.rewrite.text}"))
+    rows += [Text(f"after it: {culprit.reason}"), Text(f"found in {culprit.runs} runs of the pipeline")]
+    if culprit.difference:
+        styles = {"+": "green", "-": "red", "@": "dim"}
+        rows.append(Text())
+        rows += [Text(line, styles.get(line[:1], "")) for line in culprit.difference.splitlines()]
+    return Group(*rows)
 
 
 def program_difference(before: Program, after: Program, context: int = 1) -> str:
