@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import networkx
 import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
@@ -104,7 +105,8 @@ class _Inserter:
             return
         wanted = list(dict.fromkeys(operand for node in attentions for operand in node.args[1:3]))
         remembered = values_to_remember(self.program, self.axes, wanted)
-        reach = self._reach(attentions, remembered)
+        sources = {node: self._sources(node, remembered) for node in attentions}
+        reach = self._reach(sources)
         everything: dict[tuple[fx.Node, int], fx.Node] = {}  # (value, window) -> the value for all tokens
         positions: dict[int, fx.Node] = {}
         names = self._names(attentions, remembered)
@@ -112,9 +114,7 @@ class _Inserter:
             everything[value, reach[value]] = self._remember(value, name, reach[value])
         for node in attentions:
             operands: list[fx.Node] = []
-            size = max(reach[v] for v in remembered if v in self._sources(node, remembered))
-            if size == 0 or any(reach[v] == 0 for v in self._sources(node, remembered)):
-                size = 0
+            size = reach[sources[node][0]]
             for operand in node.args[1:3]:
                 operands.append(self._for_all(operand, size, everything))
             arguments: list[Any] = [node.args[0], *operands, self.position, *node.args[4:]]
@@ -131,9 +131,10 @@ class _Inserter:
                 self._offset_bias(bias, operands[0])
             self._order_after(node)
 
-    def _sources(self, attention: fx.Node, remembered: list[fx.Node]) -> set[fx.Node]:
+    def _sources(self, attention: fx.Node, remembered: list[fx.Node]) -> list[fx.Node]:
         """The remembered values that an attention's keys and values are made from."""
-        return {source for operand in attention.args[1:3] for source in self._made_from(operand, remembered)}
+        keys, values = (self._made_from(operand, remembered) for operand in attention.args[1:3])
+        return list(dict.fromkeys([*keys, *values]))
 
     def _made_from(self, operand: Any, remembered: list[fx.Node]) -> list[fx.Node]:
         chosen = set(remembered)
@@ -157,25 +158,18 @@ class _Inserter:
                 names.setdefault(source, f"{role}_{number}")
         return names
 
-    def _reach(self, attentions: list[fx.Node], remembered: list[fx.Node]) -> dict[fx.Node, int]:
-        """For each remembered value, how many of the last tokens are ever asked for; 0: all of them."""
+    def _reach(self, sources: dict[fx.Node, list[fx.Node]]) -> dict[fx.Node, int]:
+        """For each remembered value, how many of the last tokens are ever asked for; 0: all of them.
+
+        What one attention reads is remembered alike, and so is what others read beside it.
+        """
+        together = networkx.Graph()
+        for values in sources.values():
+            networkx.add_path(together, values)
         reach: dict[fx.Node, int] = {}
-        for node in attentions:
-            windowed = node.kwargs.get("mask") in ("window", "chunk") and node.kwargs.get("bias") is None
-            extent = int(node.kwargs["extent"]) if windowed else 0  # type: ignore[arg-type]
-            sources = self._sources(node, remembered)
-            for value in sources:
-                before = reach.get(value, extent)
-                reach[value] = 0 if 0 in (before, extent) else max(before, extent)
-        # Keys and values of one attention are remembered alike.
-        for node in attentions:
-            sources = self._sources(node, remembered)
-            if any(reach[value] == 0 for value in sources) and any(reach[value] for value in sources):
-                for value in sources:
-                    reach[value] = 0
-        sizes = {frozenset(reach[value] for value in self._sources(node, remembered)) for node in attentions}
-        if any(len(each) > 1 for each in sizes):
-            reach = dict.fromkeys(reach, 0)
+        for group in networkx.connected_components(together):
+            asked = [_extent(node) for node, values in sources.items() if not group.isdisjoint(values)]
+            reach.update(dict.fromkeys(group, 0 if 0 in asked else max(asked)))
         return reach
 
     def _remember(self, value: fx.Node, name: str, window: int) -> fx.Node:
@@ -281,3 +275,9 @@ class _Inserter:
             self.results.append(self.editor.call(aten.slice.Tensor, total, label.axis, -1, _END, like=node))
         node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
         self.log.rewrite(node, "running sum with its total remembered")
+
+
+def _extent(attention: fx.Node) -> int:
+    """How many of the last tokens an attention sees; 0: all of them."""
+    windowed = attention.kwargs.get("mask") in ("window", "chunk") and attention.kwargs.get("bias") is None
+    return int(attention.kwargs["extent"]) if windowed else 0  # type: ignore[arg-type]
