@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from burnish.cli.app import ArtifactArgument, app, out, reported
 
+if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
+    from burnish.runtime.artifact import Artifact
+
 
 @app.command()
 def inspect(
     artifact: ArtifactArgument,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="[OTHER]", help="Another artifact, to compare with; after --diff, a second pass."),
+    ] = None,
     dump: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the program after each pass there, one text file a pass.")
     ] = None,
     rewrites: Annotated[bool, typer.Option("--rewrites", help="Also list what each pass rewrote.")] = False,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PASS [PASS]", help="Show what a pass changed, or what changed between two: --diff 06 07."
+        ),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Also compare every file with its checksum.")] = False,
 ) -> None:
     """Show what an artifact holds and what each pass did to the model."""
@@ -26,6 +39,9 @@ def inspect(
         from burnish.runtime.artifact import Artifact
 
         opened = Artifact.open(artifact)
+        if diff is not None or other is not None:
+            compare(opened, diff, other)
+            return
         if verify:
             opened.verify()
         trace = opened.trace()
@@ -38,3 +54,17 @@ def inspect(
         if dump is not None:
             files = dump_texts(trace, dump)
             out.print(f"{len(files)} texts in {dump}; compare two with: diff {files[0]} {files[-1]}", soft_wrap=True)
+
+
+def compare(artifact: Artifact, first: str | None, other: str | None) -> None:
+    """Show the difference between two passes, or, where `first` is None, between two artifacts."""
+    from burnish.inspect.diff import diff_artifacts, diff_passes
+    from burnish.inspect.diff_view import artifact_diff_view, program_diff_view
+    from burnish.runtime.artifact import Artifact
+
+    if first is not None:
+        view = program_diff_view(diff_passes(artifact.trace(), first, other))
+    else:
+        second = Artifact.open(str(other))
+        view = artifact_diff_view(diff_artifacts(artifact, second), str(artifact.path), str(second.path))
+    out.print(view, soft_wrap=True)
