@@ -38,6 +38,11 @@ def check(program: Program, pass_name: str) -> None:
     def fail(what: str) -> InvalidProgramError:
         return InvalidProgramError(f"after the pass {pass_name}: {what}. This is a bug in the pass; please report it")
 
+    for size, name, what in zip(
+        program.tokens.meta["val"].shape, (program.batch, program.sequence), ("rows", "tokens"), strict=True
+    ):
+        if str(size) != name:
+            raise fail(f"the number of {what} is no longer any number, but {size}")
     seen: set[fx.Node] = set()
     for node in program.graph.nodes:
         for argument in node.all_input_nodes:

@@ -85,6 +85,11 @@ def change_type(program: Program) -> None:
     linear.args = (other, weight, *linear.args[2:])
 
 
+def settle_tokens(program: Program) -> None:
+    """As an op does that is given sizes which only fit for one number of tokens."""
+    assert program.tokens.meta["val"].shape[1] == 17
+
+
 def crash(program: Program) -> None:
     raise ZeroDivisionError("of its own")
 
@@ -111,6 +116,12 @@ def test_a_broken_rule_is_named(captured: Program, harm: Callable[[Program], Non
     (failure,) = failures
     assert failure.before is captured
     assert [each.name for each in failure.passes] == ["breaks"]
+
+
+def test_a_pass_that_settles_the_number_of_tokens_is_named() -> None:
+    own = read(build("gpt2")).program  # its sizes are of no use to others afterwards
+    with pytest.raises(InvalidProgramError, match="the number of tokens is no longer any number, but 17"):
+        run_passes(own, [Breaks(settle_tokens)], Trace())
 
 
 def test_the_place_in_the_source_is_named(captured: Program) -> None:
