@@ -43,6 +43,10 @@ class WeightError(BurnishError):
     """A weight is missing, truncated, or of the wrong shape or dtype."""
 
 
+class ParseError(BurnishError):
+    """The text of a program is malformed: which line, what was expected there."""
+
+
 class UsageError(BurnishError):
     """An option or a combination of options makes no sense."""
 

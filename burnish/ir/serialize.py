@@ -66,10 +66,23 @@ def _function_name(function: Callable[..., Any]) -> str:
 
 
 _FUNCTION_OF = {_function_name(function): function for function in _PYTHON_FUNCTIONS}
+PYTHON_FUNCTIONS = {function.__name__: function for function in _PYTHON_FUNCTIONS}
+"""The functions that are not ops by their names as programs print them: `getitem`."""
 _NAMESPACES = {"aten": torch.ops.aten, "burnish": _ops.burnish_ops}
 
 # Functional by schema, and yet they reach out of the graph: to a file, to the terminal.
 _FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
+
+# What export adds to check sizes and dtypes: captured programs call it, and `clean` takes it out.
+_ASSERTIONS = frozenset(
+    {
+        "aten::_assert_async",
+        "aten::_assert_scalar",
+        "aten::_assert_tensor_metadata",
+        "aten::sym_constrain_range",
+        "aten::sym_constrain_range_for_size",
+    }
+)
 
 _CONSTANTS: dict[str, type] = {
     "dtype": torch.dtype,
@@ -274,23 +287,32 @@ class _Builder:
 
 def _resolve(data: _Node) -> Callable[..., Any]:
     """The op or function that `data.target` names, if it is one of the language."""
-    found = _FUNCTION_OF.get(data.target)
+    found = resolve(data.target)
+    if isinstance(found, str):
+        raise ArtifactError(
+            f"node {data.name!r} of the stored graph calls {data.target!r}, which an artifact may not: {found}"
+        )
+    return found
+
+
+def resolve(name: str, assertions: bool = False) -> Callable[..., Any] | str:
+    """The op or function that a full name names; where it is not one of the language, why not.
+
+    `assertions`: those that export adds are allowed, too.
+    """
+    found = _FUNCTION_OF.get(name)
     if found is not None:
         return found
-    reason = "there is no such op"
-    parts = data.target.split(".")
-    if len(parts) == 3 and parts[0] in _NAMESPACES and all(part.isidentifier() for part in parts):
-        namespace, name, overload = parts
-        packet = getattr(_NAMESPACES[namespace], name, None)
-        op = getattr(packet, overload, None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
-        if isinstance(op, torch._ops.OpOverload):
-            refusal = _refusal(op)
-            if refusal is None:
-                return op
-            reason = refusal
-    raise ArtifactError(
-        f"node {data.name!r} of the stored graph calls {data.target!r}, which an artifact may not: {reason}"
-    )
+    parts = name.split(".")
+    if len(parts) != 3 or parts[0] not in _NAMESPACES or not all(part.isidentifier() for part in parts):
+        return "there is no such op"
+    packet = getattr(_NAMESPACES[parts[0]], parts[1], None)
+    op = getattr(packet, parts[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
+    if not isinstance(op, torch._ops.OpOverload):
+        return "there is no such op"
+    if assertions and op._schema.name in _ASSERTIONS:
+        return op
+    return _refusal(op) or op
 
 
 def _refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:

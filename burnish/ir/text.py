@@ -7,6 +7,7 @@ pass did.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from torch import fx
 from burnish.ir.folding import NUMBER, READ, Folding, Line
 from burnish.ir.program import Program, origin
 
-_DTYPES = {
+DTYPES = {
     torch.float32: "f32",
     torch.float64: "f64",
     torch.float16: "f16",
@@ -31,9 +32,13 @@ _DTYPES = {
 }
 
 
+# A name of a weight that needs no quotes.
+PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """The short name of a dtype: f32, bf16, i64."""
-    return _DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+    return DTYPES.get(dtype, str(dtype).removeprefix("torch."))
 
 
 def type_text(val: Any, symbols: dict[str, str]) -> str:
@@ -64,7 +69,12 @@ def target_text(node: fx.Node) -> str:
 
 def own_name(node: fx.Node) -> str:
     """A node as it is called when nothing is folded: `%x`, or `@name` for a weight."""
-    return f"@{node.target}" if node.op == "get_attr" else f"%{node.name}"
+    return weight_name(str(node.target)) if node.op == "get_attr" else f"%{node.name}"
+
+
+def weight_name(name: str) -> str:
+    """A weight as it is called: `@layers.0.weight`; an odd name in quotes."""
+    return f"@{name}" if PLAIN_NAME.fullmatch(name) else f"@{json.dumps(name)}"
 
 
 def argument_text(argument: Any, name: Callable[[fx.Node], str] = own_name) -> str:
@@ -102,29 +112,30 @@ def symbol_names(program: Program) -> dict[str, str]:
     return {program.batch: "batch", program.sequence: "sequence", **program.details.get("symbols", {})}
 
 
-def program_text(program: Program, fold: bool = True) -> str:
-    """The whole program, weights first.
+def heading(program: Program) -> str:
+    """The first line of a program's text."""
+    calls = sum(node.op == "call_function" for node in program.graph.nodes)
+    return f"# {program.stage.value}: {calls} operations, {len(program.weights)} weights, {len(program.states)} states"
 
-    Not folded: every node on its own line, in the graph's order, under its own name. Folded, what several layers read
-    and no token's value goes into (tables, positions) comes ahead of the layers, though the graph may have it in the
-    first of them.
+
+def program_text(program: Program) -> str:
+    """The whole program, repeated layers folded, weights first: for people. `burnish.ir.full_text` has all of it.
+
+    What several layers read and no token's value goes into (tables, positions) comes ahead of the layers, though the
+    graph may have it in the first of them.
     """
     symbols = symbol_names(program)
-    calls = [node for node in program.graph.nodes if node.op == "call_function"]
     states = {state.name for state in program.states}
+    calls = shared_first([node for node in program.graph.nodes if node.op == "call_function"])
+    folding = Folding.of(call_lines(calls, symbols))
     text = [
-        f"# {program.stage.value}: {len(calls)} operations, {len(program.weights)} weights, {len(states)} states",
-        *_declarations(_weight_lines(program), fold),
+        heading(program),
+        *Folding.of(_weight_lines(program)).render(),
         *(node_text(node, symbols) for node in program.placeholders if node.name not in states),
-        *_declarations(_state_lines(program), fold),
+        *Folding.of(_state_lines(program)).render(),
+        *folding.render(),
+        f"return {_results(program, calls, folding)}",
     ]
-    if fold:
-        calls = shared_first(calls)
-        lines = call_lines(calls, symbols)
-        folding = Folding.of(lines)
-        text += [*folding.render(), f"return {_results(program, calls, folding)}"]
-    else:
-        text += [node_text(node, symbols) for node in (*calls, program.output)]
     return "\n".join(text) + "\n"
 
 
@@ -145,10 +156,6 @@ def _without_numbers(name: str, numbers: list[int]) -> str:
 def _layer(path: str) -> str:
     found = _LAYER.match(path)
     return found[0] if found else ""
-
-
-def _declarations(lines: Sequence[Line], fold: bool) -> list[str]:
-    return (Folding.of(lines) if fold else Folding(lines, (), ())).render()
 
 
 def _weight_lines(program: Program) -> list[Line]:

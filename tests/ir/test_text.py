@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from burnish.frontend.capture import capture
+from burnish.ir.full_text import full_text
 from burnish.ir.text import program_text
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
@@ -84,7 +85,7 @@ def test_unlike_layers_are_folded_by_their_period_or_kept_apart() -> None:
 
 def test_unfolded_text_has_every_node_under_its_own_name() -> None:
     program = capture(Mixed(3), max_length=64)
-    lines = program_text(program, fold=False).splitlines()
+    lines = full_text(program).splitlines()
     for node in program.graph.nodes:
         if node.op == "call_function":
             assert any(line.startswith(f"%{node.name}: ") for line in lines)

@@ -1,0 +1,312 @@
+"""The text of a program, read back: what `burnish.ir.full_text` writes, by hand or changed by hand just as well.
+
+A text is data, from anywhere: it may call the ops of the language and nothing else, as a stored graph
+(`burnish.ir.serialize`), and the assertions that export adds. Types are worked out anew from the inputs' and weights',
+with symbols for sizes, so that passes can run on the program; what a line says about its type has to agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dynamo.source import ConstantSource, TensorProperty, TensorPropertySource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext, StrictMinMaxConstraint
+from torch.utils._sympy.numbers import int_oo
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from burnish.ir.errors import InvalidProgramError, ParseError
+from burnish.ir.infer import fake_weight, infer
+from burnish.ir.parse_line import Reader
+from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.serialize import PYTHON_FUNCTIONS, resolve
+from burnish.ir.states import BATCH, CAPACITY, State, StateKind
+from burnish.ir.text import dtype_name, type_text
+from burnish.ir.weights import Stored, Weight, Weights
+
+_PROGRAM = re.compile(
+    r"program (?P<stage>\w+): vocabulary=(?P<vocabulary>\d+), max_length=(?P<max_length>\d+), "
+    r"token_limit=(?P<token_limit>\d+), logits_dtype=(?P<dtype>\w+)"
+)
+_SIZE = re.compile(
+    r"size (?P<name>[A-Za-z_]\w*): (?P<symbol>[A-Za-z_]\w*) from (?P<lower>\d+)(?: to (?P<upper>\d+))?, "
+    r"example (?P<example>\d+)$"
+)
+_FOLDED = re.compile(r"# (captured|incremental): \d+ operations")
+
+
+def parse_program(text: str, weights: Mapping[str, Weight] | Mapping[str, torch.Tensor]) -> Program:
+    """The program that `text` is (as `full_text` writes it) over those of `weights` that it declares.
+
+    Raises ParseError, with the line's number and what was expected there. A folded text is not enough.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    parser = _Parser(weights)
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not line.startswith("#"):
+            parser.line(Reader(line, number), lines[0])
+    return parser.finished(len(lines))
+
+
+def declared_weights(text: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of each weight that a text declares."""
+    found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.startswith("weight "):
+            name, dtype, shape = _weight_line(Reader(line.removesuffix("\r"), number))
+            found[name] = shape, dtype
+    return found
+
+
+def _weight_line(reader: Reader) -> tuple[str, torch.dtype, tuple[int, ...]]:
+    reader.expect("weight ")
+    name = reader.weight()
+    reader.expect(": ")
+    dtype, shape = reader.dtype(), reader.shape()
+    reader.end()
+    if not all(isinstance(size, int) for size in shape):
+        raise reader.wrong(f"the sizes of the weight {name!r} have to be numbers")
+    return name, dtype, tuple(map(int, shape))
+
+
+class _Parser:
+    """A program under construction, line by line."""
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
+        self.given = weights
+        self.weights = Weights()
+        self.signature: Signature | None = None
+        self.stage = Stage.CAPTURED
+        self.mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
+        self.sizes: dict[str, torch.SymInt] = {}
+        self.states: dict[str, State] = {}
+        self.graph = fx.Graph()
+        self.nodes: dict[str, fx.Node] = {}
+        self.reads: dict[str, fx.Node] = {}  # the first node that reads each weight
+        self.complete = False
+
+    def line(self, reader: Reader, first: str) -> None:
+        """Read one line."""
+        word = re.match(r"\w*", reader.text)
+        assert word is not None
+        if self.complete:
+            raise reader.wrong("nothing can follow the line that begins with 'return'")
+        if self.signature is None:
+            if word[0] != "program" and _FOLDED.match(first):
+                raise ParseError(
+                    "this text has its repeated layers folded, which leaves out what a program needs: "
+                    "write it with --full (burnish inspect ARTIFACT --dump DIR --full)"
+                )
+            self._program(reader)
+        elif reader.text.startswith("%"):
+            self._node(reader)
+        else:
+            read = {
+                "size": self._size,
+                "weight": self._weight,
+                "state": self._state,
+                "input": self._input,
+                "return": self._output,
+            }.get(word[0])
+            if read is None:
+                raise reader.error("a line that begins with size, weight, state, input, return or %")
+            read(reader)
+
+    def finished(self, last: int) -> Program:
+        """The program."""
+        if self.signature is None:
+            raise ParseError(f"line {last}: the text ends, and has no line that begins with 'program'")
+        if not self.complete:
+            raise ParseError(f"line {last}: the text ends, and has no line that begins with 'return'")
+        symbols = {name: str(size) for name, size in self.sizes.items()}
+        own = {symbols[name]: name for name in symbols if name not in ("batch", "sequence")}
+        placeholders = {node.name: node for node in self.graph.nodes if node.op == "placeholder"}
+        for name in self.states:
+            if name not in placeholders:
+                raise ParseError(f"the state %{name} has no line 'input %{name}: ...'")
+        return Program(
+            graph=self.graph,
+            weights=self.weights,
+            signature=self.signature,
+            states=tuple(self.states.values()),
+            stage=self.stage,
+            batch=symbols["batch"],
+            sequence=symbols["sequence"],
+            details={"symbols": own} if own else {},
+        )
+
+    # ------------------------------------------------------------ declarations
+
+    def _program(self, reader: Reader) -> None:
+        found = reader.match(
+            _PROGRAM,
+            "the line 'program STAGE: vocabulary=N, max_length=N, token_limit=N, logits_dtype=f32' ahead of all others",
+        )
+        reader.end()
+        stages = {stage.value: stage for stage in Stage}
+        if found["stage"] not in stages:
+            raise reader.wrong(f"there is no stage {found['stage']!r}; there are {', '.join(stages)}")
+        self.stage = stages[found["stage"]]
+        dtype = Reader(found["dtype"], reader.line).dtype()
+        self.signature = Signature(int(found["vocabulary"]), int(found["max_length"]), int(found["token_limit"]), dtype)
+
+    def _size(self, reader: Reader) -> None:
+        found = reader.match(_SIZE, "a size, as in 'size batch: s52 from 2, example 3'")
+        lower, example, name = int(found["lower"]), int(found["example"]), found["name"]
+        upper = int(found["upper"]) if found["upper"] else None
+        if name in self.sizes:
+            raise reader.wrong(f"there are two sizes named {name!r}")
+        if example < max(lower, 2) or (upper is not None and example > upper):
+            raise reader.wrong(f"the example {example} has to be at least 2 and within the range")
+        limits = ValueRanges(lower, int_oo if upper is None else upper)
+        context: Any = StatelessSymbolicContext(
+            dynamic_sizes=[DimDynamic.DYNAMIC],
+            constraint_sizes=[StrictMinMaxConstraint(vr=limits, warn_only=False)],
+        )
+        fake = self.mode.from_tensor(
+            torch.empty(example), symbolic_context=context, source=_source(name, found["symbol"])
+        )
+        size = fake.shape[0]
+        assert isinstance(size, torch.SymInt)
+        self.sizes[name] = size
+
+    def _weight(self, reader: Reader) -> None:
+        name, dtype, shape = _weight_line(reader)
+        if name in self.weights:
+            raise reader.wrong(f"there are two weights named {name!r}")
+        if name not in self.given:
+            raise reader.wrong(f"the weight {name!r} was not given")
+        weight = self.given[name]
+        if isinstance(weight, torch.Tensor):
+            weight = Stored(weight)
+        if (tuple(weight.shape), weight.dtype) != (shape, dtype):
+            there = f"{dtype_name(weight.dtype)}{list(weight.shape)}"
+            raise reader.wrong(f"the weight {name!r} should be {dtype_name(dtype)}{list(shape)} and is {there}")
+        self.weights.add(name, weight)
+
+    def _state(self, reader: Reader) -> None:
+        reader.expect("state ")
+        name = reader.node()
+        reader.expect(": ")
+        kinds = {kind.value: kind for kind in StateKind}
+        kind = reader.match(re.compile(r"\w+ "), f"a kind of state ({', '.join(kinds)})")[0].strip()
+        if kind not in kinds:
+            raise reader.wrong(f"there is no kind of state {kind!r}; there are {', '.join(kinds)}")
+        dtype, shape = reader.dtype(), reader.shape()
+        axis = int(reader.match(re.compile(r" axis (\d+)$"), "' axis ' and a number")[1])
+        cache = kinds[kind] is StateKind.CACHE
+        expected = (
+            [BATCH, *shape[1:axis], CAPACITY if cache else shape[axis], *shape[axis + 1 :]]
+            if 0 < axis < len(shape)
+            else []
+        )
+        if shape != expected or sum(isinstance(size, str) for size in shape) != 1 + cache:
+            raise reader.wrong(
+                f"the state {name!r} needs the size batch first, capacity on the axis of a cache, and numbers else"
+            )
+        if name in self.states:
+            raise reader.wrong(f"there are two states named {name!r}")
+        self.states[name] = State(name, kinds[kind], tuple(shape), dtype, axis)
+
+    # ------------------------------------------------------------ nodes
+
+    def _input(self, reader: Reader) -> None:
+        reader.expect("input ")
+        name = reader.node()
+        reader.expect(": ")
+        dtype, shape = reader.dtype(), reader.shape()
+        for size in shape:
+            if isinstance(size, str) and size not in self.sizes:
+                raise reader.wrong(f"there is no size {size!r}: it needs a line 'size {size}: ...' ahead of this one")
+        place = reader.origin()
+        with self.mode:
+            val = torch.empty([self.sizes[size] if isinstance(size, str) else size for size in shape], dtype=dtype)
+        node = self.graph.create_node("placeholder", name, name=name)
+        if name in self.states:
+            state = self.states[name]
+            if (state.dtype, list(state.shape)) != (dtype, shape):
+                raise reader.wrong(f"the state %{name} is declared as another type")
+            self.states[name] = State(name, state.kind, state.shape, state.dtype, state.axis, place.module)
+        self._add(reader, name, node, place)
+        node.meta["val"] = val
+
+    def _node(self, reader: Reader) -> None:
+        name = reader.node()
+        reader.expect(": ")
+        kind = reader.kind()
+        reader.expect(" = ")
+        if reader.text.startswith("@", reader.place):
+            weight = reader.weight()
+            if weight not in self.weights:
+                raise reader.wrong(f"there is no weight {weight!r}: it needs a line 'weight @{weight}: ...' ahead")
+            node = self.graph.create_node("get_attr", weight, name=name)
+            node.meta["val"] = fake_weight(self.weights[weight], self.mode)
+            self.reads.setdefault(weight, node)
+            self._add(reader, name, node, reader.origin())
+        else:
+            target, args, kwargs = reader.call(lambda read: self._read(reader, read))
+            node = self.graph.create_node("call_function", _function(reader, target), args, kwargs, name=name)
+            self._add(reader, name, node, reader.origin())
+            try:
+                infer(node, self.mode)
+            except InvalidProgramError as error:
+                raise reader.wrong(str(error)) from error
+        found = type_text(node.meta["val"], {str(size): name for name, size in self.sizes.items()})
+        if found != kind:
+            raise reader.wrong(f"%{name} is said to be {kind}, but is {found}")
+
+    def _output(self, reader: Reader) -> None:
+        reader.expect("return ")
+        results = reader.argument(lambda read: self._read(reader, read))
+        reader.end()
+        if not isinstance(results, list) or not all(isinstance(result, fx.Node) for result in results):
+            raise reader.wrong("what is returned has to be a list of nodes")
+        if len(results) != 1 + len(self.states):
+            raise reader.wrong(f"{len(results)} results for logits and {len(self.states)} states")
+        for name in ("batch", "sequence"):
+            if name not in self.sizes:
+                raise reader.wrong(f"there is no line 'size {name}: ...'")
+        self.graph.output(tuple(results)).meta["origin"] = Origin()
+        self.complete = True
+
+    def _add(self, reader: Reader, name: str, node: fx.Node, place: Origin) -> None:
+        if name in self.nodes:
+            raise reader.wrong(f"there are two nodes named {name!r}")
+        if node.name != name:
+            raise reader.wrong(f"{name!r} cannot be the name of a node")
+        node.meta["origin"] = place
+        self.nodes[name] = node
+
+    def _read(self, reader: Reader, name: str) -> fx.Node:
+        found = self.reads.get(name[1:]) if name[0] == "@" else self.nodes.get(name[1:])
+        if found is None:
+            what = "a line '%x: ... = {}'" if name[0] == "@" else "a line '{}: ...'"
+            raise reader.wrong(f"{name} is read, and {what.format(name)} does not come before")
+        return found
+
+
+def _function(reader: Reader, target: str) -> Any:
+    """The op or function that a call names."""
+    if target in PYTHON_FUNCTIONS:
+        return PYTHON_FUNCTIONS[target]
+    found = resolve(target if target.count(".") > 1 else f"{target}.default", assertions=True)
+    if isinstance(found, str):
+        raise reader.wrong(f"{target!r} cannot be called: {found}")
+    return found
+
+
+def _source(name: str, symbol: str) -> ConstantSource:
+    """Where a size comes from. torch numbers symbols by a hash of that: a source for the number that is wanted.
+
+    Expressions print in the order of their symbols' names, so that others would print otherwise.
+    """
+    for source in map(ConstantSource, (name, *(f"{name}_{number}" for number in range(1000)))):
+        hashed = hashlib.sha256(TensorPropertySource(source, TensorProperty.SIZE, 0).name.encode()).hexdigest()
+        if f"s{int(hashed, 16) % 100}" == symbol:
+            return source
+    return ConstantSource(name)
