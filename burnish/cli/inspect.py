@@ -24,6 +24,10 @@ def inspect(
         Path | None, typer.Option(metavar="DIR", help="Write the program after each pass there, one text file a pass.")
     ] = None,
     rewrites: Annotated[bool, typer.Option("--rewrites", help="Also list what each pass rewrote.")] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with the graph after each pass, to open in a browser."),
+    ] = None,
     diff: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +55,11 @@ def inspect(
             out.print(rewrites_view(trace))
         if verify:
             out.print("every file is as it was written")
+        if html is not None:
+            from burnish.inspect.html import write_report
+
+            write_report(trace, opened.manifest.name, html)
+            out.print(f"wrote {html}: open it in a browser", soft_wrap=True)
         if dump is not None:
             files = dump_texts(trace, dump)
             out.print(f"{len(files)} texts in {dump}; compare two with: diff {files[0]} {files[-1]}", soft_wrap=True)

@@ -18,7 +18,7 @@ from burnish.ir.trace import Entry, PassRecord, Trace
 
 WIDTH = 100
 _NUMBER = re.compile(r"_?[0-9]+")
-_INSTALLED = re.compile(r"/\S*/site-packages/")  # where a library is installed says nothing about the model
+INSTALLED = re.compile(r"/\S*/site-packages/")  # where a library is installed says nothing about the model
 _EFFECTS = {
     "exact": Text("=", style="green"),
     "reassociates": Text("≈", style="cyan"),
@@ -28,11 +28,21 @@ _EFFECTS = {
 
 @dataclass(frozen=True)
 class Reason:
-    """Entries that say the same but for numbers: how many, and the first of them."""
+    """Entries that say the same but for numbers."""
 
-    text: str
-    count: int
-    first: Entry
+    entries: tuple[Entry, ...]
+
+    @property
+    def text(self) -> str:
+        return self.first.text
+
+    @property
+    def count(self) -> int:
+        return len(self.entries)
+
+    @property
+    def first(self) -> Entry:
+        return self.entries[0]
 
 
 def reasons(entries: Iterable[Entry]) -> list[Reason]:
@@ -40,7 +50,7 @@ def reasons(entries: Iterable[Entry]) -> list[Reason]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(_NUMBER.sub("", entry.text), []).append(entry)
-    found = [Reason(group[0].text, len(group), group[0]) for group in groups.values()]
+    found = [Reason(tuple(group)) for group in groups.values()]
     return sorted(found, key=lambda reason: -reason.count)
 
 
@@ -133,7 +143,7 @@ def plain_text(view: RenderableType, width: int = WIDTH) -> str:
 
 
 def _reason(record: PassRecord, reason: Reason) -> list[RenderableType]:
-    place = _INSTALLED.sub("", reason.first.where)
+    place = INSTALLED.sub("", reason.first.where)
     return [
         _item(f"{record.name}, {reason.count} ×: {reason.text}"),
         _item(f"first: {place}", indent=4, style="dim"),

@@ -1,0 +1,61 @@
+"""The record of a compilation as one HTML page that needs nothing else: no network, no server, no library.
+
+What comes from the model (names, lines of source) is data that the page's script inserts as text. The page's policy
+lets no script and no style run but the two that are written here, by their hashes, and lets nothing be fetched.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from burnish.inspect.html.data import report_data
+from burnish.ir.errors import UsageError
+from burnish.ir.trace import Trace
+
+# In the order in which they build on each other.
+_SCRIPTS = ("data.js", "graph.js", "layout.js", "pane.js", "panels.js", "app.js")
+
+
+def report(trace: Trace, title: str) -> str:
+    """The page. Raises UsageError if the trace has no passes."""
+    if not trace.passes:
+        raise UsageError("the trace has no passes: there is nothing to draw")
+    data = msgspec.json.encode(report_data(trace, title)).decode()
+    style = _read("page.css")
+    script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
+    parts = {
+        "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
+        "form-action 'none'",
+        "TITLE": html.escape(title),
+        "STYLE": style,
+        "SCRIPT": script,
+        # JSON has `<` in strings only, and there it may be written so: no `</script>` or `<!--` is left in it.
+        "DATA": data.replace("<", "\\u003c"),
+    }
+    first, *rest = _read("page.html").split("{{")
+    # One walk over the page itself, so that nothing that is put in is looked at again.
+    pieces = [piece.split("}}", 1) for piece in rest]
+    return first + "".join(parts[name] + text for name, text in pieces)
+
+
+def write_report(trace: Trace, title: str, file: Path) -> None:
+    """Write the page to `file`. Raises UsageError if it cannot be written, or there is nothing to draw."""
+    page = report(trace, title)
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write the report to {file}: {error.strerror or error}") from error
+
+
+def _read(name: str) -> str:
+    return resources.files(__name__).joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,0 +1,61 @@
+// ---- The data of the page, and what is said of it in words.
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const text = (index) => data.strings[index];
+const [NAME, OP, TARGET, TYPE, CALL, MODULE, CLASS, SOURCE, CODE, LAUNCHES, BYTES, HISTORY, READS] = Array(13).keys();
+
+/** An element. Children and attribute values from the model become text, never markup. */
+function element(tag, attributes = {}, ...children) {
+  return fill(document.createElement(tag), attributes, children);
+}
+
+function drawn(tag, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+}
+
+function fill(made, attributes, children) {
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== null) made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter((child) => child !== null && child !== false));
+  return made;
+}
+
+const whole = (number) => Math.round(number).toLocaleString("en-US");
+const many = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+function bytesText(count) {
+  for (const [unit, size] of [
+    ["GB", 1e9],
+    ["MB", 1e6],
+    ["kB", 1e3],
+  ]) {
+    if (count >= size) return `${(count / size).toFixed(count / size < 10 ? 2 : 1)} ${unit}`;
+  }
+  return `${count} B`;
+}
+
+function secondsText(seconds) {
+  return seconds < 1 ? `${Math.round(seconds * 1e3)} ms` : `${seconds.toFixed(1)} s`;
+}
+
+const EFFECTS = {
+  exact: ["=", "exact: the same numbers, bit for bit"],
+  reassociates: ["≈", "the same numbers but for the order of additions"],
+  lossy: ["≠", "lossy: other numbers"],
+};
+
+/** The op without its dialect and overload: `linear` of `aten.linear`, `mul` of `aten.mul.Tensor`. */
+function opName(row) {
+  const kind = text(row[OP]);
+  if (kind === "placeholder" || kind === "get_attr") return text(row[TARGET]);
+  if (kind === "output") return "output";
+  const parts = text(row[TARGET]).split(".");
+  return parts.length > 1 ? parts[1] : parts[0];
+}
+const isWeight = (row) => text(row[OP]) === "get_attr";
+const isCall = (row) => text(row[OP]) === "call_function";
+/** Sizes and weights are told with the nodes that read them: drawn, they would hide everything else. */
+const isDrawn = (row) => !isWeight(row) && !text(row[TYPE]).startsWith("size ");
+const display = (row) => (isWeight(row) ? `@${text(row[TARGET])}` : `%${text(row[NAME])}`);

@@ -1,0 +1,279 @@
+// ---- Around the graph: the passes, what is chosen in words, search.
+
+const CHART = 48; // pixels of the longest bar
+
+/** A row for each pass, with bars of launches and bytes under their numbers. */
+function passRow(pass, place, most) {
+  const [sign, effect] = EFFECTS[pass.effect] ?? [pass.effect, pass.effect];
+  const facts = [];
+  if (place) facts.push(many(pass.rewrites.length, "rewrite"));
+  if (pass.refusals.length) facts.push(`${whole(pass.refusals.length)} refused`);
+  if (place) facts.push(secondsText(pass.seconds));
+  if (pass.bytes_a_token) facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
+  if (pass.verification) facts.push(`error ${pass.verification.difference.toExponential(0)}`);
+  if (!place) facts.push(many(pass.nodes.filter((index) => isCall(data.nodes[index])).length, "operation"));
+  const bar = (count, of) => {
+    const line = element("i");
+    line.style.width = `${Math.max(count ? 1 : 0, (count / of) * CHART)}px`;
+    return line;
+  };
+  return element(
+    "li",
+    { role: "option", id: `pass-${place}`, "data-place": place, class: place && !pass.rewrites.length ? "idle" : "" },
+    element("span", { class: "number" }, String(pass.number)),
+    element(
+      "span",
+      { class: "what" },
+      element("b", {}, pass.name),
+      place ? element("span", { class: "effect", title: effect, "aria-label": effect }, sign) : null,
+      element("small", {}, ...facts.map((fact, index) => [index ? "\u00a0· " : "", element("span", {}, fact)]).flat()),
+    ),
+    element(
+      "span",
+      { class: "bar", "aria-label": many(pass.launches, "launches").replace("launchess", "launches") },
+      whole(pass.launches),
+      bar(pass.launches, most.launches),
+    ),
+    element(
+      "span",
+      { class: "bar", "aria-label": `${bytesText(pass.bytes_moved)} moved` },
+      (pass.bytes_moved / 1e6).toLocaleString("en-US", { maximumFractionDigits: pass.bytes_moved < 1e7 ? 1 : 0 }),
+      bar(pass.bytes_moved, most.bytes),
+    ),
+  );
+}
+
+const section = (title, ...children) => element("section", {}, element("h3", {}, title), ...children);
+
+function facts(pairs) {
+  const rows = pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return element("dl", {}, ...rows.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]));
+}
+
+/** What a pass did: totals, then rewrites and refusals, those that say the same together. */
+function passDetails(place, actions) {
+  const pass = data.passes[place];
+  const last = data.passes[place - 1];
+  const change = (now, before, show) => (last && now !== before ? `${show(before)} → ${show(now)}` : show(now));
+  const options = Object.entries(pass.options)
+    .map(([key, value]) => `${key}=${value}`)
+    .join(", ");
+  const check = pass.verification;
+  return [
+    element("h2", {}, pass.name),
+    element(
+      "p",
+      { class: "sub" },
+      place ? (EFFECTS[pass.effect] ?? ["", pass.effect])[1] : "the program as it was captured",
+    ),
+    facts([
+      ["options", options],
+      ["launches", change(pass.launches, last?.launches, whole)],
+      ["moved", change(pass.bytes_moved, last?.bytes_moved, bytesText)],
+      ["weights", change(pass.weight_bytes, last?.weight_bytes, bytesText)],
+      [
+        "cache a token",
+        pass.bytes_a_token || last?.bytes_a_token ? change(pass.bytes_a_token, last?.bytes_a_token, bytesText) : "",
+      ],
+      ["time", place ? secondsText(pass.seconds) : ""],
+      [
+        "error",
+        check
+          ? `${check.difference.toExponential(1)} of ${check.tolerance.toExponential(0)} allowed; ${check.runs}`
+          : "",
+      ],
+    ]),
+    pass.notes.length ? section("Notes", ...pass.notes.map((note) => element("p", {}, note))) : null,
+    entryGroups(pass, place, "rewrites", "rewrite_groups", "Rewrites", actions),
+    entryGroups(pass, place, "refusals", "refusal_groups", "Left as it was", actions),
+    place && !pass.rewrites.length && !pass.refusals.length
+      ? element("p", { class: "sub" }, "No rewrites and no refusals.")
+      : null,
+  ];
+}
+
+function entryGroups(pass, place, kind, groups, title, actions) {
+  if (!pass[groups].length) return null;
+  const item = (index, isFirst) => {
+    const [node, where, said] = pass[kind][index].map(text);
+    const go = () => actions.showEntry(place, kind, index);
+    const label = isFirst ? where : said === text(pass[kind][pass[groups][0][0]][2]) ? where : `${said} · ${where}`;
+    return element(
+      "li",
+      {},
+      element(
+        "button",
+        { class: "entry", onclick: go, title: where },
+        element("code", {}, node),
+        ` ${placeText(label, node)}`,
+      ),
+    );
+  };
+  const shown = pass[groups].map((indices) => {
+    const list = element("ol", { class: "entries" });
+    const [, , said] = pass[kind][indices[0]].map(text);
+    const box = element(
+      "details",
+      {},
+      element("summary", {}, element("b", {}, `${whole(indices.length)}×`), ` ${said}`),
+      list,
+    );
+    box.addEventListener(
+      "toggle",
+      () => box.open && !list.firstChild && list.append(...indices.map((index) => item(index, true))),
+    );
+    return box;
+  });
+  return section(`${title} (${whole(pass[kind].length)})`, ...shown);
+}
+
+/** `in model.layers.0 (Llama), file.py:3: code`, without the node's own name in front. */
+const placeText = (where, node) => (where.startsWith(`${node} `) ? where.slice(node.length + 1) : where);
+
+function nodeDetails(graph, index, place, actions) {
+  const row = graph.rows[index];
+  const mark = graph.marks[index];
+  const module = text(row[MODULE]);
+  const link = (each) =>
+    element(
+      "li",
+      {},
+      element("button", { onclick: () => actions.reveal(graph, each) }, element("code", {}, display(graph.rows[each]))),
+      element("small", {}, text(graph.rows[each][TYPE])),
+    );
+  const reads = [...new Set(row[READS])].map((name) => graph.at.get(name)).filter((each) => each !== undefined);
+  const links = (indices) => {
+    const list = element("ul", { class: "links" }, ...indices.slice(0, 40).map(link));
+    if (indices.length > 40)
+      list.append(
+        element(
+          "li",
+          {},
+          element(
+            "button",
+            { onclick: () => list.replaceChildren(...indices.map(link)) },
+            `all ${whole(indices.length)}`,
+          ),
+        ),
+      );
+    return list;
+  };
+  const kind =
+    { placeholder: module ? "state" : "input", get_attr: "weight", output: "output", call_function: "" }[
+      text(row[OP])
+    ] ?? "";
+  return [
+    element("h2", {}, isCall(row) ? text(row[TARGET]).replace(/\.default$/, "") : opName(row)),
+    element(
+      "p",
+      { class: "sub" },
+      [
+        kind,
+        mark && place ? `${mark} by ${data.passes[place].name}` : "",
+        graph.isReturned[index] ? "returned by the step" : "",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    ),
+    facts([
+      ["name", element("code", {}, display(row))],
+      ["type", text(row[TYPE]) && element("code", {}, text(row[TYPE]))],
+      ["module", module],
+      ["class", text(row[CLASS])],
+      ["launches", isCall(row) ? whole(row[LAUNCHES]) : ""],
+      ["moved", isCall(row) ? bytesText(row[BYTES]) : ""],
+    ]),
+    text(row[SOURCE])
+      ? section(
+          "Source",
+          element("figure", {}, element("figcaption", {}, text(row[SOURCE])), element("pre", {}, text(row[CODE]))),
+        )
+      : null,
+    text(row[CALL]) ? section("Computes", element("pre", { class: "wrap" }, text(row[CALL]))) : null,
+    row[HISTORY].length
+      ? section(
+          "Made by",
+          element("ol", { class: "history" }, ...row[HISTORY].map((step) => historyItem(step, actions))),
+        )
+      : null,
+    reads.length ? section("Reads", links(reads)) : null,
+    graph.readers[index].length ? section("Read by", links(graph.readers[index])) : null,
+  ];
+}
+
+/** One rewrite that led to a node, with the pass to go to. */
+function historyItem([number, which], actions) {
+  const place = data.passes.findIndex((pass) => pass.number === number);
+  if (place < 0) return element("li", {}, `pass ${number}`);
+  const pass = data.passes[place];
+  const entry = pass.rewrites[which]?.map(text);
+  const go = () => (entry ? actions.showEntry(place, "rewrites", which) : actions.showPass(place));
+  return element(
+    "li",
+    {},
+    element("button", { onclick: go }, element("span", { class: "number" }, String(number)), pass.name),
+    entry ? element("p", {}, entry[2]) : element("p", {}, "by the pass as a whole"),
+    entry ? element("p", { class: "place" }, entry[1]) : null,
+  );
+}
+
+function partDetails(part, actions) {
+  const { operations, launches, bytes, made, changed, removed } = part.totals;
+  const counts = new Map();
+  for (const index of part.leaves) {
+    const row = part.graph.rows[index];
+    if (isCall(row)) counts.set(opName(row), [...(counts.get(opName(row)) ?? []), index]);
+  }
+  const ops = [...counts].sort((one, two) => two[1].length - one[1].length);
+  return [
+    element("h2", {}, part.title),
+    element("p", { class: "sub" }, part.note ?? ""),
+    facts([
+      ["module", part.path],
+      ["operations", whole(operations)],
+      ["launches", whole(launches)],
+      ["moved", bytesText(bytes)],
+      ["this pass", marksText({ made, changed, removed })],
+    ]),
+    section(
+      "Operations",
+      element(
+        "ul",
+        { class: "links" },
+        ...ops.map(([name, indices]) =>
+          element(
+            "li",
+            {},
+            element("button", { onclick: () => actions.reveal(part.graph, indices[0]) }, element("code", {}, name)),
+            element("small", {}, `${whole(indices.length)}×`),
+          ),
+        ),
+      ),
+    ),
+  ];
+}
+
+/** Nodes whose name, op, module, weight or line of source has all the words; modules first. */
+function search(graph, query) {
+  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
+  if (!words.length) return { modules: [], nodes: [] };
+  const has = (haystack) => words.every((word) => haystack.includes(word));
+  const modules = new Map();
+  const nodes = [];
+  graph.rows.forEach((row, index) => {
+    const path = text(row[MODULE]);
+    if (path && graph.isDrawn[index] && !modules.has(path) && has(`${path} ${text(row[CLASS])}`.toLowerCase()))
+      modules.set(path, index);
+    const columns = [NAME, TARGET, MODULE, SOURCE, CODE, TYPE];
+    if (
+      has(
+        columns
+          .map((column) => text(row[column]))
+          .join(" ")
+          .toLowerCase(),
+      )
+    )
+      nodes.push(index);
+  });
+  return { modules: [...modules], nodes };
+}
