@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from burnish.ir.trace_html import counted, trace_html
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -65,6 +67,13 @@ class PassRecord:
     nodes: tuple[NodeRecord, ...] = ()  # the program after the pass, in order
     verification: Verification | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"PassRecord({self.number:02d} {self.name}: {counted(len(self.rewrites), 'rewrite')}, "
+            f"{len(self.refusals)} refused, "
+            f"{self.nodes_before} → {self.nodes_after} nodes, {self.seconds * 1e3:.0f} ms)"
+        )
+
 
 @dataclass
 class Trace:
@@ -72,3 +81,15 @@ class Trace:
 
     passes: list[PassRecord] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        nodes = [str(record.nodes_after) for record in self.passes]
+        rewrites = sum(len(record.rewrites) for record in self.passes)
+        return (
+            f"Trace({counted(max(len(self.passes) - 1, 0), 'pass')}, {counted(rewrites, 'rewrite')}, "
+            f"{' → '.join(dict.fromkeys([*nodes[:1], *nodes[-1:]])) or 'no'} nodes, "
+            f"{sum(self.phases.values()):.1f} s)"
+        )
+
+    def _repr_html_(self) -> str:
+        return trace_html(self)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 
-from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.program import Signature
 from burnish.ir.trace import Trace
 from burnish.runtime.artifact import MODEL_FILE, Artifact
@@ -24,6 +24,7 @@ from burnish.runtime.executor import Executor
 from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
+from burnish.runtime.model_html import model_html
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
@@ -178,6 +179,14 @@ class CompiledModel:
             f"max_length={self.signature.max_length}, weights={size / 1e6:.1f} MB, "
             f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
         )
+
+    def _repr_html_(self) -> str:
+        trace: Trace | str
+        try:
+            trace = self.trace
+        except (BurnishError, OSError) as error:  # a temporary artifact is gone once its model is closed
+            trace = f"its trace cannot be read: {error}"
+        return model_html(self.artifact, self.backend, trace)
 
     def _run(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> GenerationRun:
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
