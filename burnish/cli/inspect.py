@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.app import ArtifactArgument, app, out, reported
+from burnish.cli.app import ArtifactArgument, app, err, out, reported
+from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.runtime.artifact import Artifact
@@ -23,6 +24,13 @@ def inspect(
     dump: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the program after each pass there, one text file a pass.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --dump: layers that repeat are not folded, and --run reads the texts.")
+    ] = False,
+    run: Annotated[
+        bool,
+        typer.Option("--run", help="ARTIFACT is such a text: run it, with the weights.safetensors beside it if any."),
+    ] = False,
     rewrites: Annotated[bool, typer.Option("--rewrites", help="Also list what each pass rewrote.")] = False,
     html: Annotated[
         Path | None,
@@ -38,6 +46,13 @@ def inspect(
 ) -> None:
     """Show what an artifact holds and what each pass did to the model."""
     with reported():
+        if full and dump is None:
+            raise UsageError("--full says how --dump writes: add --dump DIR")
+        if run:
+            if other is not None or dump is not None or html is not None or diff is not None or rewrites or verify:
+                raise UsageError("--run takes the text of one program, and none of the options for artifacts")
+            run_dump(artifact)
+            return
         from burnish.inspect.summary import dump_texts, summary
         from burnish.inspect.table import rewrites_view, trace_view
         from burnish.runtime.artifact import Artifact
@@ -61,8 +76,26 @@ def inspect(
             write_report(trace, opened.manifest.name, html)
             out.print(f"wrote {html}: open it in a browser", soft_wrap=True)
         if dump is not None:
-            files = dump_texts(trace, dump)
-            out.print(f"{len(files)} texts in {dump}; compare two with: diff {files[0]} {files[-1]}", soft_wrap=True)
+            files = dump_texts(trace, dump, full)
+            then = (
+                f"run one with: burnish inspect --run {files[-1]}"
+                if full
+                else f"compare two with: diff {files[0]} {files[-1]}"
+            )
+            out.print(f"{len(files)} texts in {dump}; {then}", soft_wrap=True)
+
+
+def run_dump(path: Path) -> None:
+    """Run the program of a text on random tokens and show what comes out."""
+    from burnish.inspect.dump import load_dump
+    from burnish.inspect.run import run_program, runs_table
+    from burnish.ir.text import heading
+
+    program = load_dump(path)
+    out.print(heading(program).removeprefix("# "))
+    with err.status("running it"):
+        runs = list(run_program(program))
+    out.print(runs_table(runs))
 
 
 def compare(artifact: Artifact, first: str | None, other: str | None) -> None:

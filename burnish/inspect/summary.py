@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from burnish.ir.errors import UsageError
+from burnish.ir.full_text import full_text_of
 from burnish.ir.states import StateKind
 from burnish.ir.text import dtype_name
 from burnish.ir.trace import Trace
@@ -81,9 +82,10 @@ def _count(shape: tuple[int, ...]) -> int:
     return count
 
 
-def dump_texts(trace: Trace, folder: Path) -> list[Path]:
+def dump_texts(trace: Trace, folder: Path, full: bool = False) -> list[Path]:
     """Write the program after each pass to `folder`, as `NN-PASS.txt`; the files.
 
+    Layers that repeat are folded, or, with `full`, each program is there as a whole (burnish.ir.full_text).
     Raises UsageError if `folder` cannot be written to.
     """
     try:
@@ -91,7 +93,8 @@ def dump_texts(trace: Trace, folder: Path) -> list[Path]:
         files = []
         for record in trace.passes:
             files.append(folder / f"{record.number:02d}-{record.name}.txt")
-            files[-1].write_text(record.text, encoding="utf-8")
+            text = full_text_of(record.declarations, record.nodes) if full else record.text
+            files[-1].write_bytes(text.encode())
     except OSError as error:
         raise UsageError(f"cannot write the texts to {folder}: {error.strerror or error}") from error
     return files

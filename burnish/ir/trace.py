@@ -65,6 +65,7 @@ class PassRecord:
     bytes_moved: int  # read and written for one more token, unfused
     text: str  # the program after the pass, repeated layers folded
     nodes: tuple[NodeRecord, ...] = ()  # the program after the pass, in order
+    declarations: str = ""  # what else its full text has (burnish.ir.full_text)
     verification: Verification | None = None
 
     def __repr__(self) -> str:

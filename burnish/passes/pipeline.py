@@ -10,6 +10,7 @@ from typing import Any
 
 from burnish.ir.edit import remove_dead
 from burnish.ir.errors import BurnishError, InvalidProgramError, VerificationError
+from burnish.ir.full_text import declarations
 from burnish.ir.program import Program
 from burnish.ir.records import node_records
 from burnish.ir.text import program_text, symbol_names
@@ -138,6 +139,7 @@ def _record(
         bytes_moved=sum(node.bytes_moved for node in nodes),
         text=program_text(after),
         nodes=nodes,
+        declarations=declarations(after),
     )
 
 

@@ -92,7 +92,7 @@ def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
         if contents.tokenizer.chat_template is not None:
             yield TEMPLATE_FILE, contents.tokenizer.chat_template.encode()
     # The texts are files of their own, to be read and compared; trace.json does not repeat them.
-    untexted = [replace(record, text="", nodes=()) for record in contents.trace.passes]
+    untexted = [replace(record, text="", nodes=(), declarations="") for record in contents.trace.passes]
     trace = replace(contents.trace, passes=untexted)
     yield NODES_FILE, msgspec.json.encode(_nodes_of(contents.trace))
     yield TRACE_FILE, msgspec.json.format(msgspec.json.encode(trace), indent=1)
@@ -102,16 +102,17 @@ def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The nodes of all programs of a trace, each once, and for each pass which ones, in order."""
+    """The nodes of all programs of a trace, each once; for each pass which ones, in order, and its declarations."""
 
     nodes: list[NodeRecord]
     passes: list[list[int]]
+    declarations: list[str]
 
 
 def _nodes_of(trace: Trace) -> _Nodes:
     places: dict[NodeRecord, int] = {}
     passes = [[places.setdefault(node, len(places)) for node in record.nodes] for record in trace.passes]
-    return _Nodes(list(places), passes)
+    return _Nodes(list(places), passes, [record.declarations for record in trace.passes])
 
 
 def _text_file(number: int, name: str) -> str:
@@ -286,7 +287,7 @@ class Artifact:
         for place, record in enumerate(trace.passes):
             text = self.file(_text_file(record.number, record.name)).read_text(encoding="utf-8")
             nodes = tuple(stored.nodes[index] for index in stored.passes[place])
-            trace.passes[place] = replace(record, text=text, nodes=nodes)
+            trace.passes[place] = replace(record, text=text, nodes=nodes, declarations=stored.declarations[place])
         return trace
 
     def tokenizer(self) -> Tokenizer | None:
