@@ -198,6 +198,8 @@ def test_the_command(make: Callable[..., Artifact]) -> None:
     assert wrong.exit_code == 2
     assert "did you mean clean" in " ".join(wrong.stderr.split())
     assert call("inspect", first.path, "nowhere.burnish").exit_code == 1
+    both = call("inspect", first.path, "--diff", "05", "--rewrites")
+    assert (both.exit_code, both.stdout) == (2, "")
 
 
 def test_settings_are_compared(make: Callable[..., Artifact]) -> None:
