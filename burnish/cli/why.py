@@ -17,7 +17,7 @@ def why(
     where: Annotated[
         str | None,
         typer.Argument(
-            metavar="[WHERE]",
+            metavar="WHERE",
             help="A module or part of its path (`layers.*.mlp`), an op, a node, or file:line of the model's source.",
             show_default="the whole model",
         ),

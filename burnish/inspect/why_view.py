@@ -41,10 +41,8 @@ def _rewritten(why: Why) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for group in _groups(why.rewritten, lambda each: _NUMBER.sub("", each.rewritten)):
         parts.append(_indented(f"{len(group)} × {group[0].rewritten}"))
-        if why.where:
-            parts += [_indented(str(each.site), 6, "dim") for each in group]
-        else:
-            parts.append(_indented(f"first: {group[0].site}", 6, "dim"))
+        places = _groups(group, lambda each: (each.site.source, each.site.op)) if why.where else [group]
+        parts += [_indented(_first(each), 6, "dim") for each in places]
     return parts
 
 
@@ -52,7 +50,11 @@ def _left(why: Why, place: str) -> list[RenderableType]:
     groups = _groups(why.missed, _alike)
     if not groups:
         return []
-    near = groups if why.where else [group for group in groups if group[0].nearness > 0][:_MOST_GROUPS]
+    near = [group for group in groups if group[0].nearness > 0]
+    if not why.where:
+        near = near[:_MOST_GROUPS]
+    elif not near and not why.rewritten:  # somebody asks about just these
+        near = groups
     where = place if why.candidates else f" beside {why.where}"
     parts: list[RenderableType] = [
         Text(),
@@ -60,16 +62,20 @@ def _left(why: Why, place: str) -> list[RenderableType]:
     ]
     for group in near:
         first = group[0]
-        count = f"{len(group)} ×, first: " if len(group) > 1 else ""
-        parts.append(_indented(f"{count}{first.site}"))
+        parts.append(_indented(_first(group)))
         for obstacle in first.obstacles:
             if why.where or obstacle.nearness > 0:
                 parts += _obstacle(obstacle, first)
     rest = sum(len(group) for group in groups) - sum(len(group) for group in near)
     if rest:
         more = "more that are further from it" if near else "of which no more than the first op matched"
-        parts.append(_indented(f"{rest} {more}; WHERE shows those of one place", style="dim"))
+        how = "a narrower WHERE" if why.where else "WHERE"
+        parts.append(_indented(f"{rest} {more}; {how} shows those of one place", style="dim"))
     return parts
+
+
+def _first(group: Sequence[Candidate]) -> str:
+    return f"{len(group)} ×, first: {group[0].site}" if len(group) > 1 else str(group[0].site)
 
 
 def _obstacle(obstacle: Obstacle, candidate: Candidate) -> list[RenderableType]:
