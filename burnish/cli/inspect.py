@@ -19,7 +19,7 @@ def inspect(
     artifact: ArtifactArgument,
     other: Annotated[
         str | None,
-        typer.Argument(metavar="[OTHER]", help="Another artifact, to compare with; after --diff, a second pass."),
+        typer.Argument(metavar="OTHER", help="Another artifact, to compare with; after --diff, a second pass."),
     ] = None,
     dump: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the program after each pass there, one text file a pass.")
@@ -31,6 +31,9 @@ def inspect(
         bool,
         typer.Option("--run", help="ARTIFACT is such a text: run it, with the weights.safetensors beside it if any."),
     ] = False,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --run: write the program there as ONNX, with its weights.")
+    ] = None,
     rewrites: Annotated[bool, typer.Option("--rewrites", help="Also list what each pass rewrote.")] = False,
     html: Annotated[
         Path | None,
@@ -51,14 +54,18 @@ def inspect(
         if run:
             if other is not None or dump is not None or html is not None or diff is not None or rewrites or verify:
                 raise UsageError("--run takes the text of one program, and none of the options for artifacts")
-            run_dump(artifact)
+            run_dump(artifact, onnx)
             return
+        if onnx is not None:
+            raise UsageError("--onnx takes the text of one program, with --run; burnish compile --onnx writes all")
         from burnish.inspect.summary import dump_texts, summary
         from burnish.inspect.table import rewrites_view, trace_view
         from burnish.runtime.artifact import Artifact
 
         opened = Artifact.open(artifact)
         if diff is not None or other is not None:
+            if dump is not None or html is not None or rewrites or verify:
+                raise UsageError("what differs is shown by itself: leave out --dump, --html, --rewrites and --verify")
             compare(opened, diff, other)
             return
         if verify:
@@ -85,8 +92,8 @@ def inspect(
             out.print(f"{len(files)} texts in {dump}; {then}", soft_wrap=True)
 
 
-def run_dump(path: Path) -> None:
-    """Run the program of a text on random tokens and show what comes out."""
+def run_dump(path: Path, onnx: Path | None) -> None:
+    """Run the program of a text on random tokens and show what comes out; write it as ONNX to the folder `onnx`."""
     from burnish.inspect.dump import load_dump
     from burnish.inspect.run import run_program, runs_table
     from burnish.ir.text import heading
@@ -96,6 +103,12 @@ def run_dump(path: Path) -> None:
     with err.status("running it"):
         runs = list(run_program(program))
     out.print(runs_table(runs))
+    if onnx is not None:
+        from burnish.inspect.onnx_dump import OnnxFolder
+
+        folder = OnnxFolder(onnx)
+        folder.add(program, path.stem, with_weights=True)
+        out.print(folder.view(), soft_wrap=True)
 
 
 def compare(artifact: Artifact, first: str | None, other: str | None) -> None:

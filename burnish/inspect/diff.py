@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +17,9 @@ from burnish.ir.states import State
 from burnish.ir.text import dtype_name
 from burnish.ir.trace import PassRecord, Trace
 from burnish.runtime.artifact import Artifact
+from burnish.runtime.manifest import dtype_of
 
-_PIECE = 1 << 24  # bytes of a weight that are compared at a time
+_PIECE = 1 << 22  # bytes of a weight that are compared at a time
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])[0-9]+(?![A-Za-z0-9])")
 
 
@@ -212,25 +214,36 @@ def _differences(before: dict[str, str], after: dict[str, str]) -> Iterator[_Dif
 def _weights(before: Artifact, after: Artifact) -> Iterator[_Difference]:
     kinds: list[dict[str, str]] = []
     for artifact in (before, after):
-        entries = artifact.manifest.weights.items()
-        kinds.append({name: f"{_short(entry.dtype)}[{', '.join(map(str, entry.shape))}]" for name, entry in entries})
+        kinds.append({})
+        for name, entry in artifact.manifest.weights.items():
+            dtype = dtype_name(dtype_of(entry.dtype, f"the weight {name!r}"))
+            kinds[-1][name] = f"{dtype}[{', '.join(map(str, entry.shape))}]"
     yield from _differences(*kinds)
-    one, two = before.weights, after.weights
     for name, kind in kinds[0].items():
         if kinds[1].get(name) == kind:
-            count, largest = contents_differ(one[name].materialize(), two[name].materialize())
+            count, largest = values_differ(pieces(before, name), pieces(after, name))
             if count:
-                share = "all" if count == one[name].materialize().numel() else "some"
-                yield name, f"{share} of the values", largest
+                entry = before.manifest.weights[name]
+                yield name, f"{'all' if count == math.prod(entry.shape) else 'some'} of the values", largest
 
 
-def contents_differ(one: torch.Tensor, two: torch.Tensor) -> tuple[int, float]:
-    """How many of the values of two weights of one shape and dtype differ in any bit, and by how much at most."""
-    first, second = one.reshape(-1), two.reshape(-1)
-    step = max(1, _PIECE // first.element_size())
+def pieces(artifact: Artifact, name: str) -> Iterator[torch.Tensor]:
+    """The values of a weight, a few at a time: read, not mapped, so that no more than these are in memory."""
+    entry = artifact.manifest.weights[name]
+    dtype = dtype_of(entry.dtype, f"the weight {name!r}")
+    left = math.prod(entry.shape)
+    with artifact.file(entry.file).open("rb") as stream:
+        stream.seek(entry.offset)
+        while left:
+            count = min(left, _PIECE // dtype.itemsize)
+            yield torch.frombuffer(bytearray(stream.read(count * dtype.itemsize)), dtype=dtype)
+            left -= count
+
+
+def values_differ(one: Iterable[torch.Tensor], two: Iterable[torch.Tensor]) -> tuple[int, float]:
+    """How many of the values of two weights differ in any bit, and by how much at most; given by pieces of one size."""
     count, largest = 0, 0.0
-    for start in range(0, first.numel(), step):
-        a, b = first[start : start + step], second[start : start + step]
+    for a, b in zip(one, two, strict=True):
         bits = [each.view(torch.uint8).view(-1, each.element_size()) for each in (a, b)]
         if not torch.equal(*bits):
             places = (bits[0] != bits[1]).any(1)
@@ -238,10 +251,6 @@ def contents_differ(one: torch.Tensor, two: torch.Tensor) -> tuple[int, float]:
             count += int(places.sum())
             largest = max(largest, float((a[places].to(wide) - b[places].to(wide)).abs().max()))
     return count, largest
-
-
-def _short(dtype: str) -> str:
-    return dtype_name(getattr(torch, dtype))
 
 
 def _grouped(differences: Iterable[_Difference]) -> tuple[Group, ...]:
