@@ -11,7 +11,7 @@ import pytest
 
 from burnish.inspect.html import report
 from burnish.ir.trace import Trace
-from tests.inspect.traces import HOSTILE, large, layered
+from tests.inspect.traces import HOSTILE, call, large, layered, other, record
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 from playwright.sync_api import Browser, Page  # noqa: E402
@@ -114,6 +114,17 @@ def test_a_layer_that_alone_was_changed_stands_by_itself(opened: Opener) -> None
     ]
 
 
+def test_a_module_that_is_called_twice_is_one_box_with_a_line_back(opened: Opener) -> None:
+    nodes = [other("placeholder", "tokens", "i64[batch, sequence]")]
+    for place, module in enumerate(("shared", "shared", "between", "between", "shared", "shared")):
+        nodes.append(call(f"neg_{place}", "aten.neg.default", (nodes[-1].name,), f"model.{module}"))
+    nodes.append(other("output", "output", "", nodes[-1].name))
+    page = opened(Trace([record(0, "captured", tuple(nodes))]))
+    page.click(f"{AFTER} [data-key='m:model']")
+    assert [label.split(",")[0] for label in boxes(page)] == ["model", "tokens", "shared", "between", "output"]
+    assert page.locator(".lines .back").count() == 1
+
+
 def test_a_node_tells_its_source_and_the_rewrites_that_made_it(opened: Opener) -> None:
     page = opened(layered(3))
     page.fill("#search", "rms_norm_2")
@@ -139,6 +150,7 @@ def test_weights_are_found_though_they_are_not_drawn(opened: Opener) -> None:
     page.fill("#search", "embed.weight")
     page.keyboard.press("Enter")
     assert "%embedding" in page.locator("#details").inner_text()
+    assert page.locator(f"{AFTER} .active").get_attribute("data-key") == "n:embedding"
 
 
 def test_text_of_the_model_stays_text(opened: Opener) -> None:
@@ -178,7 +190,7 @@ def test_everything_works_from_the_keyboard(opened: Opener) -> None:
     assert page.evaluate("document.activeElement.id") == "search"
     page.keyboard.type("layers.17.mlp")
     page.keyboard.press("Enter")
-    assert at(page).endswith("silu_17")
+    assert at(page) == "m:model.layers.17.mlp"
     page.keyboard.press("/")
     page.keyboard.press("Escape")
     assert page.evaluate("document.activeElement.id") != "search"

@@ -18,7 +18,7 @@ const actions = {
         ? { key: part.key, graph: pane.graph, index: part.first }
         : { key: part.key, graph: pane.graph, part };
     details();
-    for (const each of Object.values(panes)) each.redraw();
+    for (const pane of shownPanes()) pane.redraw();
     say(spokenBox(part));
   },
   toggle(part) {
@@ -28,16 +28,15 @@ const actions = {
   letGo() {
     state.chosen = null;
     details();
-    for (const each of Object.values(panes)) each.redraw();
+    for (const pane of shownPanes()) pane.redraw();
   },
-  showPass(place, focus = false) {
+  showPass(place) {
     if (place < 0 || place >= data.passes.length) return;
     state.place = place;
     state.chosen = null;
     passes();
     draw();
     details();
-    if (focus) get("passes").focus();
   },
   /** The node that a rewrite or refusal is about, in the graph before the pass. */
   showEntry(place, kind, which) {
@@ -52,12 +51,18 @@ const actions = {
     if (graph) actions.reveal(graph, graph.at.get(name));
     else details();
   },
-  /** Open what is around a node, go there and choose it. */
-  reveal(graph, index) {
-    const path = graph.isDrawn[index] ? graph.path(index) : [];
+  /** Open what is around a node, go there and choose it; what is not drawn is near what reads it. With `module`, the
+   *  box of that module around the node, if it has one. */
+  reveal(graph, index, module = null) {
+    let near = index;
+    while (!graph.isDrawn[near] && graph.readers[near].length) near = graph.readers[near][0];
+    let path = graph.isDrawn[near] ? graph.path(near) : [];
+    const around = module === null ? -1 : path.findIndex((part) => part.key === `m:${module}`);
+    if (around >= 0) path = path.slice(0, around + 1);
     for (const part of path.slice(0, -1)) state.open.set(part.key, true);
     const part = path.at(-1);
-    state.chosen = { key: part?.key ?? null, graph, index };
+    if (around >= 0) state.chosen = { key: part.key, graph, part };
+    else state.chosen = { key: near === index && part ? part.key : null, graph, index };
     draw();
     details();
     // The other side goes to what is nearest to the node there.
@@ -66,7 +71,7 @@ const actions = {
       if (nearest) pane.goTo(nearest.key);
     }
     const row = graph.rows[index];
-    say(`${display(row)}, ${text(row[TYPE])}`);
+    say(around >= 0 ? spokenBox(part) : `${display(row)}, ${text(row[TYPE])}`);
   },
 };
 
@@ -179,14 +184,14 @@ function setUpBar() {
 
 function setUpSearch() {
   const [input, list] = [get("search"), get("found")];
-  let at = 0;
+  let [found, at] = [[], 0];
   const close = () => {
     list.hidden = true;
     input.setAttribute("aria-expanded", "false");
   };
-  const go = (row) => {
+  const go = (place) => {
     close();
-    actions.reveal(searched(), Number(row.dataset.index));
+    actions.reveal(searched(), found[place].index, found[place].module);
     shownPanes().at(-1).scroll.focus({ preventScroll: true });
   };
   const searched = () => shownPanes().at(-1).graph;
@@ -200,38 +205,30 @@ function setUpSearch() {
   input.addEventListener("input", () => {
     const graph = searched();
     const { modules, nodes } = search(graph, input.value);
-    const option = (index, label, note, place) =>
-      element(
-        "li",
-        { role: "option", id: `found-${place}`, "data-index": index },
-        element("code", {}, label),
-        element("small", {}, note),
-      );
-    const rows = [
-      ...modules.slice(0, 8).map(([path, index]) => [index, path, text(graph.rows[index][CLASS])]),
-      ...nodes
-        .slice(0, 40)
-        .map((index) => [
-          index,
-          display(graph.rows[index]),
-          [text(graph.rows[index][TYPE]), text(graph.rows[index][MODULE])].filter(Boolean).join(" · "),
-        ]),
+    found = [
+      ...modules.slice(0, 8).map(([path, index]) => {
+        return { index, module: path, label: path, note: text(graph.rows[index][CLASS]) };
+      }),
+      ...nodes.slice(0, 40).map((index) => {
+        const row = graph.rows[index];
+        const note = [text(row[TYPE]), text(row[MODULE])].filter(Boolean).join(" · ");
+        return { index, module: null, label: display(row), note };
+      }),
     ];
-    const total = element(
-      "li",
-      { class: "total", role: "presentation" },
-      `${many(modules.length, "module")}, ${many(nodes.length, "node")}`,
-    );
-    list.replaceChildren(...rows.map(([index, label, note], place) => option(index, label, note, place)), total);
+    const rows = found.map(({ label, note }, place) => {
+      const attributes = { role: "option", id: `found-${place}`, onclick: () => go(place) };
+      return element("li", attributes, element("code", {}, label), element("small", {}, note));
+    });
+    const total = `${many(modules.length, "module")}, ${many(nodes.length, "node")}`;
+    list.replaceChildren(...rows, element("li", { class: "total", role: "presentation" }, total));
     list.hidden = !input.value.trim();
     input.setAttribute("aria-expanded", String(!list.hidden));
     mark(0);
   });
   input.addEventListener("keydown", (event) => {
-    const rows = list.querySelectorAll("[role=option]");
     if (event.key === "ArrowDown") mark(at + 1);
     else if (event.key === "ArrowUp") mark(at - 1);
-    else if (event.key === "Enter" && rows[at] && !list.hidden) go(rows[at]);
+    else if (event.key === "Enter" && found[at] && !list.hidden) go(at);
     else if (event.key === "Escape") {
       input.value = "";
       close();
@@ -241,10 +238,6 @@ function setUpSearch() {
     event.stopPropagation();
   });
   list.addEventListener("mousedown", (event) => event.preventDefault());
-  list.addEventListener(
-    "click",
-    (event) => event.target.closest("[role=option]") && go(event.target.closest("[role=option]")),
-  );
   input.addEventListener("blur", close);
 }
 

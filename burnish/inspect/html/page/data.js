@@ -23,7 +23,7 @@ function fill(made, attributes, children) {
 }
 
 const whole = (number) => Math.round(number).toLocaleString("en-US");
-const many = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"}`;
+const many = (count, noun, plural = `${noun}s`) => `${whole(count)} ${count === 1 ? noun : plural}`;
 
 function bytesText(count) {
   for (const [unit, size] of [
@@ -59,3 +59,10 @@ const isCall = (row) => text(row[OP]) === "call_function";
 /** Sizes and weights are told with the nodes that read them: drawn, they would hide everything else. */
 const isDrawn = (row) => !isWeight(row) && !text(row[TYPE]).startsWith("size ");
 const display = (row) => (isWeight(row) ? `@${text(row[TARGET])}` : `%${text(row[NAME])}`);
+
+/** What a node is that computes nothing. */
+function kindOf(row) {
+  const kind = text(row[OP]);
+  if (kind === "placeholder") return text(row[MODULE]) ? "state" : "input";
+  return kind === "get_attr" ? "weight" : "";
+}

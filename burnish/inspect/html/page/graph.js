@@ -66,18 +66,6 @@ class Graph {
     for (let part = this.root; part; part = part.parts?.find((each) => each.has(index))) found.push(part);
     return found.slice(1);
   }
-
-  find(key) {
-    const search = (part) => {
-      for (const each of part.parts ?? []) {
-        if (each.key === key) return [each];
-        const inner = each.parts && search(each);
-        if (inner) return [each, ...inner];
-      }
-      return null;
-    };
-    return search(this.root);
-  }
 }
 
 /** Something that is drawn as one box: a node, a module, the loose operations of one, or a run of equal layers. */
@@ -201,11 +189,10 @@ function modulePart(graph, module, isLayer) {
 
 function leafPart(graph, index, module = "") {
   const row = graph.rows[index];
-  const kind = text(row[OP]);
   const labels = {
     path: text(row[MODULE]),
     title: opName(row),
-    note: kind === "placeholder" ? (text(row[MODULE]) ? "state" : "input") : module,
+    note: kindOf(row) || module,
     line: text(row[TYPE]),
     mark: graph.marks[index],
   };

@@ -34,8 +34,12 @@ function labelsOf(part) {
   const node = part.kind === "node";
   const second = node
     ? part.line
-    : `${many(operations, "op")} · ${many(launches, "launch").replace(/launchs/, "launches")} · ${bytesText(bytes)}`;
-  return { title: clipped(part.title, 40), note: clipped(part.note ?? "", 36), second: clipped(second, 30) };
+    : `${many(operations, "op")} · ${many(launches, "launch", "launches")} · ${bytesText(bytes)}`;
+  return {
+    title: clipped(part.title, 40),
+    note: clipped(part.note ?? "", 36),
+    second: clipped(second, node ? 30 : 60),
+  };
 }
 
 /** A part as a picture of its own size: { part, w, h, labels, inner }; `inner` if it is open. */
@@ -319,7 +323,7 @@ function drawLine(line) {
   const start = { x: from.x + offset(from, value, "outs"), y: from.y + from.h };
   const end = { x: to.x + offset(to, value, "ins"), y: to.y };
   if (line.back) {
-    const side = Math.max(from.x + from.w / 2, to.x + to.w / 2) + 14;
+    const side = Math.max(from.x + from.w / 2, to.x + to.w / 2) + 9;
     return { points: [start, { x: side, y: start.y + 12 }, { x: side, y: end.y - 12 }, end], value, back: true };
   }
   const points = [start];

@@ -2,7 +2,7 @@
 
 const MARGIN = 24;
 const BEYOND = 300; // pixels around the view that are drawn ahead
-const READABLE = 0.8;
+const READABLE = 0.75;
 const WHEEL = 40; // pixels that the wheel turns for one step of zoom
 const ZOOMS = [0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.6];
 
@@ -57,8 +57,7 @@ class Pane {
 
   /** From the top, as large as fits the width, and large enough to read; what does not fit, around the largest box. */
   fit() {
-    const fits = ZOOMS.filter((zoom) => zoom <= 1 && zoom * this.size.w <= this.scroll.clientWidth);
-    this.zoom = Math.max(READABLE, fits.at(-1) ?? 0);
+    this.zoom = Math.max(READABLE, Math.min(1, this.scroll.clientWidth / this.size.w));
     this.#resize();
     this.scroll.scrollTop = 0;
     const closed = this.boxes.filter((box) => !box.inner);
@@ -68,11 +67,11 @@ class Pane {
   }
 
   zoomBy(steps) {
-    const place = ZOOMS.indexOf(this.zoom) + steps;
-    if (place < 0 || place >= ZOOMS.length) return;
+    const zoom = steps > 0 ? ZOOMS.find((each) => each > this.zoom) : ZOOMS.findLast((each) => each < this.zoom);
+    if (!zoom) return;
     const { scrollLeft, scrollTop, clientWidth, clientHeight } = this.scroll;
-    const ratio = ZOOMS[place] / this.zoom;
-    this.zoom = ZOOMS[place];
+    const ratio = zoom / this.zoom;
+    this.zoom = zoom;
     this.#resize();
     this.scroll.scrollLeft = (scrollLeft + clientWidth / 2) * ratio - clientWidth / 2;
     this.scroll.scrollTop = (scrollTop + clientHeight / 2) * ratio - clientHeight / 2;

@@ -1,6 +1,7 @@
 // ---- Around the graph: the passes, what is chosen in words, search.
 
 const CHART = 48; // pixels of the longest bar
+const FEW = 40; // most links that are listed unasked
 
 /** A row for each pass, with bars of launches and bytes under their numbers. */
 function passRow(pass, place, most) {
@@ -17,27 +18,40 @@ function passRow(pass, place, most) {
     line.style.width = `${Math.max(count ? 1 : 0, (count / of) * CHART)}px`;
     return line;
   };
+  const launches = many(pass.launches, "launch", "launches");
+  const attributes = {
+    role: "option",
+    id: `pass-${place}`,
+    "data-place": place,
+    "aria-label": [
+      pass.number,
+      pass.name,
+      place ? effect : "",
+      ...facts,
+      launches,
+      `${bytesText(pass.bytes_moved)} moved`,
+    ]
+      .filter((each) => each !== "")
+      .join(", "),
+    class: place && !pass.rewrites.length ? "idle" : "",
+  };
+  const megabytes = pass.bytes_moved / 1e6;
   return element(
     "li",
-    { role: "option", id: `pass-${place}`, "data-place": place, class: place && !pass.rewrites.length ? "idle" : "" },
+    attributes,
     element("span", { class: "number" }, String(pass.number)),
     element(
       "span",
       { class: "what" },
       element("b", {}, pass.name),
-      place ? element("span", { class: "effect", title: effect, "aria-label": effect }, sign) : null,
-      element("small", {}, ...facts.map((fact, index) => [index ? "\u00a0· " : "", element("span", {}, fact)]).flat()),
+      place ? element("span", { class: "effect", title: effect }, sign) : null,
+      element("small", {}, ...facts.flatMap((fact, index) => [index ? "\u00a0· " : "", element("span", {}, fact)])),
     ),
+    element("span", { class: "bar" }, whole(pass.launches), bar(pass.launches, most.launches)),
     element(
       "span",
-      { class: "bar", "aria-label": many(pass.launches, "launches").replace("launchess", "launches") },
-      whole(pass.launches),
-      bar(pass.launches, most.launches),
-    ),
-    element(
-      "span",
-      { class: "bar", "aria-label": `${bytesText(pass.bytes_moved)} moved` },
-      (pass.bytes_moved / 1e6).toLocaleString("en-US", { maximumFractionDigits: pass.bytes_moved < 1e7 ? 1 : 0 }),
+      { class: "bar" },
+      megabytes.toLocaleString("en-US", { maximumFractionDigits: megabytes < 10 ? 1 : 0 }),
       bar(pass.bytes_moved, most.bytes),
     ),
   );
@@ -92,37 +106,23 @@ function passDetails(place, actions) {
   ];
 }
 
+/** Rewrites or refusals: what they say and how often, and the places of each when it is opened. */
 function entryGroups(pass, place, kind, groups, title, actions) {
   if (!pass[groups].length) return null;
-  const item = (index, isFirst) => {
+  const item = (index, first) => {
     const [node, where, said] = pass[kind][index].map(text);
-    const go = () => actions.showEntry(place, kind, index);
-    const label = isFirst ? where : said === text(pass[kind][pass[groups][0][0]][2]) ? where : `${said} · ${where}`;
-    return element(
-      "li",
-      {},
-      element(
-        "button",
-        { class: "entry", onclick: go, title: where },
-        element("code", {}, node),
-        ` ${placeText(label, node)}`,
-      ),
-    );
+    const label = said === first ? placeText(where, node) : `${said}, ${placeText(where, node)}`;
+    const onclick = () => actions.showEntry(place, kind, index);
+    return element("li", {}, element("button", { class: "entry", onclick }, element("code", {}, node), ` ${label}`));
   };
   const shown = pass[groups].map((indices) => {
+    const first = text(pass[kind][indices[0]][2]);
+    const summary = element("summary", {}, element("b", {}, `${whole(indices.length)}×`), ` ${first}`);
     const list = element("ol", { class: "entries" });
-    const [, , said] = pass[kind][indices[0]].map(text);
-    const box = element(
-      "details",
-      {},
-      element("summary", {}, element("b", {}, `${whole(indices.length)}×`), ` ${said}`),
-      list,
-    );
-    box.addEventListener(
-      "toggle",
-      () => box.open && !list.firstChild && list.append(...indices.map((index) => item(index, true))),
-    );
-    return box;
+    const ontoggle = () => {
+      if (!list.firstChild) list.append(...indices.map((index) => item(index, first)));
+    };
+    return element("details", { ontoggle }, summary, list);
   });
   return section(`${title} (${whole(pass[kind].length)})`, ...shown);
 }
@@ -130,6 +130,7 @@ function entryGroups(pass, place, kind, groups, title, actions) {
 /** `in model.layers.0 (Llama), file.py:3: code`, without the node's own name in front. */
 const placeText = (where, node) => (where.startsWith(`${node} `) ? where.slice(node.length + 1) : where);
 
+/** What is known of one node. */
 function nodeDetails(graph, index, place, actions) {
   const row = graph.rows[index];
   const mark = graph.marks[index];
@@ -143,38 +144,17 @@ function nodeDetails(graph, index, place, actions) {
     );
   const reads = [...new Set(row[READS])].map((name) => graph.at.get(name)).filter((each) => each !== undefined);
   const links = (indices) => {
-    const list = element("ul", { class: "links" }, ...indices.slice(0, 40).map(link));
-    if (indices.length > 40)
-      list.append(
-        element(
-          "li",
-          {},
-          element(
-            "button",
-            { onclick: () => list.replaceChildren(...indices.map(link)) },
-            `all ${whole(indices.length)}`,
-          ),
-        ),
-      );
+    const list = element("ul", { class: "links" }, ...indices.slice(0, FEW).map(link));
+    const onclick = () => list.replaceChildren(...indices.map(link));
+    if (indices.length > FEW)
+      list.append(element("li", {}, element("button", { onclick }, `all ${whole(indices.length)}`)));
     return list;
   };
-  const kind =
-    { placeholder: module ? "state" : "input", get_attr: "weight", output: "output", call_function: "" }[
-      text(row[OP])
-    ] ?? "";
+  const told = [kindOf(row), mark && place ? `${mark} by ${data.passes[place].name}` : ""];
+  if (graph.isReturned[index]) told.push("returned by the step");
   return [
     element("h2", {}, isCall(row) ? text(row[TARGET]).replace(/\.default$/, "") : opName(row)),
-    element(
-      "p",
-      { class: "sub" },
-      [
-        kind,
-        mark && place ? `${mark} by ${data.passes[place].name}` : "",
-        graph.isReturned[index] ? "returned by the step" : "",
-      ]
-        .filter(Boolean)
-        .join(" · "),
-    ),
+    element("p", { class: "sub" }, told.filter(Boolean).join(" · ")),
     facts([
       ["name", element("code", {}, display(row))],
       ["type", text(row[TYPE]) && element("code", {}, text(row[TYPE]))],
@@ -189,7 +169,7 @@ function nodeDetails(graph, index, place, actions) {
           element("figure", {}, element("figcaption", {}, text(row[SOURCE])), element("pre", {}, text(row[CODE]))),
         )
       : null,
-    text(row[CALL]) ? section("Computes", element("pre", { class: "wrap" }, text(row[CALL]))) : null,
+    text(row[CALL]) ? section("Computes", element("pre", {}, text(row[CALL]))) : null,
     row[HISTORY].length
       ? section(
           "Made by",
@@ -217,6 +197,7 @@ function historyItem([number, which], actions) {
   );
 }
 
+/** What is known of a module, or of other nodes that are drawn as one box. */
 function partDetails(part, actions) {
   const { operations, launches, bytes, made, changed, removed } = part.totals;
   const counts = new Map();
