@@ -78,7 +78,11 @@ class Matcher:
         assert self._nearest is not None
         (bound, matched), expected, found, holder = self._nearest
         culprit = found if isinstance(found, fx.Node) else holder
-        return Miss(root, matched, size(self.pattern), culprit, _told(expected), _found(found), _ops(bound))
+        told = _told(expected)
+        if isinstance(expected, Pattern) and expected in bound:  # it is one node wherever it stands
+            known = bound[expected]
+            told = f"{told.partition(' (')[0]}, which is {known.name if isinstance(known, fx.Node) else known}"
+        return Miss(root, matched, size(self.pattern), culprit, told, _found(found), _ops(bound))
 
     # State of an attempt: what is bound so far, and how many ops have matched.
 

@@ -159,9 +159,17 @@ def test_the_nearest_miss_is_the_deepest() -> None:
     matcher = Matcher(x * exp(x + 1), b.program(root))
     assert not list(matcher.matches(root))
     miss = matcher.miss(root)
-    assert miss is not None
     assert (miss.matched, miss.total) == (3, 3)
     assert str(miss) == "3 of 3 ops matched; then expected 1, found 2 at add_tensor (aten.add.Tensor)"
+
+
+def test_a_miss_says_which_node_was_expected_a_second_time() -> None:
+    b = Builder()
+    root = b.call(aten.mul.Tensor, b.x, b.call(aten.exp.default, b.y))
+    matcher = Matcher(x * exp(x), b.program(root))
+    assert not list(matcher.matches(root))
+    miss = matcher.miss(root)
+    assert (miss.matched, miss.expected, miss.found) == (2, "x, which is x", "y")
 
 
 def test_size_counts_each_op_once() -> None:
