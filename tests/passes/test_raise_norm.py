@@ -120,7 +120,7 @@ def test_a_near_miss_says_what_did_not_match() -> None:
     program = spelled(lambda m, x: x * torch.rsqrt(mean_square(m.gate(x)) + 1e-6))
     _, log = rewritten(program, RAISE_NORMS)
     assert [entry.text.split(" at ")[0] for entry in log.refusals] == [
-        "RMS norm: 5 of 7 ops matched; then expected x (a node), found aten.linear.default"
+        "RMS norm: 5 of 7 ops matched; then expected x, which is embedding, found aten.linear.default"
     ]
 
 
