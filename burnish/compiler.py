@@ -13,7 +13,7 @@ from burnish.codegen.onnx import lower
 from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import PassRecord, Trace, Verification
-from burnish.passes.pipeline import Failure, run_passes
+from burnish.passes.pipeline import Failure, Observer, run_passes
 from burnish.passes.pipelines import lower_for_cpu, make_incremental, whole_pipeline
 from burnish.passes.shrink import shrink
 from burnish.passes.verify import Verifier, verify_step
@@ -34,6 +34,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     tokenizer: Any = None,
     verify: Verify = True,
     progress: Progress | None = None,
+    observer: Observer | None = None,
 ) -> CompiledModel:
     """Compile a causal language model for incremental execution.
 
@@ -48,6 +49,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             of equal ones, which takes seconds. A check that fails leaves a folder that shows it again
             (`burnish reproduce`).
         progress: called with the name of each phase as it begins.
+        observer: called with the record of each pass and the program after it, beginning with the program as captured.
 
     Raises:
         BurnishError: the subclass says what stood in the way; NotCausalError, for one, names the line of the model
@@ -58,9 +60,11 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     with phases("capture"):
         source = read(model, max_length=max_length, tokenizer=tokenizer)
 
-    def observe(record: PassRecord) -> None:
+    def observe(record: PassRecord, program: Program) -> None:
         if progress is not None:
             progress(f"pass {record.name}")
+        if observer is not None:
+            observer(record, program)
 
     verifications: dict[int, Verification | None] = {}
     if verify == "shrunk":

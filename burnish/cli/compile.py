@@ -27,15 +27,23 @@ def compile(
     verify_full: Annotated[
         bool, typer.Option("--verify-full", help="Compare every pass's before and after, on the whole model.")
     ] = False,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Write the program after each pass there as ONNX, without weights, for Netron."
+        ),
+    ] = None,
 ) -> None:
     """Compile MODEL into an artifact that runs without the model's code."""
     with reported():
+        from burnish.inspect.onnx_dump import OnnxFolder
         from burnish.inspect.summary import size_text
         from burnish.inspect.table import pass_table
 
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
-        with compiled_model(model, max_length, backend, checked) as compiled:
+        stages = None if onnx is None else OnnxFolder(onnx)
+        with compiled_model(model, max_length, backend, checked, stages) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))
@@ -43,4 +51,6 @@ def compile(
         err.print(
             f"{output}: {size_text(size)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
         )
+        if stages is not None:
+            err.print(stages.view(), soft_wrap=True)
         err.print(f"Try it: burnish run {output} 'Why is the sky blue?'", style="dim", markup=False, soft_wrap=True)

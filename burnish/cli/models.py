@@ -17,6 +17,7 @@ from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.compiler import Verify
+    from burnish.passes.pipeline import Observer
     from burnish.runtime.model import CompiledModel
 
 _PHASES = ("capture", "passes", "verify", "lower", "write", "load")
@@ -57,7 +58,7 @@ def find_model(text: str) -> Any:
 
 @contextmanager
 def compiled_model(
-    model: str, max_length: int | None, backend: Backend, verify: Verify = True
+    model: str, max_length: int | None, backend: Backend, verify: Verify = True, observer: Observer | None = None
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -71,7 +72,9 @@ def compiled_model(
 
         import burnish
 
-        compiled = burnish.compile(found, max_length=max_length, backend=backend.value, verify=verify, progress=begin)
+        compiled = burnish.compile(
+            found, max_length=max_length, backend=backend.value, verify=verify, progress=begin, observer=observer
+        )
     with compiled:
         yield compiled
 

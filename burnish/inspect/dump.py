@@ -12,7 +12,14 @@ from burnish.ir.full_text import full_text
 from burnish.ir.parse import declared_weights, parse_program
 from burnish.ir.program import Program
 from burnish.ir.weights import Reshape, Stored, Weight, Weights
-from burnish.runtime.weights_file import WEIGHTS_FILE, map_weights, plan_weights, read_header, write_weights
+from burnish.runtime.weights_file import (
+    WEIGHTS_FILE,
+    WeightLayout,
+    map_weights,
+    plan_weights,
+    read_header,
+    write_weights,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -26,8 +33,14 @@ def save_dump(program: Program, path: Path, with_weights: bool) -> None:
     if with_weights:
         # As expressions of their own: a file has tied weights once, and then no longer by all of their names.
         apart = Weights({name: Reshape(weight, tuple(weight.shape)) for name, weight in program.weights.items()})
-        layout = plan_weights(apart)
-        write_weights(layout, path.parent / layout.file)
+        replace_weights(plan_weights(apart), path.parent)
+
+
+def replace_weights(layout: WeightLayout, folder: Path) -> None:
+    """Write a weights file; one that is there already goes when the new one is complete: this may be read from it."""
+    partial = folder / f".{layout.file}.partial"
+    write_weights(layout, partial)
+    partial.replace(folder / layout.file)
 
 
 def load_dump(path: Path) -> Program:

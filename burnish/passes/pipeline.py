@@ -20,7 +20,7 @@ from burnish.passes.base import Effect, Log, OutOfFuel, Pass
 from burnish.passes.check import check, check_types
 from burnish.passes.verify import Verifier
 
-Observer = Callable[[PassRecord], None]
+Observer = Callable[[PassRecord, Program], None]
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,14 @@ def run_passes(
 ) -> Program:
     """The program after all of `passes`. Each gets a copy and leaves a record; the first is the input's.
 
-    `verifier` compares each pass's before and after. `on_failure` is told of a failed check, or of a pass that ended in
-    an error of its own, before that is raised. After `fuel` rewrites in all (None: no limit) the rest of the passes do
-    not run; an atomic pass counts as one.
+    `observer` is told of each record, with its program. `verifier` compares each pass's before and after. `on_failure`
+    is told of a failed check, or of a pass that ended in an error of its own, before that is raised. After `fuel`
+    rewrites in all (None: no limit) the rest of the passes do not run; an atomic pass counts as one.
     """
     if not trace.passes:
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
+        if observer is not None:
+            observer(trace.passes[0], program)
     for place, each in enumerate(passes):
         if fuel is not None and fuel <= 0:
             break
@@ -66,7 +68,7 @@ def run_passes(
             raise
         trace.passes.append(record)
         if observer is not None:
-            observer(record)
+            observer(record, after)
         program = after
         if fuel is not None:
             fuel -= fuel_of(each, record)

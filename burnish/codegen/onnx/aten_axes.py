@@ -57,6 +57,19 @@ def _running_sum(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.builder.op("CumSum", c.tensor(a["self"], dtype_of(node)), c.builder.constant(a["dim"]))
 
 
+def _difference(c: Context, node: fx.Node, a: Arguments) -> Result:
+    """Each element less the one before; of booleans, whether they differ."""
+    op, constant = c.builder.op, c.builder.constant
+    parts = [c.value(a[name]) for name in ("prepend", "self", "append") if a[name] is not None]
+    x = op("Concat", *parts, axis=a["dim"]) if len(parts) > 1 else parts[0]
+    axes, end = constant([a["dim"]]), constant([2**63 - 1])
+    for _ in range(a["n"]):
+        later = op("Slice", x, constant([1]), end, axes)
+        earlier = op("Slice", x, constant([0]), constant([-1]), axes)
+        x = op("Xor" if dtype_of(node) == torch.bool else "Sub", later, earlier)
+    return x
+
+
 def _softmax(name: str) -> Translate:
     def translate(c: Context, node: fx.Node, a: Arguments) -> Result:
         return c.builder.op(name, c.tensor(a["self"], dtype_of(node)), axis=a["dim"])
@@ -128,6 +141,7 @@ AXES: dict[Any, Translate] = {
     aten.argmax.default: _arg_reduction("ArgMax"),
     aten.argmin.default: _arg_reduction("ArgMin"),
     aten.cumsum.default: _running_sum,
+    aten.diff.default: _difference,
     **dict.fromkeys((aten.softmax.int, aten._softmax.default), _softmax("Softmax")),
     **dict.fromkeys((aten.log_softmax.int, aten._log_softmax.default), _softmax("LogSoftmax")),
     aten.layer_norm.default: _layer_norm,

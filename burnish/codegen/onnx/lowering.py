@@ -43,15 +43,20 @@ def lower(program: Program, layout: WeightLayout) -> bytes:
 
     Raises UnsupportedError for what ONNX cannot express, with the node, its op and the user's line.
     """
+    if program.stage is not Stage.INCREMENTAL:
+        raise UnsupportedError(f"only a step program can be lowered to ONNX; this one is {program.stage.value}")
     model = lower_to_model(program, layout)
     return bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
 
 
 def lower_to_model(program: Program, layout: WeightLayout) -> ir.Model:
-    """As `lower`, before serialisation."""
-    if program.stage is not Stage.INCREMENTAL:
-        raise UnsupportedError(f"only a step program can be lowered to ONNX; this one is {program.stage.value}")
+    """As `lower`, before serialisation, and of a whole program, too: to be looked at, or compared with."""
     return _Lowering(program, layout).run()
+
+
+def is_assertion(node: fx.Node) -> bool:
+    """Whether a node gives nothing: it checks what export took for granted."""
+    return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
 
 
 class _Lowering:
@@ -113,8 +118,8 @@ class _Lowering:
                 self._declare(node, result)
 
     def _call(self, node: fx.Node) -> Result | None:
-        """The value of a node; None for one that has none of its own (sizes; writes that an attention makes)."""
-        if node in self.fused_writes or origin_of_size(node) is not None:
+        """The value of a node; None for one that has none of its own: sizes, assertions, writes of an attention."""
+        if node in self.fused_writes or origin_of_size(node) is not None or is_assertion(node):
             return None
         if node in self.plans:
             return cached_attention(self.context, node, self.plans[node])
@@ -182,7 +187,7 @@ class _Lowering:
             nodes=self.builder.nodes,
             initializers=list(self.builder.initializers.values()),
             opset_imports={"": OPSET, CONTRIB: 1},
-            name="step",
+            name="step" if self.program.states else "whole",
         )
         model = ir.Model(
             graph,
