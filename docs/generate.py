@@ -1,4 +1,5 @@
-"""Writes the pages that show what burnish does: docs/passes, from docs/model.py, and docs/errors.md, from bad input.
+"""Writes the pages that show what burnish does: docs/passes, from docs/model.py, docs/errors.md, from bad input, and
+docs/finding-a-bug.md, from a planted one.
 
 Tests compare the pages with what burnish does then.
 
@@ -143,7 +144,10 @@ def errors() -> str:
 
 
 if __name__ == "__main__":
-    for name, text in {**pages(), "errors.md": errors()}.items():
+    sys.path.insert(0, str(DOCS))
+    import walkthrough
+
+    for name, text in {**pages(), "errors.md": errors(), "finding-a-bug.md": walkthrough.page()}.items():
         (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(text, encoding="utf-8")
         print(DOCS / name)

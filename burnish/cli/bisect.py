@@ -42,7 +42,7 @@ def bisect(
                 program = shrink(program)
 
             def show(run: int, good: int, bad: int) -> None:
-                status.update(f"run {run}: the first bad rewrite is one of {bad - good}, from {good + 1} to {bad}")
+                status.update(f"{run} checks: the first bad rewrite is one of {bad - good}, from {good + 1} to {bad}")
 
             checked = numbers_check(program) if check == "numbers" else command_check(check)
             culprit = bisect(program, passes, checked, show)

@@ -38,7 +38,7 @@ def experts(module: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weigh
     x = _product(module, x, top_k_index, "gate_up_proj" if module.has_gate else "up_proj")
     x = module._apply_gate(x) if module.has_gate else module.act_fn(x)
     x = _product(module, x, top_k_index, "down_proj")
-    if module.has_post_expert_norm:
+    if getattr(module, "has_post_expert_norm", False):  # transformers 5.17 does not know of it yet
         x = module.post_expert_norm(x)
     mixed: Tensor = (x * top_k_weights.unsqueeze(-1)).sum(dim=1)
     return mixed.to(hidden_states.dtype)

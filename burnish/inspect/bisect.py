@@ -1,4 +1,4 @@
-"""The first rewrite after which a check fails, found by halving: in about log2(rewrites) runs of the pipeline."""
+"""The first rewrite after which a check fails, found by halving: in about log2(rewrites) checks."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from burnish.inspect.dump import save_dump
 from burnish.inspect.stale_state import first_wrong_state
 from burnish.ir.errors import BurnishError, UsageError
+from burnish.ir.full_text import full_text
+from burnish.ir.parse import parse_program
 from burnish.ir.program import Program
 from burnish.ir.text import node_text, symbol_names
-from burnish.ir.trace import Entry, Trace
+from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.passes.base import Effect, Pass
 from burnish.passes.pipeline import Failure, fuel_of, run_passes
 from burnish.passes.verify import TOLERANCES, Verifier, relative_difference
 
 Check = Callable[[Program], str | None]  # what is wrong with a program; None if nothing is
-Progress = Callable[[int, int, int], None]  # run number, rewrites known to be good, rewrites known to be bad
+Progress = Callable[[int, int, int], None]  # checks made, rewrites known to be good, rewrites known to be bad
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Culprit:
     of: int  # how many there are
     reason: str  # what the check says after it
     difference: str  # the program before and after that one rewrite, as a diff of its nodes
-    runs: int  # of the pipeline
+    checks: int  # how often the check was asked
 
 
 def numbers_check(captured: Program) -> Check:
@@ -62,8 +65,6 @@ def numbers_check(captured: Program) -> Check:
 
 def command_check(command: str) -> Check:
     """Whether `command` ends with exit code 0, given the path of a dump of the program, its weights beside it."""
-    from burnish.inspect.dump import save_dump
-
     try:
         words = shlex.split(command)
     except ValueError as error:
@@ -93,93 +94,136 @@ def command_check(command: str) -> Check:
 def bisect(captured: Program, passes: Sequence[Pass], check: Check, progress: Progress | None = None) -> Culprit | None:
     """The first of all rewrites that `passes` make of `captured` after which `check` fails; None if it never does.
 
-    A pipeline that ends in an error counts as a failed check.
+    First the pass is found among the programs after each, then the rewrite among those of the pass, which is stopped
+    by its fuel. A pass that ends in an error counts as a failed check.
     """
-    runs = _Runs(captured, passes, check)
-    whole = runs.after(None)
-    if whole.reason is None:
-        return None
-    total = whole.made
-    good, bad = 0, total  # rewrites after which the check holds; fails
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if progress is not None:
-            progress(runs.count, good, bad)
-        if runs.after(middle).reason is None:
-            good = middle
-        else:
-            bad = middle
-    return runs.culprit(good, bad, total)
+    search = _Search(passes, check, progress)
+    search.walk(captured)
+    return search.culprit()
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """A program between two passes. Its text was written before later passes ran: these share what is known of the
+    symbols of the sizes, and a bad one may settle them.
+    """
+
+    program: Program
+    text: str
+    rewrites: int  # made so far, in all passes
+
+    def again(self) -> Program:
+        """The same program with symbols of its own."""
+        return parse_program(self.text, self.program.weights)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The pipeline, stopped after some rewrites."""
+    """One pass on one program, stopped after some rewrites."""
 
     program: Program | None  # None if it ended in an error
-    trace: Trace
-    failed: Failure | None
-    reason: str | None
-    made: int  # rewrites, in terms of fuel
+    record: PassRecord | None
+    rewrites: tuple[Entry, ...]
+    reason: str | None  # why it is bad; None if it is not
 
 
-class _Runs:
-    def __init__(self, captured: Program, passes: Sequence[Pass], check: Check) -> None:
-        self.captured = captured
+class _Search:
+    def __init__(self, passes: Sequence[Pass], check: Check, progress: Progress | None) -> None:
         self.passes = list(passes)
         self.check = check
-        self.count = 0
+        self.progress = progress
+        self.stops: list[_Stop] = []
+        self.checks = 0
 
-    def after(self, fuel: int | None) -> _Run:
-        """Run the pipeline and the check."""
-        self.count += 1
-        trace = Trace()
-        failures: list[Failure] = []
+    def walk(self, captured: Program) -> None:
+        """Run the passes, as far as they go, and keep the program after each."""
+        self.stops = [_Stop(captured, full_text(captured), 0)]
+        for each in self.passes:
+            last = self.stops[-1]
+            run = self._run(each, last.program, None)
+            if run.program is None or run.record is None:
+                break
+            self.stops.append(_Stop(run.program, full_text(run.program), last.rewrites + fuel_of(each, run.record)))
+
+    def culprit(self) -> Culprit | None:
+        """The first bad rewrite of the first bad pass."""
+        bad = self._first_bad_stop()
+        if bad is None:
+            return None
+        each, before = self.passes[bad - 1], self.stops[bad - 1]
+        whole = self._checked(self._run(each, before.again(), None))
+        count = 1 if each.atomic else max(1, len(whole.rewrites))
+        first, after = self._first_bad_rewrite(each, before, count, whole)
+        start = before.program if first == 1 else self._run(each, before.again(), first - 1).program
+        entry, difference = self._told(each, start, after)
+        return Culprit(
+            pass_number=bad,
+            pass_name=each.name,
+            rewrite=entry,
+            place=before.rewrites + first,
+            of=self.stops[-1].rewrites if bad < len(self.stops) else before.rewrites + count,
+            reason=after.reason or "",
+            difference=difference,
+            checks=self.checks,
+        )
+
+    def _first_bad_stop(self) -> int | None:
+        """The place of the first program for which the check fails; one more than there are if it is the error."""
+        ended = len(self.stops) == len(self.passes) + 1
+        good, bad = 0, len(self.stops)
+        if ended:
+            bad -= 1
+            if self._reason(self.stops[bad].program) is None:
+                return None
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            self._tell(self.stops[good].rewrites, self.stops[min(bad, len(self.stops) - 1)].rewrites)
+            good, bad = (middle, bad) if self._reason(self.stops[middle].program) is None else (good, middle)
+        return bad
+
+    def _first_bad_rewrite(self, each: Pass, before: _Stop, count: int, whole: _Run) -> tuple[int, _Run]:
+        """How many rewrites of the pass it takes to fail, and that run."""
+        good, bad, after = 0, count, whole
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            self._tell(before.rewrites + good, before.rewrites + bad)
+            run = self._checked(self._run(each, before.again(), middle))
+            good, bad, after = (middle, bad, after) if run.reason is None else (good, middle, run)
+        return bad, after
+
+    def _told(self, each: Pass, before: Program | None, after: _Run) -> tuple[Entry, str]:
+        """The last rewrite of a run (of an atomic pass: the one that a wrong value comes from), and what it changed."""
+        entry = after.rewrites[-1] if after.rewrites else Entry("", f"the pass {each.name} as a whole", "")
+        if before is None or after.program is None:
+            return entry, ""
+        if each.atomic and after.record is not None and len(after.rewrites) > 1:
+            place = first_wrong_state(before, after.program, after.record)
+            entry = entry if place is None else after.rewrites[place]
+        return entry, program_difference(before, after.program)
+
+    def _run(self, each: Pass, program: Program, fuel: int | None) -> _Run:
+        trace, failures = Trace(), list[Failure]()
         try:
-            program = run_passes(self.captured, self.passes, trace, fuel=fuel, on_failure=failures.append)
+            after = run_passes(program, [each], trace, fuel=fuel, on_failure=failures.append)
         except BurnishError as error:
-            failed = failures[0] if failures else None
-            return _Run(None, trace, failed, str(error), self._made(trace, failed))
+            return _Run(None, None, failures[0].rewrites if failures else (), str(error))
+        return _Run(after, trace.passes[-1], trace.passes[-1].rewrites, None)
+
+    def _checked(self, run: _Run) -> _Run:
+        return run if run.program is None else replace(run, reason=self._reason(run.program))
+
+    def _reason(self, program: Program) -> str | None:
+        self.checks += 1
         try:
-            reason = self.check(program)
+            return self.check(program)
         except UsageError:  # the check, not the program
             raise
         except BurnishError as error:  # it does not even run
-            reason = str(error)
-        return _Run(program, trace, None, reason, self._made(trace, None))
+            return str(error)
 
-    def _made(self, trace: Trace, failed: Failure | None) -> int:
-        """Rewrites made; one more where an error came without any, so that there is one to blame."""
-        made = sum(fuel_of(each, record) for each, record in zip(self.passes, trace.passes[1:], strict=False))
-        if len(trace.passes) <= len(self.passes):
-            each = self.passes[len(trace.passes) - 1]
-            rewrites = failed.rewrites if failed is not None else ()
-            made += 1 if each.atomic else max(1, len(rewrites))
-        return made
-
-    def culprit(self, good: int, bad: int, total: int) -> Culprit:
-        """What rewrite number `bad` is and does."""
-        before, after = self.after(good), self.after(bad)
-        assert after.reason is not None
-        number, name, rewrites = self._last(before, after)
-        entry = rewrites[-1] if rewrites else Entry("", "the pass as a whole", "")
-        difference = ""
-        if before.program is not None and after.program is not None:
-            difference = program_difference(before.program, after.program)
-            if self.passes[number - 1].atomic and len(rewrites) > 1:
-                place = first_wrong_state(before.program, after.program, after.trace.passes[-1])
-                entry = rewrites[place] if place is not None else entry
-        return Culprit(number, name, entry, bad, total, after.reason, difference, self.count)
-
-    def _last(self, before: _Run, after: _Run) -> tuple[int, str, tuple[Entry, ...]]:
-        """The pass that made the last rewrite, and all its rewrites."""
-        if after.failed is not None or after.program is None:
-            number = len(after.trace.passes)
-            rewrites = after.failed.rewrites if after.failed is not None else ()
-            return number, self.passes[number - 1].name, rewrites
-        made = [record for record in after.trace.passes if record.rewrites]
-        record = made[-1]
-        return record.number, record.name, record.rewrites
+    def _tell(self, good: int, bad: int) -> None:
+        if self.progress is not None:
+            self.progress(self.checks, good, bad)
 
 
 def culprit_view(culprit: Culprit) -> RenderableType:
@@ -190,7 +234,7 @@ def culprit_view(culprit: Culprit) -> RenderableType:
     ]
     if culprit.rewrite.text:
         rows.append(Text(f"rewritten: {culprit.rewrite.text}"))
-    rows += [Text(f"after it: {culprit.reason}"), Text(f"found in {culprit.runs} runs of the pipeline")]
+    rows += [Text(f"after it: {culprit.reason}"), Text(f"found with {culprit.checks} checks")]
     if culprit.difference:
         styles = {"+": "green", "-": "red", "@": "dim"}
         rows.append(Text())

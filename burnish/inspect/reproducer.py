@@ -80,7 +80,7 @@ def write_reproducer(failure: Failure, folder: Path) -> None:
         passes=[_PassEntry(each.name, _plain_options(each)) for each in failure.passes],
         seed=0,
         shapes=list(SHAPES),
-        versions={"burnish": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions={"burnish": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
     )
     (folder / FILE).write_bytes(msgspec.json.format(msgspec.json.encode(data), indent=1))
     (folder / "README.txt").write_text(

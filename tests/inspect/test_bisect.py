@@ -224,4 +224,4 @@ def test_without_a_fault_there_is_nothing_to_name() -> None:
 
 def _check_effort(found: Culprit) -> None:
     assert 1 <= found.place <= found.of
-    assert found.runs <= found.of.bit_length() + 4
+    assert found.checks <= found.of.bit_length() + 5
