@@ -112,18 +112,18 @@ def _line(op: str, name: str, kind: str, what: str, place: Origin) -> str:
     else:
         line = f"%{name}: {kind} = {weight_name(what) if op == 'get_attr' else what}"
     source = f"{place.file.replace(chr(92), '/').rsplit('/', 1)[-1]}:{place.line}" if place.file else ""
-    fields = [place.module, place.module_type, source, place.code]
-    while fields and not fields[-1]:
+    fields = [*(_field(text, SEPARATOR) for text in (place.module, place.module_type, source)), _field(place.code)]
+    while fields and fields[-1] == NOTHING:
         fields.pop()
-    return f"{line}  # {SEPARATOR.join(map(_field, fields))}" if fields else line
+    return f"{line}  # {SEPARATOR.join(fields)}" if fields else line
 
 
-def _field(text: str) -> str:
+def _field(text: str, separator: str = "") -> str:
     """A field of a comment, in quotes where it could be misread."""
     if not text:
         return NOTHING
-    odd = text == NOTHING or text[0] == '"' or SEPARATOR.strip() in text or text != text.strip()
-    return json.dumps(text) if odd or not text.isprintable() else text
+    plain = text.isprintable() and text == text.strip() and text != NOTHING and text[0] != '"'
+    return text if plain and (not separator or separator.strip() not in text) else json.dumps(text)
 
 
 def _type(dtype: torch.dtype, shape: Sequence[int | str]) -> str:
