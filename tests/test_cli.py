@@ -99,6 +99,42 @@ def test_inspect_shows_the_artifact_and_its_passes(artifact: Path, tmp_path: Pat
     assert sorted(file.name for file in (tmp_path / "dump").iterdir()) == ["00-captured.txt", "01-clean.txt"]
 
 
+def test_full_dumps_are_run_and_written_as_onnx(tmp_path: Path) -> None:
+    source = tmp_path / "small.py"
+    source.write_text(
+        "import torch\nclass Small(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.table = torch.nn.Embedding(20, 8)\n"
+        "    def forward(self, ids):\n"
+        "        return self.table(ids) @ self.table.weight.T\n"
+    )
+    command = (sys.executable, "-m", "burnish.cli", "compile", "small:Small", "-o", "small.burnish", "--onnx", "onnx")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "13 of 13 programs as ONNX in onnx" in " ".join(done.stderr.split())
+    assert (tmp_path / "onnx" / "12-pack-linears.onnx").exists()
+
+    done_dump = call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "dump", "--full")
+    assert done_dump.exit_code == 0, done_dump.stderr
+    last = tmp_path / "dump" / "12-pack-linears.txt"
+    assert f"run one with: burnish inspect --run {last}" in " ".join(done_dump.stdout.split())
+    done_run = call("inspect", "--run", last, "--onnx", tmp_path / "one")
+    assert done_run.exit_code == 0, done_run.stderr
+    assert "incremental: " in done_run.stdout
+    assert "[2, 24, 20]" in done_run.stdout
+    assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
+        "12-pack-linears.onnx",
+        "12-pack-linears.safetensors",
+    ]
+
+    call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "folded")
+    refused = call("inspect", "--run", tmp_path / "folded" / last.name)
+    assert refused.exit_code == 1
+    assert "write it with --full" in refused.stderr
+
+
 def test_bench_measures_an_artifact_and_keeps_the_numbers(wordless: Path, tmp_path: Path) -> None:
     file = tmp_path / "results.jsonl"
     done = call(
@@ -116,6 +152,10 @@ def test_bench_measures_an_artifact_and_keeps_the_numbers(wordless: Path, tmp_pa
     ("arguments", "code", "words"),
     [
         (("inspect", "nowhere.burnish"), 1, "nowhere.burnish"),
+        (("inspect", "--run", "nowhere.txt"), 2, "cannot read nowhere.txt"),
+        (("inspect", "--run", "nowhere.txt", "--dump", "there"), 2, "--run takes the text of one program"),
+        (("inspect", "{artifact}", "--full"), 2, "add --dump DIR"),
+        (("inspect", "{artifact}", "--onnx", "there"), 2, "burnish compile --onnx writes all"),
         (("run", "nowhere.burnish", "w1"), 1, "no artifact at nowhere.burnish"),
         (("run", "nowhere", "w1"), 2, "there is nothing at 'nowhere'"),
         (("compile", "nowhere", "-o", "x.burnish"), 2, "there is nothing at 'nowhere'"),

@@ -45,22 +45,32 @@ def parse_program(text: str, weights: Mapping[str, Weight] | Mapping[str, torch.
 
     Raises ParseError, with the line's number and what was expected there. A folded text is not enough.
     """
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
     parser = _Parser(weights)
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and not line.startswith("#"):
-            parser.line(Reader(line, number), lines[0])
-    return parser.finished(len(lines))
+    for reader in _lines(text):
+        parser.line(reader)
+    return parser.finished(text.count("\n") + 1)
 
 
 def declared_weights(text: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of each weight that a text declares."""
     found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.startswith("weight "):
-            name, dtype, shape = _weight_line(Reader(line.removesuffix("\r"), number))
+    for reader in _lines(text):
+        if reader.text.startswith("weight "):
+            name, dtype, shape = _weight_line(reader)
             found[name] = shape, dtype
     return found
+
+
+def _lines(text: str) -> list[Reader]:
+    """The lines that say something. Raises ParseError for a folded text."""
+    lines = [Reader(line.removesuffix("\r"), number) for number, line in enumerate(text.split("\n"), start=1)]
+    told = [line for line in lines if line.text.strip() and not line.text.startswith("#")]
+    if _FOLDED.match(text) and told and not told[0].text.startswith("program "):
+        raise ParseError(
+            "this text has its repeated layers folded, which leaves out what a program needs: "
+            "write it with --full (burnish inspect ARTIFACT --dump DIR --full)"
+        )
+    return told
 
 
 def _weight_line(reader: Reader) -> tuple[str, torch.dtype, tuple[int, ...]]:
@@ -90,18 +100,13 @@ class _Parser:
         self.reads: dict[str, fx.Node] = {}  # the first node that reads each weight
         self.complete = False
 
-    def line(self, reader: Reader, first: str) -> None:
+    def line(self, reader: Reader) -> None:
         """Read one line."""
         word = re.match(r"\w*", reader.text)
         assert word is not None
         if self.complete:
             raise reader.wrong("nothing can follow the line that begins with 'return'")
         if self.signature is None:
-            if word[0] != "program" and _FOLDED.match(first):
-                raise ParseError(
-                    "this text has its repeated layers folded, which leaves out what a program needs: "
-                    "write it with --full (burnish inspect ARTIFACT --dump DIR --full)"
-                )
             self._program(reader)
         elif reader.text.startswith("%"):
             self._node(reader)

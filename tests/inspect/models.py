@@ -1,0 +1,20 @@
+"""A small model, captured and compiled once for the tests of this folder."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from burnish.frontend import read
+from burnish.ir.program import Program
+from burnish.ir.trace import Trace
+from burnish.passes.pipeline import run_passes
+from burnish.passes.pipelines import whole_pipeline
+from tests.zoo.configs import build
+
+
+@cache
+def stages(model_type: str = "gemma2") -> dict[str, Program]:
+    """The program as captured and after each pass, by the pass's name."""
+    found: dict[str, Program] = {}
+    run_passes(read(build(model_type)).program, whole_pipeline(), Trace(), lambda r, p: found.update({r.name: p}))
+    return found
