@@ -51,6 +51,7 @@ demo: $(VENV)/.smollm2
 
 test: $(VENV)/.smollm2
 	$(BIN)/python -m pytest -q
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/triton
 
 check: lint test
 

@@ -8,20 +8,21 @@ names: B batch, H heads, S new tokens, T tokens that can be attended to, D head 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_Reference = TypeVar("_Reference", bound=Callable[..., Any])
+
 _LIBRARY = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 
 
-def _define(
-    schema: str, shape: Callable[..., Tensor] | None = None
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+def define(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[_Reference], _Reference]:
     """Define `burnish::<schema>` with the decorated function as its reference."""
 
-    def register(reference: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def register(reference: _Reference) -> _Reference:
         name = schema.split("(", 1)[0]
         _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
         _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
@@ -42,7 +43,7 @@ def _shape_of_first(x: Tensor, *others: object) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
 
 
-@_define("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor", shape=_shape_of_first)
+@define("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor", shape=_shape_of_first)
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, the mean in float32 (Zhang and Sennrich, 2019)."""
     wide = x.float()
@@ -50,7 +51,7 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return normed if weight is None else weight * normed
 
 
-@_define("rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved=False) -> Tensor", shape=_shape_of_first)
+@define("rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved=False) -> Tensor", shape=_shape_of_first)
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Rotary embedding (Su et al., 2021) of the first R elements of x's last axis; the others pass through.
 
@@ -77,7 +78,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@_define("gated_activation(Tensor gate, Tensor up, str activation) -> Tensor")
+@define("gated_activation(Tensor gate, Tensor up, str activation) -> Tensor")
 def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """activation(gate) * up (Shazeer, 2020). `activation` is a key of `ACTIVATIONS`."""
     return ACTIVATIONS[activation](gate) * up
@@ -107,7 +108,7 @@ def _attention_shape(query: Tensor, key: Tensor, value: Tensor, *rest: object, *
     return query.new_empty((*query.shape[:-1], value.shape[-1]))
 
 
-@_define(
+@define(
     "attention(Tensor query, Tensor key, Tensor value, Tensor? position=None, Tensor? bias=None, Tensor? sinks=None, "
     "Tensor? slopes=None, Tensor? key_positions=None, *, float scale, str mask='causal', int extent=0, "
     "float softcap=0.0) -> Tensor",
@@ -168,7 +169,7 @@ def _attention_bias_shape(table: Tensor, position: Tensor | None, query: Tensor,
     return table.new_empty((query.shape[0], table.shape[0], query.shape[2], key.shape[2]))
 
 
-@_define(
+@define(
     "attention_bias(Tensor table, Tensor? position, Tensor query, Tensor key) -> Tensor",
     shape=_attention_bias_shape,
 )
@@ -184,14 +185,14 @@ def attention_bias(table: Tensor, position: Tensor | None, query: Tensor, key: T
 # ---------------------------------------------------------------- positions and states
 
 
-@_define("positions(Tensor tokens, Tensor? position=None) -> Tensor")
+@define("positions(Tensor tokens, Tensor? position=None) -> Tensor")
 def positions(tokens: Tensor, position: Tensor | None = None) -> Tensor:
     """The position of each new token, [B, S]: position[b] + i for tokens[B, S]; a position of None is 0."""
     start = torch.zeros(tokens.shape[:1], dtype=torch.int64) if position is None else position
     return start.unsqueeze(-1) + torch.arange(tokens.shape[1])
 
 
-@_define("lookup(Tensor table, Tensor positions) -> Tensor")
+@define("lookup(Tensor table, Tensor positions) -> Tensor")
 def lookup(table: Tensor, positions: Tensor) -> Tensor:
     """Rows of a table [M, ...] by position [B, S]: [B, S, ...]."""
     return table[positions]
@@ -208,7 +209,7 @@ def _slot_index(slots: Tensor, new: Tensor, axis: int) -> Tensor:
     return slots.view(shape).expand_as(new)
 
 
-@_define(
+@define(
     "cache_write(Tensor state, Tensor new, Tensor position, int axis) -> Tensor",
     shape=_same_as_state,
 )
@@ -218,7 +219,7 @@ def cache_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tens
     return state.scatter(axis, _slot_index(slots, new, axis), new)
 
 
-@_define(
+@define(
     "ring_write(Tensor state, Tensor new, Tensor position, int axis) -> Tensor",
     shape=_same_as_state,
 )
@@ -231,7 +232,7 @@ def ring_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tenso
     return state.scatter(axis, _slot_index(slots, new, axis), new)
 
 
-@_define("ring_positions(Tensor tokens, Tensor position, int size) -> Tensor")
+@define("ring_positions(Tensor tokens, Tensor position, int size) -> Tensor")
 def ring_positions(tokens: Tensor, position: Tensor, size: int) -> Tensor:
     """The position held by each slot of a ring before this step, then those of the new tokens: [B, size + S].
 
@@ -249,7 +250,7 @@ def _causal_conv1d_shape(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0], x.shape[2]))
 
 
-@_define(
+@define(
     "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, int dilation, int groups) -> Tensor",
     shape=_causal_conv1d_shape,
 )
@@ -259,14 +260,14 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int,
     return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
 
 
-@_define("shift(Tensor x, int axis, int amount) -> Tensor", shape=_shape_of_first)
+@define("shift(Tensor x, int axis, int amount) -> Tensor", shape=_shape_of_first)
 def shift(x: Tensor, axis: int, amount: int) -> Tensor:
     """Each token's value moved `amount` tokens later along `axis`; zeros before."""
     first = torch.zeros_like(x.narrow(axis, 0, 1)).repeat_interleave(amount, dim=axis)
     return torch.cat((first, x), dim=axis).narrow(axis, 0, x.shape[axis])
 
 
-@_define("moe_linear(Tensor x, Tensor weight, Tensor? bias, Tensor experts) -> Tensor")
+@define("moe_linear(Tensor x, Tensor weight, Tensor? bias, Tensor experts) -> Tensor")
 def moe_linear(x: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor) -> Tensor:
     """Each token's product with each of its chosen experts' weights.
 

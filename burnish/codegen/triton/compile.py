@@ -1,0 +1,121 @@
+"""Kernels compiled ahead of time, on a machine that needs no GPU and no driver."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from burnish.codegen.triton.spec import KernelSpec
+from burnish.ir.errors import UsageError
+
+ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A kernel as machine code, and what a launcher must know of it."""
+
+    name: str  # of the symbol in the cubin
+    architecture: int  # 90 for sm_90
+    cubin: bytes
+    ptx: str
+    shared_bytes: int
+    num_warps: int
+    scratch_bytes: int  # of global memory, which the launch has to give
+    arguments: tuple[tuple[str, str], ...]  # names and types of what is passed, in order
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What ptxas says that a kernel takes."""
+
+    registers: int
+    stack_bytes: int
+    spill_bytes: int
+
+
+def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
+    """`spec` as a cubin for sm_`architecture`. Raises UsageError for an architecture that is not known."""
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(f"sm_{each}" for each in ARCHITECTURES)
+        raise UsageError(f"there is no target sm_{architecture}; known are {known}")
+    names = list(spec.function.arg_names)
+    signature = {name: spec.arguments.get(name, "constexpr") for name in names}
+    constants = {(names.index(name),): value for name, value in spec.constants.items()}
+    attributes = {(names.index(name),): [["tt.divisibility", 16]] for name in spec.aligned}
+    source = ASTSource(spec.function, signature, constants, attributes)
+    options: dict[str, Any] = {
+        "num_warps": spec.num_warps,
+        "num_stages": spec.num_stages,
+        "enable_fp_fusion": True,  # said, because Triton's default is about to change
+    }
+    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    metadata = compiled.metadata
+    return Binary(
+        name=metadata.name,
+        architecture=architecture,
+        cubin=compiled.asm["cubin"],
+        ptx=compiled.asm["ptx"],
+        shared_bytes=metadata.shared,
+        num_warps=metadata.num_warps,
+        scratch_bytes=metadata.global_scratch_size,
+        arguments=tuple(spec.arguments.items()),
+    )
+
+
+def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Binary]:
+    """Each distinct kernel once, several at a time, by `spec_key`."""
+    distinct = {spec_key(spec): spec for spec in specs}
+    with ThreadPoolExecutor() as pool:
+        binaries = pool.map(lambda spec: compile_kernel(spec, architecture), distinct.values())
+        return dict(zip(distinct, binaries, strict=True))
+
+
+def spec_key(spec: KernelSpec) -> str:
+    """A name for all that decides what a kernel compiles to: equal kernels of different layers have one key."""
+    facts = (
+        spec.name,
+        spec.function.src,
+        tuple(spec.arguments.items()),
+        tuple(sorted(spec.constants.items())),
+        tuple(sorted(spec.aligned)),
+        spec.num_warps,
+        spec.num_stages,
+    )
+    return f"{spec.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+
+
+def resources(binary: Binary) -> Resources:
+    """Registers, stack and spills, as the cubin itself says."""
+    text = _tool("cuobjdump", "-res-usage", binary.cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
+    assert found is not None, text
+    machine = disassembly(binary)
+    spills = sum(machine.count(op) for op in ("STL", "LDL"))
+    return Resources(int(found[1]), int(found[2]), 4 * spills)
+
+
+def disassembly(binary: Binary) -> str:
+    """The machine code as text."""
+    return _tool("cuobjdump", "-sass", binary.cubin)
+
+
+def _tool(name: str, option: str, cubin: bytes) -> str:
+    """What one of the CUDA tools in Triton's wheel prints of a cubin."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        done = subprocess.run([str(path), option, file.name], capture_output=True, text=True, check=True)
+    return done.stdout

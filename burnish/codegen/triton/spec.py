@@ -1,0 +1,58 @@
+"""A kernel with all settled that is settled before it runs: what the interpreter, the JIT and the compiler all take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+# Triton's names of element types.
+TYPES: dict[torch.dtype, str] = {
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+}
+
+Constant = int | float | bool | str | None
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One `@triton.jit` function, specialised.
+
+    `arguments` gives the type of each argument that is no constant, in the function's order: "*fp16" for a pointer,
+    "i32", "fp32". `aligned` names those that are multiples of 16 (bytes, for a pointer): without that promise, loads
+    are 4 bytes wide; a launch has to keep it.
+    """
+
+    function: Any
+    arguments: Mapping[str, str]
+    constants: Mapping[str, Constant]
+    aligned: frozenset[str] = field(default_factory=frozenset)
+    num_warps: int = 4
+    num_stages: int = 2
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return str(self.function.__name__)
+
+    def launch(self, grid: tuple[int, int, int], *arguments: torch.Tensor | int | float) -> None:
+        """Run on tensors, by Triton's interpreter or its JIT, whichever this process has."""
+        names = list(self.arguments)
+        if len(arguments) != len(names):
+            raise TypeError(f"{self.name} takes {len(names)} arguments ({', '.join(names)}), not {len(arguments)}")
+        given = dict(zip(names, arguments, strict=True))
+        self.function[grid](**given, **self.constants, num_warps=self.num_warps, num_stages=self.num_stages)
+
+
+def pointer(dtype: torch.dtype) -> str:
+    """Triton's type of a pointer to elements of `dtype`."""
+    return f"*{TYPES[dtype]}"
