@@ -47,10 +47,9 @@ def run_program(program: Program) -> Iterator[Run]:
 def runs_table(runs: list[Run]) -> Table:
     """A row for each run."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
-    table.add_column("tokens")
-    table.add_column("fed at a time")
-    table.add_column("logits")
-    for name in ("mean", "std", "min", "max", "NaN or inf", "to whole", "s"):
+    for name in ("tokens", "fed at a time", "logits"):
+        table.add_column(name, no_wrap=True)
+    for name in ("mean", "std", "min", "max", "NaN, inf", "to whole", "s"):
         table.add_column(name, justify="right")
     for run in runs:
         values = run.logits.double()
@@ -60,7 +59,7 @@ def runs_table(runs: list[Run]) -> Table:
             f"{run.tokens[0]} x {run.tokens[1]}",
             "all" if len(run.pieces) == 1 else " ".join(map(str, run.pieces)),
             str(list(run.logits.shape)),
-            *([f"{float(statistic):.4g}" for statistic in statistics] or ["-"] * 4),
+            *([f"{float(statistic):.3g}" for statistic in statistics] or ["-"] * 4),
             str(values.numel() - finite.numel()),
             "" if run.difference is None else f"{run.difference:.1e}",
             f"{run.seconds:.2f}",

@@ -113,7 +113,7 @@ def test_the_table_of_runs_counts_what_is_no_number() -> None:
     assert max(map(len, text.splitlines())) <= WIDTH
     (row,) = (line for line in text.splitlines() if "1 x 1" in line)
     assert row.split()[:4] == ["1", "x", "1", "all"]
-    assert row.split()[-4:-1] == ["-1.049e+06", "1.049e+06", "1"]
+    assert row.split()[-4:-1] == ["-1.05e+06", "1.05e+06", "1"]
     run.logits[:] = float("inf")
     (row,) = (line for line in plain_text(runs_table([run])).splitlines() if "1 x 1" in line)
     assert row.split()[-6:-1] == ["-", "-", "-", "-", str(run.logits.numel())]
