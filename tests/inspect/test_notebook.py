@@ -87,7 +87,9 @@ def test_colours_are_those_of_the_page_around_it(tmp_path: Path) -> None:
         styles = [value for name, value in Page(model._repr_html_()).attributes if name == "style"]
     assert styles
     for style in styles:
-        assert not re.search(r"#[0-9a-fA-F]{3}|\brgb|\bhsl|(?<!-)\b(?:white(?!-)|black|gr[ae]y|red|green|blue)\b", style)
+        assert not re.search(
+            r"#[0-9a-fA-F]{3}|\brgb|\bhsl|(?<!-)\b(?:white(?!-)|black|gr[ae]y|red|green|blue)\b", style
+        )
         assert set(re.findall(r"color:\s*(\w+)", style)) <= {"inherit"}
 
 

@@ -15,6 +15,7 @@ from burnish.codegen.triton.spec import KernelSpec, pointer
 
 @triton.jit
 def rms_norm_kernel(x_ptr, weight_ptr, out_ptr, eps, size, HAS_WEIGHT: tl.constexpr, BLOCK: tl.constexpr):
+    """One row; BLOCK is the next power of two of `size`."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < size
