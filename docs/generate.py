@@ -26,9 +26,8 @@ from burnish.frontend.capture import capture
 from burnish.inspect.table import reasons
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.base import Pass
-from burnish.passes.pack_linears import PackLinears
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import make_incremental
+from burnish.passes.pipelines import fuse_for_gpu, lower_for_cpu, make_incremental, whole_pipeline
 from burnish.passes.rules import Rules
 
 DOCS = Path(__file__).parent
@@ -39,24 +38,30 @@ EFFECTS = {
 }
 
 
-def trace() -> tuple[list[Pass], Trace]:
-    """The passes, and what they did to the model."""
+def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
+    """Each pass with the records of the program before and after it: to the step program, for CPUs, for GPUs."""
     sys.path.insert(0, str(DOCS))
     from model import Decoder
 
     torch.manual_seed(0)
-    passes = [*make_incremental(), PackLinears()]
-    record = Trace()
-    run_passes(capture(Decoder(), max_length=128), passes, record)
-    return passes, record
+    program = capture(Decoder(), max_length=128)
+    found: list[tuple[Pass, PassRecord, PassRecord]] = []
+    trace = Trace()
+    for passes in (make_incremental(), lower_for_cpu()):
+        step, program = program, run_passes(program, passes, trace)
+    common = len(make_incremental()) + 1
+    on_gpu = Trace(trace.passes[:common])
+    run_passes(step, fuse_for_gpu(), on_gpu)
+    for passes, records in ((whole_pipeline(), trace.passes), (fuse_for_gpu(), on_gpu.passes[common - 1 :])):
+        found += zip(passes, records[:-1], records[1:], strict=True)
+    return found
 
 
 def pages() -> dict[str, str]:
     """Every page by its path below docs/."""
-    passes, record = trace()
     found = {}
     rows = []
-    for each, before, after in zip(passes, record.passes[:-1], record.passes[1:], strict=True):
+    for each, before, after in runs():
         file = f"passes/{after.name}.md"
         found[file] = page(each, before, after)
         says = description(each).split("\n\n")[0].replace("\n", " ")

@@ -7,12 +7,14 @@ A program with states runs the new token alone; one without runs all tokens agai
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 
@@ -58,6 +60,8 @@ _GATHERS = {
 }
 # They write the new tokens into the state, operand 0, and leave the rest of it alone.
 _WRITES = {burnish_ops.cache_write.default, burnish_ops.ring_write.default}
+# Beside others, they write the new tokens into states: operands 2 and 3, and results 1 and 2.
+_PROJECTIONS = {fused_ops.attention_projection.default}
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,10 @@ class CostCounter:
             read[0] = min(read[0], written)
         elif node.target in _WRITES:
             read, written = [0, *read[1:]], read[1]
+        elif node.target in _PROJECTIONS:
+            read[2:4] = [0, 0]
+            query, key_state, value_state = _tensors(val)
+            written = self._bytes(query) + self._new_tokens(node, key_state) + self._new_tokens(node, value_state)
         elif node.target is burnish_ops.moe_linear.default:
             read = self._chosen_experts(node, read)
         return Cost(1, sum(read) + written)
@@ -106,19 +114,25 @@ class CostCounter:
         """Of the experts' weights, those that the tokens choose, if each chooses others."""
         weights, chosen = (node.args[1], node.args[2]), node.args[3]
         assert isinstance(chosen, fx.Node)
-        choices = self._count(chosen.meta["val"])
+        choices = self._elements(chosen.meta["val"].shape)
         shares = []
         for argument, size in zip(node.all_input_nodes, read, strict=True):
             experts = int(argument.meta["val"].shape[0]) if argument in weights else 1
             shares.append(size * min(experts, choices) // experts)
         return shares
 
-    def _bytes(self, val: Any) -> int:
-        return sum(self._count(tensor) * tensor.dtype.itemsize for tensor in _tensors(val))
+    def _new_tokens(self, node: fx.Node, state: Tensor) -> int:
+        """Bytes of the slots of a cache [B, H, T, D] that a projection of x[B, S, K] writes."""
+        batch, heads, _, size = state.shape
+        tokens = node.all_input_nodes[0].meta["val"].shape[1]
+        return self._elements((batch, heads, tokens, size)) * state.dtype.itemsize
 
-    def _count(self, val: Tensor) -> int:
+    def _bytes(self, val: Any) -> int:
+        return sum(self._elements(tensor.shape) * tensor.dtype.itemsize for tensor in _tensors(val))
+
+    def _elements(self, shape: Iterable[int | torch.SymInt]) -> int:
         count = 1
-        for size in val.shape:
+        for size in shape:
             count *= size if isinstance(size, int) else self._size(size)
         return count
 

@@ -120,3 +120,6 @@ def attention_projection(
     if cos is not None and sin is not None:
         query, key = (rotary(each, cos.unsqueeze(1), sin.unsqueeze(1), interleaved) for each in (query, key))
     return query, cache_write(key_state, key, position, 2), cache_write(value_state, value, position, 2)
+
+
+fused_ops = torch.ops.burnish

@@ -1,4 +1,4 @@
-"""One spelling for what has several: an einsum of two operands, a softmax written by hand, a deviation."""
+"""One spelling for what has several: a linear, an einsum of two operands, a softmax written by hand, a deviation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
-from burnish.ir.program import Program
+from burnish.ir.program import Program, arguments
+from burnish.ir.weights import Permute
 from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.base import Effect, Log
 
@@ -19,24 +20,51 @@ _MAXIMA = {aten.amax.default, aten.max.dim}
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var)."""
+    """addmm -> linear; einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var)."""
 
     name: ClassVar[str] = "canonicalize"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
     atomic: ClassVar[bool] = False
 
     def run(self, program: Program, log: Log) -> Program:
-        """Rewrite each einsum and each hand-written softmax of `program`, in place."""
+        """Rewrite each of these in `program`, in place."""
         editor = Editor(program)
         for node in list(program.graph.nodes):
             if node.target is aten.einsum.default:
                 _einsum_to_matmul(program, node, editor, log)
+            elif node.target is aten.addmm.default:
+                _addmm_to_linear(program, node, editor, log)
             elif node.target is aten.div.Tensor:
                 _raise_softmax(node, editor, log)
             elif node.target is aten.std.dim:
                 _std_to_variance(node, editor, log)
         remove_dead(program)
         return program
+
+
+def _addmm_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
+    """bias + x @ weight: a linear whose weight is stored the other way round (GPT-2's Conv1D).
+
+    Where x is [B, S, K] flattened to [B * S, K] for it, and the result unflattened, the linear takes x as it was.
+    """
+    bias, x, weight = arguments(node)
+    if weight.op != "get_attr" or bias.op != "get_attr" or node.kwargs or bias.meta["val"].dim() != 1:
+        return
+    turned = editor.weight(f"{weight.target}.transposed", Permute(program.weights[str(weight.target)], (1, 0)))
+    replaced = [node]
+    source = x.args[0] if x.target is aten.reshape.default else None
+    if isinstance(source, fx.Node) and source.meta["val"].dim() == 3:
+        wide = [*source.meta["val"].shape[:-1], weight.meta["val"].shape[1]]
+        users = list(node.users)
+        if all(
+            user.target is aten.reshape.default and str(list(user.meta["val"].shape)) == str(wide) for user in users
+        ):
+            x, replaced = source, users
+    with editor.before(node):
+        linear = editor.call(aten.linear.default, x, turned, bias, like=node)
+    for each in replaced:
+        editor.replace(each, linear)
+    log.rewrite(node, "addmm as a linear")
 
 
 def _raise_softmax(node: fx.Node, editor: Editor, log: Log) -> None:

@@ -70,12 +70,12 @@ def _can_pack(group: list[fx.Node], log: Log) -> bool:
 def _pack(program: Program, editor: Editor, group: list[fx.Node]) -> None:
     first = group[0]
     parts = [str(node.args[1].target) for node in group]  # type: ignore[union-attr]
-    weight = editor.weight(_packed_name(parts), Concat(tuple(program.weights[part] for part in parts)))
+    weight = editor.weight(packed_name(parts), Concat(tuple(program.weights[part] for part in parts)))
     biases = [bias for node in group if (bias := _bias(node)) is not None]
     bias = None
     if biases:
         names = [str(each.target) for each in biases]
-        bias = editor.weight(_packed_name(names), Concat(tuple(program.weights[name] for name in names)))
+        bias = editor.weight(packed_name(names), Concat(tuple(program.weights[name] for name in names)))
     sizes = [int(node.meta["val"].shape[-1]) for node in group]
     with editor.before(first):
         packed = editor.call(aten.linear.default, first.args[0], weight, bias, like=first)
@@ -86,11 +86,11 @@ def _pack(program: Program, editor: Editor, group: list[fx.Node]) -> None:
         infer(piece, editor.mode)
 
 
-def _packed_name(names: list[str]) -> str:
+def packed_name(names: list[str], joint: str = "+") -> str:
     """`model.layers.0.self_attn.q_proj+k_proj+v_proj.weight` from the names of the parts."""
     split = [name.split(".") for name in names]
     differing = [i for i in range(min(map(len, split))) if len({part[i] for part in split}) > 1]
     if len({len(part) for part in split}) != 1 or len(differing) != 1:
-        return "+".join(names)
+        return joint.join(names)
     at = differing[0]
-    return ".".join([*split[0][:at], "+".join(part[at] for part in split), *split[0][at + 1 :]])
+    return ".".join([*split[0][:at], joint.join(part[at] for part in split), *split[0][at + 1 :]])

@@ -6,6 +6,8 @@ from burnish.passes.base import Pass
 from burnish.passes.canonicalize import Canonicalize
 from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
+from burnish.passes.fuse_linears import FuseLinears
+from burnish.passes.fuse_projections import FuseProjections
 from burnish.passes.insert_states import InsertStates
 from burnish.passes.join_writes import JoinWrites
 from burnish.passes.pack_linears import PackLinears
@@ -49,6 +51,15 @@ def lower_for_cpu() -> list[Pass]:
     return [
         # Last, because it hides which projection is which: one product over the rows of several.
         PackLinears(),
+    ]
+
+
+def fuse_for_gpu() -> list[Pass]:
+    """Incremental -> few operations, each of which is one kernel."""
+    return [
+        # Before linears take their norm: the three projections of an attention share one.
+        FuseProjections(),
+        FuseLinears(),
     ]
 
 

@@ -1,0 +1,98 @@
+"""One spelling: products become matmul and linear, a softmax written by hand a softmax."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from burnish.frontend.capture import capture
+from burnish.ir.interpreter import run
+from burnish.ir.program import Program
+from burnish.ir.text import call_text
+from burnish.passes.base import Log
+from burnish.passes.canonicalize import Canonicalize
+from burnish.passes.clean import Clean
+
+WIDTH = 8
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(13, WIDTH)
+        self.weight = nn.Parameter(torch.randn(WIDTH, 12))
+        self.bias = nn.Parameter(torch.randn(12))
+        self.head = nn.Linear(12, 13, bias=False)
+
+    def mix(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.mix(self.embed(ids)))
+
+
+class Conv1D(Model):
+    """GPT-2's linear: flattened, multiplied, unflattened."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        flat = torch.addmm(self.bias, x.view(-1, WIDTH), self.weight)
+        return flat.view(*x.shape[:-1], 12)
+
+
+class ScaledSum(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.view(-1, WIDTH), self.weight, alpha=0.5).view(*x.shape[:-1], 12)
+
+
+class Einsum(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        return torch.einsum("bsk,kn->bsn", x, self.weight)
+
+
+class ThreeOperands(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        return torch.einsum("bsk,kn,n->bsn", x, self.weight, self.bias)
+
+
+class SoftmaxByHand(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        y = x @ self.weight
+        e = torch.exp(y - y.amax(-1, keepdim=True))
+        return e / e.sum(-1, keepdim=True)
+
+
+def canonical(module: nn.Module) -> tuple[Program, Program, Log]:
+    torch.manual_seed(0)
+    before = Clean().run(capture(module.eval(), max_length=32), Log())
+    log = Log()
+    return before, Canonicalize().run(before.copy(), log), log
+
+
+def calls(program: Program) -> list[str]:
+    return [call_text(node) for node in program.graph.nodes if node.op == "call_function"][1:-1]
+
+
+@pytest.mark.parametrize(
+    ("module", "left"),
+    [
+        (Conv1D(), ["aten.linear(%embedding, @weight.transposed, @bias)"]),
+        (Einsum(), ["aten.unsqueeze(@weight, 0)", "aten.matmul(%embedding, %unsqueeze_default)"]),
+        (SoftmaxByHand(), ["aten.matmul(%embedding, @weight)", "aten.softmax.int(%matmul, -1)"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_it_fires_and_the_numbers_hold(module: nn.Module, left: list[str]) -> None:
+    before, after, log = canonical(module)
+    assert calls(after) == left
+    assert len(log.rewrites) == 1
+    for shape in ((1, 1), (2, 5)):
+        ids = torch.randint(13, shape)
+        torch.testing.assert_close(run(after, [ids])[0], run(before, [ids])[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [ScaledSum(), ThreeOperands()], ids=lambda module: type(module).__name__)
+def test_it_leaves_others_alone(module: nn.Module) -> None:
+    before, after, log = canonical(module)
+    assert calls(after) == calls(before)
+    assert not log.rewrites
