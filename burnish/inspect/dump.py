@@ -80,10 +80,14 @@ def _drawn(missing: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str,
     generator = torch.Generator().manual_seed(0)
     drawn: dict[str, Weight] = {}
     for name, (shape, dtype) in missing.items():
-        if dtype.is_floating_point or dtype.is_complex:
-            values = torch.randn(shape, generator=generator)
-            values = values / shape[-1] ** 0.5 if len(shape) > 1 else 1 + values / 10
-            drawn[name] = Stored(values.to(dtype))
-        else:
-            drawn[name] = Stored(torch.zeros(shape, dtype=dtype))
+        try:
+            if dtype.is_floating_point or dtype.is_complex:
+                values = torch.randn(shape, generator=generator)
+                values = values / shape[-1] ** 0.5 if len(shape) > 1 else 1 + values / 10
+                drawn[name] = Stored(values.to(dtype))
+            else:
+                drawn[name] = Stored(torch.zeros(shape, dtype=dtype))
+        except RuntimeError as error:  # more than there is memory, or a dtype that has no values of its own
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"no values can be drawn for the weight {name!r}, {dtype} {list(shape)}: {reason}") from error
     return drawn

@@ -8,6 +8,7 @@ with symbols for sizes, so that passes can run on the program; what a line says 
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -158,12 +159,16 @@ class _Parser:
             raise reader.wrong(f"there is no stage {found['stage']!r}; there are {', '.join(stages)}")
         self.stage = stages[found["stage"]]
         dtype = Reader(found["dtype"], reader.line).dtype()
-        self.signature = Signature(int(found["vocabulary"]), int(found["max_length"]), int(found["token_limit"]), dtype)
+        numbers = {name: reader.number(found[name]) for name in ("vocabulary", "max_length", "token_limit")}
+        for name, number in numbers.items():
+            if number < 1:
+                raise reader.wrong(f"{name} has to be at least 1")
+        self.signature = Signature(**numbers, logits_dtype=dtype)
 
     def _size(self, reader: Reader) -> None:
         found = reader.match(_SIZE, "a size, as in 'size batch: s52 from 2, example 3'")
-        lower, example, name = int(found["lower"]), int(found["example"]), found["name"]
-        upper = int(found["upper"]) if found["upper"] else None
+        lower, example, name = reader.number(found["lower"]), reader.number(found["example"]), found["name"]
+        upper = reader.number(found["upper"]) if found["upper"] else None
         if name in self.sizes:
             raise reader.wrong(f"there are two sizes named {name!r}")
         if example < max(lower, 2) or (upper is not None and example > upper):
@@ -174,7 +179,7 @@ class _Parser:
             constraint_sizes=[StrictMinMaxConstraint(vr=limits, warn_only=False)],
         )
         fake = self.mode.from_tensor(
-            torch.empty(example), symbolic_context=context, source=_source(name, found["symbol"])
+            torch.empty(example, dtype=torch.int8, device="meta"), symbolic_context=context, source=_source(name, found["symbol"])
         )
         size = fake.shape[0]
         assert isinstance(size, torch.SymInt)
@@ -203,7 +208,7 @@ class _Parser:
         if kind not in kinds:
             raise reader.wrong(f"there is no kind of state {kind!r}; there are {', '.join(kinds)}")
         dtype, shape = reader.dtype(), reader.shape()
-        axis = int(reader.match(re.compile(r" axis (\d+)$"), "' axis ' and a number")[1])
+        axis = reader.number(reader.match(re.compile(r" axis (\d+)$"), "' axis ' and a number")[1])
         cache = kinds[kind] is StateKind.CACHE
         expected = (
             [BATCH, *shape[1:axis], CAPACITY if cache else shape[axis], *shape[axis + 1 :]]
@@ -229,8 +234,11 @@ class _Parser:
             if isinstance(size, str) and size not in self.sizes:
                 raise reader.wrong(f"there is no size {size!r}: it needs a line 'size {size}: ...' ahead of this one")
         place = reader.origin()
-        with self.mode:
-            val = torch.empty([self.sizes[size] if isinstance(size, str) else size for size in shape], dtype=dtype)
+        try:
+            with self.mode:
+                val = torch.empty([self.sizes[size] if isinstance(size, str) else size for size in shape], dtype=dtype)
+        except RuntimeError as error:
+            raise reader.wrong(f"%{name} cannot be {dtype_name(dtype)}{shape}: {error}") from error
         node = self.graph.create_node("placeholder", name, name=name)
         if name in self.states:
             state = self.states[name]
@@ -257,6 +265,8 @@ class _Parser:
             target, args, kwargs = reader.call(lambda read: self._read(reader, read))
             node = self.graph.create_node("call_function", _function(reader, target), args, kwargs, name=name)
             self._add(reader, name, node, reader.origin())
+            if node.target is operator.pow:
+                _check_power(reader, node)
             try:
                 infer(node, self.mode)
             except InvalidProgramError as error:
@@ -303,6 +313,14 @@ def _function(reader: Reader, target: str) -> Any:
     if isinstance(found, str):
         raise reader.wrong(f"{target!r} cannot be called: {found}")
     return found
+
+
+def _check_power(reader: Reader, node: fx.Node) -> None:
+    """A power of whole numbers is worked out at once: one that no size can have would take forever."""
+    base, exponent = (argument.meta["val"] if isinstance(argument, fx.Node) else argument for argument in node.args)
+    known = base.node.hint if isinstance(base, torch.SymInt) else base
+    if not isinstance(exponent, int | float) or abs(exponent) > 64 or (isinstance(known, int) and abs(known) >= 2**63):
+        raise reader.wrong(f"{base} to the power of {exponent} is not worked out: only to powers from -64 to 64")
 
 
 def _source(name: str, symbol: str) -> ConstantSource:

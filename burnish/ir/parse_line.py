@@ -30,6 +30,7 @@ _STRING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _WORD = re.compile(r"device\(type='cpu'\)|-?[A-Za-z_][\w.]*", re.ASCII)
 _KEYWORD = re.compile(r"([A-Za-z_]\w*)=", re.ASCII)
 _TARGET = re.compile(r"[A-Za-z_][\w.]*(?=\()", re.ASCII)
+_DEPTH = 32  # of lists in lists: arguments have two
 
 
 @dataclass
@@ -74,6 +75,12 @@ class Reader:
         if self.place != len(self.text):
             raise self.error("the end of the line")
 
+    def number(self, digits: str) -> int:
+        """A whole number that was read, of at most 64 bits: nothing that is counted needs more."""
+        if len(digits) > 20 or int(digits) >= 2**63:
+            raise self.wrong(f"{digits[:20]}{'…' if len(digits) > 20 else ''} is too large a number")
+        return int(digits)
+
     def node(self) -> str:
         """`%name`."""
         return self.match(_NODE, "a node, as in %x")[1]
@@ -109,7 +116,7 @@ class Reader:
             if sizes:
                 self.expect(", ")
             size = self.match(re.compile(r"\w+"), "a size")[0]
-            sizes.append(int(size) if size.isdecimal() else size)
+            sizes.append(self.number(size) if size.isdecimal() else size)
         return sizes
 
     def kind(self) -> str:
@@ -137,18 +144,20 @@ class Reader:
             kwargs[keyword[1]] = self.argument(resolve)
         return target, tuple(args), kwargs
 
-    def argument(self, resolve: Callable[[str], Any]) -> Any:
-        """A node, a weight, a literal, a dtype, or a list of these."""
+    def argument(self, resolve: Callable[[str], Any], depth: int = 0) -> Any:
+        """A node, a weight, a literal, a dtype, or a list of these; `depth` says in how many lists it is."""
         start = self.place
         if self.text.startswith(("%", "@"), start):
             name = f"%{self.node()}" if self.text[start] == "%" else f"@{self.weight()}"
             return resolve(name)
         if self.skip("["):
+            if depth >= _DEPTH:
+                raise self.wrong(f"lists in more than {_DEPTH} lists")
             items: list[Any] = []
             while not self.skip("]"):
                 if items:
                     self.expect(", ")
-                items.append(self.argument(resolve))
+                items.append(self.argument(resolve, depth + 1))
             return items
         for pattern, read in ((_INTEGER, int), (_FLOAT, float), (_STRING, ast.literal_eval)):
             found = pattern.match(self.text, start)
@@ -182,7 +191,7 @@ class Reader:
         file, _, number = source.rpartition(":")
         if source and not (file and number.isdecimal()):
             raise self.wrong(f"{source!r} is no file with a line, as in model.py:12")
-        return Origin(module, kind, file, int(number or 0), code)
+        return Origin(module, kind, file, self.number(number or "0"), code)
 
     def _field(self, last: bool) -> str:
         if self.text.startswith('"', self.place):

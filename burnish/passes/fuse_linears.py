@@ -6,6 +6,7 @@ stood between the operations no longer goes through memory.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -16,8 +17,8 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program
-from burnish.ir.weights import Concat, Permute, Reshape, Weight
+from burnish.ir.program import Program, arguments
+from burnish.ir.weights import Concat, Permute, Reshape
 from burnish.passes.base import Effect, Log
 from burnish.passes.clean import same_shape
 from burnish.passes.pack_linears import packed_name
@@ -151,26 +152,44 @@ class _Fuser:
         gate, up, activation = node.args
         first, second = self._open(gate, node), self._open(up, node)
         if first is None or second is None:
-            return None
+            return self._gate_of_halves(node)
         same = (first.x, first.norm_weight, first.norm_bias) == (second.x, second.norm_weight, second.norm_bias)
         if not same or first.options != second.options or (first.bias is None) != (second.bias is None):
             self.log.refuse(node, "gate and up are not projections of one value")
             return None
-        weight = self._interleave(first.weight, second.weight)
+        weight = self._interleave([first.weight, second.weight])
         bias = None
         if first.bias is not None and second.bias is not None:
-            bias = self._interleave(first.bias, second.bias)
+            bias = self._interleave([first.bias, second.bias])
         fused = replace(first, weight=weight, bias=bias).with_options(activation=activation, gated=True)
         return fused, f"gate, up and {activation} in one linear"
 
-    def _interleave(self, gate: fx.Node, up: fx.Node) -> fx.Node:
-        """A weight whose rows are one of gate, one of up, and so on."""
-        names = [str(node.target) for node in (gate, up)]
-        first, second = (self.program.weights[name] for name in names)
-        rows, *others = first.shape
-        joined: Weight = Reshape(Concat((first, second)), (2, rows, *others))
-        mixed = Permute(joined, (1, 0, *range(2, 2 + len(others))))
-        return self.editor.weight(packed_name(names, "|"), Reshape(mixed, (2 * rows, *others)))
+    def _gate_of_halves(self, node: fx.Node) -> tuple[_Linear, str] | None:
+        """activation(first half) * second half of one linear."""
+        gate, up, activation = arguments(node)
+        first, second = _half(gate), _half(up)
+        if first is None or second is None or first[0] is not second[0] or (first[1], second[1]) != (0, 1):
+            return None
+        source = first[0]
+        found = _Linear.of(source)
+        readers = {gate, up, gate.args[0], up.args[0]}  # halves, or what they are taken from
+        if found is None or not found.is_open or not set(source.users) <= readers:
+            return None
+        if any(set(half.users) != {node} for half in (gate, up)):
+            return None
+        bias = None if found.bias is None else self._interleave([found.bias])
+        fused = replace(found, weight=self._interleave([found.weight]), bias=bias)
+        return fused.with_options(activation=activation, gated=True), f"gate, up and {activation} in one linear"
+
+    def _interleave(self, parts: list[fx.Node]) -> fx.Node:
+        """A weight whose rows are one of gate, one of up, and so on; given as two, or as one with the two in order."""
+        names = [str(part.target) for part in parts]
+        weights = [self.program.weights[name] for name in names]
+        joined = weights[0] if len(weights) == 1 else Concat(tuple(weights))
+        rows, *others = joined.shape
+        turned = Permute(Reshape(joined, (2, rows // 2, *others)), (1, 0, *range(2, 2 + len(others))))
+        name = packed_name(names, "|") if len(names) > 1 else f"{names[0]}.interleaved"
+        return self.editor.weight(name, Reshape(turned, (rows, *others)))
 
     def _activation(self, node: fx.Node) -> tuple[_Linear, str] | None:
         found = self._open(node.args[0], node)
@@ -224,3 +243,23 @@ class _Fuser:
         if set(product.users) != {quotient}:  # type: ignore[union-attr]
             return None
         return found.with_options(softcap=cap), f"soft cap of {cap} on a linear"
+
+
+def _half(node: Any) -> tuple[fx.Node, int] | None:
+    """The linear whose first or second half a node is, and which."""
+    if not isinstance(node, fx.Node):
+        return None
+    width = int(node.meta["val"].shape[-1])
+    if node.target is operator.getitem:
+        pieces, index = arguments(node)
+        along = pieces.args[2] if len(pieces.args) > 2 else pieces.kwargs.get("dim", 0)
+        source = pieces.args[0]
+        start = sum(int(piece.shape[-1]) for piece in pieces.meta["val"][:index])
+    elif node.target is aten.slice.Tensor and len(node.args) < 5:
+        source, along, start = arguments(node)[:3]
+    else:
+        return None
+    last = source.meta["val"].dim() - 1
+    if along not in (-1, last) or int(source.meta["val"].shape[-1]) != 2 * width or start not in (0, width, None):
+        return None
+    return source, int(start == width)

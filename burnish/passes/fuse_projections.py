@@ -207,10 +207,11 @@ def _head_options(parts: list[_Heads], attention: fx.Node) -> dict[str, Any]:
 
 
 def _norm(parts: list[_Heads]) -> tuple[fx.Node, Any, Any, dict[str, Any]]:
-    """What the projections read, or the norm of, if they alone read that."""
-    linears = {part.linear for part in parts}
+    """What the projections read, or the norm of: if linears alone read that, each of which can take it in."""
     x: fx.Node = arguments(parts[0].linear)[0]
-    if x.target not in _NORMS or not set(x.users) <= linears:
+    if x.target not in _NORMS or any(
+        user.target is not aten.linear.default or user.args[0] is not x for user in x.users
+    ):
         return x, None, None, {}
     if x.target is burnish_ops.rms_norm.default:
         source, weight, eps = arguments(x)

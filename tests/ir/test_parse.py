@@ -54,8 +54,7 @@ def without_sizes(text: str) -> list[str]:
 @pytest.mark.parametrize(
     "model_type",
     [
-        *("llama", "gpt2", "gemma2", "mistral", "deepseek_v3", "mixtral", "gpt_oss"),
-        *("bloom", "roberta", "lfm2", "falcon", "llama4_text"),
+        *("gemma2", "gpt_oss", "roberta", "bloom"),
     ],
 )
 def test_every_stage_of_a_model_comes_back(model_type: str) -> None:

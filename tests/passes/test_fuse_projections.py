@@ -41,6 +41,8 @@ def launches_a_layer(record: PassRecord) -> list[int]:
         ("llama", "norm, projections, rotary embedding and cache writes in one"),
         ("qwen3", "norm, projections, rotary embedding and cache writes in one"),  # with norms of heads
         ("gpt2", "norm, projections and cache writes in one"),  # one packed linear, stored the other way round
+        ("phi3", "norm, projections, rotary embedding and cache writes in one"),  # one packed linear, sliced
+        ("cohere", "norm, projections, rotary embedding and cache writes in one"),  # a norm for attention and MLP
         ("starcoder2", "norm, projections, rotary embedding and cache writes in one"),  # layer norm and biases
     ],
 )
