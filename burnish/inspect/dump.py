@@ -89,5 +89,7 @@ def _drawn(missing: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str,
                 drawn[name] = Stored(torch.zeros(shape, dtype=dtype))
         except RuntimeError as error:  # more than there is memory, or a dtype that has no values of its own
             reason = str(error).splitlines()[0]
-            raise UsageError(f"no values can be drawn for the weight {name!r}, {dtype} {list(shape)}: {reason}") from error
+            raise UsageError(
+                f"no values can be drawn for the weight {name!r}, {dtype} {list(shape)}: {reason}"
+            ) from error
     return drawn

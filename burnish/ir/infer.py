@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.program import Program, describe
 from burnish.ir.weights import Weight
+
+_torch_log = logging.getLogger("torch._subclasses.fake_tensor")
 
 
 def fake_mode(program: Program) -> FakeTensorMode:
@@ -35,12 +38,15 @@ def inferred(node: fx.Node, mode: FakeTensorMode) -> Any:
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), fake)
     assert callable(node.target)
+    disabled, _torch_log.disabled = _torch_log.disabled, True  # it prints a traceback of what is told below
     try:
         # Without the Python dispatcher, ops that decompose in C++ would ask symbolic sizes for their numbers.
         with enable_python_dispatcher(), mode:
             return node.target(*args, **kwargs)
     except Exception as error:
         raise InvalidProgramError(f"{describe(node)} does not fit its arguments: {error}") from error
+    finally:
+        _torch_log.disabled = disabled
 
 
 def fake_weight(weight: Weight, mode: FakeTensorMode) -> torch.Tensor:

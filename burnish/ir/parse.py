@@ -179,7 +179,9 @@ class _Parser:
             constraint_sizes=[StrictMinMaxConstraint(vr=limits, warn_only=False)],
         )
         fake = self.mode.from_tensor(
-            torch.empty(example, dtype=torch.int8, device="meta"), symbolic_context=context, source=_source(name, found["symbol"])
+            torch.empty(example, dtype=torch.int8, device="meta"),
+            symbolic_context=context,
+            source=_source(name, found["symbol"]),
         )
         size = fake.shape[0]
         assert isinstance(size, torch.SymInt)
@@ -317,6 +319,8 @@ def _function(reader: Reader, target: str) -> Any:
 
 def _check_power(reader: Reader, node: fx.Node) -> None:
     """A power of whole numbers is worked out at once: one that no size can have would take forever."""
+    if len(node.args) != 2:
+        raise reader.wrong("pow has two arguments")
     base, exponent = (argument.meta["val"] if isinstance(argument, fx.Node) else argument for argument in node.args)
     known = base.node.hint if isinstance(base, torch.SymInt) else base
     if not isinstance(exponent, int | float) or abs(exponent) > 64 or (isinstance(known, int) and abs(known) >= 2**63):
