@@ -63,6 +63,8 @@ def pages() -> dict[str, str]:
     rows = []
     for each, before, after in runs():
         file = f"passes/{after.name}.md"
+        if file in found:
+            continue
         found[file] = page(each, before, after)
         says = description(each).split("\n\n")[0].replace("\n", " ")
         rows.append(f"| {after.number} | [{after.name}]({Path(file).name}) | {after.effect} | {says} |")

@@ -15,12 +15,13 @@ from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
+_TRANSPOSES = {aten.t.default, aten.transpose.int, aten.permute.default}
 _MAXIMA = {aten.amax.default, aten.max.dim}
 
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """addmm -> linear; einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var)."""
+    """addmm, matmul by a weight -> linear; einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var)."""
 
     name: ClassVar[str] = "canonicalize"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
@@ -32,6 +33,9 @@ class Canonicalize:
         for node in list(program.graph.nodes):
             if node.target is aten.einsum.default:
                 _einsum_to_matmul(program, node, editor, log)
+        for node in list(program.graph.nodes):
+            if node.target is aten.matmul.default:
+                _matmul_to_linear(program, node, editor, log)
             elif node.target is aten.addmm.default:
                 _addmm_to_linear(program, node, editor, log)
             elif node.target is aten.div.Tensor:
@@ -42,6 +46,44 @@ class Canonicalize:
         return program
 
 
+def _matmul_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
+    """x @ weight, or x @ weight.T, where weight[K, N] is stored."""
+    x, factor = arguments(node)
+    views: list[fx.Node] = []
+    while factor.op == "call_function" and factor.target in (*_TRANSPOSES, aten.unsqueeze.default):
+        views.append(factor)
+        factor = arguments(factor)[0]
+    if factor.op != "get_attr" or factor.meta["val"].dim() != 2 or x.meta["val"].dim() < 2 or x.op == "get_attr":
+        return
+    turns = sum(view.target in _TRANSPOSES for view in views)
+    if any(view.target is aten.unsqueeze.default and view.args[1] != 0 for view in views):
+        return
+    if any(view.target in _TRANSPOSES and not _swaps_last(view) for view in views):
+        return
+    if node.meta["val"].dim() != x.meta["val"].dim():
+        return
+    with editor.before(node):
+        weight = factor if turns % 2 else _transposed(program, editor, factor)
+        linear = editor.call(aten.linear.default, x, weight, like=node)
+    editor.replace(node, linear)
+    log.rewrite(node, "matmul by a weight as a linear")
+
+
+def _swaps_last(node: fx.Node) -> bool:
+    """Whether a transposition swaps the last two axes and nothing else."""
+    rank = node.meta["val"].dim()
+    if node.target is aten.permute.default:
+        return list(arguments(node)[1]) == [*range(rank - 2), rank - 1, rank - 2]
+    axes = {int(axis) % rank for axis in arguments(node)[1:]} or {0, 1}
+    return axes == {rank - 2, rank - 1}
+
+
+def _transposed(program: Program, editor: Editor, weight: fx.Node) -> fx.Node:
+    """A stored weight [K, N] as [N, K]."""
+    name = str(weight.target)
+    return editor.weight(f"{name}.transposed", Permute(program.weights[name], (1, 0)))
+
+
 def _addmm_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
     """bias + x @ weight: a linear whose weight is stored the other way round (GPT-2's Conv1D).
 
@@ -50,7 +92,7 @@ def _addmm_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) 
     bias, x, weight = arguments(node)
     if weight.op != "get_attr" or bias.op != "get_attr" or node.kwargs or bias.meta["val"].dim() != 1:
         return
-    turned = editor.weight(f"{weight.target}.transposed", Permute(program.weights[str(weight.target)], (1, 0)))
+    turned = _transposed(program, editor, weight)
     replaced = [node]
     source = x.args[0] if x.target is aten.reshape.default else None
     if isinstance(source, fx.Node) and source.meta["val"].dim() == 3:

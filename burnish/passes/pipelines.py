@@ -59,6 +59,9 @@ def fuse_for_gpu() -> list[Pass]:
     return [
         # Before linears take their norm: the three projections of an attention share one.
         FuseProjections(),
+        # What is left of projections of one value: one product is one launch.
+        PackLinears(),
+        # Last: it names what a linear reads and what reads it, which the others look for.
         FuseLinears(),
     ]
 

@@ -48,7 +48,7 @@ def launches_a_layer(record: PassRecord) -> list[int]:
 )
 def test_a_layer_is_five_launches(model_type: str, told: str) -> None:
     trace, calls = fused(model_type)
-    _, projections, linears = trace.passes
+    _, projections, _, linears = trace.passes
     assert [entry.text for entry in projections.rewrites] == [told] * 2
     assert len(calls) == 2
     assert launches_a_layer(linears) == [5, 5]
