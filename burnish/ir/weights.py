@@ -69,6 +69,25 @@ class Concat:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a weight, by number: int64[count], in the order given."""
+
+    source: Weight
+    numbers: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.numbers), *self.source.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        return self.source.materialize()[self.numbers]
+
+
+@dataclass(frozen=True, eq=False)
 class Permute:
     """A weight with its axes in another order, laid out contiguously."""
 

@@ -43,6 +43,8 @@ def launches_a_layer(record: PassRecord) -> list[int]:
         ("gpt2", "norm, projections and cache writes in one"),  # one packed linear, stored the other way round
         ("phi3", "norm, projections, rotary embedding and cache writes in one"),  # one packed linear, sliced
         ("cohere", "norm, projections, rotary embedding and cache writes in one"),  # a norm for attention and MLP
+        ("bloom", "norm, projections and cache writes in one"),  # queries, keys and values of a head by turns
+        ("opt", "norm, projections and cache writes in one"),  # queries times a number
         ("starcoder2", "norm, projections, rotary embedding and cache writes in one"),  # layer norm and biases
     ],
 )
@@ -52,6 +54,14 @@ def test_a_layer_is_five_launches(model_type: str, told: str) -> None:
     assert [entry.text for entry in projections.rewrites] == [told] * 2
     assert len(calls) == 2
     assert launches_a_layer(linears) == [5, 5]
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "gptj", "falcon"])
+def test_numbers_hold_in_other_layouts(model_type: str) -> None:
+    """Rotary embedding of a part of a head, before heads are in front; rows picked by a list of numbers."""
+    trace, calls = fused(model_type)
+    assert len(calls) == 2
+    assert all(record.verification is not None for record in trace.passes[1:])
 
 
 def test_what_it_is_given() -> None:
@@ -80,9 +90,9 @@ def test_bytes_are_near_the_floor() -> None:
     ("model_type", "reason"),
     [
         ("gemma2", "keys or values are not read from a cache of its own"),  # in the layers that have a window
-        ("olmo2", "a projection is no linear, nor a part of one"),  # a norm over all heads at once
+        ("olmo2", "it works on other elements than those of a head"),  # a norm over all heads at once
         ("deepseek_v3", "keys and values have heads of different sizes"),
-        ("bloom", "it is no projection to heads"),  # heads of queries, keys and values by turns
+        ("persimmon", "it is no view of a linear"),  # a layer norm of each head
     ],
 )
 def test_it_stays_away_and_says_why(model_type: str, reason: str) -> None:

@@ -1,0 +1,148 @@
+"""Which rows of a linear become which element of which head, whatever views lead there.
+
+The views are run on the row numbers themselves: what comes out says where every element comes from. So it makes no
+difference whether queries, keys and values are split, sliced, selected or unbound, or stand by turns.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, arguments, describe
+from burnish.passes.analyses.position_only import PositionOnly
+
+aten = torch.ops.aten
+
+_VIEWS = {
+    operator.getitem,
+    aten.reshape.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    aten.slice.Tensor,
+    aten.select.int,
+    aten.index.Tensor,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.chunk.default,
+    aten.unbind.int,
+    aten.unflatten.int,
+    aten.flatten.using_ints,
+}
+
+
+class NoHeads(Exception):
+    """What stands in the way, and where."""
+
+    def __init__(self, reason: str, node: fx.Node) -> None:
+        super().__init__(f"{reason} (at {describe(node)})")
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """A rotary embedding by tables of rank 4, with size 1 on `head_axis`: [B, 1, S, R] or [B, S, 1, R]."""
+
+    cos: fx.Node
+    sin: fx.Node
+    interleaved: bool
+    head_axis: int
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One projection on its way to heads [B, H, S, D]."""
+
+    linear: fx.Node
+    rows: Tensor  # int64[H, D], of the linear's weight
+    norm: fx.Node | None  # the weight of an RMS norm of each head
+    eps: float
+    rotary: Rotary | None
+    scale: float  # a number that all is multiplied by
+    nodes: frozenset[fx.Node]  # all on the way, the linear among them
+
+
+def heads_of(program: Program, end: fx.Node) -> Heads:
+    """From heads back to the linear: rotary embedding, a norm, views. NoHeads says what else there is."""
+    heads, size = int(end.meta["val"].shape[1]), int(end.meta["val"].shape[3])
+    rotary: Rotary | None = None
+    norm, eps, scale = None, 0.0, 1.0
+    node, chain = end, list[fx.Node]()
+    while node.target is not aten.linear.default:
+        if node.op != "call_function":
+            raise NoHeads("it is no view of a linear", node)
+        if node.target in (burnish_ops.rotary.default, burnish_ops.rms_norm.default) and not (
+            int(node.meta["val"].shape[-1]) == size and all(_keeps_last(view) for view in chain)
+        ):
+            raise NoHeads("it works on other elements than those of a head", node)
+        if node.target is burnish_ops.rotary.default and rotary is None and norm is None:
+            rotary = _rotary(node)
+        elif node.target is burnish_ops.rms_norm.default and norm is None:
+            _, norm, eps = arguments(node)
+            if norm is None:
+                raise NoHeads("a norm of heads has no weight", node)
+        elif node.target is aten.mul.Tensor and isinstance(node.args[1], int | float) and norm is None:
+            scale *= node.args[1]
+        elif node.target not in _VIEWS:
+            raise NoHeads("it is no view of a linear", node)
+        chain.append(node)
+        node = arguments(node)[0]
+    rows = _row_numbers(program, node, chain[::-1])
+    if rows.shape != (1, heads, 1, size):
+        raise NoHeads("its heads are not made from one row of the linear", end)
+    return Heads(node, rows.reshape(heads, size), norm, eps, rotary, scale, frozenset((node, *chain)))
+
+
+def _rotary(node: fx.Node) -> Rotary:
+    _, cos, sin, *rest = arguments(node)
+    shape = cos.meta["val"].shape
+    axes = [axis for axis in (1, 2) if len(shape) == 4 and isinstance(shape[axis], int) and shape[axis] == 1]
+    if len(axes) != 1:
+        raise NoHeads("rotary tables are not the same for all heads", cos)
+    return Rotary(cos, sin, bool(rest and rest[0]), axes[0])
+
+
+def _keeps_last(node: fx.Node) -> bool:
+    """Whether a step between a norm and the heads leaves the last axis as it is."""
+    if node.target is aten.transpose.int:
+        rank = node.meta["val"].dim()
+        return rank - 1 not in {int(axis) % rank for axis in arguments(node)[1:]}
+    if node.target is aten.permute.default:
+        return int(arguments(node)[1][-1]) in (-1, node.meta["val"].dim() - 1)
+    return node.target not in _VIEWS
+
+
+def _row_numbers(program: Program, linear: fx.Node, chain: list[fx.Node]) -> Tensor:
+    """The views among the steps, run on the numbers of the linear's rows, for one row of one token."""
+    sizes = PositionOnly(program)
+    x = linear.meta["val"]
+    lead = [sizes.size(size, 1, 1) for size in x.shape[:-1]]
+    values: dict[fx.Node, Any] = {linear: torch.arange(int(x.shape[-1])).expand(*lead, -1)}
+
+    def given(argument: fx.Node) -> Any:
+        if argument in values:
+            return values[argument]
+        val = argument.meta.get("val")
+        if isinstance(val, torch.SymInt | int):
+            return sizes.size(val, 1, 1)
+        if argument.op == "get_attr":
+            return program.weights[str(argument.target)].materialize()
+        raise NoHeads("a view is told where to look by data", argument)
+
+    for node in chain:
+        if node.target not in _VIEWS:
+            values[node] = values[arguments(node)[0]]
+            continue
+        args, kwargs = fx.map_arg((node.args, node.kwargs), given)
+        assert callable(node.target)
+        values[node] = node.target(*args, **kwargs)
+    found = values[chain[-1]] if chain else values[linear]
+    assert isinstance(found, Tensor)
+    return found
