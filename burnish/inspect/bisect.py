@@ -23,7 +23,7 @@ from burnish.ir.text import node_text, symbol_names
 from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.passes.base import Effect, Pass
 from burnish.passes.pipeline import Failure, fuel_of, run_passes
-from burnish.passes.verify import TOLERANCES, Verifier, relative_difference
+from burnish.passes.verify import TOLERANCES, Verifier, check_numbers, relative_difference
 
 Check = Callable[[Program], str | None]  # what is wrong with a program; None if nothing is
 Progress = Callable[[int, int, int], None]  # checks made, rewrites known to be good, rewrites known to be bad
@@ -47,6 +47,8 @@ def numbers_check(captured: Program) -> Check:
     """Whether a program gives the logits of the one that was captured, up to the order of additions."""
     verifier = Verifier(captured)
     expected = verifier.logits(captured)
+    for one in expected:
+        check_numbers(one)
     tolerance = TOLERANCES[Effect.REASSOCIATES]
 
     def check(program: Program) -> str | None:
@@ -154,6 +156,10 @@ class _Search:
         whole = self._checked(self._run(each, before.again(), None))
         count = 1 if each.atomic else max(1, len(whole.rewrites))
         first, after = self._first_bad_rewrite(each, before, count, whole)
+        if bad == 1 and first == 1:  # nothing was found to be good yet
+            reason = self._reason(before.program)
+            if reason is not None:
+                raise UsageError(f"the check fails for the program as captured, before any pass: {reason}")
         start = before.program if first == 1 else self._run(each, before.again(), first - 1).program
         entry, difference = self._told(each, start, after)
         return Culprit(

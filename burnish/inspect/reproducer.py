@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import shutil
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import msgspec
 import torch
 
 from burnish.inspect.dump import load_dump, save_dump
-from burnish.ir.errors import UsageError
+from burnish.ir.errors import BurnishError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.base import Pass
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 DUMP_FILE = "before.txt"
 FILE = "reproducer.json"
+_LARGE = 10**9  # bytes of a folder that nobody expects
 
 
 class _PassEntry(msgspec.Struct):
@@ -53,14 +55,19 @@ def leave_reproducer(failure: Failure) -> None:
     folder = next(path for path in _numbered(Path(name)) if not path.exists())
     try:
         write_reproducer(failure, folder)
-    except OSError as error:
-        _log.warning("the failure could not be written to %s: %s", folder, error)
-        failure.error.add_note(f"It could not be written to {folder} ({error.strerror or error}).")
+    except (OSError, BurnishError) as error:  # told beside the failure, not in place of it
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        shutil.rmtree(folder, ignore_errors=True)
+        _log.warning("the failure could not be written to %s: %s", folder, reason)
+        failure.error.add_note(f"What shows it again could not be written to {folder} ({reason}).")
         return
+    size = sum(file.stat().st_size for file in folder.iterdir())
     failure.error.add_note(
         f"All that is needed to see it again is in {folder}: `burnish reproduce {folder}` runs it, and `burnish bisect "
         f"{folder}` names the rewrite."
     )
+    if size >= _LARGE:
+        failure.error.add_note(f"It has the model's weights and takes {size / 1e9:.1f} GB.")
 
 
 def _numbered(path: Path) -> Any:
@@ -107,6 +114,11 @@ def read_reproducer(folder: Path) -> tuple[Program, list[Pass]]:
         if entry.name not in known:
             raise UsageError(f"{folder / FILE} names the pass {entry.name!r}; there are {', '.join(known)}")
         each: Any = known[entry.name]
+        if entry.options.keys() - _plain_options(each).keys():
+            raise UsageError(
+                f"{folder / FILE} gives the pass {entry.name!r} the options {', '.join(entry.options)}; it has "
+                f"{', '.join(_plain_options(each)) or 'none'}"
+            )
         passes.append(replace(each, **entry.options))
     return load_dump(folder / DUMP_FILE), passes
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from burnish.ir.errors import VerificationError
+from burnish.ir.errors import InvalidModelError, VerificationError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program, describe
 from burnish.ir.trace import Verification
@@ -21,6 +21,7 @@ from burnish.passes.base import Effect, Pass
 # for another layout of the same numbers.
 TOLERANCES = {Effect.EXACT: 1e-5, Effect.REASSOCIATES: 1e-4}
 _EVALUATED_BYTES = 2**30
+_MASKED = 65504.0  # float16's largest number: no logit, but what stands for -inf
 # Rows and tokens: one token, one row, and rows long enough for windows and chunks of small models to end.
 SHAPES = ((1, 1), (2, 9), (1, 40))
 
@@ -66,9 +67,27 @@ def random_tokens(program: Program, rows: int, length: int) -> Tensor:
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> Tensor:
-    """For each token [length], the largest difference of its logits, of the largest logit; NaN where either is NaN."""
-    scale = max(1.0, float(expected.abs().max()))
-    return (found.float() - expected.float()).abs().amax(dim=(0, 2)) / scale
+    """For each token [length], the largest difference of its logits, of the largest logit; NaN where either is NaN.
+
+    Infinities that agree do not differ. Neither they nor what stands for them says how large logits are: models mask
+    entries of their vocabulary with -inf or with the smallest number of a dtype.
+    """
+    sizes = expected.abs().float()
+    told = sizes[sizes < _MASKED]
+    scale = max(1.0, float(told.max())) if told.numel() else 1.0
+    difference = torch.where(found == expected, 0.0, (found.float() - expected.float()).abs())
+    return difference.amax(dim=(0, 2)) / scale
+
+
+def check_numbers(expected: Tensor) -> None:
+    """InvalidModelError where logits of the model itself are not numbers: nothing could be compared with them."""
+    wrong = expected.isnan().any(dim=2)
+    if bool(wrong.any()):
+        raise InvalidModelError(
+            f"the model gives NaN for {int(wrong.sum())} of {wrong.numel()} random tokens, first at token "
+            f"{int(wrong.any(dim=0).nonzero()[0])}, before any pass: its weights are damaged, or it divides by zero or "
+            "masks all of a row. With verify=False it is compiled as it is"
+        )
 
 
 class Verifier:
@@ -94,6 +113,8 @@ class Verifier:
         started = time.perf_counter()
         tolerance = TOLERANCES[each.effect]
         expected = self.logits(before)
+        for one in expected:  # only as captured: a pass that made them was stopped
+            check_numbers(one)
         found = self.logits(after)
         worst = 0.0
         for tokens, one, other in zip(self.tokens, found, expected, strict=True):
@@ -174,6 +195,7 @@ def verify_step(captured: Program, step: Program, length: int = 24) -> float:
     verifier = Verifier(step)
     verifier.tokens = [tokens]
     (expected,) = verifier.logits(captured)
+    check_numbers(expected)
     (found,) = verifier.logits(step)
     difference = relative_difference(found, expected)
     worst, tolerance = float(difference.max()), TOLERANCES[Effect.REASSOCIATES]

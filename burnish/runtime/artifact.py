@@ -284,8 +284,16 @@ class Artifact:
         assert isinstance(trace, Trace)
         stored = self._json(NODES_FILE, _Nodes)
         assert isinstance(stored, _Nodes)
+        known = range(len(stored.nodes))
+        sizes = {len(trace.passes), len(stored.passes), len(stored.declarations)}
+        if len(sizes) != 1 or not all(index in known for indices in stored.passes for index in indices):
+            raise ArtifactError(f"{NODES_FILE} in {self.path} does not fit {TRACE_FILE}: compile or copy it again")
         for place, record in enumerate(trace.passes):
-            text = self.file(_text_file(record.number, record.name)).read_text(encoding="utf-8")
+            name = _text_file(record.number, record.name)
+            try:
+                text = self.file(name).read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise ArtifactError(f"{name} in {self.path} is not a text: {error}") from error
             nodes = tuple(stored.nodes[index] for index in stored.passes[place])
             trace.passes[place] = replace(record, text=text, nodes=nodes, declarations=stored.declarations[place])
         return trace

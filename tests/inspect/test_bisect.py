@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from burnish.frontend import read
 from burnish.inspect.bisect import Culprit, bisect, numbers_check
 from burnish.ir.edit import Editor
-from burnish.ir.errors import InvalidProgramError
+from burnish.ir.errors import InvalidProgramError, UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, origin
 from burnish.ir.trace import Trace
@@ -225,3 +225,9 @@ def test_without_a_fault_there_is_nothing_to_name() -> None:
 def _check_effort(found: Culprit) -> None:
     assert 1 <= found.place <= found.of
     assert found.checks <= found.of.bit_length() + 5
+
+
+def test_a_check_that_fails_before_any_pass_blames_none() -> None:
+    captured = read(build("llama")).program
+    with pytest.raises(UsageError, match="fails for the program as captured, before any pass: always"):
+        bisect(captured, whole_pipeline(), lambda program: "always")

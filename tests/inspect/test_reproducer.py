@@ -9,12 +9,17 @@ import pytest
 
 import burnish
 from burnish.compiler import Verify
-from burnish.inspect.reproducer import read_reproducer, reproduce
-from burnish.ir.errors import UsageError, VerificationError
+from burnish.frontend import read
+from burnish.inspect.reproducer import leave_reproducer, read_reproducer, reproduce
+from burnish.ir.errors import UsageError, VerificationError, WeightError
+from burnish.ir.program import Program
 from burnish.passes import pipelines
 from burnish.passes.base import Pass
+from burnish.passes.clean import Clean
+from burnish.passes.pipeline import Failure
 from burnish.passes.pipelines import whole_pipeline
 from tests.inspect.test_bisect import Faulty, in_layer, swap_operands
+from tests.own_modules.causal import NanoGPT
 from tests.zoo.configs import build
 
 
@@ -86,3 +91,38 @@ def test_what_is_no_reproducer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reproducer.json").write_text(json.dumps(data))
     with pytest.raises(UsageError, match="names the pass 'rm'; there are clean"):
         reproduce(tmp_path)
+
+
+def test_options_that_a_pass_does_not_have_are_refused(tmp_path: Path) -> None:
+    entry = {"name": "clean", "options": {"speed": 1}}
+    data = {"error": "", "passes": [entry], "seed": 0, "shapes": [], "versions": {}}
+    (tmp_path / "reproducer.json").write_text(json.dumps(data))
+    with pytest.raises(UsageError, match="gives the pass 'clean' the options speed; it has none"):
+        read_reproducer(tmp_path)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), WeightError("no form for this dtype")])
+def test_a_folder_that_cannot_be_written_does_not_hide_the_failure(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(program: Program, path: Path, with_weights: bool) -> None:
+        path.write_text("the first half")
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("burnish.inspect.reproducer.save_dump", full)
+    failure = Failure(read(NanoGPT().eval(), max_length=32).program, (Clean(),), VerificationError("off"), ())
+    leave_reproducer(failure)
+    (note,) = failure.error.__notes__
+    assert "could not be written" in note
+    assert str(error.args[-1]) in note
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("burnish.inspect.reproducer._LARGE", 10**4)
+    failure = Failure(read(NanoGPT().eval(), max_length=32).program, (Clean(),), VerificationError("off"), ())
+    leave_reproducer(failure)
+    assert failure.error.__notes__[1] == "It has the model's weights and takes 0.0 GB."
+    assert read_reproducer(tmp_path / "burnish-failure-clean")[1] == [Clean()]

@@ -75,6 +75,24 @@ def test_the_trace_comes_back_and_its_texts_are_files(pristine: Path) -> None:
     assert trace.phases == {"capture": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("file", "data", "said"),
+    [
+        ("trace/nodes.json", b'{"nodes":[],"passes":[],"declarations":[]}', "does not fit trace/trace.json"),
+        ("trace/nodes.json", b'{"nodes":[],"passes":[[-1]],"declarations":[""]}', "does not fit trace/trace.json"),
+        ("trace/trace.json", b'{"passes":[{}]}', "trace/trace.json in .* is malformed"),
+        ("TEXT", b"\xff", "is not a text"),
+    ],
+)
+def test_a_damaged_trace_is_told(path: Path, file: str, data: bytes, said: str) -> None:
+    if file == "TEXT":
+        file = str(next((path / "trace").glob("0*.txt")).relative_to(path))
+    opened = Artifact.open(path)
+    (path / file).write_bytes(data)
+    with pytest.raises(ArtifactError, match=said):
+        opened.trace()
+
+
 def test_nothing_in_it_is_pickled_and_every_file_is_listed(pristine: Path) -> None:
     listed = set(Artifact.open(pristine).manifest.files) | {"manifest.json"}
     found = {str(file.relative_to(pristine)) for file in pristine.rglob("*") if file.is_file()}
