@@ -46,12 +46,14 @@ class Culprit:
 def numbers_check(captured: Program) -> Check:
     """Whether a program gives the logits of the one that was captured, up to the order of additions."""
     verifier = Verifier(captured)
-    expected = verifier.logits(captured)
+    expected = list(verifier.logits(captured))
     for one in expected:
         check_numbers(one)
     tolerance = TOLERANCES[Effect.REASSOCIATES]
 
     def check(program: Program) -> str | None:
+        if verifier.lengthen(program):
+            expected[:] = verifier.logits(captured)
         for tokens, one, other in zip(verifier.tokens, verifier.logits(program), expected, strict=True):
             difference = relative_difference(one, other)
             if not bool((difference <= tolerance).all()):  # also true for NaN

@@ -64,7 +64,7 @@ def pass_table(trace: Trace) -> Table:
         pad_edge=False,
         header_style="bold",
         caption="numbers: = exact, ≈ but for the order of additions, ≠ lossy; launches and MB moved: of one more token "
-        f"after {CONTEXT}, unfused",
+        f"after {CONTEXT}, (≥) the least there can be: weights, cache, in and out, each once",
         caption_justify="left",
     )
     table.add_column("#", justify="right")
@@ -78,7 +78,9 @@ def pass_table(trace: Trace) -> Table:
     if len(trace.passes) > 1:
         total = sum(record.seconds for record in trace.passes)
         table.add_section()
-        table.add_row("", "all", "", "", "", "", "", "", "", "", f"{total * 1e3:.0f}", style="bold")
+        floor = trace.passes[-1].floor_bytes
+        least = f"(≥ {floor / 1e6:,.0f})" if floor else ""
+        table.add_row("", "all", "", "", "", "", "", least, "", "", f"{total * 1e3:.0f}", style="bold")
     return table
 
 

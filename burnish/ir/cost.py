@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program
+from burnish.ir.program import Program, arguments
 
 aten = torch.ops.aten
 
@@ -66,23 +66,17 @@ _PROJECTIONS = {fused_ops.attention_projection.default}
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one node or of a program, for one more token after CONTEXT others."""
+    """Of one node, for one more token after CONTEXT others."""
 
     launches: int
     bytes_moved: int
-
-
-def program_cost(program: Program) -> Cost:
-    """The sum over the nodes."""
-    counter = CostCounter(program)
-    costs = [counter.cost(node) for node in program.graph.nodes]
-    return Cost(sum(cost.launches for cost in costs), sum(cost.bytes_moved for cost in costs))
 
 
 class CostCounter:
     """Costs of the nodes of one program."""
 
     def __init__(self, program: Program) -> None:
+        self._program = program
         named = {"capacity": CONTEXT + 1, "kept": 1}
         self._sizes: dict[str, int] = {
             program.batch: 1,
@@ -109,6 +103,40 @@ class CostCounter:
         elif node.target is burnish_ops.moe_linear.default:
             read = self._chosen_experts(node, read)
         return Cost(1, sum(read) + written)
+
+    def floor(self) -> int:
+        """The bytes that no way of computing one more token can do without; 0 for a program without states.
+
+        Each weight that is needed once (rows, where rows are looked up), the states read, the new token written into
+        them, the tokens in and the logits out.
+        """
+        if not self._program.states:
+            return 0
+        nodes = self._program.graph.nodes
+        weights = {node.target: self._weight_floor(node) for node in nodes if node.op == "get_attr"}
+        states = {state.name: state for state in self._program.states}
+        total = sum(weights.values())
+        for node in self._program.placeholders:
+            size = self._bytes(node.meta["val"])
+            total += size
+            if node.name in states:
+                axis = node.meta["val"].shape[states[node.name].axis]
+                total += size // self._elements((axis,))
+        logits, *_ = arguments(self._program.output)[0]
+        return total + self._bytes(logits.meta["val"])
+
+    def _weight_floor(self, node: fx.Node) -> int:
+        """Bytes of a weight that one more token needs."""
+        size = self._bytes(node.meta["val"])
+        needed = 0
+        for user in node.users:
+            read = size
+            if user.target in _GATHERS and user.args[0] is node:
+                read = self._bytes(user.meta["val"])
+            elif user.target is burnish_ops.moe_linear.default:
+                read = self._chosen_experts(user, [size] * len(user.all_input_nodes))[user.all_input_nodes.index(node)]
+            needed = max(needed, min(size, read))
+        return needed
 
     def _chosen_experts(self, node: fx.Node, read: list[int]) -> list[int]:
         """Of the experts' weights, those that the tokens choose, if each chooses others."""

@@ -67,6 +67,7 @@ class PassRecord:
     nodes: tuple[NodeRecord, ...] = ()  # the program after the pass, in order
     declarations: str = ""  # what else its full text has (burnish.ir.full_text)
     verification: Verification | None = None
+    floor_bytes: int = 0  # that one more token cannot do without (burnish.ir.cost); 0 before there are states
 
     def __repr__(self) -> str:
         return (

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
+from burnish.ir.cost import CostCounter
 from burnish.ir.edit import remove_dead
 from burnish.ir.errors import BurnishError, InvalidProgramError, VerificationError
 from burnish.ir.full_text import declarations
@@ -141,6 +142,7 @@ def _record(
         bytes_moved=sum(node.bytes_moved for node in nodes),
         text=program_text(after),
         nodes=nodes,
+        floor_bytes=CostCounter(after).floor(),
         declarations=declarations(after),
     )
 

@@ -24,6 +24,8 @@ _EVALUATED_BYTES = 2**30
 _MASKED = 65504.0  # float16's largest number: no logit, but what stands for -inf
 # Rows and tokens: one token, one row, and rows long enough for windows and chunks of small models to end.
 SHAPES = ((1, 1), (2, 9), (1, 40))
+# Longer windows than these are checked by rows in which they end, up to so many tokens: that is quadratic.
+_LONGEST = 1100
 
 Watch = Callable[[fx.Node, Any], None]
 
@@ -112,6 +114,7 @@ class Verifier:
         """
         started = time.perf_counter()
         tolerance = TOLERANCES[each.effect]
+        self.lengthen(after)
         expected = self.logits(before)
         for one in expected:  # only as captured: a pass that made them was stopped
             check_numbers(one)
@@ -128,6 +131,18 @@ class Verifier:
                     f"{first}.{self.first_divergence(before, after, tokens, tolerance)}"
                 )
         return Verification(worst, tolerance, self.runs, time.perf_counter() - started)
+
+    def lengthen(self, program: Program) -> bool:
+        """Whether the attention windows of the program called for one more, longer, row of tokens."""
+        extents = [int(node.kwargs.get("extent") or 0) for node in program.graph.nodes if node.op == "call_function"]
+        longest = max(tokens.shape[1] for tokens in self.tokens)
+        limit = min(_LONGEST, program.signature.max_length)
+        wanted = max((extent + 9 for extent in extents if extent + 9 <= limit), default=0)
+        if wanted <= longest:
+            return False
+        self.tokens.append(random_tokens(program, 1, wanted))
+        self._last = None
+        return True
 
     def logits(self, program: Program) -> list[Tensor]:
         """The program's logits for each of `tokens`."""

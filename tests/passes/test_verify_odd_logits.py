@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import burnish
 from burnish.frontend import read
@@ -15,6 +16,7 @@ from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import whole_pipeline
 from burnish.passes.verify import Verifier, relative_difference
 from tests.own_modules.causal import NanoGPT
+from tests.zoo.configs import build
 
 
 class Masked(nn.Module):
@@ -56,3 +58,18 @@ def test_a_model_that_gives_no_numbers_is_told_so_and_no_pass_is_blamed() -> Non
             burnish.compile(model, max_length=32, verify=verify)
     with pytest.raises(InvalidModelError, match="the model gives NaN"):
         numbers_check(read(model, max_length=32).program)
+
+
+def test_a_window_longer_than_the_usual_rows_is_checked() -> None:
+    config = build("gemma2").config.to_dict() | {"sliding_window": 64, "max_position_embeddings": 256}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").eval()
+    captured = read(model).program
+    step = run_passes(captured, whole_pipeline(), Trace(), verifier=Verifier(captured))
+    check = numbers_check(captured)
+    assert check(step) is None
+    wrong = step.copy()
+    for node in wrong.graph.nodes:
+        if node.kwargs.get("extent") == 64:
+            node.kwargs = {**node.kwargs, "extent": 63}
+    assert "the logits of 1 x 73 tokens are off" in str(check(wrong))
