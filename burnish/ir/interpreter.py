@@ -30,10 +30,12 @@ def run(
     program: Program,
     inputs: Sequence[torch.Tensor],
     watch: Callable[[fx.Node, Any], None] | None = None,
+    call: Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any] | None = None,
 ) -> tuple[Any, ...]:
     """The outputs of `program` for `inputs`, one tensor a placeholder in order.
 
-    `watch` is called with each node and its value. A value is freed after its last use.
+    `watch` is called with each node and its value. `call` computes a node from the values of its arguments, in place of
+    its op. A value is freed after its last use.
     """
     placeholders = program.placeholders
     if len(inputs) != len(placeholders):
@@ -49,7 +51,7 @@ def run(
         elif node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             try:
-                values[node] = node.target(*args, **kwargs)
+                values[node] = node.target(*args, **kwargs) if call is None else call(node, args, kwargs)
             except Exception as error:
                 raise InvalidProgramError(f"{describe(node)} failed: {error}") from error
         if watch is not None:

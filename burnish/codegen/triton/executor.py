@@ -1,0 +1,63 @@
+"""A fused step program, kernel by kernel: by Triton's interpreter where there is no GPU, by its JIT where there is.
+
+What has no kernel runs as its ATen reference, and is reported with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, fx
+
+from burnish.codegen.triton.kernels.decode_attention import decode_attention
+from burnish.codegen.triton.kernels.flash_attention import flash_attention
+from burnish.codegen.triton.kernels.rms_norm import rms_norm
+from burnish.ir.cost import CostCounter
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.interpreter import run
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program
+
+_FEW_TOKENS = 16  # up to here a step is bound by reading weights and caches, not by arithmetic
+
+
+class TritonExecutor:
+    """Runs a program over kernels; `fallbacks` says which operations had none, by node, and why."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.fallbacks: dict[str, str] = {}
+        self.kernels: dict[str, int] = {}  # launches by the kernel's name
+        self._cost = CostCounter(program)
+
+    def run(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
+        """The outputs, one input a placeholder in order."""
+        return run(self.program, inputs, call=self._call)
+
+    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kernel = KERNELS.get(node.target)
+        if kernel is not None:
+            try:
+                result = kernel(*args, **kwargs)
+            except UnsupportedError as reason:
+                self.fallbacks[node.name] = str(reason)
+            else:
+                self.kernels[kernel.__name__] = self.kernels.get(kernel.__name__, 0) + 1
+                return result
+        elif self._cost.cost(node).launches:
+            self.fallbacks[node.name] = f"there is no kernel for {node.target}"
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
+    """The kernel for few tokens, or for many."""
+    few = query.shape[2] <= _FEW_TOKENS
+    return (decode_attention if few else flash_attention)(query, key, value, *rest, **options)
+
+
+KERNELS: dict[Any, Callable[..., Any]] = {
+    burnish_ops.attention.default: attention,
+    burnish_ops.rms_norm.default: rms_norm,
+}

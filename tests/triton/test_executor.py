@@ -1,0 +1,35 @@
+"""Whole models through the interpreter, kernel by kernel, against the reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from burnish.codegen.triton.executor import TritonExecutor
+from burnish.frontend import read
+from burnish.ir.interpreter import run
+from burnish.ir.program import Program
+from burnish.ir.trace import Trace
+from burnish.passes.pipeline import run_passes
+from burnish.passes.pipelines import fuse_for_gpu, make_incremental
+from tests.zoo.configs import build
+
+
+def fused(model_type: str) -> Program:
+    return run_passes(read(build(model_type)).program, [*make_incremental(), *fuse_for_gpu()], Trace())
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+def test_prompt_and_tokens_match_the_reference(model_type: str) -> None:
+    program = fused(model_type)
+    executor = TritonExecutor(program)
+    ids = torch.randint(100, (2, 23), generator=torch.Generator().manual_seed(0))
+    expected = found = [state.allocate(2, 32) for state in program.states]
+    start = 0
+    for count in (19, 1, 3):
+        given = [ids[:, start : start + count], torch.full((2,), start), torch.arange(count)]
+        right, *expected = run(program, [*given, *expected])
+        logits, *found = executor.run([*given, *found])
+        torch.testing.assert_close(logits, right, rtol=1e-4, atol=1e-4)
+        start += count
+    assert executor.kernels["attention"] == 2 * 3
