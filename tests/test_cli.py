@@ -229,6 +229,10 @@ def test_models_are_found_by_path_or_by_name(tmp_path: Path, monkeypatch: pytest
         find_model("mine:torch")
     with pytest.raises(UsageError):
         find_model("mine")
+    (tmp_path / "made.burnish").mkdir()
+    (tmp_path / "made.burnish/manifest.json").touch()
+    with pytest.raises(UsageError, match=r"made\.burnish is an artifact"):
+        find_model("made.burnish")
 
 
 def test_a_module_is_compiled_kept_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +251,7 @@ def test_a_module_is_compiled_kept_and_run(tmp_path: Path, monkeypatch: pytest.M
     assert done.exit_code == 0, done.stderr
     assert done.stdout == ""
     assert "insert-states" in done.stderr
-    assert "burnish run counting.burnish" in done.stderr
+    assert "burnish run counting.burnish '1 2 3'" in done.stderr
     assert sorted(file.name for file in tmp_path.glob("[!_]*")) == ["counting.burnish", "counting.py"]
     kept = call("run", "counting.burnish", "1 2 3", "-n", 5)
     assert kept.stdout.split() == ["4", "5", "6", "7", "8"]

@@ -53,4 +53,5 @@ def compile(
         )
         if stages is not None:
             err.print(stages.view(), soft_wrap=True)
-        err.print(f"Try it: burnish run {output} 'Why is the sky blue?'", style="dim", markup=False, soft_wrap=True)
+        prompt = "'1 2 3'" if compiled.tokenizer is None else "'Why is the sky blue?'"
+        err.print(f"Try it: burnish run {output} {prompt}", style="dim", markup=False, soft_wrap=True)

@@ -26,9 +26,11 @@ _PHASES = ("capture", "passes", "verify", "lower", "write", "load")
 def find_model(text: str) -> Any:
     """What `compile` takes, for what a user types: a path, or the object that `package.module:name` names.
 
-    Raises UsageError if there is no such path or name.
+    Raises UsageError if there is no such path or name, or an artifact there.
     """
     path = Path(text)
+    if (path / "manifest.json").is_file() and not (path / "config.json").exists():
+        raise UsageError(f"{text} is an artifact, which is compiled already: give the model that it was made from")
     if path.exists():
         return path
     named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", text)

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from burnish.codegen.onnx import lower
+from burnish.codegen.onnx import lower, torchlib
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.program import Stage
 from burnish.ir.states import StateKind
@@ -120,3 +120,9 @@ def test_thirty_layers_are_lowered_in_a_moment(tmp_path: Path) -> None:
     lower(program, plan_weights(program.weights))
     assert time.perf_counter() - start < 5
     compare(program, tmp_path, tolerance=1e-4)
+
+
+def test_torchs_table_is_read_without_warnings(caplog: pytest.LogCaptureFixture) -> None:
+    torchlib._registry.cache_clear()
+    torchlib._registry()
+    assert "torchvision" not in caplog.text

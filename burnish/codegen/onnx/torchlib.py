@@ -6,6 +6,7 @@ nowhere else: `ONNXRegistry.from_torchlib`, `dispatch`, `OpRecorder` and `Symbol
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,17 @@ def new_value(name: str | None) -> ir.Value:
 
 @cache
 def _registry() -> Any:
-    return _registration.ONNXRegistry.from_torchlib()
+    """torch's table, without a warning for each op of torchvision where that is not installed."""
+    logger = logging.getLogger(_registration.__name__)
+    logger.addFilter(_not_of_torchvision)
+    try:
+        return _registration.ONNXRegistry.from_torchlib()
+    finally:
+        logger.removeFilter(_not_of_torchvision)
+
+
+def _not_of_torchvision(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("torchvision is not installed")
 
 
 @dataclass(frozen=True)
