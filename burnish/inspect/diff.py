@@ -100,8 +100,9 @@ def diff_passes(trace: Trace, first: str, second: str | None = None) -> ProgramD
         before, after = after, find_pass(trace, second)
     if before < 0:
         raise UsageError(f"{first!r} is the program as captured, which no pass made: give a pass, or two")
-    seconds = sum(record.seconds for record in trace.passes[before + 1 : after + 1])
-    return diff_records(trace.passes[before], trace.passes[after], (Measure("took", None, seconds * 1e3, "ms"),))
+    between = trace.passes[before + 1 : after + 1]  # none where a later pass is compared with an earlier one
+    took = [Measure("took", None, sum(record.seconds for record in between) * 1e3, "ms")] if between else []
+    return diff_records(trace.passes[before], trace.passes[after], took)
 
 
 def diff_records(

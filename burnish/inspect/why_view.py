@@ -94,8 +94,10 @@ def _nothing(why: Why, place: str) -> list[RenderableType]:
     """What the pass looks for and what there is, where it looked at nothing."""
     ops = [f"{name} ({count} ×)" if count > 1 else name for name, count in why.ops.items()]
     more = f" and {len(ops) - _MOST_OPS} more" if len(ops) > _MOST_OPS else ""
-    parts: list[RenderableType] = [Text(f"No op{place or ' of the program'} is one that the pass begins with.")]
-    if why.begins_with:
+    if not why.begins_with:  # a pass that is no list of rules: what it looks for is not known here
+        parts: list[RenderableType] = [Text(f"The pass found nothing to do{place}.")]
+    else:
+        parts = [Text(f"No op{place or ' of the program'} is one that the pass begins with.")]
         parts.append(_indented(f"it begins with: {', '.join(why.begins_with)}"))
         short = {name.split(".")[:2][-1]: name for name in why.ops}
         near = [short[found] for name in why.begins_with for found in _like(name.split(".")[:2][-1], short)]

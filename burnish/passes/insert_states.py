@@ -15,6 +15,7 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, Stage, origin
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
+from burnish.ir.text import dtype_name
 from burnish.passes.analyses.remember import values_to_remember
 from burnish.passes.analyses.token_axis import TokenAxes
 from burnish.passes.base import Effect, Log
@@ -184,8 +185,8 @@ class _Inserter:
             write = burnish_ops.ring_write.default if window else burnish_ops.cache_write.default
             written = self.editor.call(write, state, value, self.position, label.axis, like=value)
             self.results.append(written)
-            told = f"remembered: {kind.value} of {value.meta['val'].dtype} {list(self.states[-1].shape)}"
-            self.log.rewrite(value, told)
+            sizes = ", ".join(str(size) for size in self.states[-1].shape)
+            self.log.rewrite(value, f"remembered: {kind.value} {dtype_name(self.states[-1].dtype)}[{sizes}]")
             if not window:
                 return written
             return self.editor.call(aten.cat.default, [state, value], label.axis, like=value)

@@ -230,7 +230,7 @@ class _Raiser:
         told = mask.kind + (f" of {mask.extent}" if mask.extent else "")
         extras = [name for name in ("softcap", "sinks", "slopes", "bias") if name in options]
         if shows_later_tokens(mask):
-            told = "not causal: its mask lets a token see later ones"
+            told += ", not causal: a token sees later ones"
         told = f"attention, {heads} query heads, {kv_heads} KV heads, mask {told}"
         if extras:
             told += f", with {', '.join(extras)}"

@@ -164,7 +164,7 @@ def test_where_no_pattern_begins_it_says_what_does_and_what_there_is(program: Pr
     assert "aten.linear (6 ×)" in text
     text = plain_text(why_view(why(program, "raise-attention")))
     assert "softmax(q k^T) v -> burnish::attention" in text
-    assert "No op of the program" in text
+    assert "The pass found nothing to do." in text
 
 
 def test_a_pass_that_is_no_list_of_rules_tells_its_refusals() -> None:
