@@ -88,5 +88,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def without_numbers(text: str) -> str:
-    """A page without what differs from machine to machine: differences in the last bits, and milliseconds."""
-    return re.sub(r" +\d+(?=  \d\.?\d*e[-+]\d\d)|\d\.?\d*e[-+]\d\d|all +\d+", "", text)
+    """A page without what differs from machine to machine: differences in the last bits, milliseconds, and the width
+    that these take in tables."""
+    text = re.sub(r" +[\d,]+(?=  \d\.?\d*e[-+]\d\d)|\d\.?\d*e[-+]\d\d|(all +\(≥ [\d,]+\)) +[\d,]+", r"\1", text)
+    return re.sub(r" +|─+", " ", text)

@@ -107,8 +107,38 @@ def attention_projection(
     each head, with `head_eps`. cos and sin [B, S, R]: rotary embedding of each head's first R elements. Gives the
     queries [B, Hq, S, D] and the caches with the S new tokens in slots position[b] on.
     """
-    size, kv_heads = key_state.shape[-1], key_state.shape[1]
     y = F.linear(normalized(x, norm_weight, norm_bias, norm, eps), weight, bias)
+    return with_heads(
+        y,
+        key_state,
+        value_state,
+        position,
+        query_norm,
+        key_norm,
+        cos,
+        sin,
+        heads=heads,
+        head_eps=head_eps,
+        interleaved=interleaved,
+    )
+
+
+def with_heads(
+    y: Tensor,
+    key_state: Tensor,
+    value_state: Tensor,
+    position: Tensor,
+    query_norm: Tensor | None = None,
+    key_norm: Tensor | None = None,
+    cos: Tensor | None = None,
+    sin: Tensor | None = None,
+    *,
+    heads: int,
+    head_eps: float = 0.0,
+    interleaved: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`attention_projection` behind its product, y[B, S, (Hq + 2 Hkv) D]."""
+    size, kv_heads = key_state.shape[-1], key_state.shape[1]
     query, key, value = (
         part.reshape(*part.shape[:-1], -1, size).transpose(1, 2)
         for part in torch.split(y, [heads * size, kv_heads * size, kv_heads * size], dim=-1)

@@ -19,7 +19,7 @@ def fused(model_type: str) -> Program:
     return run_passes(read(build(model_type)).program, [*make_incremental(), *fuse_for_gpu()], Trace())
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma2"])
+@pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "bloom"])
 def test_prompt_and_tokens_match_the_reference(model_type: str) -> None:
     program = fused(model_type)
     executor = TritonExecutor(program)
@@ -33,3 +33,17 @@ def test_prompt_and_tokens_match_the_reference(model_type: str) -> None:
         torch.testing.assert_close(logits, right, rtol=1e-4, atol=1e-4)
         start += count
     assert executor.kernels["attention"] == 2 * 3
+    assert executor.kernels["fused_linear"] >= (2 * 3 + 1) * 3  # what is left of a layer, and the head
+
+
+def test_what_has_no_kernel_is_told() -> None:
+    program = fused("llama")
+    executor = TritonExecutor(program)
+    states = [state.allocate(1, 8) for state in program.states]
+    executor.run([torch.tensor([[5, 7]]), torch.tensor([0]), torch.tensor([1]), *states])
+    assert set(executor.fallbacks.values()) == {
+        "there is no kernel for aten.embedding.default",
+        "there is no kernel for aten.index_select.default",
+        "there is no kernel for burnish.lookup.default",
+        "there is no kernel for burnish.positions.default",
+    }

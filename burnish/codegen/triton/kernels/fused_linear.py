@@ -1,0 +1,225 @@
+"""out = residual + cap(scale * activation(linear(norm(x), weight, bias))), for any number of rows.
+
+A program takes ROWS rows of x and BLOCK_N rows of the weight, and goes over K by BLOCK_K. One row is a sum of products,
+elementwise in registers until the end; more rows are tiles of a matrix product. The norm's statistics are computed by
+each program anew: x is small and comes from cache, a kernel of its own would be one more launch.
+
+Reads the weight once for each block of ROWS rows, x, bias and residual; writes out. For up to 16 rows the weight is
+read once in all, so that the time is that of reading N * K elements. Truth: `burnish::fused_linear`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from burnish.codegen.triton.spec import KernelSpec, pointer
+
+
+@triton.jit
+def _activated(y, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "silu":
+        y = y / (1.0 + tl.exp(-y))
+    elif ACTIVATION == "sigmoid":
+        y = 1.0 / (1.0 + tl.exp(-y))
+    elif ACTIVATION == "relu":
+        y = tl.maximum(y, 0.0)
+    elif ACTIVATION == "gelu":
+        y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
+    elif ACTIVATION == "gelu_tanh":
+        inner = 0.7978845608028654 * (y + 0.044715 * y * y * y)
+        y = y / (1.0 + tl.exp(-2.0 * inner))  # 0.5 * (1 + tanh(inner)) is sigmoid(2 * inner)
+    return y
+
+
+@triton.jit
+def fused_linear_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    residual_ptr,
+    out_ptr,
+    rows,
+    size_n,
+    size_k,
+    eps,
+    scale,
+    softcap,
+    NORM: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_NORM_WEIGHT: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    GATED: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Weight rows and rows of x by the first and second number of the program."""
+    columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    inside_n = columns < size_n
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    inside_row = row < rows
+    x_rows = x_ptr + row.to(tl.int64)[:, None] * size_k
+    weight_rows = weight_ptr + columns.to(tl.int64)[:, None] * size_k
+
+    mean = tl.zeros((ROWS, 1), dtype=tl.float32)
+    inverse = tl.full((ROWS, 1), 1.0, dtype=tl.float32)
+    if NORM != "none":
+        if NORM == "layer":
+            total = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
+            for start in range(0, size_k, BLOCK_K):
+                k = start + tl.arange(0, BLOCK_K)
+                inside = inside_row[:, None] & (k < size_k)[None, :]
+                total += tl.load(x_rows + k[None, :], mask=inside, other=0.0).to(tl.float32)
+            mean = tl.sum(total, axis=1)[:, None] / size_k
+        squares = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
+        for start in range(0, size_k, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            inside = inside_row[:, None] & (k < size_k)[None, :]
+            x = tl.load(x_rows + k[None, :], mask=inside, other=0.0).to(tl.float32) - mean
+            squares += tl.where(inside, x * x, 0.0)
+        inverse = tl.rsqrt(tl.sum(squares, axis=1)[:, None] / size_k + eps)
+
+    if ROWS == 1:
+        products = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
+    else:
+        y = tl.zeros((ROWS, BLOCK_N), dtype=tl.float32)
+    for start in range(0, size_k, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside_k = k < size_k
+        weight = tl.load(weight_rows + k[None, :], mask=inside_n[:, None] & inside_k[None, :], other=0.0)
+        inside = inside_row[:, None] & inside_k[None, :]
+        x = tl.load(x_rows + k[None, :], mask=inside, other=0.0)
+        if NORM != "none":
+            x = (x.to(tl.float32) - mean) * inverse
+            if HAS_NORM_WEIGHT:
+                x *= tl.load(norm_weight_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
+            if HAS_NORM_BIAS:
+                x += tl.load(norm_bias_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
+            x = tl.where(inside, x, 0.0)
+        if ROWS == 1:
+            products += weight.to(tl.float32) * x.to(tl.float32)
+        else:
+            y = tl.dot(x.to(weight.dtype), tl.trans(weight), y, input_precision="ieee")
+    if ROWS == 1:
+        y = tl.sum(products, axis=1)[None, :]
+
+    if HAS_BIAS:
+        y += tl.load(bias_ptr + columns, mask=inside_n, other=0.0).to(tl.float32)[None, :]
+    if GATED:
+        gate, up = tl.split(tl.reshape(y, (ROWS, BLOCK_N // 2, 2)))
+        y = _activated(gate, ACTIVATION) * up
+        size_out = size_n // 2
+        out_columns = tl.program_id(0) * (BLOCK_N // 2) + tl.arange(0, BLOCK_N // 2)
+    else:
+        y = _activated(y, ACTIVATION)
+        size_out = size_n
+        out_columns = columns
+    y = y * scale
+    if HAS_SOFTCAP:
+        y = softcap * (2.0 / (1.0 + tl.exp(-2.0 * y / softcap)) - 1.0)
+    offsets = row.to(tl.int64)[:, None] * size_out + out_columns[None, :]
+    inside = inside_row[:, None] & (out_columns < size_out)[None, :]
+    if HAS_RESIDUAL:
+        y += tl.load(residual_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + offsets, y.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How much a program takes, and with how many threads."""
+
+    rows: int
+    block_n: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+def tiles_for(rows: int, size_k: int) -> Tiles:
+    """One row: long pieces of few weight rows. Up to 16: one pass over the weight. Beyond: square tiles."""
+    if rows == 1:
+        return Tiles(1, 16, min(512, max(32, triton.next_power_of_2(size_k))), 4, 3)
+    if rows <= 16:
+        return Tiles(16, 32, 128, 4, 4)
+    return Tiles(64, 64, 64, 4, 3)
+
+
+def fused_linear_spec(
+    dtype: torch.dtype,
+    size_k: int,
+    tiles: Tiles,
+    *,
+    norm: str = "none",
+    activation: str = "none",
+    gated: bool = False,
+    has: frozenset[str] = frozenset(),
+) -> KernelSpec:
+    """The kernel for elements of `dtype`; `has`: those given of bias, norm_weight, norm_bias, residual, softcap."""
+    element = pointer(dtype)
+    pointers = ("x", "weight", "bias", "norm_weight", "norm_bias", "residual", "out")
+    aligned = {f"{name}_ptr" for name in pointers}
+    return KernelSpec(
+        fused_linear_kernel,
+        arguments={
+            **{f"{name}_ptr": element for name in pointers},
+            **dict.fromkeys(("rows", "size_n", "size_k"), "i32"),
+            **dict.fromkeys(("eps", "scale", "softcap"), "fp32"),
+        },
+        constants={
+            "NORM": norm,
+            "HAS_BIAS": "bias" in has,
+            "HAS_NORM_WEIGHT": "norm_weight" in has,
+            "HAS_NORM_BIAS": "norm_bias" in has,
+            "HAS_RESIDUAL": "residual" in has,
+            "HAS_SOFTCAP": "softcap" in has,
+            "ACTIVATION": activation,
+            "GATED": gated,
+            "ROWS": tiles.rows,
+            "BLOCK_N": tiles.block_n,
+            "BLOCK_K": tiles.block_k,
+        },
+        aligned=frozenset(aligned | ({"size_k"} if size_k % 16 == 0 else set())),
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+    )
+
+
+def fused_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    norm_weight: torch.Tensor | None = None,
+    norm_bias: torch.Tensor | None = None,
+    residual: torch.Tensor | None = None,
+    *,
+    norm: str = "none",
+    eps: float = 0.0,
+    activation: str = "none",
+    gated: bool = False,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+) -> torch.Tensor:
+    """As `burnish::fused_linear`."""
+    size_n, size_k = weight.shape
+    rows = x.numel() // size_k
+    given = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "residual": residual}
+    has = {name for name, tensor in given.items() if tensor is not None} | ({"softcap"} if softcap > 0 else set())
+    tiles = tiles_for(rows, size_k)
+    spec = fused_linear_spec(x.dtype, size_k, tiles, norm=norm, activation=activation, gated=gated, has=frozenset(has))
+    out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
+    tensors = [x if tensor is None else tensor.contiguous() for tensor in given.values()]
+    spec.launch(
+        (triton.cdiv(size_n, tiles.block_n), triton.cdiv(rows, tiles.rows), 1),
+        *(x.contiguous(), weight.contiguous(), *tensors, out),
+        *(rows, size_n, size_k, eps, scale, softcap),
+    )
+    return out

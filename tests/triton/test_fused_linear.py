@@ -1,0 +1,75 @@
+"""The kernel against `burnish::fused_linear`, in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.codegen.triton.kernels.fused_linear import fused_linear
+from burnish.ir.fused_ops import fused_ops
+
+
+def check(rows: int, n: int, k: int, dtype: torch.dtype = torch.float32, gated: bool = False, **options: Any) -> None:
+    generator = torch.Generator().manual_seed(rows * 1000 + n + k)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(dtype)
+
+    x, weight = draw(rows, k), draw(n, k) / k**0.5
+    names = options.pop("given", ())
+    shapes = {"bias": (n,), "norm_weight": (k,), "norm_bias": (k,), "residual": (rows, n // 2 if gated else n)}
+    tensors = {name: draw(*shapes[name]) for name in names}
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
+    expected = fused_ops.fused_linear(x.double(), weight.double(), **wide, gated=gated, **options)
+    found = fused_linear(x, weight, **tensors, gated=gated, **options)
+    tolerance = 2e-5 if dtype == torch.float32 else 5e-3
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.sampled_from([1, 2, 3, 16, 17, 65]), n=st.integers(1, 90), k=st.integers(1, 150))
+def test_any_sizes(rows: int, n: int, k: int) -> None:
+    check(rows, n, k)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"given": ("bias",)},
+        {"norm": "rms", "eps": 1e-5, "given": ("norm_weight",)},
+        {"norm": "rms", "eps": 1e-5},
+        {"norm": "layer", "eps": 1e-5, "given": ("norm_weight", "norm_bias", "bias", "residual")},
+        {"given": ("residual",), "scale": 0.25},
+        {"softcap": 3.0},
+        {"gated": True, "activation": "silu", "given": ("bias",)},
+        {"gated": True, "activation": "gelu_tanh", "norm": "rms", "eps": 1e-6, "given": ("norm_weight",)},
+        *({"activation": name} for name in ("silu", "gelu", "gelu_tanh", "relu", "sigmoid")),
+    ],
+    ids=str,
+)
+def test_every_switch(rows: int, options: dict[str, Any]) -> None:
+    check(rows, 38, 70, **options)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_float16(rows: int) -> None:
+    check(rows, 48, 96, torch.float16, norm="rms", eps=1e-5, given=("norm_weight", "residual"))
+
+
+def test_a_layer_norm_far_from_zero_keeps_its_digits() -> None:
+    """The mean is taken away before squares are summed."""
+    x = torch.randn(1, 64) + 1000
+    weight = torch.randn(8, 64)
+    expected = fused_ops.fused_linear(x.double(), weight.double(), norm="layer", eps=1e-5)
+    found = fused_linear(x, weight, norm="layer", eps=1e-5)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_leading_axes_stay() -> None:
+    x, weight = torch.randn(2, 3, 16), torch.randn(5, 16)
+    torch.testing.assert_close(fused_linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-5)
