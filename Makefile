@@ -50,8 +50,8 @@ demo: $(VENV)/.smollm2
 	@$(BIN)/python examples/demo.py "$$PROMPT"
 
 test: $(VENV)/.smollm2
-	$(BIN)/python -m pytest -q
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/triton
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests/triton
 
 check: lint test
 
