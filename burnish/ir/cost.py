@@ -64,6 +64,11 @@ _WRITES = {burnish_ops.cache_write.default, burnish_ops.ring_write.default}
 _PROJECTIONS = {fused_ops.attention_projection.default}
 
 
+def is_view(node: fx.Node) -> bool:
+    """Whether its op gives a name to memory that is there already."""
+    return node.target in _VIEWS
+
+
 @dataclass(frozen=True)
 class Cost:
     """Of one node, for one more token after CONTEXT others."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import ARCHITECTURES, compile_all, compile_kernel, disassembly, resources, spec_key
+from burnish.codegen.triton.compile import ARCHITECTURES, compile_all, compile_kernel, disassembly, resources
 from burnish.codegen.triton.kernels.rms_norm import rms_norm_spec
+from burnish.codegen.triton.spec import spec_key
 from burnish.ir.errors import UsageError
 
 

@@ -152,7 +152,8 @@ def operands(
         key_positions=_dtype(key_positions),
         page_size=0 if block_table is None else key.shape[2],
     )
-    out = torch.empty(batch, heads, tokens, value.shape[-1], dtype=query.dtype, device=query.device)
+    # Tokens before heads, so that the product that follows reads the heads of a token side by side.
+    out = query.new_empty((batch, tokens, heads, value.shape[-1])).transpose(1, 2)
     given: dict[str, Any] = {
         "query_ptr": query,
         "key_ptr": key,

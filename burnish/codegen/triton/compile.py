@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.spec import KernelSpec, spec_key
 from burnish.ir.errors import UsageError
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -80,20 +79,6 @@ def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Bin
     with ThreadPoolExecutor() as pool:
         binaries = pool.map(lambda spec: compile_kernel(spec, architecture), distinct.values())
         return dict(zip(distinct, binaries, strict=True))
-
-
-def spec_key(spec: KernelSpec) -> str:
-    """A name for all that decides what a kernel compiles to: equal kernels of different layers have one key."""
-    facts = (
-        spec.name,
-        spec.function.src,
-        tuple(spec.arguments.items()),
-        tuple(sorted(spec.constants.items())),
-        tuple(sorted(spec.aligned)),
-        spec.num_warps,
-        spec.num_stages,
-    )
-    return f"{spec.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
 
 
 def resources(binary: Binary) -> Resources:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -21,6 +25,21 @@ TYPES: dict[torch.dtype, str] = {
 }
 
 Constant = int | float | bool | str | None
+
+
+class LaunchRecorder(Protocol):
+    """Takes launches instead of a GPU."""
+
+    def launch(self, spec: KernelSpec, grid: Sequence[Any], arguments: Sequence[Any]) -> None:
+        """Note a launch of `spec`."""
+        ...
+
+    def counters(self, like: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:
+        """int32[shape] that is zero before and after each kernel."""
+        ...
+
+
+RECORDER: ContextVar[LaunchRecorder | None] = ContextVar("burnish launch recorder", default=None)
 
 
 @dataclass(frozen=True)
@@ -45,7 +64,11 @@ class KernelSpec:
         return str(self.function.__name__)
 
     def launch(self, grid: tuple[int, int, int], *arguments: torch.Tensor | int | float) -> None:
-        """Run on tensors, by Triton's interpreter or its JIT, whichever this process has."""
+        """Run on tensors, by Triton's interpreter or its JIT, whichever this process has; or be recorded."""
+        recorder = RECORDER.get()
+        if recorder is not None:
+            recorder.launch(self, grid, arguments)
+            return
         names = list(self.arguments)
         if len(arguments) != len(names):
             raise TypeError(f"{self.name} takes {len(names)} arguments ({', '.join(names)}), not {len(arguments)}")
@@ -56,3 +79,23 @@ class KernelSpec:
 def pointer(dtype: torch.dtype) -> str:
     """Triton's type of a pointer to elements of `dtype`."""
     return f"*{TYPES[dtype]}"
+
+
+def counters(like: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:
+    """int32 zeros[shape] on the device of `like`, for kernels that count and leave zeros behind."""
+    recorder = RECORDER.get()
+    return recorder.counters(like, shape) if recorder is not None else like.new_zeros(tuple(shape), dtype=torch.int32)
+
+
+def spec_key(spec: KernelSpec) -> str:
+    """A name for all that decides what a kernel compiles to: equal kernels of different layers have one key."""
+    facts = (
+        spec.name,
+        inspect.getsource(sys.modules[spec.function.fn.__module__]),
+        tuple(spec.arguments.items()),
+        tuple(sorted(spec.constants.items())),
+        tuple(sorted(spec.aligned)),
+        spec.num_warps,
+        spec.num_stages,
+    )
+    return f"{spec.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"

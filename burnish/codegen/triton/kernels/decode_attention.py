@@ -22,7 +22,7 @@ import triton.language as tl
 from burnish.codegen.triton.attention import Attention, operands
 from burnish.codegen.triton.kernels.attention_tile import attend, first_seen, load_rows, with_sink
 from burnish.codegen.triton.kernels.combine_splits import combine_splits, combined_row
-from burnish.codegen.triton.spec import KernelSpec, pointer
+from burnish.codegen.triton.spec import KernelSpec, counters, pointer
 from burnish.ir.errors import UsageError
 
 MOST_TOKENS = 16
@@ -263,7 +263,7 @@ def decode_attention(
     maximum, total = (query.new_empty((batch, heads, tokens, splits), dtype=torch.float32) for _ in range(2))
     partial = query.new_empty((batch, heads, tokens, splits, value.shape[-1]), dtype=torch.float32)
     given |= {"maximum_ptr": maximum, "total_ptr": total, "partial_ptr": partial}
-    given["counters_ptr"] = query.new_zeros((batch, key.shape[1]), dtype=torch.int32)
+    given["counters_ptr"] = counters(query, (batch, key.shape[1]))
     spec.launch((splits, attention.kv_heads, batch), *(given[name] for name in spec.arguments))
     if splits > 1 and not combines:
         combine_splits(maximum, total, partial, sinks, out)

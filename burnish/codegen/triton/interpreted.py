@@ -1,0 +1,97 @@
+"""A launch plan by Triton's interpreter: slow, on any machine, and the numbers of the kernels themselves."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from burnish.codegen.triton.spec import KernelSpec
+from burnish.ir.errors import ArtifactError, UsageError
+from burnish.runtime.plan import Kernel, Plan
+from burnish.runtime.plan_runner import BoundStep, PlanRunner
+from burnish.runtime.states import States
+
+_KERNELS = "burnish.codegen.triton.kernels."
+
+
+class InterpretedLauncher:
+    """Runs kernels from their sources, which are this package's own."""
+
+    def __init__(self, kernels: Mapping[str, Kernel]) -> None:
+        """Raises UsageError unless Triton interprets in this process, ArtifactError where a kernel is none of ours."""
+        import triton
+
+        if os.environ.get("TRITON_INTERPRET") != "1" or isinstance(_any_kernel(), triton.JITFunction):
+            raise UsageError(
+                "a process either interprets Triton's kernels or compiles them, from the first import of triton on: "
+                "set TRITON_INTERPRET=1 before it starts"
+            )
+        self._specs = {key: _spec(key, kernel) for key, kernel in kernels.items()}
+        self.count = 0
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]) -> None:
+        """See `Launcher.launch`."""
+        self.count += 1
+        self._specs[kernel].launch(grid, *arguments)
+
+
+class InterpretedExecutor:
+    """Steps of a plan on the CPU."""
+
+    def __init__(self, plan: Plan, weights: Mapping[str, torch.Tensor]) -> None:
+        self.launcher = InterpretedLauncher(plan.kernels)
+        self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher)
+
+    def step(
+        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+    ) -> torch.Tensor:
+        """See `Executor.step`."""
+        if self._runner is None:
+            raise UsageError("this compiled model was closed")
+        step = self.bind(tokens, position, logits_index, states)
+        step.run()
+        for past, present in zip(states.past, states.present, strict=True):
+            if present is not past:
+                present.copy_(past)
+        states.advance()
+        return step.logits
+
+    def bind(
+        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+    ) -> BoundStep:
+        """The step on this memory."""
+        assert self._runner is not None
+        named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
+        return self._runner.bind((tokens, position, logits_index), named, states.capacity)
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._runner = None
+
+
+def _any_kernel() -> object:
+    from burnish.codegen.triton.kernels.rms_norm import rms_norm_kernel
+
+    return rms_norm_kernel
+
+
+def _spec(key: str, kernel: Kernel) -> KernelSpec:
+    if not kernel.module.startswith(_KERNELS):
+        raise ArtifactError(
+            f"the launch plan's kernel {key} is from {kernel.module}, which is not one of burnish's own"
+        )
+    try:
+        function = getattr(importlib.import_module(kernel.module), kernel.function)
+    except (ImportError, AttributeError) as error:
+        raise ArtifactError(f"this burnish has no kernel {kernel.function} in {kernel.module}: {error}") from error
+    return KernelSpec(
+        function,
+        kernel.arguments,
+        kernel.constants,
+        frozenset(kernel.aligned),
+        kernel.num_warps,
+        kernel.num_stages,
+    )

@@ -1,0 +1,224 @@
+"""A step program as a launch plan: each node by its kernel, or by its ATen reference, which is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
+from torch.utils._pytree import tree_leaves
+from torch.utils._sympy.value_ranges import ValueRanges
+
+from burnish.codegen.triton.executor import KERNELS
+from burnish.codegen.triton.recorder import Recorder, recording
+from burnish.codegen.triton.spec import KernelSpec
+from burnish.ir.cost import is_view
+from burnish.ir.errors import InvalidProgramError, UnsupportedError
+from burnish.ir.fused_ops import fused_ops
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, describe
+from burnish.runtime.plan import Call, Kernel, Launch, Plan, Variant
+
+# Host functions that write new tokens into a state where it is, by the arguments that are states.
+_WRITES_IN_PLACE: dict[Any, tuple[int, ...]] = {
+    burnish_ops.cache_write.default: (0,),
+    burnish_ops.ring_write.default: (0,),
+    fused_ops.attention_projection.default: (2, 3),
+}
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Sizes that have a variant of their own: a number, or least, largest and an example."""
+
+    name: str
+    batch: int | tuple[int, int | None, int]
+    sequence: int | tuple[int, int | None, int]
+    kept: int | tuple[int, int | None, int]
+
+
+# Tiles are chosen for the least sizes of a regime, and are right for all: a prompt of three tokens is a long one.
+REGIMES = (
+    Regime("one token", 1, 1, 1),
+    Regime("a token for each of few rows", (2, 16, 5), 1, 1),
+    Regime("a token for each of many rows", (17, None, 19), 1, 1),
+    Regime("a prompt", (1, None, 5), (2, None, 23), (1, None, 7)),
+)
+_CAPACITY = (1, None, 61)
+
+
+def plan(program: Program) -> tuple[Plan, dict[str, KernelSpec]]:
+    """The plan of a step program, and its kernels by key.
+
+    Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
+    """
+    specs: dict[str, KernelSpec] = {}
+    variants = []
+    for regime in REGIMES:
+        variant, found = _variant(program, regime)
+        variants.append(variant)
+        specs |= found
+    return Plan(variants, {key: kernel_data(spec) for key, spec in specs.items()}), specs
+
+
+def fallbacks(plan: Plan) -> dict[str, str]:
+    """The nodes that have no kernel, and why."""
+    return {step.node: step.reason for variant in plan.variants for step in variant.steps if isinstance(step, Call)}
+
+
+def kernel_data(spec: KernelSpec) -> Kernel:
+    """A kernel as data."""
+    return Kernel(
+        spec.function.fn.__module__,
+        spec.name,
+        dict(spec.arguments),
+        dict(spec.constants),
+        sorted(spec.aligned),
+        spec.num_warps,
+        spec.num_stages,
+    )
+
+
+def _variant(program: Program, regime: Regime) -> tuple[Variant, dict[str, KernelSpec]]:
+    environment = ShapeEnv(duck_shape=False)
+    names: dict[str, str] = {}
+    sizes: dict[str, Any] = {}
+    ranges: dict[str, tuple[int, int | None]] = {}
+    for name, given in (
+        ("batch", regime.batch),
+        ("sequence", regime.sequence),
+        ("kept", regime.kept),
+        ("capacity", _CAPACITY),
+    ):
+        if isinstance(given, int):
+            sizes[name], ranges[name] = given, (given, given)
+            continue
+        least, most, example = given
+        if name != "capacity":
+            ranges[name] = (least, most)
+        sizes[name] = _symbol(environment, name, least, most, example)
+        names[str(sizes[name].node.expr)] = name
+    recorder = Recorder(names)
+    with enable_python_dispatcher(), FakeTensorMode(shape_env=environment), torch.no_grad():
+        inputs = _inputs(program, sizes, recorder)
+        logits, *states = _record(program, inputs, recorder)
+        _copy_states(program, inputs, states, recorder)
+        reference = recorder.reference(logits)
+    used = {step.kernel: recorder.specs[step.kernel] for step in recorder.steps if isinstance(step, Launch)}
+    return Variant(ranges, recorder.steps, recorder.temporaries(), recorder.zeros, reference), used
+
+
+def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> dict[fx.Node, torch.Tensor]:
+    """A fake for each placeholder and weight."""
+    tokens, position, index, *placeholders = program.placeholders
+    values = {
+        tokens: torch.empty((sizes["batch"], sizes["sequence"]), dtype=torch.int64),
+        position: torch.empty((sizes["batch"],), dtype=torch.int64),
+        index: torch.empty((sizes["kept"],), dtype=torch.int64),
+    }
+    for number, tensor in enumerate(values.values()):
+        recorder.name_buffer(tensor, f"input {number}")
+    for node, state in zip(placeholders, program.states, strict=True):
+        shape = [sizes[size] if isinstance(size, str) else size for size in state.shape]
+        values[node] = torch.empty(shape, dtype=state.dtype)
+        recorder.name_buffer(values[node], f"state {state.name}")
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            weight = program.weights[program.weight_of(node)]
+            values[node] = torch.empty(weight.shape, dtype=weight.dtype)
+            recorder.name_buffer(values[node], f"weight {program.weight_of(node)}")
+    return values
+
+
+def _record(program: Program, inputs: Mapping[fx.Node, torch.Tensor], recorder: Recorder) -> tuple[Any, ...]:
+    """Run the graph on fakes; gives its outputs."""
+    values: dict[fx.Node, Any] = dict(inputs)
+    for node in program.graph.nodes:
+        if node.op == "output":
+            return tuple(fx.map_arg(node.args[0], values.__getitem__))
+        if node.op == "call_function":
+            values[node] = _run(node, values, recorder)
+    raise InvalidProgramError("the graph has no output node")
+
+
+def _run(node: fx.Node, values: Mapping[fx.Node, Any], recorder: Recorder) -> Any:
+    """The node's fake result, after noting how it is made."""
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    assert callable(node.target)
+    recorder.node = node.name
+    if is_view(node) or not any(isinstance(each, torch.Tensor) for each in tree_leaves((args, kwargs))):
+        recorder.reason = "what it reads lies in memory in another order"
+        return recording(recorder, node.target, *args, **kwargs)
+    kernel = KERNELS.get(node.target)
+    if kernel is None:
+        return _call(node, args, kwargs, recorder, f"there is no kernel for {node.target}")
+    mark = recorder.mark()
+    recorder.reason = f"the kernel for {node.target} reads another order in memory"
+    try:
+        _check_in_place(node)
+        return recording(recorder, kernel, *args, **kwargs)
+    except UnsupportedError as reason:
+        recorder.back_to(mark)
+        return _call(node, args, kwargs, recorder, str(reason))
+
+
+def _call(node: fx.Node, args: Any, kwargs: Any, recorder: Recorder, reason: str) -> Any:
+    """By the node's own op."""
+    assert callable(node.target)
+    try:
+        results = node.target(*args, **kwargs)
+    except Exception as error:
+        raise InvalidProgramError(f"{describe(node)} cannot be planned: {error}") from error
+    tensors = [each for each in tree_leaves(results) if isinstance(each, torch.Tensor)]
+    if not all(recorder.knows(each) for each in tensors):
+        recorder.reason = reason
+        recorder.call(node.target, args, kwargs, results)
+    return results
+
+
+def _check_in_place(node: fx.Node) -> None:
+    """Raise UnsupportedError if a later node reads a state as it was before `node` writes it."""
+    places = _WRITES_IN_PLACE.get(node.target, ())
+    old = [argument for place in places if isinstance(argument := node.args[place], fx.Node)]
+    for reader in old:  # grows: a view of the state is the state
+        for user in reader.users:
+            if is_view(user):
+                old.append(user)
+            elif user is not node and node < user:
+                raise UnsupportedError(f"{user.name} reads the state as it was before {node.name} writes it")
+
+
+def _copy_states(
+    program: Program, inputs: Mapping[fx.Node, torch.Tensor], outputs: list[torch.Tensor], recorder: Recorder
+) -> None:
+    """What is not in its state's memory by now goes there, after all else was read."""
+    recorder.reason = "the new state was made elsewhere"
+    moves: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for node, output in zip(program.placeholders[3:], outputs, strict=True):
+        recorder.node, state = node.name, inputs[node]
+        if output is state:
+            continue
+        if recorder.buffer_of(output).startswith("state "):  # another state, that may be overwritten before
+            output = recording(recorder, torch.clone, output)
+        moves.append((state, output))
+    for state, output in moves:
+        recorder.call(torch.ops.aten.alias.default, (output,), {}, state)
+
+
+def _symbol(environment: ShapeEnv, name: str, least: int, most: int | None, example: int) -> int | torch.SymInt:
+    """A size in a range; `example` decides where no range does."""
+    source = ConstantSource(name)
+    symbol = environment.create_symbol(
+        example,
+        source,
+        dynamic_dim=DimDynamic.DYNAMIC,
+        constraint_dim=StrictMinMaxConstraint(vr=ValueRanges(least, most or 2**31 - 1), warn_only=False),
+        do_not_specialize_zero_one=True,
+    )
+    return environment.create_symintnode(symbol, hint=example, source=source)

@@ -1,0 +1,158 @@
+"""A launch plan: a step of the model as kernels, buffers and sizes, as data.
+
+Sizes are texts over `batch`, `sequence`, `capacity` and `kept`, which are numbers as soon as a step is run:
+"(batch*sequence + 63)//64". A plan has several variants, each for some range of these.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import msgspec
+import torch
+
+from burnish.ir.errors import ArtifactError
+
+SIZES = ("batch", "sequence", "capacity", "kept")
+
+Size: TypeAlias = int | str
+"""A number, or a text over SIZES with + - * // % and parentheses, max and min."""
+
+
+class TensorReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tensor", omit_defaults=True):
+    """A tensor in a buffer. `offset` and `stride` count elements.
+
+    `buffer` is "input NAME", "state NAME", "weight NAME", "zeros N" or "temporary N".
+    """
+
+    buffer: str
+    dtype: str
+    shape: list[Size]
+    stride: list[Size]
+    offset: Size = 0
+
+
+class Scalar(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="scalar"):
+    """A number: a size, or a float."""
+
+    value: Size | float
+
+
+Argument: TypeAlias = TensorReference | Scalar
+
+
+class Launch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="launch"):
+    """One kernel on a grid. `arguments` are in the kernel's order."""
+
+    kernel: str  # its key among the plan's kernels
+    grid: list[Size]
+    arguments: list[Argument]
+    node: str  # of the step graph, for people
+
+
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="call"):
+    """One ATen or burnish op, for want of a kernel: its results are copied into `results`.
+
+    An argument is a number, a string, true, false, null, a list of arguments, or an object with one key: `tensor` (a
+    TensorReference), `size`, `dtype`, `memory_format` or `float` (for inf, -inf and nan).
+    """
+
+    op: str  # "aten.clone.default"
+    arguments: list[Any]
+    options: dict[str, Any]
+    results: list[TensorReference]
+    node: str
+    reason: str  # why there is no kernel
+
+
+class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Memory between the first and the last step that use it, counted from 0."""
+
+    bytes: Size
+    first: int
+    last: int
+
+
+class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The steps for sizes in some range."""
+
+    ranges: dict[str, tuple[int, int | None]]  # least and largest of each of SIZES that is bounded
+    steps: list[Launch | Call]
+    temporaries: list[Buffer]
+    zeros: list[Size]  # bytes of buffers that are zero before and after each step
+    logits: TensorReference
+
+    def fits(self, sizes: Mapping[str, int]) -> bool:
+        """Whether it is for these sizes."""
+        return all(
+            least <= sizes[name] and (most is None or sizes[name] <= most)
+            for name, (least, most) in self.ranges.items()
+        )
+
+
+class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A kernel with all settled that is settled before it runs."""
+
+    module: str  # of the function: "burnish.codegen.triton.kernels.rms_norm", or a file of the artifact
+    function: str
+    arguments: dict[str, str]  # names and Triton's types: "*fp16", "i32", "fp32"
+    constants: dict[str, int | float | bool | str | None]
+    aligned: list[str]  # arguments that are multiples of 16
+    num_warps: int
+    num_stages: int
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All variants, the first that fits is for a step, and their kernels by key."""
+
+    variants: list[Variant]
+    kernels: dict[str, Kernel]
+
+    def variant(self, sizes: Mapping[str, int]) -> Variant:
+        """The first that is for `sizes`. Raises ArtifactError if none is."""
+        for variant in self.variants:
+            if variant.fits(sizes):
+                return variant
+        raise ArtifactError(f"the artifact's launch plan has no variant for the sizes {dict(sizes)}")
+
+
+def evaluate(size: Size, sizes: Mapping[str, int]) -> int:
+    """The number that `size` is for these sizes. Raises ArtifactError if it is not a size."""
+    if isinstance(size, int):
+        return size
+    return int(eval(_compiled(size), {"__builtins__": {}, "max": max, "min": min}, dict(sizes)))
+
+
+_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(text: str) -> Any:
+    """Code of a size, after checking that it can do nothing but arithmetic."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError) as error:
+        raise ArtifactError(f"the launch plan has {text!r} for a size: {error}") from error
+    for node in ast.walk(tree.body):
+        good = (
+            (isinstance(node, ast.Constant) and type(node.value) is int)
+            or (isinstance(node, ast.Name) and node.id in (*SIZES, "max", "min"))
+            or (isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS))
+            or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub))
+            or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords)
+            or isinstance(node, (*_OPERATORS, ast.USub, ast.Load))
+        )
+        if not good:
+            raise ArtifactError(f"the launch plan has {text!r} for a size, which is no arithmetic over {SIZES}")
+    return compile(tree, "<size>", "eval")
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """`"float32"` -> torch.float32. Raises ArtifactError if there is none."""
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype):
+        raise ArtifactError(f"the launch plan has the dtype {name!r}, which does not exist")
+    return found

@@ -1,0 +1,155 @@
+"""A launch plan on real memory: sizes become numbers, references tensors, and the steps run in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+import torch
+
+from burnish.ir.errors import ArtifactError
+from burnish.ir.serialize import resolve
+from burnish.runtime.arena import Lifetime, place
+from burnish.runtime.plan import Call, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
+
+
+class Launcher(Protocol):
+    """Starts one kernel of a plan."""
+
+    def launch(self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]) -> None:
+        """Run the kernel with that key on tensors and numbers."""
+        ...
+
+
+@dataclass
+class BoundStep:
+    """A variant on given memory: run it as often as wanted, whatever the inputs contain by then."""
+
+    run: Callable[[], None]
+    logits: torch.Tensor
+    arena: torch.Tensor  # kept alive
+    launches: int
+
+
+class PlanRunner:
+    """Binds the variants of a plan to memory."""
+
+    def __init__(
+        self, plan: Plan, weights: Mapping[str, torch.Tensor], device: torch.device, launcher: Launcher
+    ) -> None:
+        self._plan = plan
+        self._weights = weights
+        self._device = device
+        self._launcher = launcher
+
+    def bind(self, inputs: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], capacity: int) -> BoundStep:
+        """The step on tokens[batch, sequence], position[batch] and logits_index[kept], and on states by name."""
+        tokens, _, index = inputs
+        sizes = {
+            "batch": tokens.shape[0],
+            "sequence": tokens.shape[1],
+            "kept": index.shape[0],
+            "capacity": capacity,
+        }
+        variant = self._plan.variant(sizes)
+        memory = _Memory(variant, sizes, self._device)
+        for number, tensor in enumerate(inputs):
+            memory.buffers[f"input {number}"] = tensor
+        memory.buffers |= {f"state {name}": tensor for name, tensor in states.items()}
+        memory.buffers |= {f"weight {name}": tensor for name, tensor in self._weights.items()}
+        steps: list[Callable[[], None]] = []
+        for step in variant.steps:
+            if isinstance(step, Launch):
+                grid = [evaluate(each, sizes) for each in step.grid]
+                arguments = [
+                    memory.tensor(each) if isinstance(each, TensorReference) else memory.number(each.value)
+                    for each in step.arguments
+                ]
+                steps.append(partial(self._launcher.launch, step.kernel, (grid[0], grid[1], grid[2]), arguments))
+            else:
+                steps.append(_bound_call(step, memory))
+
+        def run() -> None:
+            for each in steps:
+                each()
+
+        launches = sum(isinstance(step, Launch) for step in variant.steps)
+        return BoundStep(run, memory.tensor(variant.logits), memory.arena, launches)
+
+
+class _Memory:
+    """The buffers of a variant by name."""
+
+    def __init__(self, variant: Variant, sizes: Mapping[str, int], device: torch.device) -> None:
+        self.sizes = sizes
+        self.device = device
+        buffers = [Lifetime(evaluate(each.bytes, sizes), each.first, each.last) for each in variant.temporaries]
+        offsets, total = place(buffers)
+        zeros = [evaluate(size, sizes) for size in variant.zeros]
+        self.arena = torch.empty(total, dtype=torch.uint8, device=device)
+        self.buffers: dict[str, torch.Tensor] = {
+            f"temporary {number}": self.arena[offset : offset + buffer.size]
+            for number, (offset, buffer) in enumerate(zip(offsets, buffers, strict=True))
+        }
+        for number, size in enumerate(zeros):
+            self.buffers[f"zeros {number}"] = torch.zeros(size, dtype=torch.uint8, device=device)
+
+    def number(self, value: Size | float) -> int | float:
+        """A scalar argument."""
+        return evaluate(value, self.sizes) if isinstance(value, str) else value
+
+    def tensor(self, reference: TensorReference) -> torch.Tensor:
+        """The tensor that is meant."""
+        base = self.buffers.get(reference.buffer)
+        if base is None:
+            raise ArtifactError(f"the launch plan reads {reference.buffer!r}, which the artifact does not have")
+        dtype = dtype_named(reference.dtype)
+        if base.dtype != dtype:
+            base = base.view(dtype)
+        shape, stride = (
+            [evaluate(each, self.sizes) for each in sizes] for sizes in (reference.shape, reference.stride)
+        )
+        return base.as_strided(shape, stride, base.storage_offset() + evaluate(reference.offset, self.sizes))
+
+
+def _bound_call(step: Call, memory: _Memory) -> Callable[[], None]:
+    """An op on its operands, whose results go where the plan wants them."""
+    op = resolve(step.op)
+    if isinstance(op, str):
+        raise ArtifactError(f"{step.node} in the launch plan calls {step.op!r}, which an artifact may not: {op}")
+    arguments = [_decoded(each, memory) for each in step.arguments]
+    options = {name: _decoded(each, memory) for name, each in step.options.items()}
+    if "device" in options:
+        options["device"] = memory.device
+    results = [memory.tensor(each) for each in step.results]
+
+    def call() -> None:
+        found = op(*arguments, **options)
+        made = found if isinstance(found, (tuple, list)) else [found]
+        for target, result in zip(results, made, strict=True):
+            target.copy_(result)
+
+    return call
+
+
+def _decoded(value: Any, memory: _Memory) -> Any:
+    """An argument of an op from data."""
+    if isinstance(value, list):
+        return [_decoded(each, memory) for each in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return memory.tensor(msgspec.convert(content, TensorReference))
+    if kind == "float":
+        return float(content)
+    if kind == "size":
+        return evaluate(content, memory.sizes)
+    if kind == "dtype":
+        return dtype_named(content)
+    if kind == "memory_format":
+        return getattr(torch, content)
+    raise ArtifactError(f"the launch plan has an argument of the kind {kind!r}, which does not exist")

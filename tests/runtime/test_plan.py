@@ -1,0 +1,64 @@
+"""Launch plans as data: sizes, variants, and what is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from burnish.ir.errors import ArtifactError
+from burnish.runtime.plan import Launch, Plan, Scalar, TensorReference, Variant, dtype_named, evaluate
+
+LOGITS = TensorReference("temporary 0", "float32", ["batch", "kept", 7], ["7*kept", 7, 1])
+
+
+def variant(**ranges: tuple[int, int | None]) -> Variant:
+    return Variant(ranges, [Launch("k", ["batch", 1, 1], [LOGITS, Scalar("batch"), Scalar(0.5)], "n")], [], [], LOGITS)
+
+
+def test_it_survives_being_written() -> None:
+    plan = Plan([variant(batch=(1, 1), sequence=(1, None))], {})
+    assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
+
+
+def test_the_first_variant_that_fits_is_taken() -> None:
+    plan = Plan([variant(batch=(1, 1)), variant(batch=(2, 16)), variant(batch=(17, None))], {})
+    found = [plan.variants.index(plan.variant({"batch": batch, "sequence": 3})) for batch in (1, 2, 16, 17, 1000)]
+    assert found == [0, 1, 1, 2, 2]
+    with pytest.raises(ArtifactError, match="no variant"):
+        plan.variant({"batch": 0})
+
+
+def test_sizes_are_arithmetic() -> None:
+    sizes = {"batch": 3, "sequence": 5, "capacity": 64, "kept": 1}
+    assert evaluate(7, sizes) == 7
+    assert evaluate("(batch*sequence + 15)//16", sizes) == 1
+    assert evaluate("-(-capacity//5) % 4 - max(batch, kept)", sizes) == -2
+    assert evaluate("capacity", sizes) == 64
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os')",
+        "batch.real",
+        "batch ** capacity",
+        "[batch]",
+        "1.5",
+        "'a'",
+        "batch if kept else 1",
+        "unknown",
+        "(lambda: 1)()",
+        "max(batch, key=min)",
+        "batch +",
+        "",
+    ],
+)
+def test_a_size_that_is_no_arithmetic_is_refused(text: str) -> None:
+    with pytest.raises(ArtifactError, match="for a size"):
+        evaluate(text, {"batch": 1, "sequence": 1, "capacity": 1, "kept": 1})
+
+
+def test_a_dtype_that_does_not_exist_is_refused() -> None:
+    assert str(dtype_named("bfloat16")) == "torch.bfloat16"
+    with pytest.raises(ArtifactError, match="'nn'"):
+        dtype_named("nn")
