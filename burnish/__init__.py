@@ -13,7 +13,8 @@ from burnish.version import __version__
 
 if TYPE_CHECKING:
     from burnish.compiler import compile
-    from burnish.runtime.model import CompiledModel, load
+    from burnish.loader import load
+    from burnish.runtime.model import CompiledModel
 
 __all__ = ["BurnishError", "CompiledModel", "__version__", "compile", "load"]
 
@@ -24,8 +25,12 @@ def __getattr__(name: str) -> Any:
         from burnish.compiler import compile
 
         return compile
-    if name in ("CompiledModel", "load"):
-        from burnish.runtime import model
+    if name == "load":
+        from burnish.loader import load
 
-        return getattr(model, name)
+        return load
+    if name == "CompiledModel":
+        from burnish.runtime.model import CompiledModel
+
+        return CompiledModel
     raise AttributeError(f"module 'burnish' has no attribute {name!r}")

@@ -12,20 +12,22 @@ from typing import Any, Literal
 
 from burnish.codegen.onnx import lower
 from burnish.frontend import read
-from burnish.ir.errors import NotCausalError, UnsupportedError
+from burnish.ir.errors import NotCausalError, UnsupportedError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.trace import PassRecord, Trace, Verification
+from burnish.loader import interpreted
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import lower_for_cpu, make_incremental, whole_pipeline
+from burnish.passes.pipelines import fuse_for_gpu, lower_for_cpu, make_incremental, whole_pipeline
 from burnish.passes.shrink import shrink
 from burnish.passes.verify import Verifier, verify_step
 from burnish.runtime.artifact import Contents, write
-from burnish.runtime.model import CompiledModel, load_temporary
+from burnish.runtime.executor_cuda import this_architecture
+from burnish.runtime.kernel_files import GpuCode, architecture_for
+from burnish.runtime.model import Backend, CompiledModel, hold_temporary, load_temporary
 from burnish.runtime.weights_file import plan_weights
 
 _log = logging.getLogger(__name__)
 
-Backend = Literal["onnxruntime", "reference"]
 Verify = bool | Literal["shrunk", "full"]
 Progress = Callable[[str], None]
 
@@ -34,7 +36,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     model: Any,
     *,
     max_length: int | None = None,
-    backend: Backend = "onnxruntime",
+    target: str = "cpu",
+    backend: Backend | None = None,
     tokenizer: Any = None,
     verify: Verify = True,
     progress: Progress | None = None,
@@ -46,7 +49,10 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors; a `.gguf` file; an
             `nn.Module` or `ExportedProgram` that maps token ids int64[batch, sequence] to logits.
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
-        backend: "onnxruntime", or "reference" for the graph run node by node in PyTorch.
+        target: "cpu"; "cuda" for this machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which
+            needs no GPU: the model that it gives can be saved, and runs on such a machine.
+        backend: who executes it: "onnxruntime" (for the CPU) or "cuda" if None. "reference" runs the graph node by node
+            in PyTorch, "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
         verify: compare the incremental program with the model on random tokens before anything is written. "full"
             compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
@@ -59,6 +65,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         BurnishError: the subclass says what stood in the way; NotCausalError, for one, names the line of the model
             that lets a token see later ones.
     """
+    chosen, architectures = _chosen(target, backend)
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
@@ -83,20 +90,23 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         with phases("verify"):
             verify_step(source.program, step)
     with phases("lower"):
-        step = run_passes(step, lower_for_cpu(), trace, observe, verifier=verifier, on_failure=_leave_reproducer)
+        lowering = fuse_for_gpu() if chosen in ("cuda", "triton-interpret") else lower_for_cpu()
+        step = run_passes(step, lowering, trace, observe, verifier=verifier, on_failure=_leave_reproducer)
         trace.passes = [
             replace(record, verification=record.verification or verifications.get(record.number))
             for record in trace.passes
         ]
         layout = plan_weights(step.weights)
-        onnx_model = lower(step, layout) if backend == "onnxruntime" else None
+        onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
+        gpu = _lower_for_gpu(step, architectures, trace) if chosen in ("cuda", "triton-interpret") else None
     with phases("write"):
         folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
         contents = Contents(
             program=step,
             layout=layout,
             model=onnx_model,
-            target=backend,
+            gpu=gpu,
+            target="triton" if gpu is not None else "reference" if onnx_model is None else "onnxruntime",
             name=source.name,
             generation=source.generation,
             tokenizer=source.tokenizer,
@@ -105,7 +115,56 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         )
         write(folder, contents)
     with phases("load"):
-        return load_temporary(folder, backend=backend)
+        unavailable = _unavailable(architectures) if chosen == "cuda" else None
+        if unavailable is not None:
+            return hold_temporary(folder, unavailable)
+        return load_temporary(folder, chosen, {"triton-interpret": interpreted})
+
+
+def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, ...]]:
+    """Who executes, and the architectures to compile kernels for. Raises UsageError where these do not fit."""
+    if target == "cpu":
+        if backend == "cuda":
+            raise UsageError("backend='cuda' needs target='cuda', or target='cuda:sm_90' for the GPU of that name")
+        if backend == "triton-interpret":
+            from burnish.codegen.triton.interpreting import interpret
+
+            interpret()
+        return backend or "onnxruntime", ()
+    from burnish.codegen.triton.targets import architectures_of  # imports triton, which CPUs do without
+
+    if backend not in (None, "cuda"):
+        raise UsageError(f"target={target!r} is executed by the backend cuda, not by {backend}: leave one of them out")
+    return "cuda", architectures_of(target)
+
+
+def _lower_for_gpu(step: Program, architectures: tuple[int, ...], trace: Trace) -> GpuCode:
+    """The launch plan and its kernels; what has no kernel is told in the trace."""
+    from burnish.codegen.triton.lower import lower as lower_to_triton
+    from burnish.codegen.triton.planner import fallbacks
+
+    code = lower_to_triton(step, architectures)
+    reasons = fallbacks(code.plan)
+    told = tuple(f"{node} runs by PyTorch: {reason}" for node, reason in reasons.items())
+    trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, *told))
+    for line in told:
+        _log.info("%s", line)
+    return code
+
+
+def _unavailable(architectures: tuple[int, ...]) -> str | None:
+    """Why kernels for these cannot run here; None if they can."""
+    try:
+        here = this_architecture()
+    except UsageError as reason:
+        return f"the model was compiled for {_names(architectures)}, and {reason}"
+    if architecture_for(here, list(architectures)) is None:
+        return f"the model was compiled for {_names(architectures)}, and this GPU is an sm_{here}"
+    return None
+
+
+def _names(architectures: tuple[int, ...]) -> str:
+    return ", ".join(f"sm_{each}" for each in architectures)
 
 
 def _leave_reproducer(failure: Failure) -> None:

@@ -42,6 +42,8 @@ class Backend(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     REFERENCE = "reference"
+    CUDA = "cuda"
+    TRITON_INTERPRET = "triton-interpret"
 
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
@@ -51,8 +53,19 @@ MaxLength = Annotated[
     typer.Option(min=1, help="Most tokens of prompt and answer together.", show_default="what the model was made for"),
 ]
 BackendOption = Annotated[
-    Backend,
-    typer.Option(help="onnxruntime is fast; reference runs the graph node by node in PyTorch, to compare with."),
+    Backend | None,
+    typer.Option(
+        help="onnxruntime for CPUs, cuda for NVIDIA GPUs; reference runs the graph node by node in PyTorch, to compare "
+        "with; triton-interpret the GPU's kernels on any machine, slowly.",
+        show_default="what the target asks for",
+    ),
+]
+TargetOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TARGET",
+        help="cpu; cuda for this machine's GPU; or cuda:sm_90 (cuda:sm_80,sm_90), which needs no GPU to compile.",
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.app import Backend, BackendOption, MaxLength, ModelArgument, app, err, reported
+from burnish.cli.app import BackendOption, MaxLength, ModelArgument, TargetOption, app, err, reported
 from burnish.cli.models import compiled_model
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -20,7 +20,8 @@ def compile(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, by custom NAME.burnish.")],
     max_length: MaxLength = None,
-    backend: BackendOption = Backend.ONNXRUNTIME,
+    target: TargetOption = "cpu",
+    backend: BackendOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every pass's before and after, on two layers of each kind.")
     ] = False,
@@ -43,7 +44,7 @@ def compile(
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
         stages = None if onnx is None else OnnxFolder(onnx)
-        with compiled_model(model, max_length, backend, checked, stages) as compiled:
+        with compiled_model(model, max_length, backend, checked, stages, target) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))

@@ -60,7 +60,12 @@ def find_model(text: str) -> Any:
 
 @contextmanager
 def compiled_model(
-    model: str, max_length: int | None, backend: Backend, verify: Verify = True, observer: Observer | None = None
+    model: str,
+    max_length: int | None,
+    backend: Backend | None,
+    verify: Verify = True,
+    observer: Observer | None = None,
+    target: str = "cpu",
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -75,14 +80,20 @@ def compiled_model(
         import burnish
 
         compiled = burnish.compile(
-            found, max_length=max_length, backend=backend.value, verify=verify, progress=begin, observer=observer
+            found,
+            max_length=max_length,
+            target=target,
+            backend=None if backend is None else backend.value,
+            verify=verify,
+            progress=begin,
+            observer=observer,
         )
     with compiled:
         yield compiled
 
 
 @contextmanager
-def loaded_model(model: str, max_length: int | None, backend: Backend) -> Iterator[CompiledModel]:
+def loaded_model(model: str, max_length: int | None, backend: Backend | None) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
     if not (path / "manifest.json").exists():
@@ -95,5 +106,5 @@ def loaded_model(model: str, max_length: int | None, backend: Backend) -> Iterat
         raise UsageError("--max-length is chosen when a model is compiled; this is an artifact")
     import burnish
 
-    with burnish.load(path, backend=backend.value) as compiled:
+    with burnish.load(path, backend=None if backend is None else backend.value) as compiled:
         yield compiled

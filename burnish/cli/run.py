@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, Backend, BackendOption, MaxLength, app, err, reported
+from burnish.cli.app import MODEL_HELP, BackendOption, MaxLength, app, err, reported
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -40,7 +40,7 @@ def run(
     system: Annotated[str | None, typer.Option(help="A system message, ahead of the prompt.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")] = False,
     max_length: MaxLength = None,
-    backend: BackendOption = Backend.ONNXRUNTIME,
+    backend: BackendOption = None,
 ) -> None:
     """Answer PROMPT, word by word. A MODEL is compiled first, and not kept."""
     with reported():

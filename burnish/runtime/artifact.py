@@ -4,7 +4,8 @@ NAME.burnish/
   manifest.json          what everything else is, with sizes and checksums (burnish.runtime.manifest)
   weights.safetensors    the weights, each at a multiple of 4096 bytes (burnish.runtime.weights_file)
   step.json              the step graph, for the reference executor (burnish.ir.serialize)
-  model.onnx             the lowered step graph, its weights pointing into weights.safetensors
+  model.onnx             for CPUs: the lowered step graph, its weights pointing into weights.safetensors
+  plan.json, kernels/    for GPUs: the launch plan, and its kernels (burnish.runtime.kernel_files)
   tokenizer/             tokenizer.json and chat_template.jinja, if the model has a tokenizer
   trace/                 trace.json, and the program after each pass: as text, NN-PASS.txt, and in nodes.json
 """
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -31,7 +32,8 @@ from burnish.ir.trace import NodeRecord, Trace
 from burnish.ir.weights import Weights
 from burnish.runtime import manifest as manifests
 from burnish.runtime.hashing import PieceHasher, verify
-from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest
+from burnish.runtime.kernel_files import GpuCode, files_of
+from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest, Target
 from burnish.runtime.tokenization import Tokenizer, TokenizerData
 from burnish.runtime.weights_file import Placement, WeightLayout, map_weights, read_header, write_weights
 from burnish.version import __version__
@@ -49,10 +51,11 @@ class Contents:
     """What goes into an artifact."""
 
     name: str  # of the model, for people
-    target: Literal["onnxruntime", "reference"]  # what the model was lowered for
+    target: Target  # what the model was lowered for
     program: Program  # in step form
     layout: WeightLayout  # of the program's weights, and of what the lowered graph needs besides
-    model: bytes | None  # the ONNX model; None if nothing was lowered
+    model: bytes | None  # the ONNX model; None if nothing was lowered to it
+    gpu: GpuCode | None = None  # None if nothing was lowered to kernels
     generation: Mapping[str, Any] = field(default_factory=dict)  # the model's own generation defaults
     tokenizer: TokenizerData | None = None
     trace: Trace = field(default_factory=Trace)
@@ -87,6 +90,8 @@ def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
     yield STEP_FILE, msgspec.json.encode(program_to_data(contents.program))
     if contents.model is not None:
         yield MODEL_FILE, contents.model
+    if contents.gpu is not None:
+        yield from files_of(contents.gpu)
     if contents.tokenizer is not None:
         yield TOKENIZER_FILE, contents.tokenizer.tokenizer_json.encode()
         if contents.tokenizer.chat_template is not None:

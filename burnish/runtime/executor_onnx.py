@@ -54,6 +54,9 @@ class OnnxExecutor:
     "logits" and, for each state S, "S_out".
     """
 
+    device = torch.device("cpu")
+    in_place = False
+
     def __init__(
         self,
         model: Path,

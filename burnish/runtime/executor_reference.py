@@ -13,6 +13,9 @@ from burnish.runtime.states import States
 class ReferenceExecutor:
     """Runs the step graph with the interpreter of `burnish.ir`, over memory-mapped weights."""
 
+    device = torch.device("cpu")
+    in_place = False
+
     def __init__(self, program: Program) -> None:
         self._program: Program | None = program
 

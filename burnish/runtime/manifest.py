@@ -19,6 +19,7 @@ from burnish.runtime.hashing import digest
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+Target = Literal["onnxruntime", "reference", "triton"]
 _AGAIN = "compile or copy the artifact again"
 
 
@@ -70,7 +71,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str
     burnish: str  # the version that wrote it
-    target: Literal["onnxruntime", "reference"]
+    target: Target
     signature: SignatureEntry
     inputs: list[str]  # names of the step graph's inputs of tokens, position and logits index
     states: list[StateEntry]

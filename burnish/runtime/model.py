@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -20,15 +20,18 @@ from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.program import Signature
 from burnish.ir.trace import Trace
 from burnish.runtime.artifact import MODEL_FILE, Artifact
-from burnish.runtime.executor import Executor
+from burnish.runtime.executor import Executor, UnavailableExecutor
+from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
+from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels, read_plan
 from burnish.runtime.model_html import model_html
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
-Backend = Literal["onnxruntime", "reference"]
+Backend = Literal["onnxruntime", "reference", "cuda", "triton-interpret"]
+_NEEDED: dict[str, str] = {"onnxruntime": MODEL_FILE, "cuda": PLAN_FILE, "triton-interpret": PLAN_FILE}
 
 _log = logging.getLogger(__name__)
 
@@ -201,48 +204,70 @@ class CompiledModel:
         self._cleanup = weakref.finalize(self, _discard, self._executor, folder)
 
 
-def load(path: Path | str, backend: Backend = "onnxruntime", threads: int | None = None) -> CompiledModel:
+def load(
+    path: Path | str,
+    backend: Backend | None = None,
+    threads: int | None = None,
+    executors: Mapping[Backend, Callable[[Artifact], Executor]] | None = None,
+) -> CompiledModel:
     """Load an artifact that `save` or `burnish compile` wrote.
 
     Args:
         path: the folder.
-        backend: "onnxruntime", or "reference" to run the graph node by node in PyTorch.
+        backend: who executes it. "onnxruntime" on CPUs; "cuda" on an NVIDIA GPU; "reference" for the graph node by node
+            in PyTorch; "triton-interpret" for the GPU's kernels by Triton's interpreter, on any machine and slow. If
+            None, what the artifact was compiled for.
         threads: how many processors to use; None for all that this process has. (For the reference backend this sets
             PyTorch's threads for the whole process.)
+        executors: what makes the executors of backends that the runtime does not bring.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.
         UsageError: there is no such backend, or the artifact was not compiled for it.
     """
-    if backend not in ("onnxruntime", "reference"):
-        raise UsageError(f"there is no backend {backend!r}: there are onnxruntime and reference")
+    if backend is not None and backend not in get_args(Backend):
+        raise UsageError(f"there is no backend {backend!r}: there are {', '.join(get_args(Backend))}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is at least 1, not {threads}")
     artifact = Artifact.open(path)
     artifact.verify(weights=False)
-    if backend == "onnxruntime" and not artifact.has(MODEL_FILE):
+    chosen: Backend = backend or _default_backend(artifact)
+    if chosen in _NEEDED and not artifact.has(_NEEDED[chosen]):
         raise UsageError(
-            f"{path} was compiled for the {artifact.manifest.target} backend: load it with "
-            f'backend="{artifact.manifest.target}", or compile the model again'
+            f"{path} was compiled for {artifact.manifest.target} and cannot run by {chosen}: load it with "
+            f'backend="{_default_backend(artifact)}", or compile the model again'
         )
     # The weights, most of the bytes, are verified while ONNX Runtime prepares its session: nothing is computed with
     # them before both are done.
     with ThreadPoolExecutor(1, thread_name_prefix="burnish-verify") as pool:
         verifying = pool.submit(artifact.verify, others=False, threads=threads)
         try:
-            executor = _executor(artifact, backend, threads)
+            made = (executors or {}).get(chosen)
+            executor = _executor(artifact, chosen, threads) if made is None else made(artifact)
         finally:
             verifying.result()  # a changed byte explains whatever else went wrong
-    return CompiledModel(artifact, executor, backend)
+    return CompiledModel(artifact, executor, chosen)
 
 
-def load_temporary(path: Path | str, backend: Backend = "onnxruntime", threads: int | None = None) -> CompiledModel:
+def load_temporary(
+    path: Path | str,
+    backend: Backend | None = None,
+    executors: Mapping[Backend, Callable[[Artifact], Executor]] | None = None,
+) -> CompiledModel:
     """`load`, but the folder is deleted when the model is closed or no longer used."""
     try:
-        model = load(path, backend, threads)
+        model = load(path, backend, executors=executors)
     except BaseException:
         _discard(None, Path(path))
         raise
+    model._own(Path(path))
+    return model
+
+
+def hold_temporary(path: Path | str, reason: str) -> CompiledModel:
+    """An artifact that cannot run here, for `reason`, to be saved; the folder goes as with `load_temporary`."""
+    artifact = Artifact.open(path)
+    model = CompiledModel(artifact, UnavailableExecutor(reason), _default_backend(artifact))
     model._own(Path(path))
     return model
 
@@ -252,9 +277,29 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
         if threads is not None:
             torch.set_num_threads(threads)
         return ReferenceExecutor(artifact.program())
+    if backend == "cuda":
+        return CudaExecutor(
+            read_plan(artifact),
+            {each: read_kernels(artifact, each) for each in architectures(artifact)},
+            weight_tensors(artifact),
+        )
+    if backend == "triton-interpret":
+        raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     return OnnxExecutor(
         artifact.file(MODEL_FILE), artifact.manifest.inputs, artifact.states, artifact.signature, threads
     )
+
+
+def _default_backend(artifact: Artifact) -> Backend:
+    target = artifact.manifest.target
+    if target == "triton":
+        return "cuda" if architectures(artifact) else "triton-interpret"
+    return target
+
+
+def weight_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
+    """The weights by name, mapped from the file."""
+    return {name: artifact.weights[name].materialize() for name in artifact.manifest.weights}
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:

@@ -7,7 +7,8 @@ Sizes are texts over `batch`, `sequence`, `capacity` and `kept`, which are numbe
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -121,33 +122,45 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def evaluate(size: Size, sizes: Mapping[str, int]) -> int:
     """The number that `size` is for these sizes. Raises ArtifactError if it is not a size."""
-    if isinstance(size, int):
-        return size
-    return int(eval(_compiled(size), {"__builtins__": {}, "max": max, "min": min}, dict(sizes)))
+    return size if isinstance(size, int) else _parsed(size)(sizes)
 
 
-_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod)
+_Evaluator: TypeAlias = Callable[[Mapping[str, int]], int]
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_FUNCTIONS = {"max": max, "min": min}
 
 
 @lru_cache(maxsize=4096)
-def _compiled(text: str) -> Any:
-    """Code of a size, after checking that it can do nothing but arithmetic."""
+def _parsed(text: str) -> _Evaluator:
     try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError) as error:
+        return _evaluator(ast.parse(text, mode="eval").body, text)
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise ArtifactError(f"the launch plan has {text!r} for a size: {error}") from error
-    for node in ast.walk(tree.body):
-        good = (
-            (isinstance(node, ast.Constant) and type(node.value) is int)
-            or (isinstance(node, ast.Name) and node.id in (*SIZES, "max", "min"))
-            or (isinstance(node, ast.BinOp) and isinstance(node.op, _OPERATORS))
-            or (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub))
-            or (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords)
-            or isinstance(node, (*_OPERATORS, ast.USub, ast.Load))
-        )
-        if not good:
-            raise ArtifactError(f"the launch plan has {text!r} for a size, which is no arithmetic over {SIZES}")
-    return compile(tree, "<size>", "eval")
+
+
+def _evaluator(node: ast.expr, text: str) -> _Evaluator:
+    """What computes a part of a size."""
+    match node:
+        case ast.Constant(value=int(number)) if not isinstance(number, bool):
+            return lambda sizes: number
+        case ast.Name(id=name) if name in SIZES:
+            return lambda sizes: sizes[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            inner = _evaluator(operand, text)
+            return lambda sizes: -inner(sizes)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            function, first, second = _OPERATORS[type(op)], _evaluator(left, text), _evaluator(right, text)
+            return lambda sizes: function(first(sizes), second(sizes))
+        case ast.Call(func=ast.Name(id=name), args=[_, *_] as args, keywords=[]) if name in _FUNCTIONS:
+            choose, parts = _FUNCTIONS[name], [_evaluator(each, text) for each in args]
+            return lambda sizes: choose(part(sizes) for part in parts)
+    raise ArtifactError(f"the launch plan has {text!r} for a size, which is no arithmetic over {', '.join(SIZES)}")
 
 
 def dtype_named(name: str) -> torch.dtype:

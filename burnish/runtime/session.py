@@ -37,7 +37,9 @@ class Session:
         self._executor = executor
         self._signature = signature
         self._specs = tuple(specs)
-        self._states = States.allocate(self._specs, batch, self._rounded(max(capacity, 1)))
+        self._states = States.allocate(
+            self._specs, batch, self._rounded(max(capacity, 1)), executor.device, executor.in_place
+        )
         self._position = torch.zeros(batch, dtype=torch.int64)
         self._tokens: list[list[int]] = [[] for _ in range(batch)]
         # The inputs of a step of one token a row: always the same tensors, which need binding once, and changed

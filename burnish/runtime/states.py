@@ -17,7 +17,8 @@ class States:
     """The tensors of all states of a batch, with room for `capacity` tokens.
 
     A CACHE is one buffer, read and written in place. Every other state is two, a past and a present, that change
-    places after each step: a graph may read such a state after it wrote the new one.
+    places after each step: a graph may read such a state after it wrote the new one. Where the executor itself sees to
+    that, `in_place`, they are one, too.
     """
 
     def __init__(
@@ -37,11 +38,17 @@ class States:
         self._swaps = any(before is not after for before, after in zip(past, present, strict=True))
 
     @staticmethod
-    def allocate(specs: Sequence[State], batch: int, capacity: int) -> States:
-        """The states before the first token."""
-        past = tuple(_zeros(spec.concrete_shape(batch, capacity), spec.dtype) for spec in specs)
+    def allocate(
+        specs: Sequence[State],
+        batch: int,
+        capacity: int,
+        device: torch.device | None = None,
+        in_place: bool = False,
+    ) -> States:
+        """The states before the first token, on `device` (the CPU if None)."""
+        past = tuple(_zeros(spec.concrete_shape(batch, capacity), spec.dtype, device) for spec in specs)
         present = tuple(
-            tensor if spec.kind is StateKind.CACHE else torch.empty_like(tensor)
+            tensor if in_place or spec.kind is StateKind.CACHE else torch.empty_like(tensor)
             for spec, tensor in zip(specs, past, strict=True)
         )
         return States(specs, batch, capacity, past, present)
@@ -90,7 +97,8 @@ class States:
 
     def grown(self, capacity: int) -> States:
         """The same states with room for `capacity` tokens, at least as many as now."""
-        grown = States.allocate(self.specs, self.batch, capacity)
+        device = self.past[0].device if self.past else None
+        grown = States.allocate(self.specs, self.batch, capacity, device, in_place=not self._swaps)
         for spec, mine, theirs in zip(self.specs, self.past, grown.past, strict=True):
             if spec.kind is StateKind.CACHE:
                 theirs = theirs.narrow(spec.axis, 0, self.capacity)
@@ -98,8 +106,10 @@ class States:
         return grown
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A tensor of zeros whose memory is only taken as it is written: a cache is mostly room for tokens to come."""
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> torch.Tensor:
+    """A tensor of zeros. On the CPU its memory is only taken as it is written: a cache is mostly room for tokens."""
+    if device is not None and device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
     size = math.prod(shape) * dtype.itemsize
     memory = np.zeros(size + _ALIGNMENT, dtype=np.uint8)  # by calloc, unlike torch.zeros
     start = -memory.ctypes.data % _ALIGNMENT

@@ -91,8 +91,8 @@ def test_a_temporary_artifact_that_cannot_be_loaded_goes_too(tmp_path: Path) -> 
 
 def test_bad_ways_to_load(tmp_path: Path) -> None:
     path = save_tiny(tmp_path, StateKind.RING)[0]
-    with pytest.raises(UsageError, match="no backend 'cuda'"):
-        load(path, "cuda")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no backend 'tpu'"):
+        load(path, "tpu")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="at least 1, not 0"):
         load(path, threads=0)
     with pytest.raises(UsageError, match='backend="reference"'):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from burnish.codegen.triton.interpreting import interpret
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.runtime.plan import Kernel, Plan
@@ -22,13 +22,7 @@ class InterpretedLauncher:
 
     def __init__(self, kernels: Mapping[str, Kernel]) -> None:
         """Raises UsageError unless Triton interprets in this process, ArtifactError where a kernel is none of ours."""
-        import triton
-
-        if os.environ.get("TRITON_INTERPRET") != "1" or isinstance(_any_kernel(), triton.JITFunction):
-            raise UsageError(
-                "a process either interprets Triton's kernels or compiles them, from the first import of triton on: "
-                "set TRITON_INTERPRET=1 before it starts"
-            )
+        interpret()
         self._specs = {key: _spec(key, kernel) for key, kernel in kernels.items()}
         self.count = 0
 
@@ -40,6 +34,9 @@ class InterpretedLauncher:
 
 class InterpretedExecutor:
     """Steps of a plan on the CPU."""
+
+    device = torch.device("cpu")
+    in_place = True
 
     def __init__(self, plan: Plan, weights: Mapping[str, torch.Tensor]) -> None:
         self.launcher = InterpretedLauncher(plan.kernels)
@@ -53,10 +50,6 @@ class InterpretedExecutor:
             raise UsageError("this compiled model was closed")
         step = self.bind(tokens, position, logits_index, states)
         step.run()
-        for past, present in zip(states.past, states.present, strict=True):
-            if present is not past:
-                present.copy_(past)
-        states.advance()
         return step.logits
 
     def bind(
@@ -70,12 +63,6 @@ class InterpretedExecutor:
     def close(self) -> None:
         """See `Executor.close`."""
         self._runner = None
-
-
-def _any_kernel() -> object:
-    from burnish.codegen.triton.kernels.rms_norm import rms_norm_kernel
-
-    return rms_norm_kernel
 
 
 def _spec(key: str, kernel: Kernel) -> KernelSpec:

@@ -1,0 +1,40 @@
+"""`load`: an artifact, by any backend; by that of the compiler, too, where the compiler is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from burnish.runtime.artifact import Artifact
+from burnish.runtime.executor import Executor
+from burnish.runtime.kernel_files import read_plan
+from burnish.runtime.model import Backend, CompiledModel, weight_tensors
+from burnish.runtime.model import load as load_by_runtime
+
+
+def load(path: Path | str, backend: Backend | None = None, threads: int | None = None) -> CompiledModel:
+    """Load an artifact that `save` or `burnish compile` wrote.
+
+    Args:
+        path: the folder.
+        backend: who executes it: "onnxruntime" on CPUs; "cuda" on an NVIDIA GPU; "reference" for the graph node by node
+            in PyTorch; "triton-interpret" for the GPU's kernels by Triton's interpreter, slowly and on any machine. If
+            None, what the artifact was compiled for.
+        threads: how many processors to use; None for all that this process has. (For the reference backend this sets
+            PyTorch's threads for the whole process.)
+
+    Raises:
+        ArtifactError: something in the folder is missing, was changed, or is from a newer version.
+        UsageError: there is no such backend, or the artifact was not compiled for it, or it needs a GPU that is not
+            here.
+    """
+    return load_by_runtime(path, backend, threads, {"triton-interpret": interpreted})
+
+
+def interpreted(artifact: Artifact) -> Executor:
+    """The executor of the backend "triton-interpret"."""
+    from burnish.codegen.triton.interpreting import interpret
+
+    interpret()
+    from burnish.codegen.triton.interpreted import InterpretedExecutor
+
+    return InterpretedExecutor(read_plan(artifact), weight_tensors(artifact))

@@ -1,0 +1,94 @@
+"""The launch plan of an artifact and its kernels: plan.json, kernels/sm_90.json and kernels/sm_90/KEY.cubin.
+
+kernels/source/ has the Triton source that they were compiled from, to read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from burnish.ir.errors import ArtifactError
+from burnish.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from burnish.runtime.artifact import Artifact
+
+PLAN_FILE = "plan.json"
+_T = TypeVar("_T")
+_KEY = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{16}")
+
+
+class CompiledKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a launch must know of a kernel for one architecture."""
+
+    symbol: str  # its name in the cubin
+    shared_bytes: int  # of shared memory
+    num_warps: int
+    scratch_bytes: int  # of global memory, a program
+
+
+@dataclass(frozen=True)
+class GpuCode:
+    """A launch plan, and its kernels by architecture (90 for sm_90) and key."""
+
+    plan: Plan
+    kernels: Mapping[int, Mapping[str, tuple[CompiledKernel, bytes]]] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)  # by file name
+
+
+def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
+    """The files by name, as an artifact has them."""
+    yield PLAN_FILE, msgspec.json.encode(code.plan)
+    for architecture, kernels in code.kernels.items():
+        facts = {key: kernel for key, (kernel, _) in kernels.items()}
+        yield f"kernels/sm_{architecture}.json", msgspec.json.format(msgspec.json.encode(facts), indent=1)
+        for key, (_, cubin) in kernels.items():
+            yield f"kernels/sm_{architecture}/{key}.cubin", cubin
+    for name, text in code.sources.items():
+        yield f"kernels/source/{name}", text.encode()
+
+
+def read_plan(artifact: Artifact) -> Plan:
+    """The launch plan. Raises ArtifactError if it is none."""
+    plan = _decoded(artifact, PLAN_FILE, Plan)
+    wrong = [key for key in plan.kernels if not _KEY.fullmatch(key)]
+    if wrong:
+        raise ArtifactError(f"{PLAN_FILE} in {artifact.path} has a kernel with the key {wrong[0]!r}")
+    return plan
+
+
+def architectures(artifact: Artifact) -> list[int]:
+    """The architectures that the artifact has kernels for."""
+    names = (re.fullmatch(r"kernels/sm_(\d+)\.json", name) for name in artifact.manifest.files)
+    return sorted(int(found[1]) for found in names if found)
+
+
+def read_kernels(artifact: Artifact, architecture: int) -> dict[str, tuple[CompiledKernel, bytes]]:
+    """The kernels for one architecture by key."""
+    facts = _decoded(artifact, f"kernels/sm_{architecture}.json", dict[str, CompiledKernel])
+    return {
+        key: (kernel, artifact.file(f"kernels/sm_{architecture}/{key}.cubin").read_bytes())
+        for key, kernel in facts.items()
+    }
+
+
+def architecture_for(device: int, available: list[int]) -> int | None:
+    """Of the architectures that kernels were compiled for, the one that runs on `device`, best first; None if none.
+
+    Up to sm_89 machine code runs on later devices of its generation; from sm_90 on Triton uses instructions that no
+    other device has.
+    """
+    fits = [each for each in available if each == device or (each // 10 == device // 10 == 8 and each <= device)]
+    return max(fits, default=None)
+
+
+def _decoded(artifact: Artifact, name: str, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(artifact.file(name).read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise ArtifactError(f"{name} in {artifact.path} is malformed: {error}") from error
