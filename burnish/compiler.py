@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,14 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from burnish.codegen.onnx import lower
 from burnish.frontend import read
 from burnish.ir.errors import NotCausalError, UnsupportedError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.trace import PassRecord, Trace, Verification
+from burnish.ir.weights import Cast, Stored
 from burnish.loader import interpreted
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import fuse_for_gpu, lower_for_cpu, make_incremental, whole_pipeline
+from burnish.passes.pipelines import lower_for_cpu, lower_for_gpu, make_incremental, whole_pipeline
 from burnish.passes.shrink import shrink
 from burnish.passes.verify import Verifier, verify_step
 from burnish.runtime.artifact import Contents, write
@@ -38,6 +42,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     max_length: int | None = None,
     target: str = "cpu",
     backend: Backend | None = None,
+    dtype: torch.dtype | None = None,
     tokenizer: Any = None,
     verify: Verify = True,
     progress: Progress | None = None,
@@ -53,6 +58,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             needs no GPU: the model that it gives can be saved, and runs on such a machine.
         backend: who executes it: "onnxruntime" (for the CPU) or "cuda" if None. "reference" runs the graph node by node
             in PyTorch, "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
+        dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
+            bfloat16 for quantized ones. CPUs compute in float32.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
         verify: compare the incremental program with the model on random tokens before anything is written. "full"
             compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
@@ -66,6 +73,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             that lets a token see later ones.
     """
     chosen, architectures = _chosen(target, backend)
+    on_gpu = chosen in ("cuda", "triton-interpret")
+    _check_dtype(dtype, on_gpu)
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
@@ -90,7 +99,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         with phases("verify"):
             verify_step(source.program, step)
     with phases("lower"):
-        lowering = fuse_for_gpu() if chosen in ("cuda", "triton-interpret") else lower_for_cpu()
+        lowering = lower_for_gpu(dtype or _dtype_of(source.program)) if on_gpu else lower_for_cpu()
         step = run_passes(step, lowering, trace, observe, verifier=verifier, on_failure=_leave_reproducer)
         trace.passes = [
             replace(record, verification=record.verification or verifications.get(record.number))
@@ -98,7 +107,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         ]
         layout = plan_weights(step.weights)
         onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
-        gpu = _lower_for_gpu(step, architectures, trace) if chosen in ("cuda", "triton-interpret") else None
+        gpu = _lower_for_gpu(step, architectures, trace) if on_gpu else None
     with phases("write"):
         folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
         contents = Contents(
@@ -136,6 +145,24 @@ def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, .
     if backend not in (None, "cuda"):
         raise UsageError(f"target={target!r} is executed by the backend cuda, not by {backend}: leave one of them out")
     return "cuda", architectures_of(target)
+
+
+def _check_dtype(dtype: torch.dtype | None, on_gpu: bool) -> None:
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
+    if not on_gpu and dtype not in (None, torch.float32):
+        raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
+
+
+def _dtype_of(program: Program) -> torch.dtype:
+    """What most of the model's weights are in, by bytes, before they were widened; bfloat16 for quantized ones."""
+    total: dict[torch.dtype, int] = {}
+    for weight in program.weights.values():
+        if weight.dtype.is_floating_point:
+            source = weight.source if isinstance(weight, Cast) else weight
+            dtype = source.dtype if isinstance(source, Stored) else torch.bfloat16
+            total[dtype] = total.get(dtype, 0) + math.prod(weight.shape)
+    return max(total, key=total.__getitem__, default=torch.float32)
 
 
 def _lower_for_gpu(step: Program, architectures: tuple[int, ...], trace: Trace) -> GpuCode:

@@ -60,6 +60,19 @@ BackendOption = Annotated[
         show_default="what the target asks for",
     ),
 ]
+
+
+class Dtype(StrEnum):
+    """What GPUs compute in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+DtypeOption = Annotated[
+    Dtype | None, typer.Option(help="What GPUs compute in.", show_default="what the model's weights are in")
+]
 TargetOption = Annotated[
     str,
     typer.Option(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from burnish.cli.app import MODEL_HELP, Backend, err
+from burnish.cli.app import MODEL_HELP, Backend, Dtype, err
 from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -66,6 +66,7 @@ def compiled_model(
     verify: Verify = True,
     observer: Observer | None = None,
     target: str = "cpu",
+    dtype: Dtype | None = None,
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -77,6 +78,8 @@ def compiled_model(
             done = _PHASES.index(phase) if phase in _PHASES else None
             progress.update(task, description=phase, completed=done)
 
+        import torch
+
         import burnish
 
         compiled = burnish.compile(
@@ -84,6 +87,7 @@ def compiled_model(
             max_length=max_length,
             target=target,
             backend=None if backend is None else backend.value,
+            dtype=None if dtype is None else getattr(torch, dtype.value),
             verify=verify,
             progress=begin,
             observer=observer,

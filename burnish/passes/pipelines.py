@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from burnish.passes.base import Pass
 from burnish.passes.canonicalize import Canonicalize
 from burnish.passes.clean import Clean
@@ -10,6 +12,7 @@ from burnish.passes.fuse_linears import FuseLinears
 from burnish.passes.fuse_projections import FuseProjections
 from burnish.passes.insert_states import InsertStates
 from burnish.passes.join_writes import JoinWrites
+from burnish.passes.narrow_floats import NarrowFloats
 from burnish.passes.pack_linears import PackLinears
 from burnish.passes.raise_activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_attention import RaiseAttention
@@ -64,6 +67,12 @@ def fuse_for_gpu() -> list[Pass]:
         # Last: it names what a linear reads and what reads it, which the others look for.
         FuseLinears(),
     ]
+
+
+def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
+    """Incremental -> few operations, each of which is one kernel, in `dtype`."""
+    # Narrowed last, so that all that is exact before can be compared in float32.
+    return fuse_for_gpu() if dtype == torch.float32 else [*fuse_for_gpu(), NarrowFloats(dtype)]
 
 
 def whole_pipeline() -> list[Pass]:

@@ -77,8 +77,19 @@ def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Bin
     """Each distinct kernel once, several at a time, by `spec_key`."""
     distinct = {spec_key(spec): spec for spec in specs}
     with ThreadPoolExecutor() as pool:
-        binaries = pool.map(lambda spec: compile_kernel(spec, architecture), distinct.values())
-        return dict(zip(distinct, binaries, strict=True))
+        tried = pool.map(lambda spec: _compiled_beside_others(spec, architecture), distinct.values())
+        found = dict(zip(distinct, tried, strict=True))
+    return {key: found[key] or compile_kernel(spec, architecture) for key, spec in distinct.items()}
+
+
+def _compiled_beside_others(spec: KernelSpec, architecture: int) -> Binary | None:
+    """The kernel; None where Python's parser was disturbed by that of another thread, and it has to be tried alone."""
+    try:
+        return compile_kernel(spec, architecture)
+    except SystemError as error:
+        if "recursion depth mismatch" not in str(error):  # https://github.com/python/cpython/issues/106905
+            raise
+        return None
 
 
 def resources(binary: Binary) -> Resources:
