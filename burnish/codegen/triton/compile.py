@@ -18,7 +18,9 @@ from triton.compiler import ASTSource
 from burnish.codegen.triton.spec import KernelSpec, spec_key
 from burnish.ir.errors import UsageError
 
-ARCHITECTURES = (80, 86, 89, 90, 100, 120)
+# Known architectures, and how many multiprocessors a GPU of each has: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090.
+MULTIPROCESSORS_OF = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
+ARCHITECTURES = tuple(MULTIPROCESSORS_OF)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from burnish.codegen.triton.executor import KERNELS
 from burnish.codegen.triton.recorder import Recorder, recording
-from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.spec import MULTIPROCESSORS, KernelSpec
 from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
@@ -53,17 +53,21 @@ REGIMES = (
 _CAPACITY = (1, None, 61)
 
 
-def plan(program: Program) -> tuple[Plan, dict[str, KernelSpec]]:
-    """The plan of a step program, and its kernels by key.
+def plan(program: Program, multiprocessors: int = 4) -> tuple[Plan, dict[str, KernelSpec]]:
+    """The plan of a step program for a GPU of so many multiprocessors, and its kernels by key.
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
     specs: dict[str, KernelSpec] = {}
     variants = []
-    for regime in REGIMES:
-        variant, found = _variant(program, regime)
-        variants.append(variant)
-        specs |= found
+    token = MULTIPROCESSORS.set(multiprocessors)
+    try:
+        for regime in REGIMES:
+            variant, found = _variant(program, regime)
+            variants.append(variant)
+            specs |= found
+    finally:
+        MULTIPROCESSORS.reset(token)
     return Plan(variants, {key: kernel_data(spec) for key, spec in specs.items()}), specs
 
 

@@ -39,6 +39,7 @@ class LaunchRecorder(Protocol):
         ...
 
 
+MULTIPROCESSORS: ContextVar[int] = ContextVar("multiprocessors of the target", default=1)
 RECORDER: ContextVar[LaunchRecorder | None] = ContextVar("burnish launch recorder", default=None)
 
 
@@ -79,6 +80,11 @@ class KernelSpec:
 def pointer(dtype: torch.dtype) -> str:
     """Triton's type of a pointer to elements of `dtype`."""
     return f"*{TYPES[dtype]}"
+
+
+def example(size: int | torch.SymInt) -> int:
+    """A size, or for a symbol one that it may have: for choices that are right for all, and good for that one."""
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def counters(like: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:

@@ -22,7 +22,7 @@ import triton.language as tl
 from burnish.codegen.triton.attention import Attention, operands
 from burnish.codegen.triton.kernels.attention_tile import attend, first_seen, load_rows, with_sink
 from burnish.codegen.triton.kernels.combine_splits import combine_splits, combined_row
-from burnish.codegen.triton.spec import KernelSpec, counters, pointer
+from burnish.codegen.triton.spec import MULTIPROCESSORS, KernelSpec, counters, example, pointer
 from burnish.ir.errors import UsageError
 
 MOST_TOKENS = 16
@@ -191,9 +191,13 @@ def decode_attention_kernel(
                     tl.store(out_ptr + offset + columns, y.to(out_ptr.dtype.element_ty), mask=columns < VALUE_SIZE)
 
 
-def split_count(batch: int, kv_heads: int, capacity: int, multiprocessors: int, block: int) -> int:
-    """Into how many parts to take the keys: two programs a multiprocessor, none with less than a block at capacity."""
-    return max(1, min(2 * multiprocessors // (batch * kv_heads), -(-capacity // block), MOST_SPLITS))
+def split_count(batch: int, kv_heads: int) -> int:
+    """Into how many parts to take the keys: about two programs for each multiprocessor of the target, a power of two.
+
+    Where there are fewer blocks of keys than parts, some programs find nothing to do, and end.
+    """
+    wanted = 2 * MULTIPROCESSORS.get() // (batch * kv_heads)
+    return min(MOST_SPLITS, 1 << max(0, wanted.bit_length() - 1))
 
 
 def key_block(attention: Attention) -> int:
@@ -245,19 +249,22 @@ def decode_attention(
     *,
     bias_table: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
-    splits: int = 1,
+    splits: int | None = None,
     combines: bool = True,
     block: int | None = None,
     **options: Any,
 ) -> torch.Tensor:
     """As `burnish::attention` for at most 16 tokens, or, with block_table[B, pages], as `burnish::paged_attention`.
 
-    `bias_table[Ht, M, M]` is a table of `burnish::attention_bias`. Last axes are contiguous.
+    `bias_table[Ht, M, M]` is a table of `burnish::attention_bias`. Last axes are contiguous. `splits`: as many as fill
+    the target, if None.
     """
     attention, given = operands(
         query, key, value, position, bias, sinks, slopes, key_positions, bias_table, block_table, **options
     )
     batch, heads, tokens, _ = query.shape
+    if splits is None:
+        splits = split_count(example(batch), attention.kv_heads)
     spec = decode_attention_spec(attention, tokens, splits, combines=combines, block=block)
     out: torch.Tensor = given["out_ptr"]
     maximum, total = (query.new_empty((batch, heads, tokens, splits), dtype=torch.float32) for _ in range(2))
