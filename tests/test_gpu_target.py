@@ -145,3 +145,15 @@ def test_the_command_line_compiles_for_gpus(tmp_path: Path, monkeypatch: pytest.
     wrong = CliRunner().invoke(app, ["compile", "tiny_llama:make", "-o", "b.burnish", "--target", "cuda:sm_1"])
     assert wrong.exit_code != 0
     assert "known are sm_80" in wrong.stderr
+
+
+def test_to_a_device_that_it_was_not_compiled_for(artifact: Path) -> None:
+    with burnish.load(artifact, backend="reference") as loaded:
+        assert loaded.to("cpu") is loaded
+        with pytest.raises(UsageError, match="no device 'tpu'"):
+            loaded.to("tpu")
+        if not torch.cuda.is_available():
+            with pytest.raises(UsageError, match="run on a machine with one"):
+                loaded.to("cuda")
+    with burnish.compile(build("llama")) as compiled, pytest.raises(UsageError, match="target='cuda'"):
+        compiled.to("cuda")

@@ -45,6 +45,7 @@ class CompiledModel:
         self.tokenizer: Tokenizer | None = artifact.tokenizer()
         self._executor = executor
         self._cleanup: Callable[[], object] = executor.close
+        self._source: CompiledModel | None = None
 
     @property
     def signature(self) -> Signature:
@@ -159,6 +160,25 @@ class CompiledModel:
         """
         if Path(path).resolve() != self.artifact.path.resolve():
             self.artifact.copy(path)
+
+    def to(self, device: str) -> CompiledModel:
+        """The same model on "cuda" or "cpu"; itself if it is there. Both can be used, and closed, each by itself.
+
+        Raises UsageError if it was not compiled for the device, or if there is none here.
+        """
+        if device not in ("cpu", "cuda"):
+            raise UsageError(f"there is no device {device!r}: there are cpu and cuda")
+        if (self.backend == "cuda") == (device == "cuda"):
+            return self
+        backend: Backend = "cuda" if device == "cuda" else "onnxruntime"
+        if not self.artifact.has(_NEEDED[backend]):
+            raise UsageError(
+                f"the model was compiled for {self.artifact.manifest.target}: compile it with target={device!r}"
+                + ("" if device == "cuda" else ', or run it by backend="reference"')
+            )
+        moved = load(self.artifact.path, backend)
+        moved._source = self  # whose folder it reads, if that is a temporary one
+        return moved
 
     def close(self) -> None:
         """Free memory, and the files of a model that was never saved. The model cannot run afterwards."""
