@@ -232,7 +232,7 @@ def decode_attention_spec(
             "ROWS": rows,
             "BLOCK": block or key_block(attention),
         },
-        num_warps=4 if rows <= 32 else 8,
+        num_warps=4 if rows <= 32 and splits == 1 else 8,  # what combines holds more at a time: 4 would spill
         num_stages=3,
     )
 
