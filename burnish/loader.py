@@ -35,6 +35,8 @@ def interpreted(artifact: Artifact) -> Executor:
     from burnish.codegen.triton.interpreting import interpret
 
     interpret()
-    from burnish.codegen.triton.interpreted import InterpretedExecutor
+    from burnish.codegen.triton.interpreted import InterpretedExecutor, generate_kernels
 
-    return InterpretedExecutor(read_plan(artifact), weight_tensors(artifact))
+    plan = read_plan(artifact)
+    generate_kernels(plan, artifact.program())
+    return InterpretedExecutor(plan, weight_tensors(artifact))

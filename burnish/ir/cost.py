@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.fused_group import read_bytes
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
@@ -95,8 +96,8 @@ class CostCounter:
         val = node.meta.get("val")
         if node.op != "call_function" or node.target in _VIEWS or not _tensors(val):
             return Cost(0, 0)
-        read = [self._bytes(argument.meta.get("val")) for argument in node.all_input_nodes]
-        written = self._bytes(val)
+        read = [self.bytes_of(argument.meta.get("val")) for argument in node.all_input_nodes]
+        written = self.bytes_of(val)
         if node.target in _GATHERS:
             read[0] = min(read[0], written)
         elif node.target in _WRITES:
@@ -104,9 +105,11 @@ class CostCounter:
         elif node.target in _PROJECTIONS:
             read[2:4] = [0, 0]
             query, key_state, value_state = _tensors(val)
-            written = self._bytes(query) + self._new_tokens(node, key_state) + self._new_tokens(node, value_state)
+            written = self.bytes_of(query) + self._new_tokens(node, key_state) + self._new_tokens(node, value_state)
         elif node.target is burnish_ops.moe_linear.default:
             read = self._chosen_experts(node, read)
+        elif node.target is fused_ops.fused_elementwise.default:
+            read = read_bytes(node, self.bytes_of)
         return Cost(1, sum(read) + written)
 
     def floor(self) -> int:
@@ -122,22 +125,24 @@ class CostCounter:
         states = {state.name: state for state in self._program.states}
         total = sum(weights.values())
         for node in self._program.placeholders:
-            size = self._bytes(node.meta["val"])
+            size = self.bytes_of(node.meta["val"])
             total += size
             if node.name in states:
                 axis = node.meta["val"].shape[states[node.name].axis]
                 total += size // self._elements((axis,))
         logits, *_ = arguments(self._program.output)[0]
-        return total + self._bytes(logits.meta["val"])
+        return total + self.bytes_of(logits.meta["val"])
 
     def _weight_floor(self, node: fx.Node) -> int:
         """Bytes of a weight that one more token needs."""
-        size = self._bytes(node.meta["val"])
+        size = self.bytes_of(node.meta["val"])
         needed = 0
         for user in node.users:
             read = size
             if user.target in _GATHERS and user.args[0] is node:
-                read = self._bytes(user.meta["val"])
+                read = self.bytes_of(user.meta["val"])
+            elif user.target is fused_ops.fused_elementwise.default:
+                read = read_bytes(user, self.bytes_of)[arguments(user)[0].index(node)]
             elif user.target is burnish_ops.moe_linear.default:
                 read = self._chosen_experts(user, [size] * len(user.all_input_nodes))[user.all_input_nodes.index(node)]
             needed = max(needed, min(size, read))
@@ -160,7 +165,8 @@ class CostCounter:
         tokens = node.all_input_nodes[0].meta["val"].shape[1]
         return self._elements((batch, heads, tokens, size)) * state.dtype.itemsize
 
-    def _bytes(self, val: Any) -> int:
+    def bytes_of(self, val: Any) -> int:
+        """The bytes of a fake value."""
         return sum(self._elements(tensor.shape) * tensor.dtype.itemsize for tensor in _tensors(val))
 
     def _elements(self, shape: Iterable[int | torch.SymInt]) -> int:

@@ -51,7 +51,7 @@ def full_text(program: Program) -> str:
     for node in program.graph.nodes:
         if node.op != "output":
             what = call_text(node, name) if node.op == "call_function" else str(node.target)
-            lines.append(_line(node.op, node.name, type_text(node.meta.get("val"), symbols), what, origin(node)))
+            lines.append(node_line(node.op, node.name, type_text(node.meta.get("val"), symbols), what, origin(node)))
     return _assembled(declarations(program), lines)
 
 
@@ -63,7 +63,7 @@ def full_text_of(declared: str, nodes: Iterable[NodeRecord]) -> str:
             file, _, number = node.source.rpartition(":")
             place = Origin(node.module, node.module_type, file, int(number or 0), node.code)
             what = node.call if node.op == "call_function" else node.target
-            lines.append(_line(node.op, node.name, node.type, what, place))
+            lines.append(node_line(node.op, node.name, node.type, what, place))
     return _assembled(declared, lines)
 
 
@@ -105,7 +105,7 @@ def _names(program: Program) -> Any:
     return name
 
 
-def _line(op: str, name: str, kind: str, what: str, place: Origin) -> str:
+def node_line(op: str, name: str, kind: str, what: str, place: Origin) -> str:
     """One node; `what`: the call, or the weight's name."""
     if op == "placeholder":
         line = f"input %{name}: {kind}"

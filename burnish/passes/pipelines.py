@@ -8,6 +8,7 @@ from burnish.passes.base import Pass
 from burnish.passes.canonicalize import Canonicalize
 from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
+from burnish.passes.fuse_elementwise import FuseElementwise
 from burnish.passes.fuse_linears import FuseLinears
 from burnish.passes.fuse_projections import FuseProjections
 from burnish.passes.insert_states import InsertStates
@@ -64,8 +65,10 @@ def fuse_for_gpu() -> list[Pass]:
         FuseProjections(),
         # What is left of projections of one value: one product is one launch.
         PackLinears(),
-        # Last: it names what a linear reads and what reads it, which the others look for.
+        # Behind these: it names what a linear reads and what reads it, which they look for.
         FuseLinears(),
+        # Last: what no kernel written for it has taken in.
+        FuseElementwise(),
     ]
 
 

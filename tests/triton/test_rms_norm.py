@@ -24,3 +24,8 @@ def test_rows_of_any_size(dtype: torch.dtype, rows: int, size: int, weighted: bo
 
 def test_zeros_stay_zeros() -> None:
     assert rms_norm(torch.zeros(2, 8), torch.ones(8), 1e-6).eq(0).all()
+
+
+def test_rows_that_are_parts_of_longer_rows() -> None:
+    x, weight = torch.randn(3, 40)[:, :17], torch.randn(17)
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5), burnish_ops.rms_norm(x, weight, 1e-5))

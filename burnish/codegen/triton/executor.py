@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from burnish.codegen.triton.fused_elementwise import fused_elementwise
 from burnish.codegen.triton.kernels.decode_attention import decode_attention
 from burnish.codegen.triton.kernels.flash_attention import flash_attention
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
@@ -82,5 +83,6 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     burnish_ops.attention.default: attention,
     burnish_ops.rms_norm.default: rms_norm,
     fused_ops.attention_projection.default: attention_projection,
+    fused_ops.fused_elementwise.default: fused_elementwise,
     fused_ops.fused_linear.default: fused_linear,
 }

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from burnish.codegen.triton.fused_elementwise import MODULES
 from burnish.codegen.triton.interpreting import interpret
+from burnish.codegen.triton.planner import plan as plan_again
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
+from burnish.ir.program import Program
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
 from burnish.runtime.states import States
 
-_KERNELS = "burnish.codegen.triton.kernels."
+_KERNELS = ("burnish.codegen.triton.kernels.", f"{MODULES}.")
 
 
 class InterpretedLauncher:
@@ -63,6 +67,13 @@ class InterpretedExecutor:
     def close(self) -> None:
         """See `Executor.close`."""
         self._runner = None
+
+
+def generate_kernels(plan: Plan, program: Program) -> None:
+    """Make the kernels of a plan that are generated: from the program, since an artifact's own source is not run."""
+    wanted = {kernel.module for kernel in plan.kernels.values() if kernel.module.startswith(f"{MODULES}.")}
+    if not wanted <= sys.modules.keys():
+        plan_again(program)
 
 
 def _spec(key: str, kernel: Kernel) -> KernelSpec:

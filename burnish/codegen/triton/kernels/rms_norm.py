@@ -45,7 +45,8 @@ def rms_norm_spec(dtype: torch.dtype, weight_dtype: torch.dtype | None, size: in
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor | None, eps: float) -> torch.Tensor:
-    """As `burnish::rms_norm`, for contiguous x[..., size]."""
+    """As `burnish::rms_norm`."""
+    x = x.contiguous()
     out = torch.empty_like(x)
     spec = rms_norm_spec(x.dtype, None if weight is None else weight.dtype, x.shape[-1])
     spec.launch((x.numel() // x.shape[-1], 1, 1), x, x if weight is None else weight, out, eps, x.shape[-1])

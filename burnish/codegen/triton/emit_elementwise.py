@@ -1,0 +1,254 @@
+"""The body of a fused group as the source of one kernel.
+
+A program works on ROWS rows and, with reductions, on all of their last axis: as one block of columns, or, where that
+is longer than 4,096, in a loop, which goes over it once for each reduction and once for the results. Without
+reductions, columns are spread over programs, too. Each line computes one operation of the body; views are indices.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from burnish.codegen.triton.element_formulas import COMPARISONS, CONDITIONS, Operand, cast, formula, rounded
+from burnish.codegen.triton.element_index import COLUMNS, ZERO, Indices, Size, Term, broadcast, equal, product
+from burnish.codegen.triton.element_lines import Lines, Value, printable
+from burnish.codegen.triton.element_reductions import Reductions
+from burnish.codegen.triton.element_views import Views
+from burnish.codegen.triton.spec import TYPES
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.fused_group import GATHERS, REDUCTIONS, VIEWS, Group, Read, Step, bound, row_space
+from burnish.ir.ops import burnish_ops
+
+aten = torch.ops.aten
+
+_CASTS = (aten.to.dtype, aten._to_copy.default)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A kernel's source and how to launch it."""
+
+    name: str
+    source: str
+    scalars: dict[str, Size]  # what to pass for the sizes
+    rows: Size
+    block_rows: int
+    block: int
+    column_blocks: int
+
+
+def emit(group: Group, fakes: dict[str, Any], strides: Sequence[Sequence[Size]]) -> Emitted:
+    """The kernel of a group.
+
+    `fakes`: a fake value, or a size, for each name of the group; `strides`: those that the results are stored with.
+    Raises UnsupportedError for what it cannot say.
+    """
+    for name, fake in fakes.items():
+        if isinstance(fake, Tensor) and fake.dtype not in TYPES:
+            raise UnsupportedError(f"a fused kernel has no {fake.dtype}, which %{name} is")
+        if not name.isidentifier():
+            raise UnsupportedError(f"%{name} cannot be a name in a kernel")
+    return _Emitter(group, fakes).emit(strides)
+
+
+class _Emitter:
+    def __init__(self, group: Group, fakes: dict[str, Any]) -> None:
+        self.group = group
+        self.fakes = fakes
+        self.steps = {step.name: step for step in group.steps}
+        reduced = [fakes[step.args[0].name] for step in group.steps if step.target in REDUCTIONS]
+        space = row_space([fakes[name] for name in group.results], reduced)
+        if isinstance(space, str):
+            raise UnsupportedError(f"the results of a group cannot be one kernel's: {space}")
+        self.space = space
+        extents = [self._extent(name) for name in group.results] + [int(value.shape[-1]) for value in reduced]
+        self.pointers = [f"{name}_ptr" for name in group.inputs] + [f"{name}_out_ptr" for name in group.results]
+        self.lines = Lines(space.rows, [max(1, each) for each in extents], bool(reduced), self.pointers)
+        self.indices = Indices(self.lines.scalars)
+        self.views = Views(group, fakes, self.indices)
+        self.reductions = Reductions(self.lines, fakes, self._value)
+
+    def _extent(self, name: str) -> int:
+        """How many columns a result has; 0: one element a row."""
+        shape = self.fakes[name].shape
+        return 0 if self.space.flat or not equal(product(shape[:-1]), self.space.rows) else int(shape[-1])
+
+    # ------------------------------------------------------------ the kernel
+
+    def emit(self, strides: Sequence[Sequence[Size]]) -> Emitted:
+        """The source, and how to launch it."""
+        results = self.group.results
+        extents = list(map(self._extent, results))
+        for extent in dict.fromkeys(extents):
+            alike = [place for place in range(len(results)) if extents[place] == extent]
+            self.lines.over_columns(extent, partial(self._store, alike, strides))
+        names = [step.name for step in self.group.steps if step.target not in VIEWS]
+        name = f"fused_{'_'.join(names if len(names) <= 4 else [*names[:3], 'and_more'])}_kernel"
+        lines = self.lines
+        body = lines.finished()
+        words = set(re.findall(r"\w+", "\n".join(body)))
+        scalars = {size: value for size, value in lines.scalars.values.items() if size in words}
+        source = self._source(name, list(scalars), body)
+        return Emitted(name, source, scalars, lines.rows, lines.block_rows, lines.block, lines.column_blocks)
+
+    def _source(self, name: str, scalars: Sequence[str], body: Sequence[str]) -> str:
+        arguments = [*self.pointers, *scalars, "ROWS: tl.constexpr", "BLOCK: tl.constexpr"]
+        return "\n".join(
+            [
+                '"""Generated: a group of operations that are one kernel."""',
+                "",
+                "import triton",
+                "import triton.language as tl",
+                "",
+                "",
+                *(f"# {printable(step.text + _place(step))}" for step in self.group.steps),
+                "@triton.jit",
+                f"def {name}(",
+                *(f"    {argument}," for argument in arguments),
+                "):",
+                f'    """{_count(self.lines.rows)}ROWS rows a program, BLOCK columns at once."""',
+                *body,
+                "",
+            ]
+        )
+
+    def _store(self, places: Sequence[int], strides: Sequence[Sequence[Size]]) -> None:
+        for place in places:
+            name = self.group.results[place]
+            shape = self.fakes[name].shape
+            if self._extent(name):
+                index = [*self.indices.of_row(shape[:-1]), ZERO if shape[-1] == 1 else COLUMNS]
+            else:
+                index = self.indices.of_row(shape)
+            value = self._value(name, index)
+            address, axes = self._address(f"{name}_out_ptr", index, strides[place], shape)
+            mask = self.lines.mask(axes)
+            element = f"{value.text}.to({name}_out_ptr.dtype.element_ty)"
+            self.lines.write(f"tl.store({address}, {element}{f', mask={mask}' if mask else ''})")
+
+    def _address(
+        self, pointer: str, index: Sequence[Term], strides: Sequence[Size], shape: Sequence[Size]
+    ) -> tuple[str, frozenset[str]]:
+        """Where an element lies, and what that varies with."""
+        terms = self.indices.combined(list(zip(index, strides, strict=True)), shape)
+        axes: frozenset[str] = frozenset().union(*(term.axes for term, _ in terms))
+        address = f"{pointer} + {self.indices.sum(terms)}"
+        return (address if axes else f"{address} + tl.zeros([1, 1], tl.int32)"), axes
+
+    # ------------------------------------------------------------ values
+
+    def _value(self, name: str, index: Sequence[Term]) -> Value:
+        """The elements of the value `name` at `index`."""
+        axes: frozenset[str] = frozenset().union(*(term.axes for term in index))
+        key = (name, tuple(term.text for term in index))
+        step = self.steps.get(name)
+        if step is None:
+            return self.lines.known(key, axes, lambda: self._load(name, index))
+        return self.lines.known(key, axes, lambda: self._computed(step, list(index)))
+
+    def _load(self, name: str, index: Sequence[Term]) -> Value:
+        fake = self.fakes[name]
+        address, axes = self._address(f"{name}_ptr", index, fake.stride(), fake.shape)
+        mask = self.lines.mask(axes)
+        text = f"tl.load({address}{f', mask={mask}, other=0' if mask else ''})"
+        return self.lines.assign(name, f"{text}.to(tl.float32)" if fake.is_floating_point() else text, axes)
+
+    def _computed(self, step: Step, index: list[Term]) -> Value:
+        if step.target in VIEWS:
+            return self._value(*self.views.source(step, index))
+        if step.target in GATHERS:
+            return self._gathered(step, index)
+        if step.target in REDUCTIONS:
+            return self.reductions.value(step, index)
+        if step.target is burnish_ops.rotary.default:
+            return self._rotary(step, index)
+        if step.target is burnish_ops.positions.default:
+            return self._positions(step, index)
+        return self._pointwise(step, index)
+
+    def _pointwise(self, step: Step, index: list[Term]) -> Value:
+        fake = self.fakes[step.name]
+        given = bound(step)
+        reads = {key: argument.name for key, argument in given.items() if isinstance(argument, Read)}
+        if not all(isinstance(self.fakes[name], Tensor) for name in reads.values()):
+            raise UnsupportedError(f"%{step.name} computes with a size")
+        wanted = self._compared(step, given, reads) if step.target in COMPARISONS else fake.dtype
+        axes: frozenset[str] = frozenset()
+        for key, name in reads.items():
+            operand = self._value(name, broadcast(index, self.fakes[name].shape))
+            axes |= operand.axes
+            raw = step.target in _CASTS or key in CONDITIONS
+            given[key] = Operand(operand.text if raw else cast(operand.text, self.fakes[name].dtype, wanted))
+        text = formula(step.target, given)
+        if step.target in _CASTS:
+            text = rounded(text, self.fakes[reads["self"]].dtype, fake.dtype)
+        return self.lines.assign(step.name, text, axes, step.type)
+
+    def _compared(self, step: Step, given: dict[str, Any], reads: dict[str, str]) -> torch.dtype:
+        """What the operands of a comparison are compared as."""
+        if any(isinstance(argument, float) for argument in given.values()):
+            return torch.float32
+        first, *others = (self.fakes[name].dtype for name in reads.values())
+        for other in others:
+            first = torch.promote_types(first, other)
+        return first  # type: ignore[no-any-return]
+
+    def _positions(self, step: Step, index: list[Term]) -> Value:
+        place = self.indices.joined(index[1:], self.fakes[step.name].shape[1:])
+        position = bound(step)["position"]
+        if not isinstance(position, Read):
+            raise UnsupportedError(f"%{step.name} does not know how many tokens came before")
+        first = self._value(position.name, [index[0]])
+        return self.lines.assign(step.name, f"{first.text} + {place.atom}", first.axes | place.axes, step.type)
+
+    def _gathered(self, step: Step, index: list[Term]) -> Value:
+        table, *rest = step.args
+        if step.target is aten.index_select.default:
+            axis = rest[0] % self.fakes[table.name].dim()
+            found = self._value(rest[1].name, [index[axis]])
+            return self._value(table.name, [*index[:axis], Term(found.text, found.axes), *index[axis + 1 :]])
+        count = self.fakes[rest[0].name].dim()
+        found = self._value(rest[0].name, index[:count])
+        return self._value(table.name, [Term(found.text, found.axes), *index[count:]])
+
+    def _rotary(self, step: Step, index: list[Term]) -> Value:
+        given = bound(step)
+        x, tables = given["x"].name, (given["cos"].name, given["sin"].name)
+        *lead, column = index
+        size, turned = int(self.fakes[x].shape[-1]), int(self.fakes[tables[0]].shape[-1])
+        if not column.axes:
+            raise UnsupportedError(f"%{step.name} is turned for one column alone")
+        place, half = column.atom, turned // 2
+        if given["interleaved"]:
+            other, sign = f"{place} ^ 1", f"tl.where({place} % 2 == 0, -1.0, 1.0)"
+        else:
+            other = f"tl.where({place} < {half}, {place} + {half}, {place} - {half})"
+            sign = f"tl.where({place} < {half}, -1.0, 1.0)"
+        partner = self.lines.assign(f"{step.name}_partner", other, column.axes)
+        within = column
+        if turned < size:
+            clipped = self.lines.assign(f"{step.name}_column", f"tl.minimum({place}, {turned - 1})", column.axes)
+            within = Term(clipped.text, clipped.axes)
+        here = self._value(x, index)
+        there = self._value(x, [*lead, Term(partner.text, partner.axes)])
+        cos, sin = (self._value(each, broadcast([*lead, within], self.fakes[each].shape)) for each in tables)
+        text = f"{here.text} * {cos.text} + {sign} * {there.text} * {sin.text}"
+        if turned < size:
+            text = f"tl.where({place} < {turned}, {text}, {here.text})"
+        return self.lines.assign(step.name, text, here.axes | there.axes | cos.axes | sin.axes, step.type)
+
+
+def _count(rows: Size) -> str:
+    return f"{rows} rows: " if isinstance(rows, int) else ""
+
+
+def _place(step: Step) -> str:
+    told = str(step.origin)
+    return f"  # {told}" + (f": {step.origin.code}" if step.origin.code else "") if told else ""

@@ -1,0 +1,338 @@
+"""`burnish::fused_elementwise`: several operations on elements, rows and their views in one, told as text.
+
+    input %linear: f32[batch, sequence, 64]
+    input %norm_weight: f32[64]
+    size %sym_size: size batch
+    %rms_norm: f32[batch, sequence, 64] = burnish.rms_norm(%linear, %norm_weight, 1e-06)  # layers.*.norm | RMSNorm
+    %tanh: f32[batch, sequence, 64] = aten.tanh(%rms_norm)  # layers.*.mlp | MLP | model.py:31 | x = torch.tanh(x)
+    return [%tanh]
+
+The lines of `burnish.ir.full_text`; their types are for readers and do not bind. The reference runs the lines one by
+one, so that fusing keeps the numbers by definition. A body is data, from anywhere: it calls the ops listed here alone.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
+from torch.utils._pytree import tree_map_only
+
+from burnish.ir.errors import ParseError
+from burnish.ir.ops import burnish_ops, define
+from burnish.ir.parse_line import Reader
+from burnish.ir.program import Origin
+
+aten = torch.ops.aten
+
+POINTWISE = frozenset(
+    {
+        aten.abs.default,
+        aten.add.Scalar,
+        aten.add.Tensor,
+        aten.bitwise_and.Tensor,
+        aten.bitwise_not.default,
+        aten.bitwise_or.Tensor,
+        aten.ceil.default,
+        aten.clamp.default,
+        aten.clamp_max.default,
+        aten.clamp_min.default,
+        aten.clone.default,
+        aten.contiguous.default,
+        aten.cos.default,
+        aten.div.Scalar,
+        aten.div.Tensor,
+        aten.elu.default,
+        aten.eq.Scalar,
+        aten.eq.Tensor,
+        aten.erf.default,
+        aten.exp.default,
+        aten.expm1.default,
+        aten.floor.default,
+        aten.ge.Scalar,
+        aten.ge.Tensor,
+        aten.gelu.default,
+        aten.gt.Scalar,
+        aten.gt.Tensor,
+        aten.hardsigmoid.default,
+        aten.hardswish.default,
+        aten.hardtanh.default,
+        aten.le.Scalar,
+        aten.le.Tensor,
+        aten.leaky_relu.default,
+        aten.log.default,
+        aten.log1p.default,
+        aten.log_sigmoid.default,
+        aten.logical_and.default,
+        aten.logical_not.default,
+        aten.logical_or.default,
+        aten.lt.Scalar,
+        aten.lt.Tensor,
+        aten.masked_fill.Scalar,
+        aten.maximum.default,
+        aten.minimum.default,
+        aten.mish.default,
+        aten.mul.Scalar,
+        aten.mul.Tensor,
+        aten.ne.Scalar,
+        aten.ne.Tensor,
+        aten.neg.default,
+        aten.pow.Tensor_Scalar,
+        aten.reciprocal.default,
+        aten.relu.default,
+        aten.relu6.default,
+        aten.rsqrt.default,
+        aten.rsub.Scalar,
+        aten.sigmoid.default,
+        aten.silu.default,
+        aten.sin.default,
+        aten.softplus.default,
+        aten.sqrt.default,
+        aten.square.default,
+        aten.sub.Scalar,
+        aten.sub.Tensor,
+        aten.tanh.default,
+        aten.to.dtype,
+        aten._to_copy.default,
+        aten.where.ScalarOther,
+        aten.where.ScalarSelf,
+        aten.where.self,
+        burnish_ops.gated_activation.default,
+        burnish_ops.rotary.default,
+    }
+)
+"""Each element from elements of the same row (a rotary embedding: from two of them), with broadcasting."""
+
+REDUCTIONS = frozenset(
+    {
+        aten.amax.default,
+        aten.layer_norm.default,
+        aten.mean.dim,
+        aten.softmax.int,
+        aten._softmax.default,
+        aten.sum.dim_IntList,
+        burnish_ops.rms_norm.default,
+    }
+)
+"""Each element, or one a row, from all of the row: the last axis."""
+
+GATHERS = frozenset({aten.embedding.default, aten.index_select.default, burnish_ops.lookup.default})
+"""Rows of argument 0."""
+
+VIEWS = frozenset(
+    {
+        aten.expand.default,
+        aten.permute.default,
+        aten.reshape.default,
+        aten.select.int,
+        aten.slice.Tensor,
+        aten.split.Tensor,
+        aten.split_with_sizes.default,
+        aten.squeeze.dim,
+        aten.transpose.int,
+        aten.unsqueeze.default,
+        aten.view.default,
+        operator.getitem,
+    }
+)
+"""Other names of the same elements."""
+
+MEMBERS = POINTWISE | REDUCTIONS | GATHERS | {burnish_ops.positions.default}
+"""What a group is made of; views stand between these."""
+
+OPS: dict[str, Any] = {
+    "getitem" if op is operator.getitem else str(op).removesuffix(".default"): op for op in (*MEMBERS, *VIEWS)
+}
+"""All that a body may call, by the names that texts have for it."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """An argument that is the value of an input, a size or an earlier step."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of a body."""
+
+    name: str
+    type: str
+    target: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    origin: Origin
+    text: str  # its line, without origin
+
+    def reads(self) -> list[str]:
+        """The names of the values that it reads, in order, each once."""
+        found: dict[str, None] = {}
+        tree_map_only(Read, lambda read: found.setdefault(read.name), (self.args, dict(self.kwargs)))
+        return list(found)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A body, parsed."""
+
+    inputs: tuple[str, ...]
+    sizes: tuple[str, ...]
+    steps: tuple[Step, ...]
+    results: tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def parse_group(body: str) -> Group:
+    """What a body says. Raises ParseError, with the number of its line."""
+    names: dict[str, str] = {}  # what each is: "input", "size" or "step"
+    steps: list[Step] = []
+    results: tuple[str, ...] | None = None
+
+    def resolve(name: str) -> Read:
+        if name[0] == "@" or name[1:] not in names:
+            raise reader.wrong(f"{name} is read, and no line before has it")
+        return Read(name[1:])
+
+    for number, line in enumerate(body.strip().split("\n"), start=1):
+        reader = Reader(line, number)
+        if results is not None:
+            raise reader.wrong("nothing can follow the line that begins with 'return'")
+        if reader.skip("return "):
+            found = reader.argument(resolve)
+            reader.end()
+            if not isinstance(found, list) or not found or not all(isinstance(each, Read) for each in found):
+                raise reader.wrong("what is returned has to be a list of values")
+            results = tuple(each.name for each in found)
+            if any(names[name] != "step" for name in results):
+                raise reader.wrong("what is returned has to be computed by a line of its own")
+            continue
+        what = next((word for word in ("input", "size") if reader.skip(f"{word} ")), "step")
+        name = reader.node()
+        reader.expect(": ")
+        if name in names:
+            raise reader.wrong(f"there are two values named {name!r}")
+        if what == "step":
+            steps.append(_step(reader, name, resolve))
+        names[name] = what
+    if results is None:
+        raise ParseError("the body of a fused group has no line that begins with 'return'")
+    inputs, sizes = (tuple(name for name, kind in names.items() if kind == what) for what in ("input", "size"))
+    if not inputs:
+        raise ParseError("the body of a fused group has no line that begins with 'input'")
+    return Group(inputs, sizes, tuple(steps), results)
+
+
+def _step(reader: Reader, name: str, resolve: Any) -> Step:
+    kind = reader.kind()
+    reader.expect(" = ")
+    target, args, kwargs = reader.call(resolve)
+    if target not in OPS:
+        raise reader.wrong(f"{target!r} cannot be part of a fused group")
+    text = reader.text[: reader.place]
+    return Step(name, kind, OPS[target], args, kwargs, reader.origin(), text)
+
+
+def bound(step: Step) -> dict[str, Any]:
+    """The arguments of a step by their names, defaults included."""
+    schema = step.target._schema.arguments
+    found = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
+    found.update(zip((argument.name for argument in schema), step.args, strict=False))
+    return found | dict(step.kwargs)
+
+
+def run_group(group: Group, inputs: Sequence[Any], sizes: Sequence[Any]) -> dict[str, Any]:
+    """All values of a group by name, its operations run one by one."""
+    names = (*group.inputs, *group.sizes)
+    if len(inputs) != len(group.inputs) or len(sizes) != len(group.sizes):
+        raise ParseError(
+            f"the body of a fused group takes {len(group.inputs)} inputs and {len(group.sizes)} sizes, not "
+            f"{len(inputs)} and {len(sizes)}"
+        )
+    values: dict[str, Any] = dict(zip(names, (*inputs, *sizes), strict=True))
+    for step in group.steps:
+        args, kwargs = tree_map_only(Read, lambda read: values[read.name], (step.args, dict(step.kwargs)))
+        values[step.name] = step.target(*args, **kwargs)
+    return values
+
+
+@define("fused_elementwise(Tensor[] inputs, SymInt[] sizes, *, str body) -> Tensor[]")
+def fused_elementwise(inputs: Sequence[Tensor], sizes: Sequence[int], *, body: str) -> list[Tensor]:
+    """What the lines of `body` compute from `inputs` and `sizes`, and return."""
+    group = parse_group(body)
+    values = run_group(group, inputs, sizes)
+    return [values[name] for name in group.results]
+
+
+@dataclass(frozen=True)
+class RowSpace:
+    """What a kernel goes over. `flat`: each element of a result is a row of its own."""
+
+    rows: int | torch.SymInt
+    flat: bool = False
+
+
+def row_space(results: Sequence[Tensor], reduced: Sequence[Tensor]) -> RowSpace | str:
+    """The rows that all results of a group and all that it reduces have in common; else why there are none."""
+    for counted in (reduced or results, [] if reduced else [value.unsqueeze(-1) for value in results]):
+        if not counted or any(value.dim() == 0 or not isinstance(value.shape[-1], int) for value in counted):
+            continue
+        rows = [_rows(value) for value in counted]
+        if any(not _same(each, rows[0]) for each in rows):
+            continue
+        flat = counted is not reduced and counted is not results
+        if all(flat or _has_rows(value, rows[0]) for value in results):
+            return RowSpace(rows[0], flat)
+    return "they have different numbers of rows"
+
+
+def _rows(value: Tensor) -> int | torch.SymInt:
+    rows: int | torch.SymInt = 1
+    for size in value.shape[:-1]:
+        rows = rows * size
+    return rows
+
+
+def _has_rows(value: Tensor, rows: int | torch.SymInt) -> bool:
+    """Whether it has rows of a known size in that number, or one element for each."""
+    in_columns = value.dim() > 0 and isinstance(value.shape[-1], int) and _same(_rows(value), rows)
+    return in_columns or _same(_rows(value.unsqueeze(-1)), rows)
+
+
+def _same(one: int | torch.SymInt, two: int | torch.SymInt) -> bool:
+    """Whether two sizes are known to be the same, for all sizes of the inputs."""
+    if isinstance(one, int) and isinstance(two, int):
+        return one == two
+    first, second = (each if isinstance(each, int) else each.node.expr for each in (one, two))
+    return bool(sympy.expand(first - second) == 0)
+
+
+def read_bytes(node: fx.Node, nbytes: Any) -> list[int]:
+    """For each input of a fused node, the bytes that it reads: of a table, only the rows asked for.
+
+    `nbytes` gives the bytes of a fake value.
+    """
+    inputs, sizes = node.args
+    assert isinstance(inputs, list | tuple)
+    group = parse_group(str(node.kwargs["body"]))
+    fakes = [each.meta["val"] for each in inputs]  # type: ignore[union-attr]
+    whole = [nbytes(fake) for fake in fakes]
+    tables = {step.args[0].name for step in group.steps if step.target in GATHERS} & set(group.inputs)
+    if not tables:
+        return whole
+    known = [each.meta["val"] if isinstance(each, fx.Node) else each for each in sizes]  # type: ignore[union-attr]
+    with enable_python_dispatcher(), fakes[0].fake_mode:
+        values = run_group(group, fakes, known)
+    read = dict.fromkeys(group.inputs, 0)
+    for step in group.steps:
+        for name in set(step.reads()) & read.keys():
+            is_table = step.target in GATHERS and step.args[0] == Read(name)
+            read[name] += nbytes(values[step.name]) if is_table else whole[group.inputs.index(name)]
+    return [min(read[name], size) for name, size in zip(group.inputs, whole, strict=True)]
