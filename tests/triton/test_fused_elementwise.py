@@ -283,4 +283,19 @@ def test_whole_models(model_type: str) -> None:
 def test_a_kernel_says_what_it_is() -> None:
     body = body_of(["%y = aten.silu(%x)  # layers.*.act | SiLU | model.py:3 | x = act(x)"], "%y", "x")
     source = inspect.getsource(inspect.getmodule(elementwise_spec(body, [torch.ones(2, 32)]).function.fn))  # type: ignore[arg-type]
-    assert "# %y: f32[1] = aten.silu(%x)  # layers.*.act model.py:3: x = act(x)" in source
+    assert "# %y: f32[1] = aten.silu(%x)\n#     layers.*.act model.py:3: x = act(x)\n" in source
+
+
+def test_a_body_cannot_put_anything_else_into_a_kernel() -> None:
+    """Types, places and names are from anywhere: comments stay comments, names have to be names."""
+    lines = ['%y = aten.silu(%x)  # m | M | model.py:3 | "x\\nimport os"']
+    body = body_of(lines, "%y", "x").replace("f32[1] = aten", "f32[1]\rimport os\r = aten")
+    spec = elementwise_spec(body, [torch.ones(2, 32)])
+    source = inspect.getsource(inspect.getmodule(spec.function.fn))  # type: ignore[arg-type]
+    assert [line for line in source.splitlines() if "import os" in line and "#" not in line.split("import os")[0]] == []
+    with pytest.raises(UnsupportedError, match="%2x cannot be a name in a kernel"):
+        fused_elementwise([torch.ones(2, 4)], [], body=body_of(["%y = aten.silu(%2x)"], "%y", "2x"))
+    names = body_of(["%row = aten.silu(%columns)", "%tl = aten.exp(%row)"], "%row, %tl", "columns")
+    x = torch.randn(3, 5)
+    found = fused_elementwise([x], [], body=names)
+    torch.testing.assert_close(found, burnish_ops.fused_elementwise([x], [], body=names), rtol=1e-5, atol=1e-6)

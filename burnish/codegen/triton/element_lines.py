@@ -74,7 +74,9 @@ class Lines:
 
     def finished(self) -> list[str]:
         """All lines of the function."""
-        start = ["    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]"]
+        start = []
+        if self.masks_rows or any(re.search(r"\brow\b", line) for line in self._top.lines):
+            start.append("    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]")
         if self.masks_rows:
             start.append(f"    in_rows = row < {self.scalars.text(self.rows)}")
         if not self.looped and self._has_columns:

@@ -108,12 +108,12 @@ class _Emitter:
                 "import triton.language as tl",
                 "",
                 "",
-                *(f"# {printable(step.text + _place(step))}" for step in self.group.steps),
+                *(f"# {printable(line)}" for step in self.group.steps for line in _told(step)),
                 "@triton.jit",
                 f"def {name}(",
                 *(f"    {argument}," for argument in arguments),
                 "):",
-                f'    """{_count(self.lines.rows)}ROWS rows a program, BLOCK columns at once."""',
+                '    """ROWS rows a program, BLOCK columns at once."""',
                 *body,
                 "",
             ]
@@ -245,10 +245,7 @@ class _Emitter:
         return self.lines.assign(step.name, text, here.axes | there.axes | cos.axes | sin.axes, step.type)
 
 
-def _count(rows: Size) -> str:
-    return f"{rows} rows: " if isinstance(rows, int) else ""
-
-
-def _place(step: Step) -> str:
-    told = str(step.origin)
-    return f"  # {told}" + (f": {step.origin.code}" if step.origin.code else "") if told else ""
+def _told(step: Step) -> list[str]:
+    """A step as comments: what it is, and the line of the user's source that it is from."""
+    place = ": ".join(part for part in (str(step.origin), step.origin.code) if part)
+    return [step.text, *([f"    {place}"] if place else [])]
