@@ -76,7 +76,9 @@ POINTWISE = frozenset(
         aten.lt.Scalar,
         aten.lt.Tensor,
         aten.masked_fill.Scalar,
+        aten.max.other,
         aten.maximum.default,
+        aten.min.other,
         aten.minimum.default,
         aten.mish.default,
         aten.mul.Scalar,
@@ -281,32 +283,36 @@ class RowSpace:
 
 def row_space(results: Sequence[Tensor], reduced: Sequence[Tensor]) -> RowSpace | str:
     """The rows that all results of a group and all that it reduces have in common; else why there are none."""
-    for counted in (reduced or results, [] if reduced else [value.unsqueeze(-1) for value in results]):
-        if not counted or any(value.dim() == 0 or not isinstance(value.shape[-1], int) for value in counted):
+    whole = [tuple(value.shape) for value in results]
+    flat = [(*shape, 1) for shape in whole]
+    for counted in ([tuple(value.shape) for value in reduced],) if reduced else (whole, flat):
+        if any(not shape or not isinstance(shape[-1], int) for shape in counted):
             continue
-        rows = [_rows(value) for value in counted]
-        if any(not _same(each, rows[0]) for each in rows):
-            continue
-        flat = counted is not reduced and counted is not results
-        if all(flat or _has_rows(value, rows[0]) for value in results):
-            return RowSpace(rows[0], flat)
+        rows = [_product(shape[:-1]) for shape in counted]
+        if all(_same(each, rows[0]) for each in rows) and (
+            counted is flat or all(_has_rows(shape, rows[0]) for shape in whole)
+        ):
+            return RowSpace(rows[0], counted is flat)
     return "they have different numbers of rows"
 
 
-def _rows(value: Tensor) -> int | torch.SymInt:
-    rows: int | torch.SymInt = 1
-    for size in value.shape[:-1]:
-        rows = rows * size
-    return rows
+_Size = int | torch.SymInt
 
 
-def _has_rows(value: Tensor, rows: int | torch.SymInt) -> bool:
+def _product(sizes: Sequence[_Size]) -> _Size:
+    found: _Size = 1
+    for size in sizes:
+        found = found * size
+    return found
+
+
+def _has_rows(shape: Sequence[_Size], rows: _Size) -> bool:
     """Whether it has rows of a known size in that number, or one element for each."""
-    in_columns = value.dim() > 0 and isinstance(value.shape[-1], int) and _same(_rows(value), rows)
-    return in_columns or _same(_rows(value.unsqueeze(-1)), rows)
+    in_columns = bool(shape) and isinstance(shape[-1], int) and _same(_product(shape[:-1]), rows)
+    return in_columns or _same(_product(shape), rows)
 
 
-def _same(one: int | torch.SymInt, two: int | torch.SymInt) -> bool:
+def _same(one: _Size, two: _Size) -> bool:
     """Whether two sizes are known to be the same, for all sizes of the inputs."""
     if isinstance(one, int) and isinstance(two, int):
         return one == two

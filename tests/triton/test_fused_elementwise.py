@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from burnish.codegen.triton.executor import TritonExecutor
-from burnish.codegen.triton.fused_elementwise import elementwise_spec, fused_elementwise
+from burnish.codegen.triton.fused_elementwise import elementwise_spec, fused_elementwise, single
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import POINTWISE
 from burnish.ir.interpreter import run
@@ -81,7 +81,13 @@ def test_functions_with_numbers() -> None:
         *("aten.div.Tensor(%x, %y)", "aten.clamp(%x, -0.5, 1)", "aten.clamp_min(%x, 0.1)", "aten.clamp_max(%x, 0)"),
         *("aten.gelu(%x, approximate='tanh')", "aten.leaky_relu(%x, 0.3)", "aten.elu(%x, 0.5)"),
         *("aten.pow.Tensor_Scalar(%x, 3)", "aten.pow.Tensor_Scalar(%y, -0.5)", "aten.pow.Tensor_Scalar(%y, 1.7)"),
-        *("aten.softplus(%x, 2.0, 1.0)", "aten.maximum(%x, %y)", "aten.minimum(%x, %y)"),
+        *(
+            "aten.softplus(%x, 2.0, 1.0)",
+            "aten.max.other(%x, %y)",
+            "aten.min.other(%x, %y)",
+            "aten.maximum(%x, %y)",
+            "aten.minimum(%x, %y)",
+        ),
         *(f"burnish.gated_activation(%x, %y, '{name}')" for name in ("silu", "gelu", "gelu_tanh", "relu", "sigmoid")),
     ]
     lines = [f"%r{number} = {call}" for number, call in enumerate(calls)]
@@ -198,6 +204,17 @@ def test_all_elements_of_a_vector_and_of_wide_rows() -> None:
     """Without a reduction, columns are spread over programs."""
     assert_kernel_matches(["%y = aten.silu(%x)"], "%y", x=torch.randn(1300))
     assert_kernel_matches(["%y = aten.add.Tensor(%x, %z)"], "%y", x=torch.randn(2, 2500), z=torch.randn(2, 1))
+
+
+def test_one_operation_alone_is_a_group_of_one() -> None:
+    x, y = torch.randn(3, 5), torch.randn(5)
+    for found, expected in (
+        (single(aten.add.Tensor)(x, y, alpha=2), x + 2 * y),
+        (single(aten.mul.Tensor)(x, x), x * x),
+        (single(aten.softmax.int)(x, -1), x.softmax(-1)),
+        (single(burnish_ops.rms_norm.default)(x[:, :4], None, 1e-5), burnish_ops.rms_norm(x[:, :4], None, 1e-5)),
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 STEPS = st.sampled_from(

@@ -162,7 +162,9 @@ FORMULAS: dict[Any, Formula] = {
     aten.logical_not.default: _of_x("~{x}"),
     aten.logical_or.default: lambda a: f"{a['self']} | {a['other']}",
     aten.masked_fill.Scalar: lambda a: f"tl.where({a['mask']}, {number(a['value'])}, {a['self']})",
+    aten.max.other: lambda a: f"tl.maximum({a['self']}, {a['other']})",
     aten.maximum.default: lambda a: f"tl.maximum({a['self']}, {a['other']})",
+    aten.min.other: lambda a: f"tl.minimum({a['self']}, {a['other']})",
     aten.minimum.default: lambda a: f"tl.minimum({a['self']}, {a['other']})",
     aten.mish.default: lambda a: (
         f"{a['self']} * (1.0 - 2.0 / ((1.0 + tl.exp({a['self']})) * (1.0 + tl.exp({a['self']})) + 1.0))"

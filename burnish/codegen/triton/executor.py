@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from burnish.codegen.triton.fused_elementwise import fused_elementwise
+from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
+from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.codegen.triton.kernels.decode_attention import decode_attention
 from burnish.codegen.triton.kernels.flash_attention import flash_attention
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
-from burnish.codegen.triton.kernels.rms_norm import rms_norm
 from burnish.ir.cost import CostCounter
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.fused_ops import fused_ops, with_heads
+from burnish.ir.fused_group import MEMBERS
+from burnish.ir.fused_ops import fused_ops
 from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
@@ -60,28 +61,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: 
     return (decode_attention if few else flash_attention)(query, key, value, *rest, **options)
 
 
-def attention_projection(
-    x: Tensor,
-    weight: Tensor,
-    key_state: Tensor,
-    value_state: Tensor,
-    position: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    *rest: Tensor | None,
-    norm: str = "none",
-    eps: float = 0.0,
-    **options: Any,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The product by its kernel; heads, rotary embedding and writes by their references, for want of one kernel."""
-    y = fused_linear(x, weight, bias, norm_weight, norm_bias, norm=norm, eps=eps)
-    return with_heads(y, key_state, value_state, position, *rest, **options)
-
-
 KERNELS: dict[Any, Callable[..., Any]] = {
+    **{op: single(op) for op in MEMBERS},  # what is in no group; the kernels below are written for theirs
     burnish_ops.attention.default: attention,
-    burnish_ops.rms_norm.default: rms_norm,
     fused_ops.attention_projection.default: attention_projection,
     fused_ops.fused_elementwise.default: fused_elementwise,
     fused_ops.fused_linear.default: fused_linear,

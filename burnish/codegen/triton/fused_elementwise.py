@@ -6,7 +6,7 @@ Reads each input once and writes each result once. Truth: `burnish::fused_elemen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -21,7 +21,9 @@ from burnish.codegen.triton.element_index import Size, equal, product
 from burnish.codegen.triton.emit_elementwise import Emitted, emit
 from burnish.codegen.triton.generated import load_source
 from burnish.codegen.triton.spec import KernelSpec, pointer
+from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import VIEWS, Group, parse_group, run_group
+from burnish.ir.text import argument_text, dtype_name
 
 MODULES = "burnish.codegen.triton.generated_kernels"  # generated modules are named as if they lay in there
 
@@ -71,6 +73,36 @@ def fused_elementwise(inputs: Sequence[Tensor], sizes: Sequence[Size], *, body: 
     scalars: Any = emitted.scalars.values()
     prepared.spec.launch((rows, emitted.column_blocks, 1), *inputs, *outputs, *scalars)
     return outputs
+
+
+def single(target: Any) -> Callable[..., Tensor]:
+    """The host function for one op that groups are made of, where it stands alone: a group of one."""
+    name = target.overloadpacket.__name__
+
+    def host(*args: Any, **kwargs: Any) -> Tensor:
+        tensors: dict[int, str] = {}
+        inputs: list[Tensor] = []
+
+        def text(argument: Any) -> str:
+            if isinstance(argument, torch.SymInt | torch.SymFloat):
+                raise UnsupportedError(f"a kernel of {name} alone takes no size")
+            if not isinstance(argument, Tensor):
+                return argument_text(argument)
+            if id(argument) not in tensors:
+                tensors[id(argument)] = f"%x{len(inputs) or ''}"
+                inputs.append(argument)
+            return tensors[id(argument)]
+
+        given = [*map(text, args), *(f"{key}={text(argument)}" for key, argument in kwargs.items())]
+        lines = [f"input {tensors[id(each)]}: {dtype_name(each.dtype)}" for each in inputs]
+        call = f"{str(target).removesuffix('.default')}({', '.join(given)})"
+        (result,) = fused_elementwise(
+            inputs, [], body="\n".join([*lines, f"%{name}: tensor = {call}", f"return [%{name}]"])
+        )
+        return result
+
+    host.__name__ = name
+    return host
 
 
 def elementwise_spec(body: str, inputs: Sequence[Tensor], sizes: Sequence[int] = ()) -> KernelSpec:
