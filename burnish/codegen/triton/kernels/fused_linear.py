@@ -1,8 +1,6 @@
 """out = residual + cap(scale * activation(linear(norm(x), weight, bias))), for any number of rows.
 
-A program takes ROWS rows of x and BLOCK_N rows of the weight, and goes over K by BLOCK_K. One row is a sum of products,
-elementwise in registers until the end; more rows are tiles of a matrix product. The norm's statistics are computed by
-each program anew: x is small and comes from cache, a kernel of its own would be one more launch.
+A program takes ROWS rows of x and BLOCK_N rows of the weight, and goes over K by BLOCK_K.
 
 Reads the weight once for each block of ROWS rows, x, bias and residual; writes out. For up to 16 rows the weight is
 read once in all, so that the time is that of reading N * K elements. Truth: `burnish::fused_linear`.
@@ -16,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from burnish.codegen.triton.kernels.normed_product import normed_product
 from burnish.codegen.triton.spec import KernelSpec, pointer
 
 
@@ -70,48 +69,22 @@ def fused_linear_kernel(
     x_rows = x_ptr + row.to(tl.int64)[:, None] * size_k
     weight_rows = weight_ptr + columns.to(tl.int64)[:, None] * size_k
 
-    mean = tl.zeros((ROWS, 1), dtype=tl.float32)
-    inverse = tl.full((ROWS, 1), 1.0, dtype=tl.float32)
-    if NORM != "none":
-        if NORM == "layer":
-            total = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
-            for start in range(0, size_k, BLOCK_K):
-                k = start + tl.arange(0, BLOCK_K)
-                inside = inside_row[:, None] & (k < size_k)[None, :]
-                total += tl.load(x_rows + k[None, :], mask=inside, other=0.0).to(tl.float32)
-            mean = tl.sum(total, axis=1)[:, None] / size_k
-        squares = tl.zeros((ROWS, BLOCK_K), dtype=tl.float32)
-        for start in range(0, size_k, BLOCK_K):
-            k = start + tl.arange(0, BLOCK_K)
-            inside = inside_row[:, None] & (k < size_k)[None, :]
-            x = tl.load(x_rows + k[None, :], mask=inside, other=0.0).to(tl.float32) - mean
-            squares += tl.where(inside, x * x, 0.0)
-        inverse = tl.rsqrt(tl.sum(squares, axis=1)[:, None] / size_k + eps)
-
-    if ROWS == 1:
-        products = tl.zeros((BLOCK_N, BLOCK_K), dtype=tl.float32)
-    else:
-        y = tl.zeros((ROWS, BLOCK_N), dtype=tl.float32)
-    for start in range(0, size_k, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        inside_k = k < size_k
-        weight = tl.load(weight_rows + k[None, :], mask=inside_n[:, None] & inside_k[None, :], other=0.0)
-        inside = inside_row[:, None] & inside_k[None, :]
-        x = tl.load(x_rows + k[None, :], mask=inside, other=0.0)
-        if NORM != "none":
-            x = (x.to(tl.float32) - mean) * inverse
-            if HAS_NORM_WEIGHT:
-                x *= tl.load(norm_weight_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
-            if HAS_NORM_BIAS:
-                x += tl.load(norm_bias_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
-            x = tl.where(inside, x, 0.0)
-        if ROWS == 1:
-            products += weight.to(tl.float32) * x.to(tl.float32)
-        else:
-            y = tl.dot(x.to(weight.dtype), tl.trans(weight), y, input_precision="ieee")
-    if ROWS == 1:
-        y = tl.sum(products, axis=1)[None, :]
-
+    y = normed_product(
+        x_rows,
+        inside_row,
+        weight_rows,
+        inside_n,
+        norm_weight_ptr,
+        norm_bias_ptr,
+        size_k,
+        eps,
+        NORM,
+        HAS_NORM_WEIGHT,
+        HAS_NORM_BIAS,
+        ROWS,
+        BLOCK_N,
+        BLOCK_K,
+    )
     if HAS_BIAS:
         y += tl.load(bias_ptr + columns, mask=inside_n, other=0.0).to(tl.float32)[None, :]
     if GATED:
