@@ -146,7 +146,7 @@ VIEWS = frozenset(
 )
 """Other names of the same elements."""
 
-MEMBERS = POINTWISE | REDUCTIONS | GATHERS | {burnish_ops.positions.default}
+MEMBERS = POINTWISE | REDUCTIONS | GATHERS | {burnish_ops.positions.default, aten.cat.default}
 """What a group is made of; views stand between these."""
 
 OPS: dict[str, Any] = {
@@ -240,6 +240,20 @@ def _step(reader: Reader, name: str, resolve: Any) -> Step:
         raise reader.wrong(f"{target!r} cannot be part of a fused group")
     text = reader.text[: reader.place]
     return Step(name, kind, OPS[target], args, kwargs, reader.origin(), text)
+
+
+_MOST_FOLDED = 16
+
+
+def folded_axis(call: Step | fx.Node, shape: Sequence[Any]) -> int | None:
+    """The short axis, not the last one, that a sum adds up: its terms are added one by one, in place of a reduction."""
+    args: tuple[Any, ...] = call.args
+    dims = args[1] if len(args) > 1 else call.kwargs.get("dim")
+    if call.target is not aten.sum.dim_IntList or not isinstance(dims, list | tuple) or len(dims) != 1:
+        return None
+    (axis,) = (int(dim) % len(shape) for dim in dims if isinstance(dim, int))
+    short = isinstance(shape[axis], int) and shape[axis] <= _MOST_FOLDED
+    return axis if short and axis != len(shape) - 1 else None
 
 
 def bound(step: Step) -> dict[str, Any]:

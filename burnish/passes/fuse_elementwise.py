@@ -1,7 +1,7 @@
 """Operations on elements and rows that no other fusion took become groups, each of which is one kernel.
 
-Members are pointwise operations, reductions along the last axis and gathers of rows, with the views between them that
-keep the last axis whole or slice it. Two groups become one where that saves traffic, the most first: what one wrote
+Members are pointwise operations, reductions along the last axis, sums of a few, joins and gathers of rows, with the
+views between them that keep the last axis whole or slice it. Two groups become one where that saves traffic, the most first: what one wrote
 and the other read stays in registers, what both read is read once. A group has the rows of all its results in common,
 and no path leaves it and comes back.
 """
@@ -19,9 +19,9 @@ from torch import fx
 
 from burnish.ir.cost import CostCounter, is_view
 from burnish.ir.edit import Editor
-from burnish.ir.fused_group import REDUCTIONS, row_space
+from burnish.ir.fused_group import REDUCTIONS, folded_axis, row_space
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.program import Program
+from burnish.ir.program import Program, arguments
 from burnish.ir.text import symbol_names
 from burnish.passes.analyses.group_body import body_of
 from burnish.passes.analyses.group_members import is_member, is_table, refusal, through_views
@@ -171,7 +171,11 @@ class _Grouping:
         if len(self._inputs(members)) > _MOST_INPUTS:
             return f"a group reads at most {_MOST_INPUTS} values"
         results = [node.meta["val"] for node in self._results(members)]
-        reduced = [node.args[0].meta["val"] for node in members if node.target in REDUCTIONS]  # type: ignore[union-attr]
+        sources = [arguments(node)[0].meta["val"] for node in members if node.target in REDUCTIONS]
+        reductions = [node for node in members if node.target in REDUCTIONS]
+        reduced = [
+            value for node, value in zip(reductions, sources, strict=True) if folded_axis(node, value.shape) is None
+        ]
         space = row_space(results, reduced)
         if isinstance(space, str):
             return space

@@ -178,6 +178,34 @@ def test_rows_are_looked_up() -> None:
     )
 
 
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_values_are_joined(axis: int) -> None:
+    shapes = [[2, 3, 4] for _ in range(3)]
+    shapes[0][axis], shapes[2][axis] = 5, 1
+    assert_kernel_matches(
+        ["%exp = aten.exp(%b)", f"%joined = aten.cat([%a, %exp, %c], {axis})", "%sin = aten.sin(%joined)"],
+        "%sin",
+        **{name: torch.randn(shape) for name, shape in zip("abc", shapes, strict=True)},
+    )
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_few_are_added_up(keep: bool) -> None:
+    """As the experts of a token."""
+    assert_kernel_matches(
+        [
+            "%weighted = aten.mul.Tensor(%experts, %weights)",
+            f"%sum = aten.sum.dim_IntList(%weighted, [1], {keep})",
+            "%result = aten.add.Tensor(%sum, %residual)",
+            "%norm = burnish.rms_norm(%result, None, 1e-05)",
+        ],
+        "%result, %norm",
+        experts=torch.randn(3, 4, 20),
+        weights=torch.rand(3, 4, 1),
+        residual=torch.randn((3, 1, 20) if keep else (3, 20)),
+    )
+
+
 def test_views_between_operations() -> None:
     assert_kernel_matches(
         [

@@ -23,7 +23,7 @@ from burnish.codegen.triton.element_reductions import Reductions
 from burnish.codegen.triton.element_views import Views
 from burnish.codegen.triton.spec import TYPES
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.fused_group import GATHERS, REDUCTIONS, VIEWS, Group, Read, Step, bound, row_space
+from burnish.ir.fused_group import GATHERS, REDUCTIONS, VIEWS, Group, Read, Step, bound, folded_axis, row_space
 from burnish.ir.ops import burnish_ops
 
 aten = torch.ops.aten
@@ -63,7 +63,7 @@ class _Emitter:
         self.group = group
         self.fakes = fakes
         self.steps = {step.name: step for step in group.steps}
-        reduced = [fakes[step.args[0].name] for step in group.steps if step.target in REDUCTIONS]
+        reduced = [fakes[step.args[0].name] for step in group.steps if self._reduces(step)]
         space = row_space([fakes[name] for name in group.results], reduced)
         if isinstance(space, str):
             raise UnsupportedError(f"the results of a group cannot be one kernel's: {space}")
@@ -74,6 +74,9 @@ class _Emitter:
         self.indices = Indices(self.lines.scalars)
         self.views = Views(group, fakes, self.indices)
         self.reductions = Reductions(self.lines, fakes, self._value)
+
+    def _reduces(self, step: Step) -> bool:
+        return step.target in REDUCTIONS and folded_axis(step, self.fakes[step.args[0].name].shape) is None
 
     def _extent(self, name: str) -> int:
         """How many columns a result has; 0: one element a row."""
@@ -166,7 +169,9 @@ class _Emitter:
         if step.target in GATHERS:
             return self._gathered(step, index)
         if step.target in REDUCTIONS:
-            return self.reductions.value(step, index)
+            return self.reductions.value(step, index) if self._reduces(step) else self._folded(step, index)
+        if step.target is aten.cat.default:
+            return self._joined(step, index)
         if step.target is burnish_ops.rotary.default:
             return self._rotary(step, index)
         if step.target is burnish_ops.positions.default:
@@ -217,6 +222,43 @@ class _Emitter:
         count = self.fakes[rest[0].name].dim()
         found = self._value(rest[0].name, index[:count])
         return self._value(table.name, [Term(found.text, found.axes), *index[count:]])
+
+    def _folded(self, step: Step, index: list[Term]) -> Value:
+        """The sum of a few."""
+        source = step.args[0].name
+        fake = self.fakes[source]
+        axis = folded_axis(step, fake.shape)
+        assert axis is not None
+        after = index[axis + 1 :] if len(index) == fake.dim() else index[axis:]
+        terms = [self._value(source, [*index[:axis], Term(str(k)), *after]) for k in range(int(fake.shape[axis]))]
+        texts = [cast(each.text, fake.dtype, self.fakes[step.name].dtype) for each in terms]
+        axes: frozenset[str] = frozenset().union(*(each.axes for each in terms))
+        return self.lines.assign(step.name, " + ".join(texts), axes, step.type)
+
+    def _joined(self, step: Step, index: list[Term]) -> Value:
+        """Each element from that of the joined values which has its place; the others are read where they end."""
+        parts = [read.name for read in step.args[0]]
+        axis = bound(step)["dim"] % len(index)
+        place, size_text = index[axis], self.lines.scalars.text
+        if not place.axes:
+            raise UnsupportedError(f"%{step.name} is read at one place of what it joins")
+        start: Size = 0
+        ends, values = [], []
+        for number, name in enumerate(parts):
+            size = self.fakes[name].shape[axis]
+            inner = place.atom if number == 0 else f"tl.maximum({place.atom} - {size_text(start)}, 0)"
+            if number < len(parts) - 1:
+                inner = f"tl.minimum({inner}, {size_text(size)} - 1)"
+            at = self.lines.assign(f"{step.name}_{name}", inner, place.axes)
+            found = self._value(name, [*index[:axis], Term(at.text, at.axes), *index[axis + 1 :]])
+            values.append(Value(cast(found.text, self.fakes[name].dtype, self.fakes[step.name].dtype), found.axes))
+            start = start + size
+            ends.append(size_text(start))
+        text = values[-1].text
+        for value, end in zip(reversed(values[:-1]), reversed(ends[:-1]), strict=True):
+            text = f"tl.where({place.atom} < {end}, {value.text}, {text})"
+        axes = place.axes.union(*(value.axes for value in values))
+        return self.lines.assign(step.name, text, axes, step.type)
 
     def _rotary(self, step: Step, index: list[Term]) -> Value:
         given = bound(step)

@@ -86,6 +86,8 @@ def single(target: Any) -> Callable[..., Tensor]:
         def text(argument: Any) -> str:
             if isinstance(argument, torch.SymInt | torch.SymFloat):
                 raise UnsupportedError(f"a kernel of {name} alone takes no size")
+            if isinstance(argument, list | tuple):
+                return f"[{', '.join(map(text, argument))}]"
             if not isinstance(argument, Tensor):
                 return argument_text(argument)
             if id(argument) not in tensors:

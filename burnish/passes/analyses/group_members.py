@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from burnish.ir.fused_group import GATHERS, MEMBERS, REDUCTIONS, VIEWS
+from burnish.ir.fused_group import GATHERS, MEMBERS, REDUCTIONS, VIEWS, folded_axis
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import arguments
 
@@ -45,7 +45,9 @@ def refusal(node: fx.Node) -> str:
     if val.dim() == 0 or not reads:
         return "it has no rows"
     if node.target in REDUCTIONS:
-        return _reduction_refusal(node, reads[0])
+        return "" if folded_axis(node, reads[0].shape) is not None else _reduction_refusal(node, reads[0])
+    if node.target is aten.cat.default and any(read.dim() != val.dim() for read in reads):
+        return "it joins values of different ranks"
     if node.target is aten.pow.Tensor_Scalar:
         exponent: Any = node.args[1]
         if exponent == int(exponent) and not 1 <= abs(exponent) <= 8:
