@@ -1,9 +1,9 @@
 """Operations on elements and rows that no other fusion took become groups, each of which is one kernel.
 
 Members are pointwise operations, reductions along the last axis, sums of a few, joins and gathers of rows, with the
-views between them that keep the last axis whole or slice it. Two groups become one where that saves traffic, the most first: what one wrote
-and the other read stays in registers, what both read is read once. A group has the rows of all its results in common,
-and no path leaves it and comes back.
+views between them that keep the last axis whole or slice it. Two groups become one where that saves traffic, the most
+first: what one wrote and the other read stays in registers, what both read is read once. A group has the rows of all
+its results in common, and no path leaves it and comes back.
 """
 
 from __future__ import annotations
