@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 Verify = bool | Literal["shrunk", "full"]
 Progress = Callable[[str], None]
+_BITS = {"int8": 8, "int4": 4}
 
 
 def compile(  # the field's word for it; shadows the builtin only where it is imported by name
@@ -43,6 +44,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     target: str = "cpu",
     backend: Backend | None = None,
     dtype: torch.dtype | None = None,
+    quantize: Literal["int8", "int4"] | None = None,
     tokenizer: Any = None,
     verify: Verify = True,
     progress: Progress | None = None,
@@ -60,6 +62,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             in PyTorch, "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
             bfloat16 for quantized ones. CPUs compute in float32.
+        quantize: on GPUs, weights of products in 8 or 4 bits, rounded to the nearest, with a scale for each 32.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
         verify: compare the incremental program with the model on random tokens before anything is written. "full"
             compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
@@ -74,7 +77,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     """
     chosen, architectures = _chosen(target, backend)
     on_gpu = chosen in ("cuda", "triton-interpret")
-    _check_dtype(dtype, on_gpu)
+    _check_numbers(dtype, quantize, on_gpu)
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
@@ -99,7 +102,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         with phases("verify"):
             verify_step(source.program, step)
     with phases("lower"):
-        lowering = lower_for_gpu(dtype or _dtype_of(source.program)) if on_gpu else lower_for_cpu()
+        bits = None if quantize is None else _BITS[quantize]
+        lowering = lower_for_gpu(dtype or _dtype_of(source.program), bits) if on_gpu else lower_for_cpu()
         step = run_passes(step, lowering, trace, observe, verifier=verifier, on_failure=_leave_reproducer)
         trace.passes = [
             replace(record, verification=record.verification or verifications.get(record.number))
@@ -147,7 +151,11 @@ def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, .
     return "cuda", architectures_of(target)
 
 
-def _check_dtype(dtype: torch.dtype | None, on_gpu: bool) -> None:
+def _check_numbers(dtype: torch.dtype | None, quantize: str | None, on_gpu: bool) -> None:
+    if quantize is not None and quantize not in _BITS:
+        raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(_BITS)}")
+    if quantize is not None and not on_gpu:
+        raise UsageError("weights of 8 and 4 bits are for GPUs so far: leave quantize out, or give target='cuda'")
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
     if not on_gpu and dtype not in (None, torch.float32):

@@ -70,6 +70,17 @@ class Dtype(StrEnum):
     FLOAT16 = "float16"
 
 
+class Quantization(StrEnum):
+    """Weights of products."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+QuantizeOption = Annotated[
+    Quantization | None,
+    typer.Option(help="On GPUs: weights in 8 or 4 bits, with a scale for each 32.", show_default="not"),
+]
 DtypeOption = Annotated[
     Dtype | None, typer.Option(help="What GPUs compute in.", show_default="what the model's weights are in")
 ]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.app import BackendOption, DtypeOption, MaxLength, ModelArgument, TargetOption, app, err, reported
+from burnish.cli.app import (
+    BackendOption,
+    DtypeOption,
+    MaxLength,
+    ModelArgument,
+    QuantizeOption,
+    TargetOption,
+    app,
+    err,
+    reported,
+)
 from burnish.cli.models import compiled_model
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -23,6 +33,7 @@ def compile(
     target: TargetOption = "cpu",
     backend: BackendOption = None,
     dtype: DtypeOption = None,
+    quantize: QuantizeOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every pass's before and after, on two layers of each kind.")
     ] = False,
@@ -45,7 +56,7 @@ def compile(
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
         stages = None if onnx is None else OnnxFolder(onnx)
-        with compiled_model(model, max_length, backend, checked, stages, target, dtype) as compiled:
+        with compiled_model(model, max_length, backend, checked, stages, target, dtype, quantize) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))

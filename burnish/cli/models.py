@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from burnish.cli.app import MODEL_HELP, Backend, Dtype, err
+from burnish.cli.app import MODEL_HELP, Backend, Dtype, Quantization, err
 from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -67,6 +67,7 @@ def compiled_model(
     observer: Observer | None = None,
     target: str = "cpu",
     dtype: Dtype | None = None,
+    quantize: Quantization | None = None,
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -88,6 +89,7 @@ def compiled_model(
             target=target,
             backend=None if backend is None else backend.value,
             dtype=None if dtype is None else getattr(torch, dtype.value),
+            quantize=None if quantize is None else quantize.value,
             verify=verify,
             progress=begin,
             observer=observer,

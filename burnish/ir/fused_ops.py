@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ir.ops import ACTIVATIONS, cache_write, define, rms_norm, rotary
+from burnish.ir.quantization import dequantized
 
 
 def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, eps: float) -> Tensor:
@@ -22,14 +23,19 @@ def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str,
     return x
 
 
+def widened(weight: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A weight, if it is of 8 or 4 bits in floats."""
+    return weight if scales is None else dequantized(weight, scales).to(dtype)
+
+
 def _linear_shape(x: Tensor, weight: Tensor, *rest: object, gated: bool = False, **options: object) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0] // 2 if gated else weight.shape[0]))
 
 
 @define(
     "fused_linear(Tensor x, Tensor weight, Tensor? bias=None, Tensor? norm_weight=None, Tensor? norm_bias=None, "
-    "Tensor? residual=None, *, str norm='none', float eps=0.0, str activation='none', bool gated=False, "
-    "float scale=1.0, float softcap=0.0) -> Tensor",
+    "Tensor? residual=None, *, Tensor? scales=None, str norm='none', float eps=0.0, str activation='none', "
+    "bool gated=False, float scale=1.0, float softcap=0.0) -> Tensor",
     shape=_linear_shape,
 )
 def fused_linear(
@@ -40,6 +46,7 @@ def fused_linear(
     norm_bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
+    scales: Tensor | None = None,
     norm: str = "none",
     eps: float = 0.0,
     activation: str = "none",
@@ -52,9 +59,10 @@ def fused_linear(
     x[..., K], weight[N, K], bias[N] -> [..., N]; residual[..., N]. `norm` is "none", "rms" or "layer", over K, with
     `norm_weight[K]` and `norm_bias[K]`. `activation` is "none" or a key of `ACTIVATIONS`. `gated`: row 2i of weight and
     bias belongs to gate i and row 2i + 1 to up i, and activation(gate) * up [..., N/2] takes the activation's place.
-    cap(y) = softcap * tanh(y / softcap) if softcap > 0.
+    cap(y) = softcap * tanh(y / softcap) if softcap > 0. With `scales[N, K / group]` the weight is one of 8 or 4 bits,
+    as `burnish.ir.quantization` lays it out.
     """
-    y = F.linear(normalized(x, norm_weight, norm_bias, norm, eps), weight, bias)
+    y = F.linear(normalized(x, norm_weight, norm_bias, norm, eps), widened(weight, scales, x.dtype), bias)
     if gated:
         y = ACTIVATIONS[activation](y[..., 0::2]) * y[..., 1::2]
     elif activation != "none":
@@ -76,8 +84,8 @@ def _projection_shape(
 @define(
     "attention_projection(Tensor x, Tensor weight, Tensor key_state, Tensor value_state, Tensor position, "
     "Tensor? bias=None, Tensor? norm_weight=None, Tensor? norm_bias=None, Tensor? query_norm=None, "
-    "Tensor? key_norm=None, Tensor? cos=None, Tensor? sin=None, *, int heads, str norm='none', float eps=0.0, "
-    "float head_eps=0.0, bool interleaved=False) -> (Tensor, Tensor, Tensor)",
+    "Tensor? key_norm=None, Tensor? cos=None, Tensor? sin=None, *, Tensor? scales=None, int heads, "
+    "str norm='none', float eps=0.0, float head_eps=0.0, bool interleaved=False) -> (Tensor, Tensor, Tensor)",
     shape=_projection_shape,
 )
 def attention_projection(
@@ -94,6 +102,7 @@ def attention_projection(
     cos: Tensor | None = None,
     sin: Tensor | None = None,
     *,
+    scales: Tensor | None = None,
     heads: int,
     norm: str = "none",
     eps: float = 0.0,
@@ -105,9 +114,9 @@ def attention_projection(
     x[B, S, K]; weight[(Hq + 2 Hkv) D, K], the rows of the queries first, then keys, then values; caches
     [B, Hkv, capacity, D]; position[B], tokens in the caches so far. `query_norm[D]` and `key_norm[D]`: an RMS norm of
     each head, with `head_eps`. cos and sin [B, S, R]: rotary embedding of each head's first R elements. Gives the
-    queries [B, Hq, S, D] and the caches with the S new tokens in slots position[b] on.
+    queries [B, Hq, S, D] and the caches with the S new tokens in slots position[b] on. `scales` as for `fused_linear`.
     """
-    y = F.linear(normalized(x, norm_weight, norm_bias, norm, eps), weight, bias)
+    y = F.linear(normalized(x, norm_weight, norm_bias, norm, eps), widened(weight, scales, x.dtype), bias)
     return with_heads(
         y,
         key_state,

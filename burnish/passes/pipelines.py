@@ -15,6 +15,7 @@ from burnish.passes.insert_states import InsertStates
 from burnish.passes.join_writes import JoinWrites
 from burnish.passes.narrow_floats import NarrowFloats
 from burnish.passes.pack_linears import PackLinears
+from burnish.passes.quantize_weights import QuantizeWeights
 from burnish.passes.raise_activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_attention import RaiseAttention
 from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
@@ -72,10 +73,15 @@ def fuse_for_gpu() -> list[Pass]:
     ]
 
 
-def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
-    """Incremental -> few operations, each of which is one kernel, in `dtype`."""
-    # Narrowed last, so that all that is exact before can be compared in float32.
-    return fuse_for_gpu() if dtype == torch.float32 else [*fuse_for_gpu(), NarrowFloats(dtype)]
+def lower_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
+    """Incremental -> few operations, each of which is one kernel, in `dtype`, and weights of 8 or 4 `bits` if given."""
+    # What changes the numbers comes last, so that all that does not can be compared in float32.
+    passes = fuse_for_gpu()
+    if bits is not None:
+        passes.append(QuantizeWeights(bits))
+    if dtype != torch.float32:
+        passes.append(NarrowFloats(dtype))
+    return passes
 
 
 def whole_pipeline() -> list[Pass]:

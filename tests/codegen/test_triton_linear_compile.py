@@ -37,3 +37,18 @@ def test_gate_and_up_of_a_layer(rows: int, size_k: int, architecture: int) -> No
         assert "HMMA" in machine
     else:
         assert not re.search(r"\bH\w*MMA", machine)  # a sum of products: bound by memory
+
+
+@pytest.mark.parametrize("architecture", TENSOR_CORES)
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("rows", [1, 8])
+def test_weights_of_8_and_4_bits(rows: int, bits: int, architecture: int) -> None:
+    tiles = tiles_for(rows, 4096, bits)
+    spec = fused_linear_spec(
+        torch.bfloat16, 4096, tiles, norm="rms", has=frozenset({"norm_weight"}), bits=bits, group=32
+    )
+    binary = compile_kernel(spec, architecture)
+    machine = disassembly(binary)
+    assert resources(binary).spill_bytes == 0
+    assert len(re.findall(r"(?:LDG\.E|LDGSTS\.E\.BYPASS)[.\w]*\.128", machine)) >= (4 if rows == 1 else 1)
+    assert bool(re.search(r"\bH\w*MMA", machine)) == (rows > 1)

@@ -13,6 +13,8 @@ from torch import Tensor
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
+from burnish.ir.quantization import QuantizedWeight
+from burnish.ir.weights import Stored
 
 
 def drawn(
@@ -59,7 +61,7 @@ def drawn(
 
 def check(arguments: dict[str, Any], **options: Any) -> None:
     wide = {
-        name: each.double() if isinstance(each, Tensor) and each.is_floating_point() else each
+        name: each.double() if isinstance(each, Tensor) and each.is_floating_point() and name != "scales" else each
         for name, each in arguments.items()
     }
     expected = fused_ops.attention_projection(**wide, **options)
@@ -143,3 +145,13 @@ def test_nothing_is_written_past_the_capacity() -> None:
 def test_heads_without_pairs_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="heads of 5 elements have no pairs"):
         attention_projection(**drawn(size=5, turned=4))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("tokens", [1, 3])
+@pytest.mark.parametrize("has", [("cos", "sin"), ("query_norm", "key_norm")], ids=str)
+def test_weights_of_8_and_4_bits(bits: int, tokens: int, has: tuple[str, ...]) -> None:
+    arguments = drawn(has=has, tokens=tokens, size_k=96)
+    quantized = QuantizedWeight(Stored(arguments["weight"]), bits, 32)
+    arguments |= {"weight": quantized.materialize(), "scales": quantized.scales.materialize()}
+    check(arguments, head_eps=1e-6)

@@ -10,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
+from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
+from burnish.ir.quantization import QuantizedWeight
+from burnish.ir.weights import Stored
 
 
 def check(rows: int, n: int, k: int, dtype: torch.dtype = torch.float32, gated: bool = False, **options: Any) -> None:
@@ -73,3 +76,30 @@ def test_a_layer_norm_far_from_zero_keeps_its_digits() -> None:
 def test_leading_axes_stay() -> None:
     x, weight = torch.randn(2, 3, 16), torch.randn(5, 16)
     torch.testing.assert_close(fused_linear(x, weight), x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    rows=st.sampled_from([1, 3, 18]),
+    n=st.sampled_from([6, 16, 40]),
+    groups=st.integers(1, 5),
+    group=st.sampled_from([32, 64]),
+    bits=st.sampled_from([8, 4]),
+    gated=st.booleans(),
+)
+def test_weights_of_8_and_4_bits(rows: int, n: int, groups: int, group: int, bits: int, gated: bool) -> None:
+    torch.manual_seed(rows + n)
+    size_k = groups * group
+    quantized = QuantizedWeight(Stored(torch.randn(n, size_k)), bits, group)
+    weight, scales = quantized.materialize(), quantized.scales.materialize()
+    x, norm_weight = torch.randn(rows, size_k), torch.randn(size_k)
+    options: dict[str, Any] = {"norm": "rms", "eps": 1e-5, "gated": gated, "activation": "silu"}
+    expected = fused_ops.fused_linear(x, weight, None, norm_weight, scales=scales, **options)
+    found = fused_linear(x, weight, None, norm_weight, scales=scales, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_groups_that_the_kernel_does_not_take_are_refused() -> None:
+    quantized = QuantizedWeight(Stored(torch.randn(4, 16)), 8, 16)
+    with pytest.raises(UnsupportedError, match="16 weights share a scale: the kernel takes 32, 64 and 128"):
+        fused_linear(torch.randn(1, 16), quantized.materialize(), scales=quantized.scales.materialize())

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from burnish.codegen.triton.kernels.fused_linear import Tiles, tiles_for
+from burnish.codegen.triton.kernels.fused_linear import Tiles, aligned_sizes, quantization_of, tiles_for
 from burnish.codegen.triton.kernels.normed_product import normed_product
 from burnish.codegen.triton.spec import Constant, KernelSpec, pointer
 from burnish.ir.errors import UnsupportedError
@@ -25,6 +25,7 @@ from burnish.ir.errors import UnsupportedError
 def attention_projection_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     bias_ptr,
     norm_weight_ptr,
     norm_bias_ptr,
@@ -40,6 +41,7 @@ def attention_projection_kernel(
     tokens,
     capacity,
     size_k,
+    weight_stride,
     table_stride_b,  # of cos and sin; 0: all rows of the batch have the same angles
     table_stride_s,
     query_stride_b,
@@ -59,6 +61,8 @@ def attention_projection_kernel(
     SIZE: tl.constexpr,
     TURNED: tl.constexpr,
     INTERLEAVED: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCKS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -79,15 +83,19 @@ def attention_projection_kernel(
     y = normed_product(
         x_ptr + row.to(tl.int64)[:, None] * size_k,
         inside_row,
-        weight_ptr + weight_row.to(tl.int64)[:, None] * size_k,
+        weight_ptr + weight_row.to(tl.int64)[:, None] * weight_stride,
         inside_n,
+        None if scales_ptr is None else scales_ptr + weight_row.to(tl.int64)[:, None] * (size_k // GROUP),
         norm_weight_ptr,
         norm_bias_ptr,
         size_k,
+        weight_stride,
         eps,
         NORM,
         norm_weight_ptr is not None,
         norm_bias_ptr is not None,
+        BITS,
+        GROUP,
         ROWS,
         BLOCK_N,
         BLOCK_K,
@@ -133,12 +141,12 @@ def attention_projection_kernel(
             tl.store(out[:, None] + element[None, :], y.to(value_ptr.dtype.element_ty), mask=inside)
 
 
-def head_tiles(rows: int, size_k: int, head_size: int, whole: bool) -> Tiles:
+def head_tiles(rows: int, size_k: int, head_size: int, whole: bool, bits: int = 0) -> Tiles:
     """Tiles of at most a head; of a `whole` one, where its norm needs that, with the same number of elements."""
-    tiles = tiles_for(rows, size_k)
+    tiles = tiles_for(rows, size_k, bits)
     head = max(16, triton.next_power_of_2(head_size))
     block_n = head if whole else min(tiles.block_n, head)
-    block_k = min(tiles.block_k, max(32, tiles.block_n * tiles.block_k // block_n))
+    block_k = min(tiles.block_k, max(128 if bits else 32, tiles.block_n * tiles.block_k // block_n))
     # Pairing splits the tile in registers, which for a large one are not enough of four warps.
     num_warps = 8 if tiles.rows * block_n > 4096 else tiles.num_warps
     return Tiles(tiles.rows, block_n, block_k, num_warps, tiles.num_stages)
@@ -155,6 +163,8 @@ def attention_projection_spec(
     norm: str = "none",
     turned: int = 0,
     interleaved: bool = False,
+    bits: int = 0,
+    group: int = 1,
 ) -> KernelSpec:
     """The kernel for the dtypes of its pointers, None for those that are not given; `turned` elements by rotary."""
     arguments: dict[str, str] = {}
@@ -171,8 +181,7 @@ def attention_projection_spec(
     aligned = {name for name in arguments if name.endswith("_ptr")}
     if head_size % 16 == 0:
         aligned |= {name for name in arguments if "_stride_" in name and not name.startswith("table")}
-    if size_k % 16 == 0:
-        aligned.add("size_k")
+    aligned |= aligned_sizes(size_k, bits)
     constants |= {
         "NORM": norm,
         "HEADS": heads,
@@ -180,6 +189,8 @@ def attention_projection_spec(
         "SIZE": head_size,
         "TURNED": turned,
         "INTERLEAVED": interleaved,
+        "BITS": bits,
+        "GROUP": group,
         "BLOCKS": -(-head_size // tiles.block_n),
         "ROWS": tiles.rows,
         "BLOCK_N": tiles.block_n,
@@ -209,6 +220,7 @@ def attention_projection(
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
     *,
+    scales: torch.Tensor | None = None,
     heads: int,
     norm: str = "none",
     eps: float = 0.0,
@@ -218,6 +230,7 @@ def attention_projection(
     """As `burnish::attention_projection`; the states are written where they are."""
     batch, tokens, size_k = x.shape
     kv_heads, size = key_state.shape[1], key_state.shape[3]
+    bits, group = quantization_of(weight, scales, size_k)
     if size % 2:
         raise UnsupportedError(f"heads of {size} elements have no pairs: the kernel takes even numbers")
     if key_state.stride(3) != 1 or value_state.stride(3) != 1:
@@ -229,6 +242,7 @@ def attention_projection(
     given = {
         "x": x.contiguous(),
         "weight": weight.contiguous(),
+        "scales": scales,
         "bias": bias,
         "norm_weight": norm_weight,
         "norm_bias": norm_bias,
@@ -241,7 +255,7 @@ def attention_projection(
         "key": key_state,
         "value": value_state,
     }
-    tiles = head_tiles(batch * tokens, size_k, size, whole=query_norm is not None or key_norm is not None)
+    tiles = head_tiles(batch * tokens, size_k, size, whole=query_norm is not None or key_norm is not None, bits=bits)
     spec = attention_projection_spec(
         {name: None if each is None else each.dtype for name, each in given.items()},
         size_k,
@@ -252,6 +266,8 @@ def attention_projection(
         norm=norm,
         turned=turned,
         interleaved=interleaved,
+        bits=bits,
+        group=group,
     )
     query = given["query"]
     assert query is not None
@@ -259,7 +275,7 @@ def attention_projection(
     spec.launch(
         ((heads + 2 * kv_heads) * blocks, -(-(batch * tokens) // tiles.rows), 1),
         *(tensor for tensor in given.values() if tensor is not None),
-        *(batch * tokens, tokens, key_state.shape[2], size_k),
+        *(batch * tokens, tokens, key_state.shape[2], size_k, weight.shape[1]),
         *table_strides,
         *query.stride()[:3],
         *key_state.stride()[:3],

@@ -16,6 +16,8 @@ import triton.language as tl
 
 from burnish.codegen.triton.kernels.normed_product import normed_product
 from burnish.codegen.triton.spec import KernelSpec, pointer
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.quantization import SCALE_DTYPE
 
 
 @triton.jit
@@ -38,6 +40,7 @@ def _activated(y, ACTIVATION: tl.constexpr):
 def fused_linear_kernel(
     x_ptr,
     weight_ptr,
+    scales_ptr,
     bias_ptr,
     norm_weight_ptr,
     norm_bias_ptr,
@@ -46,6 +49,7 @@ def fused_linear_kernel(
     rows,
     size_n,
     size_k,
+    weight_stride,
     eps,
     scale,
     softcap,
@@ -57,6 +61,8 @@ def fused_linear_kernel(
     HAS_SOFTCAP: tl.constexpr,
     ACTIVATION: tl.constexpr,
     GATED: tl.constexpr,
+    BITS: tl.constexpr,
+    GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -67,20 +73,24 @@ def fused_linear_kernel(
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     inside_row = row < rows
     x_rows = x_ptr + row.to(tl.int64)[:, None] * size_k
-    weight_rows = weight_ptr + columns.to(tl.int64)[:, None] * size_k
+    weight_rows = weight_ptr + columns.to(tl.int64)[:, None] * weight_stride
 
     y = normed_product(
         x_rows,
         inside_row,
         weight_rows,
         inside_n,
+        scales_ptr + columns.to(tl.int64)[:, None] * (size_k // GROUP),
         norm_weight_ptr,
         norm_bias_ptr,
         size_k,
+        weight_stride,
         eps,
         NORM,
         HAS_NORM_WEIGHT,
         HAS_NORM_BIAS,
+        BITS,
+        GROUP,
         ROWS,
         BLOCK_N,
         BLOCK_K,
@@ -117,12 +127,14 @@ class Tiles:
     num_stages: int
 
 
-def tiles_for(rows: int, size_k: int) -> Tiles:
+def tiles_for(rows: int, size_k: int, bits: int = 0) -> Tiles:
     """One row: long pieces of few weight rows. Up to 16: one pass over the weight. Beyond: square tiles."""
+    if rows == 1 and bits:
+        return Tiles(1, 16, min(1024, max(64, triton.next_power_of_2(size_k))), 4, 3)
     if rows == 1:
         return Tiles(1, 16, min(512, max(32, triton.next_power_of_2(size_k))), 4, 3)
     if rows <= 16:
-        return Tiles(16, 32, 128, 4, 4)
+        return Tiles(16, 32, 256, 8, 4) if bits else Tiles(16, 32, 128, 4, 4)  # widening takes registers
     return Tiles(64, 64, 64, 4, 3)
 
 
@@ -135,16 +147,23 @@ def fused_linear_spec(
     activation: str = "none",
     gated: bool = False,
     has: frozenset[str] = frozenset(),
+    bits: int = 0,
+    group: int = 1,
 ) -> KernelSpec:
-    """The kernel for elements of `dtype`; `has`: those given of bias, norm_weight, norm_bias, residual, softcap."""
+    """The kernel for elements of `dtype`; `has`: those given of bias, norm_weight, norm_bias, residual, softcap.
+
+    With `bits` 8 or 4 the weight has scales, one for each `group`.
+    """
     element = pointer(dtype)
-    pointers = ("x", "weight", "bias", "norm_weight", "norm_bias", "residual", "out")
+    pointers = dict.fromkeys(("x", "weight", "scales", "bias", "norm_weight", "norm_bias", "residual", "out"), element)
+    if bits:
+        pointers |= {"weight": pointer(torch.int8 if bits == 8 else torch.uint8), "scales": pointer(SCALE_DTYPE)}
     aligned = {f"{name}_ptr" for name in pointers}
     return KernelSpec(
         fused_linear_kernel,
         arguments={
-            **{f"{name}_ptr": element for name in pointers},
-            **dict.fromkeys(("rows", "size_n", "size_k"), "i32"),
+            **{f"{name}_ptr": kind for name, kind in pointers.items()},
+            **dict.fromkeys(("rows", "size_n", "size_k", "weight_stride"), "i32"),
             **dict.fromkeys(("eps", "scale", "softcap"), "fp32"),
         },
         constants={
@@ -156,14 +175,32 @@ def fused_linear_spec(
             "HAS_SOFTCAP": "softcap" in has,
             "ACTIVATION": activation,
             "GATED": gated,
+            "BITS": bits,
+            "GROUP": group,
             "ROWS": tiles.rows,
             "BLOCK_N": tiles.block_n,
             "BLOCK_K": tiles.block_k,
         },
-        aligned=frozenset(aligned | ({"size_k"} if size_k % 16 == 0 else set())),
+        aligned=frozenset(aligned | aligned_sizes(size_k, bits)),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
+
+
+def aligned_sizes(size_k: int, bits: int) -> set[str]:
+    """Which of a product's sizes are multiples of 16."""
+    stride = size_k // 2 if bits == 4 else size_k
+    return {name for name, size in (("size_k", size_k), ("weight_stride", stride)) if size % 16 == 0}
+
+
+def quantization_of(weight: torch.Tensor, scales: torch.Tensor | None, size_k: int) -> tuple[int, int]:
+    """Bits of a weight, and how many of them share a scale; 0 and 1 for one of floats."""
+    if scales is None:
+        return 0, 1
+    group = size_k // scales.shape[-1]
+    if group not in (32, 64, 128):
+        raise UnsupportedError(f"{group} weights share a scale: the kernel takes 32, 64 and 128")
+    return (4 if weight.dtype == torch.uint8 else 8), group
 
 
 def fused_linear(
@@ -174,6 +211,7 @@ def fused_linear(
     norm_bias: torch.Tensor | None = None,
     residual: torch.Tensor | None = None,
     *,
+    scales: torch.Tensor | None = None,
     norm: str = "none",
     eps: float = 0.0,
     activation: str = "none",
@@ -182,17 +220,19 @@ def fused_linear(
     softcap: float = 0.0,
 ) -> torch.Tensor:
     """As `burnish::fused_linear`."""
-    size_n, size_k = weight.shape
+    size_n, size_k = weight.shape[0], x.shape[-1]
+    bits, group = quantization_of(weight, scales, size_k)
     rows = x.numel() // size_k
     given = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "residual": residual}
     has = {name for name, tensor in given.items() if tensor is not None} | ({"softcap"} if softcap > 0 else set())
-    tiles = tiles_for(rows, size_k)
-    spec = fused_linear_spec(x.dtype, size_k, tiles, norm=norm, activation=activation, gated=gated, has=frozenset(has))
+    tiles = tiles_for(rows, size_k, bits)
+    options = {"norm": norm, "activation": activation}
+    spec = fused_linear_spec(x.dtype, size_k, tiles, **options, gated=gated, has=frozenset(has), bits=bits, group=group)
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
     tensors = [x if tensor is None else tensor.contiguous() for tensor in given.values()]
     spec.launch(
         (triton.cdiv(size_n, tiles.block_n), triton.cdiv(rows, tiles.rows), 1),
-        *(x.contiguous(), weight.contiguous(), *tensors, out),
-        *(rows, size_n, size_k, eps, scale, softcap),
+        *(x.contiguous(), weight.contiguous(), x if scales is None else scales.contiguous(), *tensors, out),
+        *(rows, size_n, size_k, weight.shape[1], eps, scale, softcap),
     )
     return out
