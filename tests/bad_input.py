@@ -237,6 +237,22 @@ case("a folder with a truncated weight file", WeightError)(
 case("more tokens than the model was made for", UsageError)(with_folder(lambda _: None, max_length=1000))
 
 
+def for_target(**options: Any) -> Callable[[Path], object]:
+    """A case of options that do not fit the model's target."""
+    return lambda _: burnish.compile(nn.Identity(), **options)
+
+
+case("an architecture that is not known", UsageError)(for_target(target="cuda:sm_70"))
+case("a target that does not exist", UsageError)(for_target(target="rocm"))
+case("a backend that does not execute the target", UsageError)(for_target(target="cuda:sm_90", backend="onnxruntime"))
+case("half precision on a CPU", UsageError)(for_target(dtype=torch.bfloat16))
+case("quantization on a CPU", UsageError)(for_target(quantize="int4"))
+case("a quantization that does not exist", UsageError)(for_target(target="cuda:sm_90", quantize="int3"))
+case("an artifact for another backend", UsageError)(
+    lambda folder: burnish.load(save_tiny(folder)[0], backend="triton-interpret")
+)
+
+
 def message(case: Case, folder: Path) -> str:
     """What burnish says, in one line, without the places of `folder` and of this project."""
     try:
