@@ -12,9 +12,11 @@ from torch import Tensor, fx
 
 from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
+from burnish.codegen.triton.kernels.cache_write import cache_write, ring_write
 from burnish.codegen.triton.kernels.decode_attention import decode_attention
 from burnish.codegen.triton.kernels.flash_attention import flash_attention
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
+from burnish.codegen.triton.kernels.ring_positions import ring_positions
 from burnish.ir.cost import CostCounter
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import MEMBERS
@@ -64,6 +66,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: 
 KERNELS: dict[Any, Callable[..., Any]] = {
     **{op: single(op) for op in MEMBERS},  # what is in no group; the kernels below are written for theirs
     burnish_ops.attention.default: attention,
+    burnish_ops.cache_write.default: cache_write,
+    burnish_ops.ring_write.default: ring_write,
+    burnish_ops.ring_positions.default: ring_positions,
     fused_ops.attention_projection.default: attention_projection,
     fused_ops.fused_elementwise.default: fused_elementwise,
     fused_ops.fused_linear.default: fused_linear,

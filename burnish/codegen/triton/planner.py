@@ -58,6 +58,7 @@ def plan(program: Program, multiprocessors: int = 4) -> tuple[Plan, dict[str, Ke
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
+    program = _with_late_writes(program)
     specs: dict[str, KernelSpec] = {}
     variants = []
     token = MULTIPROCESSORS.set(multiprocessors)
@@ -69,6 +70,16 @@ def plan(program: Program, multiprocessors: int = 4) -> tuple[Plan, dict[str, Ke
     finally:
         MULTIPROCESSORS.reset(token)
     return Plan(variants, {key: kernel_data(spec) for key, spec in specs.items()}), specs
+
+
+def _with_late_writes(program: Program) -> Program:
+    """A copy in which a state that nobody reads again in the step is written last, when none needs the old one."""
+    program = program.copy()
+    output = program.output
+    for node in list(program.graph.nodes):
+        if node.target in _WRITES_IN_PLACE and set(node.users) == {output}:
+            output.prepend(node)
+    return program
 
 
 def fallbacks(plan: Plan) -> dict[str, str]:
