@@ -38,9 +38,11 @@ class QuantizedWeight:
 
     @cached_property
     def scales(self) -> Scales:
+        """What the integers are multiplied by."""
         return Scales(self)
 
     def materialize(self) -> Tensor:
+        """The integers, as they are stored."""
         groups = _groups(self.source.materialize(), self.group)
         scales = _scales(groups, self.bits).float()
         quotient = torch.where(scales > 0, groups / scales.clamp_min(1e-30), 0.0)
@@ -67,6 +69,7 @@ class Scales:
         return SCALE_DTYPE
 
     def materialize(self) -> Tensor:
+        """The scales, float16."""
         return _scales(_groups(self.of.source.materialize(), self.of.group), self.of.bits).reshape(self.shape)
 
 

@@ -88,8 +88,11 @@ def _compiled_beside_others(spec: KernelSpec, architecture: int) -> Binary | Non
     """The kernel; None where Python's parser was disturbed by that of another thread, and it has to be tried alone."""
     try:
         return compile_kernel(spec, architecture)
-    except SystemError as error:
-        if "recursion depth mismatch" not in str(error):  # https://github.com/python/cpython/issues/106905
+    except Exception as error:  # which Triton wraps in its own, once for each function that calls another
+        cause: BaseException | None = error
+        while cause is not None and "recursion depth mismatch" not in str(cause):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:  # not https://github.com/python/cpython/issues/106905
             raise
         return None
 
