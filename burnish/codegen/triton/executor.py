@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
@@ -16,7 +17,12 @@ from burnish.codegen.triton.kernels.cache_write import cache_write, ring_write
 from burnish.codegen.triton.kernels.decode_attention import decode_attention
 from burnish.codegen.triton.kernels.flash_attention import flash_attention
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
+from burnish.codegen.triton.kernels.gather import gather
+from burnish.codegen.triton.kernels.moe_linear import moe_linear
 from burnish.codegen.triton.kernels.ring_positions import ring_positions
+from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
+from burnish.codegen.triton.kernels.topk import topk
+from burnish.codegen.triton.kernels.zeros_like import zeros_like
 from burnish.ir.cost import CostCounter
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import MEMBERS
@@ -24,6 +30,8 @@ from burnish.ir.fused_ops import fused_ops
 from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
+
+aten = torch.ops.aten
 
 _FEW_TOKENS = 16  # up to here a step is bound by reading weights and caches, not by arithmetic
 
@@ -65,8 +73,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: 
 
 KERNELS: dict[Any, Callable[..., Any]] = {
     **{op: single(op) for op in MEMBERS},  # what is in no group; the kernels below are written for theirs
+    aten.gather.default: gather,
+    aten.scatter.src: scatter_source,
+    aten.scatter.value: scatter_value,
+    aten.topk.default: topk,
+    aten.zeros_like.default: zeros_like,
     burnish_ops.attention.default: attention,
     burnish_ops.cache_write.default: cache_write,
+    burnish_ops.moe_linear.default: moe_linear,
     burnish_ops.ring_write.default: ring_write,
     burnish_ops.ring_positions.default: ring_positions,
     fused_ops.attention_projection.default: attention_projection,
