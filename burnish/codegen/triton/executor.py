@@ -71,9 +71,19 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: 
     return (decode_attention if few else flash_attention)(query, key, value, *rest, **options)
 
 
+_select = single(aten.index_select.default)
+
+
+def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
+    """As `torch.index_select`; of one token, the one is what it is, and nothing is launched."""
+    alone = x.shape[dim] == 1 and index.shape[0] == 1
+    return x if alone else _select(x, dim, index)
+
+
 KERNELS: dict[Any, Callable[..., Any]] = {
     **{op: single(op) for op in MEMBERS},  # what is in no group; the kernels below are written for theirs
     aten.gather.default: gather,
+    aten.index_select.default: index_select,
     aten.scatter.src: scatter_source,
     aten.scatter.value: scatter_value,
     aten.topk.default: topk,
