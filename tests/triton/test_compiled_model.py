@@ -11,60 +11,52 @@ from hypothesis import strategies as st
 
 import burnish
 from burnish.codegen.triton.interpreted import InterpretedExecutor
-from burnish.codegen.triton.planner import plan
-from burnish.frontend import read
+from burnish.codegen.triton.planner import fallbacks, plan
 from burnish.ir.program import Program
-from burnish.ir.trace import Trace
-from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import fuse_for_gpu, make_incremental
-from burnish.runtime.executor_reference import ReferenceExecutor
-from burnish.runtime.states import States
+from burnish.runtime.plan import Call, Launch
+from tests.triton.planned import assert_steps_match, fused, planned
 from tests.zoo.configs import build
-
-
-def fused(model_type: str) -> Program:
-    return run_passes(read(build(model_type)).program, [*make_incremental(), *fuse_for_gpu()], Trace())
-
-
-def executor(program: Program) -> InterpretedExecutor:
-    weights = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
-    launches, _ = plan(program)
-    return InterpretedExecutor(launches, {name: program.weights[name].materialize() for name in weights})
-
-
-def assert_steps_match(program: Program, found: InterpretedExecutor, batch: int, counts: list[int]) -> None:
-    """Prompts and single tokens, one after the other, against the reference."""
-    reference = ReferenceExecutor(program)
-    mine = States.allocate(program.states, batch, 48, in_place=True)
-    theirs = States.allocate(program.states, batch, 48)
-    position = torch.zeros(batch, dtype=torch.int64)
-    for count in counts:
-        tokens = torch.randint(1, 90, (batch, count))
-        kept = torch.tensor([count - 1]) if count % 2 else torch.arange(count)
-        right = reference.step(tokens, position, kept, theirs)
-        torch.testing.assert_close(found.step(tokens, position, kept, mine), right, rtol=1e-4, atol=1e-4)
-        position = position + count
 
 
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "bloom", "lfm2"])
 def test_prompts_and_tokens_of_whole_models(model_type: str) -> None:
     """Caches, rings and windows; batches of one and of few rows."""
     program = fused(model_type)
-    found = executor(program)
+    found = planned(program)
     for batch, counts in ((1, [5, 1, 1, 18, 1]), (3, [1, 4, 1])):
         assert_steps_match(program, found, batch, counts)
 
 
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gemma2", "mixtral"])
+def test_all_of_a_model_has_kernels(model_type: str) -> None:
+    launches, _ = plan(fused(model_type))
+    assert fallbacks(launches) == {}
+
+
+def test_what_has_no_kernel_is_told_and_run_by_pytorch() -> None:
+    launches, _ = plan(fused("lfm2"))
+    assert "there is no kernel for aten.conv1d.default" in fallbacks(launches).values()
+    calls = [step for step in launches.variants[0].steps if isinstance(step, Call)]
+    assert {call.node for call in calls} <= fallbacks(launches).keys()
+
+
+def test_a_layer_of_a_llama_is_five_launches() -> None:
+    program = fused("llama")
+    launches, _ = plan(program)
+    layers = sum(isinstance(step, Launch) for step in launches.variants[0].steps)
+    assert layers == 2 * 5 + 2  # embedding with tables of angles before, norm and head behind
+
+
 def test_many_rows() -> None:
     program = fused("llama")
-    assert_steps_match(program, executor(program), 18, [1, 1])
+    assert_steps_match(program, planned(program), 18, [1, 1])
 
 
 @settings(max_examples=4, deadline=None)
 @given(st.integers(1, 4), st.lists(st.integers(1, 9), min_size=1, max_size=3))
 def test_one_plan_is_right_for_all_sizes(batch: int, counts: list[int]) -> None:
     if not _LLAMA:
-        _LLAMA.append((program := fused("llama"), executor(program)))
+        _LLAMA.append((program := fused("llama"), planned(program)))
     program, found = _LLAMA[0]
     assert_steps_match(program, found, batch, counts)
 

@@ -10,13 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from burnish.codegen.triton.executor import TritonExecutor
 from burnish.codegen.triton.fused_elementwise import elementwise_spec, fused_elementwise, single
+from burnish.codegen.triton.planner import fallbacks, plan
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import POINTWISE
-from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
-from tests.triton.test_executor import fused
+from tests.triton.planned import assert_steps_match, fused, interpreted
 
 aten = torch.ops.aten
 
@@ -313,16 +312,11 @@ def test_equal_layers_have_one_kernel() -> None:
 @pytest.mark.parametrize("model_type", ["falcon", "olmo2", "persimmon", "gemma3_text"])
 def test_whole_models(model_type: str) -> None:
     program = fused(model_type)
-    executor = TritonExecutor(program)
-    ids = torch.randint(100, (2, 9), generator=torch.Generator().manual_seed(0))
-    expected = found = [state.allocate(2, 32) for state in program.states]
-    for start, count in ((0, 5), (5, 1), (6, 3)):
-        given = [ids[:, start : start + count], torch.full((2,), start), torch.arange(count)]
-        right, *expected = run(program, [*given, *expected])
-        logits, *found = executor.run([*given, *found])
-        torch.testing.assert_close(logits, right, rtol=1e-4, atol=1e-4)
-    assert executor.kernels["fused_elementwise"] >= 3
-    assert not [name for name in executor.fallbacks if name.startswith("fused_elementwise")]
+    launches, _ = plan(program)
+    assert_steps_match(program, interpreted(program, launches), 2, [5, 1, 3])
+    kernels = [kernel.function for kernel in launches.kernels.values() if kernel.function.startswith("fused_")]
+    assert len(kernels) >= 3
+    assert not [node for node in fallbacks(launches) if node.startswith("fused_elementwise")]
 
 
 def test_a_kernel_says_what_it_is() -> None:

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMi
 from torch.utils._pytree import tree_leaves
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from burnish.codegen.triton.executor import KERNELS
+from burnish.codegen.triton.lowerings import KERNELS
 from burnish.codegen.triton.recorder import Recorder, recording
 from burnish.codegen.triton.spec import MULTIPROCESSORS, KernelSpec
 from burnish.ir.cost import is_view

@@ -1,15 +1,12 @@
-"""A fused step program, kernel by kernel: by Triton's interpreter where there is no GPU, by its JIT where there is.
-
-What has no kernel runs as its ATen reference, and is reported with the reason.
-"""
+"""Which host function runs an op: the kernels' own, and one for all that fused groups are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
@@ -23,46 +20,13 @@ from burnish.codegen.triton.kernels.ring_positions import ring_positions
 from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
 from burnish.codegen.triton.kernels.topk import topk
 from burnish.codegen.triton.kernels.zeros_like import zeros_like
-from burnish.ir.cost import CostCounter
-from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import MEMBERS
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program
 
 aten = torch.ops.aten
 
 _FEW_TOKENS = 16  # up to here a step is bound by reading weights and caches, not by arithmetic
-
-
-class TritonExecutor:
-    """Runs a program over kernels; `fallbacks` says which operations had none, by node, and why."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        self.fallbacks: dict[str, str] = {}
-        self.kernels: dict[str, int] = {}  # launches by the kernel's name
-        self._cost = CostCounter(program)
-
-    def run(self, inputs: Sequence[Tensor]) -> tuple[Any, ...]:
-        """The outputs, one input a placeholder in order."""
-        return run(self.program, inputs, call=self._call)
-
-    def _call(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kernel = KERNELS.get(node.target)
-        if kernel is not None:
-            try:
-                result = kernel(*args, **kwargs)
-            except UnsupportedError as reason:
-                self.fallbacks[node.name] = str(reason)
-            else:
-                self.kernels[kernel.__name__] = self.kernels.get(kernel.__name__, 0) + 1
-                return result
-        elif self._cost.cost(node).launches:
-            self.fallbacks[node.name] = f"there is no kernel for {node.target}"
-        assert callable(node.target)
-        return node.target(*args, **kwargs)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Tensor:
