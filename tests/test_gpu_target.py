@@ -14,10 +14,12 @@ import burnish
 from burnish.cli.app import app
 from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.rms_norm import rms_norm_spec
+from burnish.inspect.kernels import kernels_of
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.kernel_files import architecture_for, architectures, read_kernels, read_plan
+from tests.runtime.tiny import save_tiny
 from tests.zoo.configs import build
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens where there is no GPU")
@@ -157,3 +159,19 @@ def test_to_a_device_that_it_was_not_compiled_for(artifact: Path) -> None:
                 loaded.to("cuda")
     with burnish.compile(build("llama")) as compiled, pytest.raises(UsageError, match="target='cuda'"):
         compiled.to("cuda")
+
+
+def test_the_report_shows_the_kernels_of_each_node(artifact: Path) -> None:
+    opened = Artifact.open(artifact)
+    found = kernels_of(opened)
+    names = {node.name for node in opened.trace().passes[-1].nodes if node.launches}
+    assert names - {"index_select_default"} <= found.keys()
+    projection = found["attention_projection_default"]
+    assert {function for function, _ in projection} == {"attention_projection_kernel"}
+    assert "def attention_projection_kernel(" in projection[0][1]
+    attention = next(kernels for node, kernels in found.items() if node.startswith("attention_default"))
+    assert {function for function, _ in attention} == {"decode_attention_kernel", "flash_attention_kernel"}
+
+
+def test_an_artifact_for_cpus_has_no_kernels(tmp_path: Path) -> None:
+    assert kernels_of(Artifact.open(save_tiny(tmp_path)[0])) == {}

@@ -79,8 +79,9 @@ def inspect(
             out.print("every file is as it was written")
         if html is not None:
             from burnish.inspect.html import write_report
+            from burnish.inspect.kernels import kernels_of
 
-            write_report(trace, opened.manifest.name, html)
+            write_report(trace, opened.manifest.name, html, kernels_of(opened))
             out.print(f"wrote {html}: open it in a browser", soft_wrap=True)
         if dump is not None:
             files = dump_texts(trace, dump, full)

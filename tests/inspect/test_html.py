@@ -64,7 +64,7 @@ def decoded(data: dict[str, Any], place: int) -> tuple[NodeRecord, ...]:
     columns = ("name", "op", "target", "type", "call", "module", "module_type", "source", "code")
     nodes = []
     for index in data["passes"][place]["nodes"]:
-        *texts, launches, moved, history, reads = data["nodes"][index]
+        *texts, launches, moved, history, reads, _ = data["nodes"][index]
         values = {column: data["strings"][text] for column, text in zip(columns, texts, strict=True)}
         steps = tuple((number, which) for number, which in history)
         names = tuple(data["strings"][read] for read in reads)
@@ -80,6 +80,18 @@ def test_the_page_holds_every_program_of_the_trace() -> None:
         assert decoded(data, place) == made.nodes
 
 
+def test_nodes_of_the_last_program_have_their_kernels() -> None:
+    trace = layered()
+    last = trace.passes[-1].nodes
+    name = next(node.name for node in last if node.op == "call_function")
+    data = data_of(report(trace, "model", {name: [("a_kernel", "def a_kernel(): ..."), ("other", "# </script>")]}))
+    strings = data["strings"]
+    found = {
+        strings[row[0]]: [[strings[index] for index in pair] for pair in row[-1]] for row in data["nodes"] if row[-1]
+    }
+    assert found == {name: [["a_kernel", "def a_kernel(): ..."], ["other", "# </script>"]]}
+
+
 def test_what_passes_share_is_written_once() -> None:
     trace = layered()
     data = data_of(report(trace, "model"))
@@ -91,9 +103,9 @@ def test_the_columns_of_the_script_are_those_of_the_data() -> None:
     (line,) = re.findall(r"^const \[(NAME, .*?)\] = Array\((\d+)\)", (PAGE / "data.js").read_text(), re.MULTILINE)
     assert line[0].split(", ") == [
         *("NAME", "OP", "TARGET", "TYPE", "CALL", "MODULE", "CLASS", "SOURCE", "CODE"),
-        *("LAUNCHES", "BYTES", "HISTORY", "READS"),
+        *("LAUNCHES", "BYTES", "HISTORY", "READS", "KERNELS"),
     ]
-    assert int(line[1]) == len(data_of(report(layered(), "model"))["nodes"][0]) == 13
+    assert int(line[1]) == len(data_of(report(layered(), "model"))["nodes"][0]) == 14
 
 
 def test_rewrites_and_refusals_are_grouped_by_what_they_say() -> None:

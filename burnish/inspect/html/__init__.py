@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from burnish.inspect.html.data import report_data
+from burnish.inspect.html.data import Kernels, report_data
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import Trace
 
@@ -22,11 +22,11 @@ from burnish.ir.trace import Trace
 _SCRIPTS = ("data.js", "graph.js", "layout.js", "pane.js", "panels.js", "app.js")
 
 
-def report(trace: Trace, title: str) -> str:
-    """The page. Raises UsageError if the trace has no passes."""
+def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:
+    """The page; nodes of the last program show their `kernels`. Raises UsageError if the trace has no passes."""
     if not trace.passes:
         raise UsageError("the trace has no passes: there is nothing to draw")
-    data = msgspec.json.encode(report_data(trace, title)).decode()
+    data = msgspec.json.encode(report_data(trace, title, kernels)).decode()
     style = _read("page.css")
     script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
     parts = {
@@ -44,9 +44,9 @@ def report(trace: Trace, title: str) -> str:
     return first + "".join(parts[name] + text for name, text in pieces)
 
 
-def write_report(trace: Trace, title: str, file: Path) -> None:
+def write_report(trace: Trace, title: str, file: Path, kernels: Kernels | None = None) -> None:
     """Write the page to `file`. Raises UsageError if it cannot be written, or there is nothing to draw."""
-    page = report(trace, title)
+    page = report(trace, title, kernels)
     try:
         file.write_text(page, encoding="utf-8")
     except OSError as error:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from burnish.inspect.table import INSTALLED, reasons
 from burnish.ir.cost import CONTEXT
 from burnish.ir.trace import Entry, NodeRecord, PassRecord, Trace
 
+Kernels = Mapping[str, Sequence[tuple[str, str]]]
+"""For nodes of the last program, by name: the functions and sources of the kernels that run it."""
 
-def report_data(trace: Trace, title: str) -> dict[str, Any]:
+
+def report_data(trace: Trace, title: str, kernels: Kernels | None = None) -> dict[str, Any]:
     """What the page's script reads. Strings are indices into `strings`, nodes are rows of `nodes`."""
     tables = _Tables()
     passes = [_pass(record, tables) for record in trace.passes]
+    for record in trace.passes[-1].nodes if kernels else ():
+        tables.add_kernels(record, (kernels or {}).get(record.name, ()))
     return {
         "title": title,
         "context": CONTEXT,
@@ -48,9 +53,13 @@ class _Tables:
                     record.bytes_moved,
                     record.history,
                     [self.string(read) for read in record.reads],
+                    [],
                 ]
             )
         return place
+
+    def add_kernels(self, record: NodeRecord, kernels: Sequence[tuple[str, str]]) -> None:
+        self.rows[self.node(record)][-1] = [[self.string(name), self.string(source)] for name, source in kernels]
 
     def entries(self, entries: Sequence[Entry]) -> list[list[int]]:
         return [

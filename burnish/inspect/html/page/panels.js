@@ -176,6 +176,14 @@ function nodeDetails(graph, index, place, actions) {
           element("ol", { class: "history" }, ...row[HISTORY].map((step) => historyItem(step, actions))),
         )
       : null,
+    row[KERNELS].length
+      ? section(
+          row[KERNELS].length > 1 ? "Kernels" : "Kernel",
+          ...row[KERNELS].map(([name, source]) =>
+            element("details", {}, element("summary", {}, text(name)), element("pre", {}, text(source))),
+          ),
+        )
+      : null,
     reads.length ? section("Reads", links(reads)) : null,
     graph.readers[index].length ? section("Read by", links(graph.readers[index])) : null,
   ];
