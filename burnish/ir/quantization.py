@@ -2,18 +2,23 @@
 
 weight[n, k] = scale[n, k // group] * q[n, k], q from -127 to 127 or from -8 to 7. 8 bits are int8[N, K]. 4 bits are
 uint8[N, K / 2]: byte i of a group has element i in its low half and element group / 2 + i in its high half, each + 8,
-so that what lies side by side in memory is wanted side by side.
+so that what lies side by side in memory is wanted side by side. With zero points, weight = scale * (u - zero) for the
+u from 0 to 15 that is stored.
+
+Until a program is lowered, its graph has products of floats, whose weights say that they are of integers (`Quantized`):
+so every pass that moves weights about works on them, and what a program computes on the way is what it will compute.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from burnish.ir.weights import Weight
+from burnish.ir.weights import Concat, Rows, Weight
 
 LARGEST = {8: 127, 4: 7}
 SCALE_DTYPE = torch.float16
@@ -47,10 +52,7 @@ class QuantizedWeight:
         scales = _scales(groups, self.bits).float()
         quotient = torch.where(scales > 0, groups / scales.clamp_min(1e-30), 0.0)
         q = quotient.round().clamp(-LARGEST[self.bits] - (self.bits == 4), LARGEST[self.bits])
-        if self.bits == 8:
-            return q.to(torch.int8).reshape(self.shape)
-        low, high = (q + 8).to(torch.uint8).chunk(2, dim=-1)
-        return (low | (high << 4)).reshape(self.shape)
+        return pack((q + 8 * (self.bits == 4)).flatten(1), self.bits, self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +75,91 @@ class Scales:
         return _scales(_groups(self.of.source.materialize(), self.of.group), self.of.bits).reshape(self.shape)
 
 
-def dequantized(weight: Tensor, scales: Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """The floats[N, K] that integers and scales stand for."""
+
+    values: Weight  # as they are stored: int8[N, K] or uint8[N, K / 2]
+    scales: Weight  # float16[N, K / group]
+    zeros: Weight | None  # float32[N, K / group], of 4 bits only; None: 8
+    bits: int
+    group: int
+    whole_zeros: bool = True  # zero points are integers from 0 to 15
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, size = self.values.shape
+        return (rows, size * 8 // self.bits)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def materialize(self) -> Tensor:
+        """The floats."""
+        zeros = None if self.zeros is None else self.zeros.materialize()
+        return dequantized(self.values.materialize(), self.scales.materialize(), zeros)
+
+
+def rounded(source: Weight, bits: int, group: int) -> Quantized:
+    """`source` rounded to the nearest, when it is asked for."""
+    integers = QuantizedWeight(source, bits, group)
+    return Quantized(integers, integers.scales, None, bits, group)
+
+
+def as_quantized(weight: Weight) -> Quantized | None:
+    """`weight` as integers and scales, if it is made of rows of such weights; None if it is of floats."""
+    if isinstance(weight, Quantized):
+        return weight
+    if isinstance(weight, Rows):
+        source = as_quantized(weight.source)
+        return None if source is None else _each(source, lambda part: Rows(part, weight.numbers))
+    if not isinstance(weight, Concat) or weight.axis != 0:
+        return None
+    parts = [found for part in weight.parts if (found := as_quantized(part)) is not None]
+    kinds = {(part.bits, part.group, part.zeros is None, part.whole_zeros) for part in parts}
+    if len(parts) != len(weight.parts) or len(kinds) != 1:
+        return None
+    first = parts[0]
+    zeros = tuple(part.zeros for part in parts if part.zeros is not None)
+    return replace(
+        first,
+        values=Concat(tuple(part.values for part in parts)),
+        scales=Concat(tuple(part.scales for part in parts)),
+        zeros=Concat(zeros) if zeros else None,
+    )
+
+
+def _each(weight: Quantized, change: Callable[[Weight], Weight]) -> Quantized:
+    zeros = None if weight.zeros is None else change(weight.zeros)
+    return replace(weight, values=change(weight.values), scales=change(weight.scales), zeros=zeros)
+
+
+def pack(q: Tensor, bits: int, group: int) -> Tensor:
+    """Integers[N, K] as they are stored: of 8 bits from -128 to 127, of 4 bits from 0 to 15."""
+    if bits == 8:
+        return q.to(torch.int8)
+    low, high = q.to(torch.uint8).reshape(q.shape[0], -1, group).chunk(2, dim=-1)
+    return (low | (high << 4)).reshape(q.shape[0], -1)
+
+
+def unpacked(weight: Tensor, groups: int) -> Tensor:
+    """Integers[N, K] from how they are stored; `groups` of them a row. Of 4 bits: uint8, from 0 to 15."""
+    if weight.dtype != torch.uint8:
+        return weight
+    parts = weight.reshape(weight.shape[0], groups, -1)
+    return torch.cat([parts & 15, parts >> 4], dim=-1).flatten(1)
+
+
+def dequantized(weight: Tensor, scales: Tensor, zeros: Tensor | None = None) -> Tensor:
     """The weight[N, K] that is meant, in float32."""
-    groups = weight.reshape(*weight.shape[:-1], scales.shape[-1], -1)
-    if weight.dtype == torch.uint8:
-        groups = torch.cat([groups & 15, groups >> 4], dim=-1).float() - 8
-    return (groups.float() * scales.float().unsqueeze(-1)).flatten(-2)
+    q = unpacked(weight, scales.shape[-1]).float().reshape(*scales.shape, -1)
+    if zeros is not None:
+        q = q - zeros.unsqueeze(-1)
+    elif weight.dtype == torch.uint8:
+        q = q - 8
+    floats: Tensor = (q * scales.float().unsqueeze(-1)).flatten(-2)
+    return floats
 
 
 def _groups(weight: Tensor, group: int) -> Tensor:
