@@ -6,13 +6,14 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from burnish.calibration_text import Text, calibration_for
 from burnish.codegen.onnx import lower
 from burnish.frontend import read
 from burnish.ir.errors import NotCausalError, UnsupportedError, UsageError
@@ -21,8 +22,9 @@ from burnish.ir.trace import PassRecord, Trace, Verification
 from burnish.ir.weights import Cast, Stored
 from burnish.loader import interpreted
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import lower_for_cpu, lower_for_gpu, make_incremental, whole_pipeline
+from burnish.passes.pipelines import insert_states, lower_for_cpu, lower_for_gpu, raise_operations, whole_pipeline
 from burnish.passes.shrink import shrink
+from burnish.passes.transforms.transform import Transform, apply, check_order
 from burnish.passes.verify import Verifier, verify_step
 from burnish.runtime.artifact import Contents, write
 from burnish.runtime.executor_cuda import this_architecture
@@ -45,6 +47,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     backend: Backend | None = None,
     dtype: torch.dtype | None = None,
     quantize: Literal["int8", "int4"] | None = None,
+    transforms: Sequence[Transform] = (),
+    calibration: Text | None = None,
     tokenizer: Any = None,
     verify: Verify = True,
     progress: Progress | None = None,
@@ -63,6 +67,10 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
             bfloat16 for quantized ones. CPUs compute in float32.
         quantize: on GPUs, weights of products in 8 or 4 bits, rounded to the nearest, with a scale for each 32.
+        transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`. What each
+            costs is in `trace.quality`, if there is `calibration`.
+        calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
+            out, to say what they cost.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
         verify: compare the incremental program with the model on random tokens before anything is written. "full"
             compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
@@ -78,6 +86,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     chosen, architectures = _chosen(target, backend)
     on_gpu = chosen in ("cuda", "triton-interpret")
     _check_numbers(dtype, quantize, on_gpu)
+    check_order(transforms)
+    if calibration is not None and not transforms:
+        raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
@@ -95,12 +106,18 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             verifications = _verify_shrunk(source.program)
     verifier = Verifier(source.program) if verify == "full" else None
     with phases("passes"):
-        step = run_passes(
-            source.program, make_incremental(), trace, observe, verifier=verifier, on_failure=_leave_reproducer
+        whole = run_passes(
+            source.program, raise_operations(), trace, observe, verifier=verifier, on_failure=_leave_reproducer
         )
+    if transforms:
+        with phases("transform"):
+            text = None if calibration is None else calibration_for(source, calibration)
+            whole = apply(whole, transforms, text, trace, observe)
+    with phases("passes"):
+        step = run_passes(whole, insert_states(), trace, observe, verifier=verifier, on_failure=_leave_reproducer)
     if verify:
         with phases("verify"):
-            verify_step(source.program, step)
+            verify_step(whole if transforms else source.program, step)
     with phases("lower"):
         bits = None if quantize is None else _BITS[quantize]
         lowering = lower_for_gpu(dtype or _dtype_of(source.program), bits) if on_gpu else lower_for_cpu()

@@ -77,12 +77,27 @@ class PassRecord:
         )
 
 
+@dataclass(frozen=True)
+class QualityRecord:
+    """The model after a transform (or before the first), and what it has become on text held out from calibration."""
+
+    name: str  # "original", or the transform with its options
+    parameters: int
+    weight_bytes: int  # as they are stored
+    cache_bytes_a_token: int  # keys and values that one token adds to the caches of one row
+    perplexity: float
+    divergence: float  # mean Kullback-Leibler divergence of its next-token distributions from the original's, nats
+    agreement: float  # share of tokens after which both think the same one likeliest
+    tokens: int  # that were predicted
+
+
 @dataclass
 class Trace:
     """All passes of one compilation, in order, and the phases around them (capture, lowering, writing) in seconds."""
 
     passes: list[PassRecord] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    quality: list[QualityRecord] = field(default_factory=list)  # where there are transforms and calibration text
 
     def __repr__(self) -> str:
         nodes = [str(record.nodes_after) for record in self.passes]

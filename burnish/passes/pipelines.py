@@ -24,8 +24,8 @@ from burnish.passes.raise_rotary import RAISE_ROTARY
 from burnish.passes.select_logits import SelectLogits
 
 
-def make_incremental() -> list[Pass]:
-    """Captured -> incremental: what every target needs. All of these keep the numbers."""
+def raise_operations() -> list[Pass]:
+    """Captured -> raised: attention, norms, rotary embeddings and activations by their names. Keeps the numbers."""
     return [
         # What export adds would stand between the ops that the other passes look for.
         Clean(),
@@ -42,6 +42,12 @@ def make_incremental() -> list[Pass]:
         RAISE_ACTIVATIONS,
         # What mixes tokens in other ways than attention, named so that it can be given a state.
         RAISE_CONVOLUTIONS,
+    ]
+
+
+def insert_states() -> list[Pass]:
+    """Raised -> incremental. Keeps the numbers."""
+    return [
         # All that is left of positions become tables, which a step reads at its own positions.
         FoldPositions(),
         # While the program still maps tokens to logits: the walk back from these ends at the last mixing op.
@@ -49,6 +55,14 @@ def make_incremental() -> list[Pass]:
         # Last: it proves that all else keeps tokens apart, and refuses the model otherwise.
         InsertStates(),
     ]
+
+
+def make_incremental() -> list[Pass]:
+    """Captured -> incremental: what every target needs. All of these keep the numbers.
+
+    Transforms, which change the model, run between the two: caches are made for what they leave.
+    """
+    return [*raise_operations(), *insert_states()]
 
 
 def lower_for_cpu() -> list[Pass]:

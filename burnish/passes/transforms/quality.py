@@ -1,0 +1,71 @@
+"""What a change costs on text: perplexity, and how far the next-token distribution is from the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program
+from burnish.passes.transforms.stream import Stream
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A program on held-out text, next to the original."""
+
+    perplexity: float  # exp of the mean negative log-likelihood of each next token
+    divergence: float  # mean Kullback-Leibler divergence of its next-token distributions from the original's, nats
+    agreement: float  # share of tokens after which both think the same one likeliest
+    tokens: int  # that were predicted
+
+
+def measure(programs: Sequence[Program], tokens: Tensor) -> list[Quality]:
+    """The quality of each of several whole programs on tokens[windows, length]; the first is the original."""
+    streams = [_at_the_end(program, tokens) for program in programs]
+    sums = torch.zeros(len(programs), 3, dtype=torch.float64)
+    count = 0
+    ends = [stream.each(logits_node(stream.program), keep=False) for stream in streams]
+    for number, batch in enumerate(zip(*ends, strict=True)):
+        rows = len(batch[0])
+        for row in range(rows):
+            following = tokens[number * rows + row, 1:]
+            count += len(following)
+            sums += torch.stack(_compared([logits[row, :-1] for logits in batch], following))
+    means = (sums / count).tolist()
+    return [Quality(float(torch.tensor(loss).exp()), far, same, count) for loss, far, same in means]
+
+
+def _compared(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
+    """Of each program the sums [3] over tokens: loss, divergence, agreement."""
+    original = F.log_softmax(logits[0].float(), dim=-1)
+    likeliest = original.argmax(-1)
+    found = []
+    for each in logits:
+        own = F.log_softmax(each.float(), dim=-1) if each is not logits[0] else original
+        loss = F.nll_loss(own, following, reduction="sum")
+        # A token that the original rules out adds nothing: 0 * log 0.
+        terms = torch.where(original.isneginf(), 0.0, original.exp() * (original - own))
+        same = (own.argmax(-1) == likeliest).sum()
+        found.append(torch.stack([loss.double(), terms.sum().double(), same.double()]))
+    return found
+
+
+def _at_the_end(program: Program, tokens: Tensor) -> Stream:
+    """A stream at the last attention, a layer's weights in memory at a time."""
+    stream = Stream(program, tokens)
+    for node in program.graph.nodes:
+        if node.target is burnish_ops.attention.default:
+            stream.advance(node)
+    return stream
+
+
+def logits_node(program: Program) -> fx.Node:
+    """What gives the logits [batch, sequence, vocabulary] of a whole program."""
+    found = program.output.args[0][0]  # type: ignore[index]
+    assert isinstance(found, fx.Node)
+    return found

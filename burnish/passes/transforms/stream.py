@@ -1,0 +1,125 @@
+"""A whole program on many tokens, run as far as is asked for: what a transform of one layer sees of all text.
+
+A transform goes through a model layer by layer, and wants of each what it reads for all of the calibration text. So
+batches wait at the values that were asked for last, and hold only what later nodes read: the residual stream and
+little else. Weights are materialized for the stretch between two such places, and let go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from burnish.ir.errors import InvalidProgramError
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, describe
+from burnish.passes.analyses.position_only import PositionOnly
+
+_ROWS = 2  # a batch: products gain nothing from more than a thousand rows, and logits of a large vocabulary are large
+
+
+class Stream:
+    """Runs a whole program over tokens[rows, length], in batches. The program's graph may be edited ahead of it."""
+
+    def __init__(self, program: Program, tokens: Tensor) -> None:
+        self.program = program
+        rows = _ROWS if tokens.shape[0] % _ROWS == 0 else 1
+        self._batches = [_Batch(part) for part in torch.split(tokens, rows)]
+        self._positions = PositionOnly(program).nodes
+        self._shared = _Batch(tokens[:rows])  # what depends on positions alone is the same for all batches
+        self._weights: dict[fx.Node, Tensor] = {}
+
+    def each(self, node: fx.Node, keep: bool = True) -> Iterator[Tensor]:
+        """The value of `node` for each batch, [rows of the batch, ...]. Batches run when it is their turn.
+
+        A value that later nodes read stays in memory; without `keep` nothing of `node` does, and nothing can follow.
+        """
+        order = self._order(node)
+        for batch in self._batches:
+            value = self._run(node, order, batch)
+            if not keep:
+                batch.values.clear()
+            yield value
+        self._weights.clear()
+
+    def advance(self, node: fx.Node) -> None:
+        """Run all batches up to `node`."""
+        for _ in self.each(node):
+            pass
+
+    def _order(self, target: fx.Node) -> list[fx.Node]:
+        """What has to run for `target`, in order; all batches are at the same place."""
+        known = self._batches[0].values.keys() | self._shared.values.keys()
+        needed: set[fx.Node] = set()
+        stack = [target]
+        while stack:
+            node = stack.pop()
+            if node in needed or node in known or node.op == "placeholder":
+                continue
+            if node in self._batches[0].done:
+                raise InvalidProgramError(f"{describe(node)} is wanted after its value was let go")
+            needed.add(node)
+            stack.extend(node.all_input_nodes)
+        return [node for node in self.program.graph.nodes if node in needed]
+
+    @torch.no_grad()
+    def _run(self, target: fx.Node, order: list[fx.Node], batch: _Batch) -> Tensor:
+        for node in order:
+            if node.op == "get_attr":
+                if node not in self._weights:
+                    self._weights[node] = self.program.weights[self.program.weight_of(node)].materialize()
+                continue
+            holder = self._shared if node in self._positions else batch
+            if node not in holder.done:
+                holder.values[node] = self._value(node, batch)
+                holder.done.add(node)
+                for read in node.all_input_nodes:
+                    if read is not target and read in batch.values and batch.done.issuperset(read.users):
+                        del batch.values[read]
+        found = self._read(target, batch)
+        assert isinstance(found, Tensor)
+        return found
+
+    def _value(self, node: fx.Node, batch: _Batch) -> Any:
+        args: Any
+        kwargs: Any
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: self._read(read, batch))
+        assert callable(node.target)
+        try:
+            if node.target is burnish_ops.attention.default and len(args) == 3 and set(kwargs) <= {"scale", "mask"}:
+                return _attention(*args, **kwargs)
+            return node.target(*args, **kwargs)
+        except Exception as error:
+            raise InvalidProgramError(f"{describe(node)} failed on calibration text: {error}") from error
+
+    def _read(self, node: fx.Node, batch: _Batch) -> Any:
+        if node.op == "placeholder":
+            return batch.tokens
+        for values in (batch.values, self._shared.values, self._weights):
+            if node in values:
+                return values[node]
+        self._weights[node] = self.program.weights[self.program.weight_of(node)].materialize()
+        return self._weights[node]
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: str = "causal") -> Tensor:
+    """`burnish::attention` of the common kind, several times as fast as its reference."""
+    if mask not in ("causal", "none"):
+        found: Tensor = burnish_ops.attention(query, key, value, scale=scale, mask=mask)
+        return found
+    return F.scaled_dot_product_attention(
+        query, key, value, is_causal=mask == "causal", scale=scale, enable_gqa=key.shape[1] != query.shape[1]
+    )
+
+
+class _Batch:
+    """Rows of tokens, what is known of them, and what was and is needed no more."""
+
+    def __init__(self, tokens: Tensor) -> None:
+        self.tokens = tokens
+        self.values: dict[fx.Node, Any] = {}
+        self.done: set[fx.Node] = set()
