@@ -17,6 +17,7 @@ from torch import Tensor
 _Reference = TypeVar("_Reference", bound=Callable[..., Any])
 
 _LIBRARY = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
+_REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
 def define(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[_Reference], _Reference]:
@@ -27,9 +28,15 @@ def define(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[_R
         _LIBRARY.define(schema)  # type: ignore[no-untyped-call]
         _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"burnish::{name}", shape or reference, lib=_LIBRARY)
+        _REFERENCES[f"burnish.{name}.default"] = reference
         return reference
 
     return register
+
+
+def differentiable(op: Any) -> Callable[..., Any]:
+    """What computes `op` so that autograd sees it: the reference of an op of ours, which has no gradient itself."""
+    return _REFERENCES.get(str(op), op)
 
 
 # ---------------------------------------------------------------- pointwise and norms

@@ -19,7 +19,7 @@ from burnish.passes.analyses.position_only import PositionOnly
 
 aten = torch.ops.aten
 
-_VIEWS = {
+VIEWS = {
     operator.getitem,
     aten.reshape.default,
     aten.transpose.int,
@@ -90,11 +90,13 @@ def heads_of(program: Program, end: fx.Node) -> Heads:
                 raise NoHeads("a norm of heads has no weight", node)
         elif node.target is aten.mul.Tensor and isinstance(node.args[1], int | float) and norm is None:
             scale *= node.args[1]
-        elif node.target not in _VIEWS:
+        elif node.target not in VIEWS:
             raise NoHeads("it is no view of a linear", node)
         chain.append(node)
         node = arguments(node)[0]
-    rows = _row_numbers(program, node, chain[::-1])
+    lead = [1 for _ in node.meta["val"].shape[:-1]]
+    numbers = torch.arange(int(node.meta["val"].shape[-1])).expand(*lead, -1)
+    rows = run_views(program, node, numbers, chain[::-1])
     if rows.shape != (1, heads, 1, size):
         raise NoHeads("its heads are not made from one row of the linear", end)
     return Heads(node, rows.reshape(heads, size), norm, eps, rotary, scale, frozenset((node, *chain)))
@@ -116,15 +118,13 @@ def _keeps_last(node: fx.Node) -> bool:
         return rank - 1 not in {int(axis) % rank for axis in arguments(node)[1:]}
     if node.target is aten.permute.default:
         return int(arguments(node)[1][-1]) in (-1, node.meta["val"].dim() - 1)
-    return node.target not in _VIEWS
+    return node.target not in VIEWS
 
 
-def _row_numbers(program: Program, linear: fx.Node, chain: list[fx.Node]) -> Tensor:
-    """The views among the steps, run on the numbers of the linear's rows, for one row of one token."""
+def run_views(program: Program, start: fx.Node, numbers: Tensor, chain: list[fx.Node]) -> Tensor:
+    """What the views among the steps of `chain` make of `numbers` as the value of `start`, for one row of one token."""
     sizes = PositionOnly(program)
-    x = linear.meta["val"]
-    lead = [sizes.size(size, 1, 1) for size in x.shape[:-1]]
-    values: dict[fx.Node, Any] = {linear: torch.arange(int(x.shape[-1])).expand(*lead, -1)}
+    values: dict[fx.Node, Any] = {start: numbers}
 
     def given(argument: fx.Node) -> Any:
         if argument in values:
@@ -137,12 +137,12 @@ def _row_numbers(program: Program, linear: fx.Node, chain: list[fx.Node]) -> Ten
         raise NoHeads("a view is told where to look by data", argument)
 
     for node in chain:
-        if node.target not in _VIEWS:
+        if node.target not in VIEWS:
             values[node] = values[arguments(node)[0]]
             continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), given)
         assert callable(node.target)
         values[node] = node.target(*args, **kwargs)
-    found = values[chain[-1]] if chain else values[linear]
+    found = values[chain[-1]] if chain else numbers
     assert isinstance(found, Tensor)
     return found
