@@ -184,6 +184,10 @@ class Weights(Mapping[str, Weight]):
         self._entries[unique] = weight
         return unique
 
+    def replaced(self, name: str, weight: Weight) -> Weights:
+        """The same weights, but for other values of one under its name."""
+        return Weights({**self._entries, name: weight})
+
     def copy(self) -> Weights:
         """The same weights (not their values) in a mapping of its own."""
         return Weights(dict(self._entries))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from burnish.ir.errors import InvalidProgramError
-from burnish.ir.ops import burnish_ops
+from burnish.ir.ops import burnish_ops, differentiable
 from burnish.ir.program import Program, describe
 from burnish.passes.analyses.position_only import PositionOnly
 
@@ -50,6 +50,16 @@ class Stream:
         """Run all batches up to `node`."""
         for _ in self.each(node):
             pass
+
+    def shared(self, node: fx.Node) -> Any:
+        """The value of a node that depends on positions alone. Raises InvalidProgramError if it does not."""
+        if node not in self._positions:
+            raise InvalidProgramError(f"{describe(node)} depends on the text")
+        for each in self._order(node):
+            if each.op != "get_attr":
+                self._shared.values[each] = self._value(each, self._shared)
+                self._shared.done.add(each)
+        return self._read(node, self._shared)
 
     def _order(self, target: fx.Node) -> list[fx.Node]:
         """What has to run for `target`, in order; all batches are at the same place."""
@@ -88,11 +98,8 @@ class Stream:
         args: Any
         kwargs: Any
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda read: self._read(read, batch))
-        assert callable(node.target)
         try:
-            if node.target is burnish_ops.attention.default and len(args) == 3 and set(kwargs) <= {"scale", "mask"}:
-                return _attention(*args, **kwargs)
-            return node.target(*args, **kwargs)
+            return compute(node, args, kwargs)
         except Exception as error:
             raise InvalidProgramError(f"{describe(node)} failed on calibration text: {error}") from error
 
@@ -106,14 +113,16 @@ class Stream:
         return self._weights[node]
 
 
-def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float, mask: str = "causal") -> Tensor:
-    """`burnish::attention` of the common kind, several times as fast as its reference."""
-    if mask not in ("causal", "none"):
-        found: Tensor = burnish_ops.attention(query, key, value, scale=scale, mask=mask)
-        return found
-    return F.scaled_dot_product_attention(
-        query, key, value, is_causal=mask == "causal", scale=scale, enable_gqa=key.shape[1] != query.shape[1]
-    )
+def compute(node: fx.Node, args: Any, kwargs: Any) -> Any:
+    """The value of a node, in operations that autograd sees; attention of the common kind by PyTorch's own."""
+    if node.target is burnish_ops.attention.default and len(args) == 3 and set(kwargs) <= {"scale", "mask"}:
+        query, key, value = args
+        if kwargs.get("mask", "causal") == "causal":
+            shares = key.shape[1] != query.shape[1]
+            return F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=kwargs["scale"], enable_gqa=shares
+            )
+    return differentiable(node.target)(*args, **kwargs)
 
 
 class _Batch:
