@@ -18,6 +18,7 @@ from burnish.ir.fused_group import read_bytes
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
+from burnish.ir.quantized_ops import quantized_ops
 
 aten = torch.ops.aten
 
@@ -59,6 +60,8 @@ _GATHERS = {
     aten.embedding.default,
     burnish_ops.lookup.default,
 }
+# The same, of as many operands as belong to the table: all but the last.
+_INTEGER_GATHERS = {quantized_ops.quantized_embedding.default}
 # They write the new tokens into the state, operand 0, and leave the rest of it alone.
 _WRITES = {burnish_ops.cache_write.default, burnish_ops.ring_write.default}
 # Beside others, they write the new tokens into states: operands 2 and 3, and results 1 and 2.
@@ -100,6 +103,8 @@ class CostCounter:
         written = self.bytes_of(val)
         if node.target in _GATHERS:
             read[0] = min(read[0], written)
+        elif node.target in _INTEGER_GATHERS:
+            read[:-1] = [self._chosen_rows(node, table) for table in node.all_input_nodes[:-1]]
         elif node.target in _WRITES:
             read, written = [0, *read[1:]], read[1]
         elif node.target in _PROJECTIONS:
@@ -141,6 +146,8 @@ class CostCounter:
             read = size
             if user.target in _GATHERS and user.args[0] is node:
                 read = self.bytes_of(user.meta["val"])
+            elif user.target in _INTEGER_GATHERS:
+                read = self._chosen_rows(user, node)
             elif user.target is fused_ops.fused_elementwise.default:
                 read = read_bytes(user, self.bytes_of)[arguments(user)[0].index(node)]
             elif user.target is burnish_ops.moe_linear.default:
@@ -158,6 +165,12 @@ class CostCounter:
             experts = int(argument.meta["val"].shape[0]) if argument in weights else 1
             shares.append(size * min(experts, choices) // experts)
         return shares
+
+    def _chosen_rows(self, node: fx.Node, table: fx.Node) -> int:
+        """Bytes of the rows of `table` that the ids, the last operand, ask for."""
+        rows = self._elements(node.all_input_nodes[-1].meta["val"].shape)
+        val = table.meta["val"]
+        return min(self.bytes_of(val), rows * self.bytes_of(val) // int(val.shape[0]))
 
     def _new_tokens(self, node: fx.Node, state: Tensor) -> int:
         """Bytes of the slots of a cache [B, H, T, D] that a projection of x[B, S, K] writes."""

@@ -107,27 +107,93 @@ def rounded(source: Weight, bits: int, group: int) -> Quantized:
     return Quantized(integers, integers.scales, None, bits, group)
 
 
+@dataclass(frozen=True, eq=False)
+class Widened:
+    """The floats that integers of a file stand for; they are floats to all but who asks for what was `kept`."""
+
+    source: Quantized
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def materialize(self) -> Tensor:
+        """The floats."""
+        return self.source.materialize()
+
+
 def as_quantized(weight: Weight) -> Quantized | None:
     """`weight` as integers and scales, if it is made of rows of such weights; None if it is of floats."""
-    if isinstance(weight, Quantized):
-        return weight
+    return _made_of(weight, lambda leaf: leaf if isinstance(leaf, Quantized) else None)
+
+
+def kept(weight: Weight) -> Quantized | None:
+    """`weight` as the integers that its file has, if it is made of rows of such weights; None if of others."""
+    return _made_of(weight, lambda leaf: leaf.source if isinstance(leaf, Widened) else None)
+
+
+def kind_of(weight: Weight) -> tuple[int, int, bool, bool] | None:
+    """Equal for weights that can be joined and be of integers still: bits, group, zero points; None for floats."""
+    found = as_quantized(weight)
+    return None if found is None else _kind(found)
+
+
+def _kind(weight: Quantized) -> tuple[int, int, bool, bool]:
+    return weight.bits, weight.group, weight.zeros is None, weight.whole_zeros
+
+
+def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) -> Quantized | None:
+    """Rows and joins of weights that `integers_of` finds integers in."""
+    found = integers_of(weight)
+    if found is not None:
+        return found
     if isinstance(weight, Rows):
-        source = as_quantized(weight.source)
+        source = _made_of(weight.source, integers_of)
         return None if source is None else _each(source, lambda part: Rows(part, weight.numbers))
     if not isinstance(weight, Concat) or weight.axis != 0:
         return None
-    parts = [found for part in weight.parts if (found := as_quantized(part)) is not None]
-    kinds = {(part.bits, part.group, part.zeros is None, part.whole_zeros) for part in parts}
-    if len(parts) != len(weight.parts) or len(kinds) != 1:
+    parts = [found for part in weight.parts if (found := _made_of(part, integers_of)) is not None]
+    if len(parts) != len(weight.parts) or len({_kind(part) for part in parts}) != 1:
         return None
-    first = parts[0]
     zeros = tuple(part.zeros for part in parts if part.zeros is not None)
     return replace(
-        first,
+        parts[0],
         values=Concat(tuple(part.values for part in parts)),
         scales=Concat(tuple(part.scales for part in parts)),
         zeros=Concat(zeros) if zeros else None,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Repeated:
+    """Each of the scales[N, groups] `times` times in a row."""
+
+    source: Weight
+    times: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        rows, groups = self.source.shape
+        return (rows, groups * self.times)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> Tensor:
+        """The scales, repeated."""
+        return self.source.materialize().repeat_interleave(self.times, dim=1)
+
+
+def regrouped(weight: Quantized, group: int) -> Quantized:
+    """8 bits in smaller groups, which divide those that there are: the same integers, with scales repeated."""
+    assert weight.bits == 8
+    assert weight.zeros is None
+    return replace(weight, scales=Repeated(weight.scales, weight.group // group), group=group)
 
 
 def _each(weight: Quantized, change: Callable[[Weight], Weight]) -> Quantized:

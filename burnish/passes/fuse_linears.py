@@ -18,7 +18,8 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
-from burnish.ir.weights import Concat, Permute, Reshape
+from burnish.ir.quantization import kind_of
+from burnish.ir.weights import Concat, Rows
 from burnish.passes.base import Effect, Log
 from burnish.passes.clean import same_shape
 from burnish.passes.pack_linears import packed_name
@@ -157,6 +158,10 @@ class _Fuser:
         if not same or first.options != second.options or (first.bias is None) != (second.bias is None):
             self.log.refuse(node, "gate and up are not projections of one value")
             return None
+        first_kind, second_kind = (kind_of(self.program.weights[str(each.weight.target)]) for each in (first, second))
+        if first_kind != second_kind:
+            self.log.refuse(node, "gate and up have weights of different precision")
+            return None
         weight = self._interleave([first.weight, second.weight])
         bias = None
         if first.bias is not None and second.bias is not None:
@@ -186,10 +191,9 @@ class _Fuser:
         names = [str(part.target) for part in parts]
         weights = [self.program.weights[name] for name in names]
         joined = weights[0] if len(weights) == 1 else Concat(tuple(weights))
-        rows, *others = joined.shape
-        turned = Permute(Reshape(joined, (2, rows // 2, *others)), (1, 0, *range(2, 2 + len(others))))
+        by_turns = torch.arange(joined.shape[0]).reshape(2, -1).t().flatten()
         name = packed_name(names, "|") if len(names) > 1 else f"{names[0]}.interleaved"
-        return self.editor.weight(name, Reshape(turned, (rows, *others)))
+        return self.editor.weight(name, Rows(joined, by_turns))
 
     def _activation(self, node: fx.Node) -> tuple[_Linear, str] | None:
         found = self._open(node.args[0], node)

@@ -17,6 +17,7 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
+from burnish.ir.quantization import kind_of
 from burnish.ir.weights import Concat, Rows, Weight
 from burnish.passes.analyses.head_rows import Heads, NoHeads, Rotary, heads_of
 from burnish.passes.base import Effect, Log
@@ -62,6 +63,8 @@ def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
     parts = [heads_of(program, end) for end in (query, new_key, new_value)]
     _check_readers(parts, {attention, key_write, value_write})
     linears, order = _rows(parts)
+    if len({kind_of(program.weights[program.weight_of(arguments(linear)[1])]) for linear in linears}) > 1:
+        raise NoHeads("queries, keys and values have weights of different precision", attention)
     options: dict[str, Any] = {"heads": int(query.meta["val"].shape[1]), **_head_options(parts, attention)}
     x, norm_weight, norm_bias, norm_options = _norm(linears[0])
     weight = _packed(program, editor, [arguments(linear)[1] for linear in linears], order)

@@ -12,6 +12,7 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
 from burnish.ir.program import Program, origin
+from burnish.ir.quantization import kind_of
 from burnish.ir.weights import Concat
 from burnish.passes.base import Effect, Log
 
@@ -29,10 +30,10 @@ class PackLinears:
     def run(self, program: Program, log: Log) -> Program:
         """Pack each group of linears that read one value, in place."""
         editor = Editor(program)
-        groups: dict[fx.Node, list[fx.Node]] = {}
+        groups: dict[tuple[fx.Node, object], list[fx.Node]] = {}
         for node in program.graph.nodes:
             if node.target is aten.linear.default and isinstance(node.args[0], fx.Node):
-                groups.setdefault(node.args[0], []).append(node)
+                groups.setdefault((node.args[0], _kind(program, node)), []).append(node)
         for group in groups.values():
             if len(group) > 1 and _can_pack(group, log):
                 _pack(program, editor, group)
@@ -40,6 +41,13 @@ class PackLinears:
                 log.rewrite(group[0], f"packed {names}")
         remove_dead(program)
         return program
+
+
+def _kind(program: Program, node: fx.Node) -> object:
+    """What the weights of products have to share that become one: integers joined with floats would be floats."""
+    weight = node.args[1]
+    assert isinstance(weight, fx.Node)
+    return kind_of(program.weights[program.weight_of(weight)]) if weight.op == "get_attr" else None
 
 
 def _bias(node: fx.Node) -> fx.Node | None:

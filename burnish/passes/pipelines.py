@@ -13,6 +13,7 @@ from burnish.passes.fuse_linears import FuseLinears
 from burnish.passes.fuse_projections import FuseProjections
 from burnish.passes.insert_states import InsertStates
 from burnish.passes.join_writes import JoinWrites
+from burnish.passes.lower_quantized import LowerQuantized
 from burnish.passes.narrow_floats import NarrowFloats
 from burnish.passes.pack_linears import PackLinears
 from burnish.passes.quantize_weights import QuantizeWeights
@@ -21,6 +22,7 @@ from burnish.passes.raise_attention import RaiseAttention
 from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
 from burnish.passes.raise_norm import RAISE_NORMS
 from burnish.passes.raise_rotary import RAISE_ROTARY
+from burnish.passes.read_integers import ReadIntegers
 from burnish.passes.select_logits import SelectLogits
 
 
@@ -68,8 +70,10 @@ def make_incremental() -> list[Pass]:
 def lower_for_cpu() -> list[Pass]:
     """Incremental -> what ONNX Runtime runs best."""
     return [
-        # Last, because it hides which projection is which: one product over the rows of several.
+        # Late, because it hides which projection is which: one product over the rows of several.
         PackLinears(),
+        # Last: up to here, weights that stand for integers are floats to everyone.
+        LowerQuantized(),
     ]
 
 
@@ -89,8 +93,9 @@ def fuse_for_gpu() -> list[Pass]:
 
 def lower_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
     """Incremental -> few operations, each of which is one kernel, in `dtype`, and weights of 8 or 4 `bits` if given."""
+    # Weights that stand for integers are floats to everyone up to here.
+    passes = [*fuse_for_gpu(), ReadIntegers()]
     # What changes the numbers comes last, so that all that does not can be compared in float32.
-    passes = fuse_for_gpu()
     if bits is not None:
         passes.append(QuantizeWeights(bits))
     if dtype != torch.float32:

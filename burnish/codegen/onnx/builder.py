@@ -151,26 +151,28 @@ class Builder:
             self._leaves[key] = self._initializer(f"constant_{len(self._leaves)}", tensor)
         return self._leaves[key]
 
-    def weight(self, name: str) -> ir.Value:
+    def weight(self, name: str, shape: tuple[int, ...] | None = None) -> ir.Value:
         """A weight of the program, by reference to its place in the weights file; tied weights are one initializer.
 
         A few numbers are held in the model: ONNX's shape inference refuses to look for sizes and bounds in a file.
+        `shape`: to read the same numbers as, if not in the weight's own.
         """
         place = self.layout.placements[name]
         weight = self.layout.weights[name]
-        if math.prod(place.shape) <= _INLINE_LIMIT and place.dtype != torch.bfloat16:
-            return self.constant(weight.materialize().numpy(), place.dtype)
-        key = ("weight", place.tensor)
+        shape = shape or place.shape
+        if math.prod(shape) <= _INLINE_LIMIT and place.dtype != torch.bfloat16:
+            return self.constant(weight.materialize().reshape(shape).numpy(), place.dtype)
+        key = ("weight", place.tensor, shape)
         if key not in self._leaves:
             tensor = ir.ExternalTensor(
                 self.layout.file,
                 place.offset,
                 place.length,
                 onnx_dtype(place.dtype),
-                shape=ir.Shape(place.shape),
+                shape=ir.Shape(shape),
                 name=name,
             )
-            self._leaves[key] = self._initializer(name, tensor)
+            self._leaves[key] = self._initializer(name if shape == place.shape else f"{name}.{len(shape)}d", tensor)
         return self._leaves[key]
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

@@ -23,7 +23,9 @@ from burnish.codegen.onnx.context import (
     shape_of,
 )
 from burnish.codegen.onnx.mixture import moe_linear
+from burnish.codegen.onnx.quantized import quantized_embedding, quantized_linear
 from burnish.ir.ops import burnish_ops
+from burnish.ir.quantized_ops import quantized_ops
 
 _VIEWS = {
     torch.ops.aten.permute.default,
@@ -276,4 +278,6 @@ BURNISH: dict[Any, Translate] = {
     burnish_ops.causal_conv1d.default: _causal_conv1d,
     burnish_ops.shift.default: _shift,
     burnish_ops.moe_linear.default: moe_linear,
+    quantized_ops.quantized_linear.default: quantized_linear,
+    quantized_ops.quantized_embedding.default: quantized_embedding,
 }
