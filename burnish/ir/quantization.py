@@ -109,21 +109,22 @@ def rounded(source: Weight, bits: int, group: int) -> Quantized:
 
 @dataclass(frozen=True, eq=False)
 class Widened:
-    """The floats that integers of a file stand for; they are floats to all but who asks for what was `kept`."""
+    """Floats whose file has integers for them: floats to all but who asks for what was `kept`."""
 
+    floats: Weight
     source: Quantized
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.source.shape
+        return self.floats.shape
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch.float32
+        return self.floats.dtype
 
     def materialize(self) -> Tensor:
         """The floats."""
-        return self.source.materialize()
+        return self.floats.materialize()
 
 
 def as_quantized(weight: Weight) -> Quantized | None:

@@ -17,10 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from burnish.frontend.dequantize import Dequantize, half_split, weight_of
 from burnish.frontend.gguf import model_of, read_gguf
-from burnish.frontend.gguf_file import open_gguf
+from burnish.frontend.gguf_file import Tensor, open_gguf
 from burnish.ir.errors import InvalidModelError, UsageError, WeightError
 from burnish.ir.interpreter import run
-from burnish.ir.weights import Stored
+from burnish.ir.quantization import as_quantized, kept
+from burnish.ir.weights import Concat, Stored
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 63, 2, 7, 7, 12, 40, 41, 3], [3, 3, 0, 41, 8, 22, 10, 1, 2, 60, 61, 62]])
 SIZES: dict[str, Any] = {
@@ -238,8 +239,37 @@ def test_dequantizing(tmp_path: Path, kind: str) -> None:
     original = small_model("llama").model.layers[0].mlp.up_proj.weight
     tolerance = {"F32": 0, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 1e-2}.get(kind, 0.2)
     torch.testing.assert_close(values, original.detach(), atol=tolerance, rtol=0)
-    if kind.startswith("Q"):
+    if kind.startswith("Q5"):
         assert isinstance(weight_of(tensor), Dequantize)
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8), ("Q4_0", 4), ("Q4_1", 4)])
+def test_integers_of_the_file_are_kept(tmp_path: Path, kind: str, bits: int) -> None:
+    quantized = gguf.GGMLQuantizationType[kind]
+    write(tmp_path / "model.gguf", kinds={"blk.0.attn_q.weight": quantized})
+    _, weights = model_of(open_gguf(tmp_path / "model.gguf"))
+    weight = weights["model.layers.0.self_attn.q_proj.weight"]  # its rows are in another order than in the file
+    found = kept(weight)
+    assert found is not None
+    assert as_quantized(weight) is None, "floats to all who do not ask"
+    assert (found.bits, found.group, found.shape) == (bits, 32, weight.shape)
+    assert kept(Concat((weight, weight))) is not None
+    assert kept(Concat((weight, weights["model.layers.0.self_attn.k_proj.weight"]))) is None
+    for part in (found.values, found.scales, found.zeros):
+        values = None if part is None else part.materialize()
+        assert part is None or values is None or (tuple(values.shape), values.dtype) == (part.shape, part.dtype)
+    torch.testing.assert_close(found.materialize(), weight.materialize(), rtol=1e-6, atol=1e-6)
+
+
+def test_a_block_of_equal_numbers_has_no_scale(tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.Q4_1
+    values = np.full((2, 32), 0.75, np.float32)
+    blocks = gguf.quantize(values, kind)
+    blocks[1, 4:] = 0x5A  # numbers that stand for nothing where the scale is 0
+    weight = weight_of(Tensor("equal", kind, (2, 32), blocks))
+    found = kept(weight)
+    assert found is not None
+    assert found.materialize().tolist() == weight.materialize().tolist() == values.tolist()
 
 
 def test_half_split() -> None:

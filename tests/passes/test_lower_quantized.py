@@ -173,14 +173,9 @@ def test_rows_and_joins_of_integers_are_integers() -> None:
 def test_products_of_different_precision_are_not_packed() -> None:
     m = Maker()
     x = m.embed(64)
-    kinds: list[Weight] = [
-        quantized(5, 2, 4, 32),
-        quantized(5, 2, 4, 32),
-        quantized(5, 2, 8, 32),
-        Stored(torch.randn(5, 64)),
-    ]
+    integers: list[Weight] = [quantized(5, 2, bits, 32) for bits in (4, 4, 8)]
     products = []
-    for index, weight in enumerate(kinds):
+    for index, weight in enumerate([*integers, Stored(torch.randn(5, 64))]):
         node = m.weight(f"w{index}", torch.zeros(5, 64))
         m.weights._entries[f"w{index}"] = weight
         products.append(m.call(aten.linear.default, x, node))
