@@ -19,7 +19,7 @@ def kernels_of(artifact: Artifact) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     sources: dict[str, str] = {}
     for variant in plan.variants:
-        for step in variant.steps:
+        for step in variant.all_steps:
             if not isinstance(step, Launch):
                 continue
             kernel = plan.kernels.get(step.kernel)

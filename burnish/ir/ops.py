@@ -36,7 +36,8 @@ def define(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[_R
 
 def differentiable(op: Any) -> Callable[..., Any]:
     """What computes `op` so that autograd sees it: the reference of an op of ours, which has no gradient itself."""
-    return _REFERENCES.get(str(op), op)
+    found: Callable[..., Any] = _REFERENCES.get(str(op), op)
+    return found
 
 
 # ---------------------------------------------------------------- pointwise and norms

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from burnish.ir.errors import ArtifactError, UsageError
+from burnish.runtime.executor import Wanted
 from burnish.runtime.kernel_files import CompiledKernel, architecture_for
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
@@ -90,7 +91,7 @@ class _Decoding:
 
 
 class CudaExecutor:
-    """Steps of a plan on a GPU. Steps of one token a row are CUDA graphs, one for each batch and its states."""
+    """Steps of a plan on a GPU. Steps of one token a row are CUDA graphs, one for a batch's states and a result."""
 
     in_place = True
 
@@ -117,25 +118,31 @@ class CudaExecutor:
         on_device = {name: tensor.to(self.device) for name, tensor in weights.items()}
         launcher = CudaLauncher(plan.kernels, kernels[found], self.device)
         self._runner: PlanRunner | None = PlanRunner(plan, on_device, self.device, launcher)
-        self._decoding: WeakKeyDictionary[States, _Decoding] = WeakKeyDictionary()
+        self._decoding: WeakKeyDictionary[States, dict[Wanted, _Decoding]] = WeakKeyDictionary()
 
     def step(
-        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+        self,
+        tokens: torch.Tensor,
+        position: torch.Tensor,
+        logits_index: torch.Tensor,
+        states: States,
+        wanted: Wanted = "logits",
     ) -> torch.Tensor:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
         given = (tokens, position, logits_index)
         if tokens.shape[1] > 1:
-            step = self._bind(tuple(each.to(self.device) for each in given), states)
+            step = self._bind(tuple(each.to(self.device) for each in given), states, wanted)
             step.run()
-            return step.logits.cpu()
-        decoding = self._decoding.get(states)
+            return step.result.cpu()
+        known = self._decoding.setdefault(states, {})
+        decoding = known.get(wanted)
         if decoding is None:
             inputs = (tokens.to(self.device), position.to(self.device), logits_index.to(self.device))
-            decoding = self._decoding[states] = _Decoding(inputs, self._bind(inputs, states))
+            decoding = known[wanted] = _Decoding(inputs, self._bind(inputs, states, wanted))
             decoding.step.run()
-            return decoding.step.logits.cpu()
+            return decoding.step.result.cpu()
         for static, each in zip(decoding.inputs, given, strict=True):
             static.copy_(each, non_blocking=True)
         if decoding.graph is None:
@@ -143,17 +150,17 @@ class CudaExecutor:
             with torch.cuda.graph(decoding.graph):  # notes the launches, and runs none
                 decoding.step.run()
         decoding.graph.replay()
-        return decoding.step.logits.cpu()
+        return decoding.step.result.cpu()
 
     def close(self) -> None:
         """See `Executor.close`."""
         self._decoding.clear()
         self._runner = None
 
-    def _bind(self, inputs: Sequence[torch.Tensor], states: States) -> BoundStep:
+    def _bind(self, inputs: Sequence[torch.Tensor], states: States, wanted: Wanted) -> BoundStep:
         assert self._runner is not None
         named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        return self._runner.bind(inputs, named, states.capacity)
+        return self._runner.bind(inputs, named, states.capacity, wanted)
 
 
 def _passed(kind: str, value: torch.Tensor | int | float) -> Any:

@@ -15,6 +15,7 @@ import torch
 from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
 from burnish.ir.program import Signature
 from burnish.ir.states import State
+from burnish.runtime.executor import Wanted, likeliest
 from burnish.runtime.states import States
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
@@ -77,7 +78,12 @@ class OnnxExecutor:
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
 
     def step(
-        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+        self,
+        tokens: torch.Tensor,
+        position: torch.Tensor,
+        logits_index: torch.Tensor,
+        states: States,
+        wanted: Wanted = "logits",
     ) -> torch.Tensor:
         """See `Executor.step`."""
         if self._session is None:
@@ -90,7 +96,7 @@ class OnnxExecutor:
             binding = bindings[states.parity] = self._bind(tokens, position, logits_index, states)
         self._run(binding.io)
         states.advance()
-        return binding.logits
+        return likeliest(binding.logits) if wanted == "ids" else binding.logits
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -7,6 +7,7 @@ import torch
 from burnish.ir.errors import UsageError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
+from burnish.runtime.executor import Wanted, likeliest
 from burnish.runtime.states import States
 
 
@@ -20,7 +21,12 @@ class ReferenceExecutor:
         self._program: Program | None = program
 
     def step(
-        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+        self,
+        tokens: torch.Tensor,
+        position: torch.Tensor,
+        logits_index: torch.Tensor,
+        states: States,
+        wanted: Wanted = "logits",
     ) -> torch.Tensor:
         """See `Executor.step`."""
         if self._program is None:
@@ -30,7 +36,7 @@ class ReferenceExecutor:
             buffer.copy_(new)
         states.advance()
         assert isinstance(logits, torch.Tensor)
-        return logits
+        return likeliest(logits) if wanted == "ids" else logits
 
     def close(self) -> None:
         """See `Executor.close`."""

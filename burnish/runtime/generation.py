@@ -74,9 +74,9 @@ class GenerationRun:
         """The new text of the first row after each step, where there is any."""
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
-        logits = self._session.append(self._prompts)
+        found = self._session.append(self._prompts, wanted=self._sampler.wanted)
         while True:
-            chosen = self._sampler.choose(logits)
+            chosen = self._sampler.choose(found)
             piece = ""
             for number, row in enumerate(self._rows):
                 if active[number]:
@@ -89,7 +89,7 @@ class GenerationRun:
             if not any(active):
                 return
             started, step = time.perf_counter(), step + 1
-            logits = self._session.step(chosen, active)
+            found = self._session.step(chosen, active, self._sampler.wanted)
 
     @property
     def result(self) -> Generation:

@@ -77,14 +77,27 @@ class Buffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last: int
 
 
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a step can give, and what makes it, behind the steps that are for all results."""
+
+    steps: list[Launch | Call]
+    tensor: TensorReference
+
+
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The steps for sizes in some range."""
+    """The steps for sizes in some range. Temporaries count them with those of `logits` and then of `ids` behind."""
 
     ranges: dict[str, tuple[int, int | None]]  # least and largest of each of SIZES that is bounded
     steps: list[Launch | Call]
     temporaries: list[Buffer]
     zeros: list[Size]  # bytes of buffers that are zero before and after each step
-    logits: TensorReference
+    logits: Result  # [batch, kept, vocabulary]
+    ids: Result  # int64[batch, kept], of the greatest logits
+
+    @property
+    def all_steps(self) -> list[Launch | Call]:
+        """Those of both results, too."""
+        return [*self.steps, *self.logits.steps, *self.ids.steps]
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is for these sizes."""

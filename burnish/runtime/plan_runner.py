@@ -13,6 +13,7 @@ import torch
 from burnish.ir.errors import ArtifactError
 from burnish.ir.serialize import resolve
 from burnish.runtime.arena import Lifetime, place
+from burnish.runtime.executor import Wanted
 from burnish.runtime.plan import Call, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
 
 
@@ -29,7 +30,7 @@ class BoundStep:
     """A variant on given memory: run it as often as wanted, whatever the inputs contain by then."""
 
     run: Callable[[], None]
-    logits: torch.Tensor
+    result: torch.Tensor  # as wanted
     arena: torch.Tensor  # kept alive
     launches: int
 
@@ -45,7 +46,9 @@ class PlanRunner:
         self._device = device
         self._launcher = launcher
 
-    def bind(self, inputs: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], capacity: int) -> BoundStep:
+    def bind(
+        self, inputs: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], capacity: int, wanted: Wanted
+    ) -> BoundStep:
         """The step on tokens[batch, sequence], position[batch] and logits_index[kept], and on states by name."""
         tokens, _, index = inputs
         sizes = {
@@ -61,7 +64,9 @@ class PlanRunner:
         memory.buffers |= {f"state {name}": tensor for name, tensor in states.items()}
         memory.buffers |= {f"weight {name}": tensor for name, tensor in self._weights.items()}
         steps: list[Callable[[], None]] = []
-        for step in variant.steps:
+        result = variant.ids if wanted == "ids" else variant.logits
+        planned = [*variant.steps, *result.steps]
+        for step in planned:
             if isinstance(step, Launch):
                 grid = [evaluate(each, sizes) for each in step.grid]
                 arguments = [
@@ -76,8 +81,8 @@ class PlanRunner:
             for each in steps:
                 each()
 
-        launches = sum(isinstance(step, Launch) for step in variant.steps)
-        return BoundStep(run, memory.tensor(variant.logits), memory.arena, launches)
+        launches = sum(isinstance(step, Launch) for step in planned)
+        return BoundStep(run, memory.tensor(result.tensor), memory.arena, launches)
 
 
 class _Memory:

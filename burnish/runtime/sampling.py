@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from burnish.runtime.executor import Wanted
 from burnish.runtime.options import GenerationOptions
 
 Scores: TypeAlias = NDArray[np.floating[Any]]
@@ -99,7 +100,7 @@ class Sampler:
         if options.repetition_penalty != 1:
             self._seen = [np.unique(np.array(prompt, dtype=np.int64)) for prompt in prompts]
         self._all: Ids | None = None  # every id, once it is known how many there are
-        self._plain = not options.do_sample and not self._processes()
+        self.wanted: Wanted = "logits" if options.do_sample or self._processes() else "ids"
 
     def _processes(self) -> bool:
         """Whether anything but temperature, top-k, top-p and min-p touches the scores."""
@@ -109,12 +110,12 @@ class Sampler:
         suppressed = options.suppress_tokens or options.begin_suppress_tokens
         return bool(self._seen or ends or forced or suppressed)
 
-    def choose(self, logits: torch.Tensor) -> list[int]:
-        """The next token of each row, from its logits [b, 1, vocabulary]."""
-        scores: Scores = (logits if logits.dtype == torch.float32 else logits.float()).numpy()[:, 0]
-        if self._plain:
-            chosen: list[int] = scores.argmax(-1).tolist()
+    def choose(self, found: torch.Tensor) -> list[int]:
+        """The next token of each row, from what is `wanted`: its logits [b, 1, vocabulary] or its id [b, 1]."""
+        if self.wanted == "ids":
+            chosen: list[int] = found[:, 0].tolist()
         else:
+            scores: Scores = (found if found.dtype == torch.float32 else found.float()).numpy()[:, 0]
             draws = self._random.random(len(scores)).tolist()
             chosen = [self._choose_row(row, scores[row], draw) for row, draw in enumerate(draws)]
         self._new += 1

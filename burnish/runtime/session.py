@@ -9,7 +9,7 @@ import torch
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.program import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Executor
+from burnish.runtime.executor import Executor, Wanted
 from burnish.runtime.states import States
 
 _CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
@@ -75,33 +75,39 @@ class Session:
         """Bytes that the states take."""
         return self._states.nbytes
 
-    def append(self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False) -> torch.Tensor:
+    def append(
+        self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits"
+    ) -> torch.Tensor:
         """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
-        `ids` is int64 [b, n], or a list of b lists of at least one id, of any lengths unless `every`. Raises
-        InvalidInputError if they are not, or if an id is outside the vocabulary or a row would become too long.
+        With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n]: of a GPU's results, these alone
+        are copied to the CPU. `ids` is int64 [b, n], or a list of b lists of at least one id, of any lengths unless
+        `every`. Raises InvalidInputError if they are not, or if an id is outside the vocabulary or a row would become
+        too long.
         """
         rows = check_ids(ids, self._signature, self.lengths)
         if len(rows) != self.batch:
             raise InvalidInputError(f"the session has {self.batch} rows, and ids were given for {len(rows)}")
         even = len({len(row) for row in rows}) == 1
         if every and not even:
-            raise InvalidInputError("logits of every token need rows of equal length; feed unequal ones row by row")
+            raise InvalidInputError(f"{wanted} of every token need rows of equal length; feed unequal ones row by row")
         self._reserve(max(len(old) + len(new) for old, new in zip(self._tokens, rows, strict=True)))
         if even:
-            logits = self._feed(torch.tensor(rows), self._position, self._states, every)
+            results = self._feed(torch.tensor(rows), self._position, self._states, every, wanted)
         else:
-            logits = torch.cat([self._feed_row(row, new) for row, new in enumerate(rows)])
+            results = torch.cat([self._feed_row(row, new, wanted) for row, new in enumerate(rows)])
         for row, new in enumerate(rows):
             self._tokens[row] += new
             self._position[row] += len(new)
-        return logits
+        return results
 
-    def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None) -> torch.Tensor:
-        """Feed one token a row, unchecked: the inner step of generation. Gives logits [b, 1, vocabulary].
+    def step(
+        self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
+    ) -> torch.Tensor:
+        """Feed one token a row, unchecked: the inner step of generation. Gives logits [b, 1, vocabulary] or ids [b, 1].
 
-        The logits are overwritten by the next step. A row that is not `active` computes, and then forgets that it
-        did: its length stays, its logits mean nothing, and further tokens for it do not either.
+        The result is overwritten by the next step. A row that is not `active` computes, and then forgets that it
+        did: its length stays, its result means nothing, and further tokens for it do not either.
         """
         self._reserve(1 + max(map(len, self._tokens)))
         last = self._signature.max_length - 1
@@ -109,12 +115,12 @@ class Session:
             self._next_cells[number] = token
             # A row that stopped at the model's limit has no further position: it computes at its last one.
             self._position_cells[number] = min(len(self._tokens[number]), last)
-        logits = self._executor.step(self._next, self._position, self._first, self._states)
+        result = self._executor.step(self._next, self._position, self._first, self._states, wanted)
         for number, token in enumerate(tokens):
             if active is None or active[number]:
                 self._tokens[number].append(token)
             self._position_cells[number] = len(self._tokens[number])
-        return logits
+        return result
 
     def rewind(self, length: int, row: int | None = None) -> None:
         """Forget all but the first `length` tokens of `row`, or of every row that has more.
@@ -145,27 +151,29 @@ class Session:
             self._states.clear(row)
             self._position[row] = 0
             if kept:
-                self._feed_row(row, kept)
+                self._feed_row(row, kept, "ids")
             self._position[row] = length
 
-    def _feed_row(self, row: int, ids: list[int]) -> torch.Tensor:
-        """Feed one row alone; logits [1, 1, vocabulary]. The row's position stays."""
+    def _feed_row(self, row: int, ids: list[int], wanted: Wanted) -> torch.Tensor:
+        """Feed one row alone; what is wanted of its last token. The row's position stays."""
         states = self._states.row(row)
-        logits = self._feed(torch.tensor([ids]), self._position[row : row + 1], states, every=False)
+        result = self._feed(torch.tensor([ids]), self._position[row : row + 1], states, False, wanted)
         self._states.accept(row, states)
-        return logits
+        return result
 
-    def _feed(self, tokens: torch.Tensor, position: torch.Tensor, states: States, every: bool) -> torch.Tensor:
-        """Feed tokens [b, n] in chunks; logits of the last, or of every one, in memory of their own."""
+    def _feed(
+        self, tokens: torch.Tensor, position: torch.Tensor, states: States, every: bool, wanted: Wanted
+    ) -> torch.Tensor:
+        """Feed tokens [b, n] in chunks; what is wanted of the last, or of every one, in memory of its own."""
         count = tokens.shape[1]
         parts: list[torch.Tensor] = []
         for start in range(0, count, _CHUNK):
             chunk = tokens[:, start : start + _CHUNK].contiguous()
             size = chunk.shape[1]
             index = torch.arange(size) if every else torch.tensor([size - 1])
-            logits = self._executor.step(chunk, position + start, index, states)
+            result = self._executor.step(chunk, position + start, index, states, wanted)
             if every or start + size == count:
-                parts.append(logits)
+                parts.append(result)
         return parts[0].clone() if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _reserve(self, length: int) -> None:

@@ -57,7 +57,7 @@ def planned(request: pytest.FixtureRequest) -> tuple[Program, Plan, dict[str, ob
 
 def kernels_of(launches: Plan, number: int) -> set[str]:
     """Of the variant with that number."""
-    return {step.kernel for step in launches.variants[number].steps if isinstance(step, Launch)}
+    return {step.kernel for step in launches.variants[number].all_steps if isinstance(step, Launch)}
 
 
 def test_everything_has_a_kernel(planned: tuple[Program, Plan, dict[str, object]]) -> None:

@@ -6,13 +6,15 @@ import msgspec
 import pytest
 
 from burnish.ir.errors import ArtifactError
-from burnish.runtime.plan import Launch, Plan, Scalar, TensorReference, Variant, dtype_named, evaluate
+from burnish.runtime.plan import Launch, Plan, Result, Scalar, TensorReference, Variant, dtype_named, evaluate
 
 LOGITS = TensorReference("temporary 0", "float32", ["batch", "kept", 7], ["7*kept", 7, 1])
+IDS = TensorReference("temporary 1", "int64", ["batch", "kept"], ["kept", 1])
 
 
 def variant(**ranges: tuple[int, int | None]) -> Variant:
-    return Variant(ranges, [Launch("k", ["batch", 1, 1], [LOGITS, Scalar("batch"), Scalar(0.5)], "n")], [], [], LOGITS)
+    launch = Launch("k", ["batch", 1, 1], [LOGITS, Scalar("batch"), Scalar(0.5)], "n")
+    return Variant(ranges, [launch], [], [], Result([], LOGITS), Result([launch], IDS))
 
 
 def test_it_survives_being_written() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 from transformers.generation import logits_process as theirs
 
+from burnish.runtime.executor import likeliest
 from burnish.runtime.options import GenerationOptions
 from burnish.runtime.sampling import (
     Candidates,
@@ -176,5 +177,26 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
 
 def test_low_precision_logits_are_chosen_from_in_float32() -> None:
-    scores = torch.tensor([[0.1, 0.7, 0.3]], dtype=torch.bfloat16)
-    assert Sampler(GenerationOptions(), [[0]], [9]).choose(scores[:, None]) == [1]
+    scores = torch.tensor([[[0.1, 0.7, 0.3]]], dtype=torch.bfloat16)
+    assert likeliest(scores).tolist() == [[1]]
+    assert Sampler(GenerationOptions(suppress_tokens=(1,)), [[0]], [9]).choose(scores) == [2]
+
+
+UNLIKE_PLAIN: list[dict[str, Any]] = [
+    {"do_sample": True},
+    {"repetition_penalty": 1.1},
+    {"suppress_tokens": (3,)},
+    {"begin_suppress_tokens": (3,)},
+    {"forced_bos_token_id": 0},
+    {"forced_eos_token_id": (0,)},
+    {"eos_token_id": (0,), "min_length": 4},
+    {"eos_token_id": (0,), "min_new_tokens": 4},
+]
+
+
+def test_only_what_no_option_changes_is_chosen_by_the_step_itself() -> None:
+    plain = Sampler(GenerationOptions(eos_token_id=(0,), max_new_tokens=9, stop_strings=("a",)), [[0], [1]], [9, 9])
+    assert plain.wanted == "ids"
+    assert plain.choose(torch.tensor([[5], [7]])) == [5, 7]
+    for options in UNLIKE_PLAIN:
+        assert Sampler(GenerationOptions(**options), [[0]], [9]).wanted == "logits", options

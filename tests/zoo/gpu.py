@@ -29,7 +29,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @dataclass(frozen=True)
 class Planned:
-    """The launch plan of a type, for one more token of one row."""
+    """The launch plan of a type, for one more token of one row, chosen by the last launch."""
 
     model_type: str
     launches: int = 0
@@ -46,11 +46,12 @@ def planned(model_type: str) -> Planned:
         launches, specs = plan(step, multiprocessors=132)
     except BurnishError as error:
         return Planned(model_type, error=f"{type(error).__name__}: {error}")
+    decode = launches.variants[0]
     targets = {node.name: str(node.target).removesuffix(".default") for node in step.graph.nodes}
     missing = Counter(targets.get(node, node) for node in fallbacks(launches))
     return Planned(
         model_type,
-        sum(isinstance(each, Launch) for each in launches.variants[0].steps),
+        sum(isinstance(each, Launch) for each in (*decode.steps, *decode.ids.steps)),
         len(specs),
         tuple(f"{count} × {target}" for target, count in missing.most_common()),
     )
@@ -64,7 +65,8 @@ def page(rows: list[Planned]) -> str:
         "",
         f"Of the {len(rows)} types that [compile and match](zoo.md), {complete} become a launch plan of kernels alone.",
         "What others have no kernel for is run by PyTorch, between the kernels. Tiny models in bfloat16; launches",
-        "of one more token, all layers and what is around them. No GPU is needed to make this page, and none was used.",
+        "of one more token, all layers and what is around them, up to the likeliest token's id. No GPU is needed to",
+        "make this page, and none was used.",
         "",
         "This page is written by `python -m tests.zoo.gpu`.",
         "",

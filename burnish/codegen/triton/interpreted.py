@@ -14,8 +14,9 @@ from burnish.codegen.triton.planner import plan as plan_again
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.program import Program
+from burnish.runtime.executor import Wanted
 from burnish.runtime.plan import Kernel, Plan
-from burnish.runtime.plan_runner import BoundStep, PlanRunner
+from burnish.runtime.plan_runner import PlanRunner
 from burnish.runtime.states import States
 
 _KERNELS = ("burnish.codegen.triton.kernels.", f"{MODULES}.")
@@ -47,22 +48,20 @@ class InterpretedExecutor:
         self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher)
 
     def step(
-        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
+        self,
+        tokens: torch.Tensor,
+        position: torch.Tensor,
+        logits_index: torch.Tensor,
+        states: States,
+        wanted: Wanted = "logits",
     ) -> torch.Tensor:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        step = self.bind(tokens, position, logits_index, states)
-        step.run()
-        return step.logits
-
-    def bind(
-        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
-    ) -> BoundStep:
-        """The step on this memory."""
-        assert self._runner is not None
         named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        return self._runner.bind((tokens, position, logits_index), named, states.capacity)
+        step = self._runner.bind((tokens, position, logits_index), named, states.capacity, wanted)
+        step.run()
+        return step.result
 
     def close(self) -> None:
         """See `Executor.close`."""

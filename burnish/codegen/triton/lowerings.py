@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
+from burnish.codegen.triton.kernels.argmax import argmax
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.codegen.triton.kernels.cache_write import cache_write, ring_write
 from burnish.codegen.triton.kernels.decode_attention import decode_attention
@@ -46,6 +47,7 @@ def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
 
 KERNELS: dict[Any, Callable[..., Any]] = {
     **{op: single(op) for op in MEMBERS},  # what is in no group; the kernels below are written for theirs
+    aten.argmax.default: argmax,
     aten.gather.default: gather,
     aten.index_select.default: index_select,
     aten.scatter.src: scatter_source,

@@ -22,8 +22,10 @@ from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, describe
-from burnish.runtime.plan import Call, Kernel, Launch, Plan, Variant
+from burnish.ir.program import Program, arguments, describe, value
+from burnish.runtime.plan import Call, Kernel, Launch, Plan, Result, Variant
+
+aten = torch.ops.aten
 
 # Host functions that write new tokens into a state where it is, by the arguments that are states.
 _WRITES_IN_PLACE: dict[Any, tuple[int, ...]] = {
@@ -58,7 +60,7 @@ def plan(program: Program, multiprocessors: int = 4) -> tuple[Plan, dict[str, Ke
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
-    program = _with_late_writes(program)
+    program = _with_ids(_with_late_writes(program))
     specs: dict[str, KernelSpec] = {}
     variants = []
     token = MULTIPROCESSORS.set(multiprocessors)
@@ -82,9 +84,28 @@ def _with_late_writes(program: Program) -> Program:
     return program
 
 
+def _with_ids(program: Program) -> Program:
+    """With one more output, the ids of the greatest logits, taken before these are widened: that keeps their order."""
+    output = program.output
+    logits, *states = arguments(output)[0]
+    with program.graph.inserting_before(output):
+        ids = program.graph.call_function(aten.argmax.default, (_narrow(logits), -1))
+    output.args = ((logits, ids, *states),)
+    return program
+
+
+def _narrow(logits: fx.Node) -> fx.Node:
+    """The logits before they are widened, which is exact."""
+    before = logits.args[0] if logits.target is aten._to_copy.default and set(logits.kwargs) == {"dtype"} else None
+    if not isinstance(before, fx.Node) or not value(before).is_floating_point():
+        return logits
+    wide = value(logits).dtype
+    return before if torch.promote_types(value(before).dtype, wide) == wide else logits
+
+
 def fallbacks(plan: Plan) -> dict[str, str]:
     """The nodes that have no kernel, and why."""
-    return {step.node: step.reason for variant in plan.variants for step in variant.steps if isinstance(step, Call)}
+    return {step.node: step.reason for variant in plan.variants for step in variant.all_steps if isinstance(step, Call)}
 
 
 def kernel_data(spec: KernelSpec) -> Kernel:
@@ -122,11 +143,17 @@ def _variant(program: Program, regime: Regime) -> tuple[Variant, dict[str, Kerne
     recorder = Recorder(names)
     with enable_python_dispatcher(), FakeTensorMode(shape_env=environment), torch.no_grad():
         inputs = _inputs(program, sizes, recorder)
-        logits, *states = _record(program, inputs, recorder)
-        _copy_states(program, inputs, states, recorder)
-        reference = recorder.reference(logits)
+        values: dict[fx.Node, Any] = dict(inputs)
+        logits, ids, *states = arguments(program.output)[0]
+        last = [node for node in (logits, ids) if set(node.users) == {program.output}]
+        for node in program.graph.nodes:
+            if node.op == "call_function" and node not in last:
+                values[node] = _run(node, values, recorder)
+        _copy_states(program, inputs, [values[state] for state in states], recorder)
+        steps = list(recorder.steps)
+        results = [_result(node, values, recorder) for node in (logits, ids)]
     used = {step.kernel: recorder.specs[step.kernel] for step in recorder.steps if isinstance(step, Launch)}
-    return Variant(ranges, recorder.steps, recorder.temporaries(), recorder.zeros, reference), used
+    return Variant(ranges, steps, recorder.temporaries(), recorder.zeros, *results), used
 
 
 def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> dict[fx.Node, torch.Tensor]:
@@ -151,15 +178,11 @@ def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> d
     return values
 
 
-def _record(program: Program, inputs: Mapping[fx.Node, torch.Tensor], recorder: Recorder) -> tuple[Any, ...]:
-    """Run the graph on fakes; gives its outputs."""
-    values: dict[fx.Node, Any] = dict(inputs)
-    for node in program.graph.nodes:
-        if node.op == "output":
-            return tuple(fx.map_arg(node.args[0], values.__getitem__))
-        if node.op == "call_function":
-            values[node] = _run(node, values, recorder)
-    raise InvalidProgramError("the graph has no output node")
+def _result(node: fx.Node, values: Mapping[fx.Node, Any], recorder: Recorder) -> Result:
+    """What `node` gives, and the steps that make it if none did yet."""
+    start = len(recorder.steps)
+    tensor = values[node] if node in values else _run(node, values, recorder)
+    return Result(recorder.steps[start:], recorder.reference(tensor))
 
 
 def _run(node: fx.Node, values: Mapping[fx.Node, Any], recorder: Recorder) -> Any:
