@@ -113,20 +113,20 @@ def test_full_dumps_are_run_and_written_as_onnx(tmp_path: Path) -> None:
     command = (sys.executable, "-m", "burnish.cli", "compile", "small:Small", "-o", "small.burnish", "--onnx", "onnx")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "13 of 13 programs as ONNX in onnx" in " ".join(done.stderr.split())
-    assert (tmp_path / "onnx" / "12-pack-linears.onnx").exists()
+    assert "14 of 14 programs as ONNX in onnx" in " ".join(done.stderr.split())
+    assert (tmp_path / "onnx" / "13-lower-quantized.onnx").exists()
 
     done_dump = call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "dump", "--full")
     assert done_dump.exit_code == 0, done_dump.stderr
-    last = tmp_path / "dump" / "12-pack-linears.txt"
+    last = tmp_path / "dump" / "13-lower-quantized.txt"
     assert f"run one with: burnish inspect --run {last}" in " ".join(done_dump.stdout.split())
     done_run = call("inspect", "--run", last, "--onnx", tmp_path / "one")
     assert done_run.exit_code == 0, done_run.stderr
     assert "incremental: " in done_run.stdout
     assert "[2, 24, 20]" in done_run.stdout
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
-        "12-pack-linears.onnx",
-        "12-pack-linears.safetensors",
+        "13-lower-quantized.onnx",
+        "13-lower-quantized.safetensors",
     ]
 
     call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "folded")

@@ -98,7 +98,7 @@ def test_two_passes_by_number_or_name(make: Callable[..., Artifact]) -> None:
     assert nothing.same
     assert "the programs are the same" in plain_text(program_diff_view(nothing))
     for wrong, message in (
-        ("13", "00 captured, 01 clean"),
+        ("99", "00 captured, 01 clean"),
         ("raise-norm", "did you mean raise-norms"),
         ("0", "no pass"),
     ):
@@ -200,7 +200,7 @@ def test_the_command(make: Callable[..., Artifact]) -> None:
     assert call("inspect", first.path, "--diff", "04", "05").stdout == done.stdout
     done = call("inspect", first.path, second.path)
     assert done.exit_code == 0, done.stderr
-    assert "+++ deep.burnish 12 pack-linears" in done.stdout
+    assert "+++ deep.burnish 13 lower-quantized" in done.stdout
     assert "raise-norms: rewrites 6 → 14" in done.stdout
     assert "are equal" in call("inspect", first.path, first.path).stdout
     wrong = call("inspect", first.path, "--diff", "clear")
