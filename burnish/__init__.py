@@ -6,6 +6,7 @@ brings back one that was saved, without the model's code.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from burnish.ir.errors import BurnishError
@@ -13,24 +14,38 @@ from burnish.version import __version__
 
 if TYPE_CHECKING:
     from burnish.compiler import compile
+    from burnish.evaluation import evaluate
     from burnish.loader import load
+    from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
+    from burnish.passes.transforms.drop_layers import DropLayers
+    from burnish.passes.transforms.quantize import Quantize
     from burnish.runtime.model import CompiledModel
 
-__all__ = ["BurnishError", "CompiledModel", "__version__", "compile", "load"]
+__all__ = [
+    "BurnishError",
+    "CompiledModel",
+    "ConvertToGQA",
+    "DropLayers",
+    "Quantize",
+    "__version__",
+    "compile",
+    "evaluate",
+    "load",
+]
+
+# On demand: loading an artifact must not import the compiler, nor compiling wait for what it does not use.
+_HOMES = {
+    "CompiledModel": "burnish.runtime.model",
+    "ConvertToGQA": "burnish.passes.transforms.convert_to_gqa",
+    "DropLayers": "burnish.passes.transforms.drop_layers",
+    "Quantize": "burnish.passes.transforms.quantize",
+    "compile": "burnish.compiler",
+    "evaluate": "burnish.evaluation",
+    "load": "burnish.loader",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: loading an artifact must not import the compiler, nor compiling wait for what it does not use.
-    if name == "compile":
-        from burnish.compiler import compile
-
-        return compile
-    if name == "load":
-        from burnish.loader import load
-
-        return load
-    if name == "CompiledModel":
-        from burnish.runtime.model import CompiledModel
-
-        return CompiledModel
-    raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'burnish' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

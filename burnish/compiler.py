@@ -24,6 +24,7 @@ from burnish.loader import interpreted
 from burnish.passes.pipeline import Failure, Observer, run_passes
 from burnish.passes.pipelines import insert_states, lower_for_cpu, lower_for_gpu, raise_operations, whole_pipeline
 from burnish.passes.shrink import shrink
+from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform, apply, check_order
 from burnish.passes.verify import Verifier, verify_step
 from burnish.runtime.artifact import Contents, write
@@ -66,7 +67,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             in PyTorch, "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
             bfloat16 for quantized ones. CPUs compute in float32.
-        quantize: on GPUs, weights of products in 8 or 4 bits, rounded to the nearest, with a scale for each 32.
+        quantize: weights of products in 8 or 4 bits. On CPUs, the last transform, `Quantize(quantize)`; on GPUs
+            rounded to the nearest, with a scale for each 32.
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`. What each
             costs is in `trace.quality`, if there is `calibration`.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
@@ -86,6 +88,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     chosen, architectures = _chosen(target, backend)
     on_gpu = chosen in ("cuda", "triton-interpret")
     _check_numbers(dtype, quantize, on_gpu)
+    if quantize is not None and not on_gpu:
+        transforms, quantize = [*transforms, Quantize(quantize)], None
     check_order(transforms)
     if calibration is not None and not transforms:
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
@@ -171,8 +175,6 @@ def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, .
 def _check_numbers(dtype: torch.dtype | None, quantize: str | None, on_gpu: bool) -> None:
     if quantize is not None and quantize not in _BITS:
         raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(_BITS)}")
-    if quantize is not None and not on_gpu:
-        raise UsageError("weights of 8 and 4 bits are for GPUs so far: leave quantize out, or give target='cuda'")
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
     if not on_gpu and dtype not in (None, torch.float32):

@@ -246,7 +246,6 @@ case("an architecture that is not known", UsageError)(for_target(target="cuda:sm
 case("a target that does not exist", UsageError)(for_target(target="rocm"))
 case("a backend that does not execute the target", UsageError)(for_target(target="cuda:sm_90", backend="onnxruntime"))
 case("half precision on a CPU", UsageError)(for_target(dtype=torch.bfloat16))
-case("quantization on a CPU", UsageError)(for_target(quantize="int4"))
 case("a quantization that does not exist", UsageError)(for_target(target="cuda:sm_90", quantize="int3"))
 case("an artifact for another backend", UsageError)(
     lambda folder: burnish.load(save_tiny(folder)[0], backend="triton-interpret")

@@ -79,7 +79,7 @@ class Quantization(StrEnum):
 
 QuantizeOption = Annotated[
     Quantization | None,
-    typer.Option(help="On GPUs: weights in 8 or 4 bits, with a scale for each 32.", show_default="not"),
+    typer.Option(help="Weights of products in 8 or 4 bits.", show_default="not"),
 ]
 DtypeOption = Annotated[
     Dtype | None, typer.Option(help="What GPUs compute in.", show_default="what the model's weights are in")

@@ -20,6 +20,15 @@ from burnish.cli.app import (
     reported,
 )
 from burnish.cli.models import compiled_model
+from burnish.cli.transforms import (
+    CalibrationOption,
+    DropLayersOption,
+    HealOption,
+    KVHeadsOption,
+    RecipeOption,
+    SaveRecipeOption,
+    recipe_of,
+)
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.compiler import Verify
@@ -34,6 +43,12 @@ def compile(
     backend: BackendOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    drop_layers: DropLayersOption = None,
+    kv_heads: KVHeadsOption = None,
+    heal: HealOption = 0,
+    calibration: CalibrationOption = None,
+    recipe: RecipeOption = None,
+    save_recipe: SaveRecipeOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every pass's before and after, on two layers of each kind.")
     ] = False,
@@ -51,15 +66,22 @@ def compile(
     with reported():
         from burnish.inspect.onnx_dump import OnnxFolder
         from burnish.inspect.summary import size_text
-        from burnish.inspect.table import pass_table
+        from burnish.inspect.table import pass_table, quality_table
 
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
         stages = None if onnx is None else OnnxFolder(onnx)
-        with compiled_model(model, max_length, backend, checked, stages, target, dtype, quantize) as compiled:
+        changes = recipe_of(kv_heads, heal, drop_layers, calibration, recipe)
+        if save_recipe is not None:
+            from burnish.recipe import write_recipe
+
+            write_recipe(save_recipe, changes.transforms, changes.calibration)
+        with compiled_model(model, max_length, backend, checked, stages, target, dtype, quantize, changes) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))
+            if compiled.trace.quality:
+                err.print(quality_table(compiled.trace.quality))
             size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         err.print(
             f"{output}: {size_text(size)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True

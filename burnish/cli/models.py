@@ -18,9 +18,10 @@ from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.compiler import Verify
     from burnish.passes.pipeline import Observer
+    from burnish.recipe import Recipe
     from burnish.runtime.model import CompiledModel
 
-_PHASES = ("capture", "passes", "verify", "lower", "write", "load")
+_PHASES = ("capture", "passes", "transform", "verify", "lower", "write", "load")
 
 
 def find_model(text: str) -> Any:
@@ -68,6 +69,7 @@ def compiled_model(
     target: str = "cpu",
     dtype: Dtype | None = None,
     quantize: Quantization | None = None,
+    recipe: Recipe | None = None,
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -90,6 +92,8 @@ def compiled_model(
             backend=None if backend is None else backend.value,
             dtype=None if dtype is None else getattr(torch, dtype.value),
             quantize=None if quantize is None else quantize.value,
+            transforms=() if recipe is None else recipe.transforms,
+            calibration=None if recipe is None else recipe.calibration,
             verify=verify,
             progress=begin,
             observer=observer,

@@ -13,8 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from burnish.ir.cost import CONTEXT
-from burnish.ir.trace import Entry, PassRecord, Trace
+from burnish.ir.quality_html import HEADINGS, quality_cells
+from burnish.ir.states import CONTEXT
+from burnish.ir.trace import Entry, PassRecord, QualityRecord, Trace
 
 WIDTH = 100
 _NUMBER = re.compile(r"_?[0-9]+")
@@ -109,6 +110,9 @@ def trace_view(trace: Trace) -> RenderableType:
     if trace.phases:
         phases = " · ".join(f"{name} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(Text(f"seconds: {phases}"))
+    if trace.quality:
+        parts += [Text(), Text("What the transforms cost, on text held out from calibration", style="bold")]
+        parts.append(quality_table(trace.quality))
     noted = [record for record in trace.passes if record.notes]
     if noted:
         parts += [Text(), Text("Notes", style="bold")]
@@ -120,6 +124,16 @@ def trace_view(trace: Trace) -> RenderableType:
             for reason in reasons(record.refusals):
                 parts += _reason(record, reason)
     return Group(*parts)
+
+
+def quality_table(records: Sequence[QualityRecord]) -> Table:
+    """A row for each model: before the transforms, and after each of them."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
+    for place, heading in enumerate(HEADINGS):
+        table.add_column(heading.replace(", ", "\n"), justify="right" if place else "left", overflow="fold")
+    for record in records:
+        table.add_row(*map(Text, quality_cells(record)))
+    return table
 
 
 def rewrites_view(trace: Trace) -> RenderableType:

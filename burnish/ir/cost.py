@@ -19,10 +19,9 @@ from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
 from burnish.ir.quantized_ops import quantized_ops
+from burnish.ir.states import CONTEXT
 
 aten = torch.ops.aten
-
-CONTEXT = 512  # tokens before the one that is counted
 
 # They give a name to memory that is there already.
 _VIEWS = {

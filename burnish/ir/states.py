@@ -25,6 +25,7 @@ class StateKind(Enum):
 
 BATCH = "batch"
 CAPACITY = "capacity"
+CONTEXT = 512  # tokens before the one that costs are counted for
 
 
 @dataclass(frozen=True)

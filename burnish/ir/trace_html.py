@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from burnish.ir.quality_html import quality_html
+
 if TYPE_CHECKING:
     from burnish.ir.trace import Entry, PassRecord, Trace
 
@@ -49,6 +51,7 @@ def trace_html(trace: Trace) -> str:
     if trace.phases:
         phases = " · ".join(f"{escape(name)} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(f'<div style="opacity:.7">seconds: {phases}</div>')
+    parts.append(quality_html(trace.quality))
     notes = [f"{record.name}: {note}" for record in trace.passes for note in record.notes]
     parts.append(_details(counted(len(notes), "note"), notes) if notes else "")
     left = [line for record in trace.passes for line in _grouped(record.name, record.refusals)]

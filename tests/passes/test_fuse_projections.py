@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from burnish.frontend import read
-from burnish.ir.cost import CONTEXT
 from burnish.ir.fused_ops import fused_ops
+from burnish.ir.states import CONTEXT
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.pipeline import run_passes

@@ -16,6 +16,7 @@ import msgspec
 
 from burnish.inspect.html.data import Kernels, report_data
 from burnish.ir.errors import UsageError
+from burnish.ir.quality_html import quality_html
 from burnish.ir.trace import Trace
 
 # In the order in which they build on each other.
@@ -33,6 +34,7 @@ def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:
         "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
         "form-action 'none'",
         "TITLE": html.escape(title),
+        "QUALITY": _quality(trace),
         "STYLE": style,
         "SCRIPT": script,
         # JSON has `<` in strings only, and there it may be written so: no `</script>` or `<!--` is left in it.
@@ -42,6 +44,13 @@ def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:
     # One walk over the page itself, so that nothing that is put in is looked at again.
     pieces = [piece.split("}}", 1) for piece in rest]
     return first + "".join(parts[name] + text for name, text in pieces)
+
+
+def _quality(trace: Trace) -> str:
+    if not trace.quality:
+        return ""
+    title = "<summary>What the transforms cost, on text held out from calibration</summary>"
+    return f'<details class="quality">{title}{quality_html(trace.quality)}</details>'
 
 
 def write_report(trace: Trace, title: str, file: Path, kernels: Kernels | None = None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from burnish.inspect.table import INSTALLED, reasons
-from burnish.ir.cost import CONTEXT
+from burnish.ir.states import CONTEXT
 from burnish.ir.trace import Entry, NodeRecord, PassRecord, Trace
 
 Kernels = Mapping[str, Sequence[tuple[str, str]]]

@@ -26,7 +26,7 @@ from burnish.passes.transforms.stream import Stream
 aten = torch.ops.aten
 
 _EXACT = 1e-9  # of the energy of keys and values: what float32 weights cannot tell from nothing
-_STEPS = 120  # of refitting, a layer
+_STEPS = 30  # of refitting, a layer
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,13 +36,21 @@ def measure(programs: Sequence[Program], tokens: Tensor) -> list[Quality]:
         for row in range(rows):
             following = tokens[number * rows + row, 1:]
             count += len(following)
-            sums += torch.stack(_compared([logits[row, :-1] for logits in batch], following))
+            sums += torch.stack(compared([logits[row, :-1] for logits in batch], following))
+    return summed(sums, count)
+
+
+def summed(sums: Tensor, count: int) -> list[Quality]:
+    """The qualities that sums [programs, 3] of what `compared` gives over `count` tokens stand for."""
     means = (sums / count).tolist()
-    return [Quality(float(torch.tensor(loss).exp()), far, same, count) for loss, far, same in means]
+    return [Quality(math.exp(loss), far, same, count) for loss, far, same in means]
 
 
-def _compared(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
-    """Of each program the sums [3] over tokens: loss, divergence, agreement."""
+def compared(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
+    """Of each one's logits [tokens, vocabulary] the sums [3] over tokens: loss, divergence, agreement.
+
+    The first one's are the original's. `following`: the tokens that came, int64[tokens].
+    """
     original = F.log_softmax(logits[0].float(), dim=-1)
     likeliest = original.argmax(-1)
     found = []

@@ -1,0 +1,91 @@
+"""What transforms cost on text, as HTML: a table, and quality against the bytes that a token moves. No scripts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from burnish.ir.states import CONTEXT
+
+if TYPE_CHECKING:
+    from burnish.ir.trace import QualityRecord
+
+HEADINGS = (
+    "model",
+    "parameters, M",
+    "weights, MB",
+    "cache, B/token",
+    "perplexity",
+    "KL, nats",
+    "same top token",
+)
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 240, 60, 36, 20
+
+
+def quality_cells(record: QualityRecord) -> tuple[str, ...]:
+    """A row under `HEADINGS`."""
+    return (
+        record.name,
+        f"{record.parameters / 1e6:,.1f}",
+        f"{record.weight_bytes / 1e6:,.1f}",
+        f"{record.cache_bytes_a_token:,}",
+        f"{record.perplexity:,.3f}",
+        f"{record.divergence:.4f}",
+        f"{100 * record.agreement:.1f}%",
+    )
+
+
+def quality_html(records: Sequence[QualityRecord]) -> str:
+    """The table and the chart; nothing without records. It has no styles of its own, which pages may forbid."""
+    if not records:
+        return ""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in quality_cells(record)) + "</tr>" for record in records
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{quality_svg(records)}"
+
+
+def quality_svg(records: Sequence[QualityRecord]) -> str:
+    """Perplexity (logarithmic) against the bytes of weights and cache that a token after CONTEXT others reads."""
+    sizes = [(record.weight_bytes + CONTEXT * record.cache_bytes_a_token) / 1e6 for record in records]
+    losses = [math.log(record.perplexity) for record in records]
+    most, low, high = max(sizes), min(losses), max(losses)
+    room = max(0.1 * (high - low), 0.01)
+    low, high = low - room, high + room
+
+    def across(size: float) -> float:
+        return _LEFT + (_WIDTH - _LEFT - 20) * size / (most or 1.0)
+
+    def down(loss: float) -> float:
+        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - loss) / (high - low)
+
+    places = [(across(size), down(loss)) for size, loss in zip(sizes, losses, strict=True)]
+    foot, right = _HEIGHT - _BOTTOM, _WIDTH - 20
+    parts = [
+        f'<path d="M{_LEFT} {_TOP}V{foot}H{right}" fill="none" stroke="currentColor" stroke-opacity=".4"/>',
+        '<path d="M' + "L".join(f"{x:.1f} {y:.1f}" for x, y in places) + '" fill="none" stroke="currentColor" '
+        'stroke-opacity=".4" stroke-dasharray="3 3"/>',
+        *(_text(_LEFT - 6, down(loss) + 4, f"{math.exp(loss):,.2f}", "end") for loss in {min(losses), max(losses)}),
+        *(_text(across(size), foot + 14, f"{size:,.1f}", "middle") for size in sorted({min(sizes), most})),
+        _text((_LEFT + right) / 2, _HEIGHT - 6, f"MB read for a token after {CONTEXT}", "middle"),
+        _text(_LEFT, _TOP - 8, "perplexity", "start"),
+    ]
+    for number, ((x, y), record) in enumerate(zip(places, records, strict=True)):
+        told = ", ".join(f"{heading} {cell}" for heading, cell in zip(HEADINGS, quality_cells(record), strict=True))
+        parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="currentColor"><title>{escape(told)}</title></circle>'
+        )
+        parts.append(_text(x - 8, y - 6, str(number), "end"))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'role="img" aria-label="Perplexity against bytes a token">{"".join(parts)}</svg>'
+    )
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="11" fill="currentColor" text-anchor="{anchor}">{escape(text)}</text>'
+    )

@@ -1,0 +1,208 @@
+"""What changes the model, from Python, from the command line and from a recipe; and what it says of its cost."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner, Result
+
+import burnish
+from burnish.cli import app
+from burnish.inspect.html import report
+from burnish.inspect.table import plain_text, trace_view
+from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.recipe import Recipe, read_recipe, write_recipe
+from burnish.runtime.artifact import Artifact
+
+VOCABULARY = 61
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        initializer_range=0.15,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def ids(count: int = 900) -> list[int]:
+    generator = torch.Generator().manual_seed(1)
+    found = [0]
+    for jump in torch.randint(0, 4, (count - 1,), generator=generator).tolist():
+        found.append((5 * found[-1] + jump) % VOCABULARY)
+    return found
+
+
+ALL = [burnish.DropLayers(count=1), burnish.ConvertToGQA(kv_heads=2), burnish.Quantize("int8")]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("transformed") / "small.burnish"
+    with burnish.compile(llama(), transforms=ALL, calibration=ids()) as compiled:
+        compiled.save(path)
+    return path
+
+
+def test_all_together_and_what_each_costs(artifact: Path) -> None:
+    quality = Artifact.open(artifact).trace().quality
+    assert [each.name.split("(")[0] for each in quality] == ["original", "DropLayers", "ConvertToGQA", "Quantize"]
+    original, dropped, merged, quantized = quality
+    # 2 x layers x KV heads x head size x bytes of a float32.
+    assert original.cache_bytes_a_token == 2 * 3 * 4 * 8 * 4
+    assert dropped.cache_bytes_a_token == 2 * 2 * 4 * 8 * 4
+    assert merged.cache_bytes_a_token == 2 * 2 * 2 * 8 * 4
+    assert (original.divergence, original.agreement) == (0.0, 1.0)
+    assert 0 < dropped.divergence < merged.divergence
+    assert quantized.weight_bytes < 0.5 * merged.weight_bytes
+    assert merged.parameters < dropped.parameters < original.parameters
+    with burnish.load(artifact) as loaded:
+        assert sum(state.bytes_a_token for state in loaded.artifact.states) == merged.cache_bytes_a_token
+        assert len(loaded.generate([1, 2, 3], max_new_tokens=4).tokens[0]) == 4
+
+
+def test_the_cost_is_shown(artifact: Path) -> None:
+    trace = Artifact.open(artifact).trace()
+    shown = plain_text(trace_view(trace))
+    assert "What the transforms cost" in shown
+    assert f"{trace.quality[-1].perplexity:,.3f}" in shown
+    page = report(trace, "small")
+    assert page.count("<circle") == len(trace.quality)
+    assert " style=" not in page[page.index('<details class="quality">') : page.index("</details>")]  # by its policy
+    assert "<circle" in trace._repr_html_()
+
+
+def test_the_same_again_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
+    with burnish.compile(llama(), transforms=ALL, calibration=ids()) as compiled:
+        compiled.save(tmp_path / "again.burnish")
+    files = [file.relative_to(artifact) for file in sorted(artifact.rglob("*")) if file.is_file()]
+    # The trace tells how long each pass took, and the manifest has the trace's checksum.
+    for file in files:
+        if file.parts[0] not in ("trace", "trace.json", "manifest.json"):
+            first, second = ((folder / file).read_bytes() for folder in (artifact, tmp_path / "again.burnish"))
+            assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest(), file
+
+
+def test_quantize_on_a_cpu_is_the_last_transform() -> None:
+    with burnish.compile(llama(), quantize="int8", calibration=ids()) as compiled:
+        assert [each.name.split("(")[0] for each in compiled.trace.quality] == ["original", "Quantize"]
+
+
+@pytest.mark.parametrize(
+    ("transforms", "calibration", "message"),
+    [
+        ([burnish.ConvertToGQA(kv_heads=3)], None, "no equal groups for 3"),
+        ([burnish.ConvertToGQA(kv_heads=4)], None, "found nothing to do: it has 4 heads"),
+        ([burnish.ConvertToGQA(kv_heads=0)], None, "at least one head"),
+        ([burnish.DropLayers(layers=[7])], None, "no layer 7: it has layers 0 to 2"),
+        ([burnish.DropLayers(count=3)], ids(), "3 layers cannot be dropped of 3"),
+        ([burnish.DropLayers(count=1)], None, "needs calibration text"),
+        ([burnish.Quantize("int8"), burnish.DropLayers(layers=[0])], None, "whose work it would undo"),
+        ([burnish.DropLayers(layers=[0]), burnish.DropLayers(layers=[0])], None, "given twice"),
+        ([], ids(), "no transform that takes it"),
+    ],
+)
+def test_what_cannot_be_done_is_said(transforms: list[object], calibration: list[int] | None, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        burnish.compile(llama(), transforms=transforms, calibration=calibration)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("calibration", "error", "message"),
+    [
+        ([], InvalidInputError, "empty"),
+        ([1, 2, 3], InvalidInputError, "has 3 tokens"),
+        ([VOCABULARY] * 900, InvalidInputError, f"has the id {VOCABULARY}"),
+        (["a text"], UsageError, "no tokenizer"),
+        ("nowhere.txt", InvalidInputError, "no file nowhere.txt"),
+    ],
+)
+def test_texts_that_are_none(calibration: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        burnish.compile(llama(), transforms=ALL, calibration=calibration)  # type: ignore[arg-type]
+
+
+def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
+    file, text = tmp_path / "burnish.toml", tmp_path / "text.txt"
+    transforms = [burnish.DropLayers(layers=["model.layers.1", 2]), burnish.ConvertToGQA(2, heal=3)]
+    write_recipe(file, transforms, text)
+    found = read_recipe(file)
+    assert found == Recipe([burnish.DropLayers(layers=["model.layers.1", 2]), transforms[1]], text)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("", "no transforms"),
+        ("transforms = 3", "no transforms"),
+        ("[[transforms]]\nname = 'Shrink'", "transform 'Shrink': there are DropLayers"),
+        ("[[transforms]]\nname = 'ConvertToGQA'", "ConvertToGQA needs kv_heads"),
+        ("[[transforms]]\nname = 'ConvertToGQA'\nheads = 2", "no option 'heads'"),
+        ("calibration = 3\n[[transforms]]\nname = 'Quantize'", "the path of a text"),
+        ("model = 'x'", "has 'model'"),
+        ("[[transforms", "is not TOML"),
+    ],
+)
+def test_recipes_that_are_none(recipe: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "burnish.toml"
+    file.write_text(recipe)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_recipe(file)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    model, small, again, recipe = "tests.test_transforms:llama", *(tmp_path / name for name in ("a", "b", "c.toml"))
+    done = call("compile", model, "-o", small, "--drop-layers", "1,", "--kv-heads", 2, "--save-recipe", recipe)
+    assert done.exit_code == 0, done.output
+    assert call("compile", model, "-o", again, "--recipe", recipe).exit_code == 0
+    shapes = [[state.shape for state in Artifact.open(path).states] for path in (small, again)]
+    assert shapes[0] == shapes[1]
+    assert len(shapes[0]) == 4  # keys and values of two layers
+    for wrong, message in (
+        (("--heal", 3), "give both"),
+        (("--drop-layers", "first"), "takes a count"),
+        (("--recipe", recipe, "--kv-heads", 2), "leave out"),
+        (("--calibration", recipe), "no transform that takes it"),
+    ):
+        done = call("compile", model, "-o", tmp_path / "no", *wrong)
+        assert done.exit_code == 2
+        assert message in " ".join(done.stderr.split())
+
+
+def test_evaluation_of_two(artifact: Path, tmp_path: Path) -> None:
+    with burnish.compile(llama()) as original, burnish.load(artifact) as small:
+        held_out = ids()[-200:]
+        first, second = burnish.evaluate([original, small], held_out)
+        assert (first.quality.divergence, first.quality.agreement) == (0.0, 1.0)
+        assert second.quality.divergence > 0
+        assert second.weight_bytes < first.weight_bytes
+        assert second.cache_bytes_a_token < first.cache_bytes_a_token
+        assert min(first.tokens_per_second, second.tokens_per_second) > 0
+        logits = original(torch.tensor([held_out[:64]]))[0, :-1]
+        alone = burnish.evaluate([original], held_out[:64])[0].quality.perplexity
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(held_out[1:64]))
+        assert alone == pytest.approx(float(loss.exp()), rel=1e-5)
+        for wrong, message in ((held_out[:3], "at least 16"), ([99] * 20, "has the id 99"), ([], "empty")):
+            with pytest.raises(InvalidInputError, match=message):
+                burnish.evaluate([original], wrong)
+    (tmp_path / "text").write_text("words")
+    done = call("evaluate", artifact, "--text", tmp_path / "text")
+    assert done.exit_code == 2
+    assert "no tokenizer" in done.stderr
