@@ -1,0 +1,229 @@
+"""Weights of linears in 8 and 4 bits: rounded to the nearest, or so that errors make up for one another."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import burnish
+from burnish.frontend import read
+from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.ir.program import Program
+from burnish.ir.quantization import as_quantized
+from burnish.ir.text import call_text
+from burnish.ir.trace import PassRecord, Trace
+from burnish.passes.pipeline import run_passes
+from burnish.passes.pipelines import raise_operations
+from burnish.passes.transforms.calibration import Calibration, calibration_of
+from burnish.passes.transforms.quality import measure
+from burnish.passes.transforms.quantize import Quantize
+from burnish.passes.transforms.quantize_rounding import Grid, gptq, inverse_factor, nearest, output_error, searched
+
+VOCABULARY = 97
+
+
+def llama(width: int = 64, tied: bool = False) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        initializer_range=0.15,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def raised(model: nn.Module) -> Program:
+    return run_passes(read(model).program, raise_operations(), Trace())
+
+
+def ids(count: int = 1200) -> list[int]:
+    """Tokens each of which follows from the one before it, mostly."""
+    generator = torch.Generator().manual_seed(1)
+    found = [0]
+    for jump in torch.randint(0, 4, (count,), generator=generator).tolist():
+        found.append((5 * found[-1] + jump) % VOCABULARY)
+    return found
+
+
+def text() -> Calibration:
+    return calibration_of(ids(), 128)
+
+
+def quantized(program: Program, **options: object) -> tuple[Program, PassRecord]:
+    trace = Trace()
+    return run_passes(program, [Quantize(**options)], trace), trace.passes[-1]  # type: ignore[arg-type]
+
+
+def linears(program: Program) -> list[str]:
+    return [call_text(node) for node in program.graph.nodes if "linear" in str(node.target)]
+
+
+def of_layers(size: int, rows: int = 24, tokens: int = 200) -> tuple[Tensor, Tensor]:
+    """A weight[rows, size] and the gram of inputs whose channels go together, and differ in size."""
+    generator = torch.Generator().manual_seed(size)
+    mixed = torch.randn(tokens, size // 4, generator=generator) @ torch.randn(size // 4, size, generator=generator)
+    inputs = (mixed + torch.randn(tokens, size, generator=generator)) * torch.rand(size, generator=generator)
+    return torch.randn(rows, size, generator=generator), (inputs.T @ inputs).double()
+
+
+# ---------------------------------------------------------------- rounding
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    groups=st.integers(1, 4),
+    group=st.sampled_from([32, 64]),
+    grid=st.sampled_from([(8, True), (4, True), (4, False)]),
+    magnitude=st.sampled_from([0.0, 1e-6, 1.0, 1e3]),
+    offset=st.sampled_from([0.0, 3.0, -3.0]),
+)
+def test_the_nearest_is_half_a_step_away(
+    rows: int, groups: int, group: int, grid: tuple[int, bool], magnitude: float, offset: float
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight = (torch.randn(rows, groups * group, generator=generator) + offset) * magnitude
+    found = nearest(weight, Grid(grid[0], group, grid[1]))
+    assert (found.shape, found.scales.shape) == (weight.shape, (rows, groups))
+    if found.zeros is not None:
+        zeros = found.zeros.materialize()
+        assert torch.equal(zeros, zeros.round().clamp(0, 15))
+    step = found.scales.materialize().float().repeat_interleave(group, dim=1)
+    # Scales are float16: the extremes can be a thousandth of them off for each integer, and end a little lower.
+    # The zero point is rounded, too, and shifts the extremes by half a step at most.
+    slack = step * (1.05 if found.zeros is not None else 0.6) + 2.0**-24 * 127
+    assert bool(((found.materialize() - weight).abs() <= slack).all())
+
+
+@pytest.mark.parametrize("grid", [Grid(8, 64), Grid(4, 32), Grid(4, 32, symmetric=False), Grid(4, 192)])
+def test_errors_that_are_made_up_for_matter_less(grid: Grid) -> None:
+    weight, gram = of_layers(192)
+    plain = output_error(weight, nearest(weight, grid).materialize(), gram)
+    better = output_error(weight, searched(weight, grid, gram.diagonal().float()).materialize(), gram)
+    best = output_error(weight, gptq(weight, gram, grid).materialize(), gram)
+    assert best < 0.7 * plain
+    assert best < better <= plain * 1.01
+
+
+def test_the_factor_is_of_the_inverse() -> None:
+    _, gram = of_layers(64)
+    factor = inverse_factor(gram)
+    damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(64)
+    torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(64, dtype=torch.float64))
+    assert torch.equal(factor, factor.triu())
+
+
+def test_inputs_of_zeros_leave_the_nearest() -> None:
+    weight, gram = of_layers(64)
+    found = gptq(weight, torch.zeros_like(gram), Grid(8, 64)).materialize()
+    expected = searched(weight, Grid(8, 64), torch.ones(64)).materialize()
+    torch.testing.assert_close(found, expected)
+
+
+def test_inputs_that_are_not_finite_are_refused() -> None:
+    weight, gram = of_layers(64)
+    with pytest.raises(InvalidInputError, match="values that are not finite"):
+        gptq(weight, gram * torch.inf, Grid(8, 64))
+
+
+# ---------------------------------------------------------------- the pass
+
+
+def test_linears_read_weights_that_stand_for_integers() -> None:
+    before = raised(llama())
+    after, record = quantized(before, numbers="int4")
+    assert linears(before)[6:7] + linears(after)[6:7] == [
+        "aten.linear(%gated_activation_default, @model.layers.0.mlp.down_proj.weight)",
+        "aten.linear(%gated_activation_default, @model.layers.0.mlp.down_proj.weight.int4)",
+    ]
+    assert [entry.text for entry in record.rewrites] == ["int4, a scale and a zero point for each 32, nearest"] * 15
+    weight = as_quantized(after.weights["model.layers.0.mlp.down_proj.weight.int4"])
+    assert weight is not None
+    assert (weight.bits, weight.group, weight.shape) == (4, 32, (64, 96))
+    assert "model.layers.0.mlp.down_proj.weight" not in after.weights
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"numbers": "int8"}, "int8, a scale for each 64, nearest"),
+        ({"numbers": "int8", "group": 32}, "int8, a scale for each 32, nearest"),
+        ({"symmetric": True, "group": 64}, "int4, a scale for each 64, nearest"),
+        ({"calibration": text()}, "int4, a scale and a zero point for each 32, gptq"),
+        ({"calibration": text(), "method": "nearest"}, "int4, a scale and a zero point for each 32, nearest"),
+    ],
+)
+def test_each_has_its_scales(options: dict[str, object], expected: str) -> None:
+    _, record = quantized(raised(llama()), **options)
+    assert record.rewrites[0].text == expected
+
+
+def test_rows_that_are_no_whole_groups_stay_in_floats() -> None:
+    after, record = quantized(raised(llama()), group=64)
+    assert {entry.text for entry in record.refusals} == {"its rows of 96 are no whole groups of 64"}
+    assert len(record.refusals) == 2
+    assert linears(after)[6].endswith("down_proj.weight)")
+
+
+def test_nothing_to_do_is_an_error() -> None:
+    with pytest.raises(UsageError, match="found nothing to do: its rows of 64 are no whole groups of 128"):
+        burnish.compile(llama(), transforms=[Quantize("int4", group=128)])
+
+
+def test_integers_are_not_rounded_again() -> None:
+    once, _ = quantized(raised(llama()))
+    twice, record = quantized(once, numbers="int8")
+    assert list(twice.weights) == list(once.weights)
+    assert not record.rewrites
+    assert {entry.text for entry in record.refusals} == {"its weight is of integers already"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"numbers": "int3"}, "there are no weights of 'int3': there are int8"),
+        ({"group": 48}, "there are no groups of 48: there are 32, 64, 128"),
+        ({"method": "best"}, "there is no method 'best': there are nearest"),
+        ({"method": "gptq"}, "needs calibration text"),
+    ],
+)
+def test_options_that_there_are_not(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        quantized(raised(llama()), **options)
+
+
+def test_the_same_again_is_the_same_to_the_byte() -> None:
+    program = raised(llama())
+    first, second = (quantized(program, calibration=text())[0] for _ in range(2))
+    for name, weight in first.weights.items():
+        assert torch.equal(weight.materialize(), second.weights[name].materialize())
+
+
+# ---------------------------------------------------------------- whole models
+
+
+@pytest.mark.parametrize("options", [{"numbers": "int4"}, {"numbers": "int4", "symmetric": True}])
+def test_text_makes_a_model_lose_less(options: dict[str, object]) -> None:
+    program, calibration = raised(llama()), text()
+    plain, _ = quantized(program, **options)
+    better, _ = quantized(program, **options, calibration=calibration)
+    _, far, near = measure([program, plain, better], calibration.held_out)
+    assert near.divergence < 0.7 * far.divergence
+
+
+def test_artifacts_by_text() -> None:
+    compiled = burnish.compile(llama(), transforms=[Quantize()], calibration=ids())
+    before, after = compiled.trace.quality
+    assert before.weight_bytes > 3 * after.weight_bytes
+    assert after.divergence < 0.1
