@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,24 +16,27 @@ import burnish
 from burnish.frontend import read
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.program import Program
-from burnish.ir.quantization import as_quantized
+from burnish.ir.quantization import Widened, as_quantized
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
+from burnish.ir.weights import Stored, Weights
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import raise_operations
 from burnish.passes.transforms.calibration import Calibration, calibration_of
 from burnish.passes.transforms.quality import measure
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, inverse_factor, nearest, output_error, searched
+from burnish.passes.verify import logits_of
+from tests.zoo.configs import build
 
 VOCABULARY = 97
 
 
-def llama(width: int = 64, tied: bool = False) -> LlamaForCausalLM:
+def llama(tied: bool = False) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=width,
+        hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
         num_attention_heads=4,
@@ -45,6 +51,12 @@ def llama(width: int = 64, tied: bool = False) -> LlamaForCausalLM:
 
 def raised(model: nn.Module) -> Program:
     return run_passes(read(model).program, raise_operations(), Trace())
+
+
+@cache
+def small(tied: bool = False) -> Program:
+    """A llama that all tests share: passes work on copies."""
+    return raised(llama(tied=tied))
 
 
 def ids(count: int = 1200) -> list[int]:
@@ -141,13 +153,13 @@ def test_inputs_that_are_not_finite_are_refused() -> None:
 
 
 def test_linears_read_weights_that_stand_for_integers() -> None:
-    before = raised(llama())
+    before = small()
     after, record = quantized(before, numbers="int4")
     assert linears(before)[6:7] + linears(after)[6:7] == [
         "aten.linear(%gated_activation_default, @model.layers.0.mlp.down_proj.weight)",
         "aten.linear(%gated_activation_default, @model.layers.0.mlp.down_proj.weight.int4)",
     ]
-    assert [entry.text for entry in record.rewrites] == ["int4, a scale and a zero point for each 32, nearest"] * 15
+    assert [entry.text for entry in record.rewrites] == ["int4, a scale and a zero point for each 32, nearest"] * 16
     weight = as_quantized(after.weights["model.layers.0.mlp.down_proj.weight.int4"])
     assert weight is not None
     assert (weight.bits, weight.group, weight.shape) == (4, 32, (64, 96))
@@ -165,12 +177,12 @@ def test_linears_read_weights_that_stand_for_integers() -> None:
     ],
 )
 def test_each_has_its_scales(options: dict[str, object], expected: str) -> None:
-    _, record = quantized(raised(llama()), **options)
-    assert record.rewrites[0].text == expected
+    _, record = quantized(small(), **options)
+    assert record.rewrites[1].text == expected
 
 
 def test_rows_that_are_no_whole_groups_stay_in_floats() -> None:
-    after, record = quantized(raised(llama()), group=64)
+    after, record = quantized(small(), group=64)
     assert {entry.text for entry in record.refusals} == {"its rows of 96 are no whole groups of 64"}
     assert len(record.refusals) == 2
     assert linears(after)[6].endswith("down_proj.weight)")
@@ -182,7 +194,7 @@ def test_nothing_to_do_is_an_error() -> None:
 
 
 def test_integers_are_not_rounded_again() -> None:
-    once, _ = quantized(raised(llama()))
+    once, _ = quantized(small())
     twice, record = quantized(once, numbers="int8")
     assert list(twice.weights) == list(once.weights)
     assert not record.rewrites
@@ -192,7 +204,9 @@ def test_integers_are_not_rounded_again() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"numbers": "int3"}, "there are no weights of 'int3': there are int8"),
+        ({"numbers": "int3"}, "there are no weights of 'int3': there are int8, int4 and keep"),
+        ({"head": "int2"}, "there is no head of 'int2': there are int8, int4 and float"),
+        ({"numbers": "keep", "group": 32}, "rounds nothing: leave group and method out"),
         ({"group": 48}, "there are no groups of 48: there are 32, 64, 128"),
         ({"method": "best"}, "there is no method 'best': there are nearest"),
         ({"method": "gptq"}, "needs calibration text"),
@@ -200,14 +214,75 @@ def test_integers_are_not_rounded_again() -> None:
 )
 def test_options_that_there_are_not(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        quantized(raised(llama()), **options)
+        quantized(small(), **options)
 
 
 def test_the_same_again_is_the_same_to_the_byte() -> None:
-    program = raised(llama())
+    program = small()
     first, second = (quantized(program, calibration=text())[0] for _ in range(2))
     for name, weight in first.weights.items():
         assert torch.equal(weight.materialize(), second.weights[name].materialize())
+
+
+# ---------------------------------------------------------------- the head and the table
+
+
+def kinds(program: Program) -> dict[str, int]:
+    """Bits by the last words of each weight of two axes; 32 for floats."""
+    found = {}
+    for name, weight in program.weights.items():
+        if len(weight.shape) == 2:
+            integers = as_quantized(weight)
+            found[name.removesuffix(".int4").removesuffix(".int8")] = 32 if integers is None else integers.bits
+    return found
+
+
+@pytest.mark.parametrize(("head", "bits"), [(None, 4), ("int8", 8), ("float", 32)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_and_the_table_are_apart(head: str | None, bits: int, tied: bool) -> None:
+    after, _ = quantized(small(tied), head=head, calibration=text())
+    found = kinds(after)
+    ends = {"lm_head.weight"} if tied else {"lm_head.weight", "model.embed_tokens.weight"}
+    assert {found.pop(end) for end in ends} == {bits}
+    assert set(found.values()) == {4}
+    assert len(found) == 14
+
+
+def test_tables_of_positions_stay_in_floats() -> None:
+    after, _ = quantized(raised(build("gpt2")))
+    found = kinds(after)
+    assert found["transformer.wpe.weight"] == 32
+    assert found["lm_head.weight"] == 4
+
+
+# ---------------------------------------------------------------- integers of a file
+
+
+def of_file(program: Program) -> Program:
+    """The program with all that its linears multiply by as a file of Q4_1 would have it, but for one."""
+    names = {node.args[1].target for node in program.graph.nodes if node.target is torch.ops.aten.linear.default}
+    weights = dict(program.weights)
+    for name in sorted(names - {"model.layers.0.mlp.up_proj.weight"}):
+        integers = nearest(weights[name].materialize(), Grid(4, 32, symmetric=False))
+        weights[name] = Widened(Stored(integers.materialize()), integers)
+    return replace(program, weights=Weights(weights))
+
+
+def test_integers_of_a_file_stay_what_they_are() -> None:
+    before = of_file(small(tied=True))
+    after, record = quantized(before, numbers="keep", head="float")
+    assert {entry.text for entry in record.rewrites} == {"int4, a scale and a zero point for each 32, as they came"}
+    assert [entry.text for entry in record.refusals] == ["the file has no integers of one kind for it"]
+    found = kinds(after)
+    assert (found.pop("lm_head.weight"), found.pop("model.layers.0.mlp.up_proj.weight")) == (32, 32)
+    assert set(found.values()) == {4}
+    tokens = torch.tensor([[1, 5, 2, 9]])
+    assert torch.equal(logits_of(after, tokens), logits_of(before, tokens))
+
+
+def test_there_have_to_be_integers_to_keep() -> None:
+    with pytest.raises(UsageError, match="there are no integers to keep: they come from GGUF files"):
+        quantized(small(), numbers="keep")
 
 
 # ---------------------------------------------------------------- whole models
@@ -215,11 +290,22 @@ def test_the_same_again_is_the_same_to_the_byte() -> None:
 
 @pytest.mark.parametrize("options", [{"numbers": "int4"}, {"numbers": "int4", "symmetric": True}])
 def test_text_makes_a_model_lose_less(options: dict[str, object]) -> None:
-    program, calibration = raised(llama()), text()
-    plain, _ = quantized(program, **options)
-    better, _ = quantized(program, **options, calibration=calibration)
+    program, calibration = small(), text()
+    # The table of embeddings is rounded to the nearest either way.
+    plain, _ = quantized(program, **options, head="float")
+    better, _ = quantized(program, **options, head="float", calibration=calibration)
     _, far, near = measure([program, plain, better], calibration.held_out)
     assert near.divergence < 0.7 * far.divergence
+
+
+@pytest.mark.parametrize("options", [{"numbers": "int8"}, {"head": "int8"}])
+def test_artifacts_compute_what_the_integers_say(options: dict[str, object]) -> None:
+    expected, _ = quantized(small(), **options)
+    compiled = burnish.compile(llama(), transforms=[Quantize(**options)], verify=False)  # type: ignore[arg-type]
+    tokens = torch.tensor([ids(40)])
+    wanted = logits_of(expected, tokens)
+    # Products of integers round activations to 8 bits, in each of 15 linears.
+    assert float((compiled(tokens) - wanted).norm() / wanted.norm()) < 0.03
 
 
 def test_artifacts_by_text() -> None:

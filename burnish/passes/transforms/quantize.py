@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -12,14 +12,16 @@ from torch import Tensor, fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UsageError
 from burnish.ir.program import Program
-from burnish.ir.quantization import Quantized, as_quantized
+from burnish.ir.quantization import Quantized, as_quantized, kept
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
+from burnish.passes.transforms.quality import logits_node
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest
 from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
 
+Numbers = Literal["int8", "int4", "keep"]
 Method = Literal["nearest", "gptq"]
 BITS = {"int8": 8, "int4": 4}
 GROUPS = (32, 64, 128)
@@ -27,17 +29,18 @@ GROUPS = (32, 64, 128)
 
 @dataclass(frozen=True)
 class Quantize:
-    """Weights of linears in `numbers`, with a scale for each `group` along a row.
+    """Weights of linears, and the table of embeddings, in `numbers`, with a scale for each `group` along a row.
 
     "nearest" rounds each weight to the nearest integer. "gptq" (Frantar et al., 2022) rounds them one column after the
     other, and changes those to come so that they make up for the error on calibration text; each linear sees what
-    the model quantized so far gives it.
+    the model quantized so far gives it. "keep" takes the integers that a GGUF file has, and rounds nothing.
     """
 
-    numbers: Literal["int8", "int4"] = "int4"
+    numbers: Numbers = "int4"
     group: int | None = None  # weights of a row that share a scale: 32, 64, 128; None: 32 of int4, a row of int8
     method: Method | None = None  # None: "gptq" with calibration text, else "nearest"
     symmetric: bool = False  # int4 without zero points, as int8 is always
+    head: Literal["int8", "int4", "float"] | None = None  # of what gives logits, and the table; None: as all others
     calibration: Calibration | None = field(default=None, repr=False, compare=False)
     name: ClassVar[str] = "quantize"
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -45,73 +48,134 @@ class Quantize:
     place: ClassVar[int] = 2
 
     def run(self, program: Program, log: Log) -> Program:
-        """Quantize the weight of every linear, in place.
+        """Quantize the weight of every linear and of the table of embeddings, in place.
 
-        Raises UsageError for options that there are not, and where there is no text that is needed.
+        Raises UsageError for options that there are not, and where there is no text or are no integers that are needed.
         """
         self._check()
         method = self.method or ("nearest" if self.calibration is None else "gptq")
+        plan = self._plan(program, log)
         editor = Editor(program)
         stream = None if self.calibration is None or method == "nearest" else Stream(program, self.calibration.tokens)
-        for linears in _by_input(program):
-            grids = self._grids(program, linears, log)
-            gram = None if stream is None or not grids else _gram(stream, linears[0].args[0])
-            for linear, grid in grids.items():
-                leaf = linear.args[1]
-                assert isinstance(leaf, fx.Node)
+        for readers in _by_input(plan):
+            gram: Tensor | None = None
+            for reader in readers:
+                leaf, chosen = weight_read(reader), plan[reader]
                 name = program.weight_of(leaf)
-                weight = program.weights[name].materialize()
-                quantized: Quantized = nearest(weight, grid) if gram is None else gptq(weight, gram, grid)
-                editor.replace(leaf, editor.weight(f"{name}.{grid.name}", quantized))
-                log.rewrite(linear, f"{grid}, {method}")
+                if isinstance(chosen, Quantized):
+                    quantized, text = chosen, f"{_words(chosen)}, as they came"
+                elif stream is None or reader.target is aten.embedding.default:
+                    quantized, text = nearest(program.weights[name].materialize(), chosen), f"{chosen}, nearest"
+                else:
+                    gram = _gram(stream, readers[0].args[0]) if gram is None else gram
+                    quantized, text = gptq(program.weights[name].materialize(), gram, chosen), f"{chosen}, gptq"
+                editor.replace(leaf, editor.weight(f"{name}.int{quantized.bits}", quantized))
+                log.rewrite(reader, text)
         remove_dead(program)
         return program
 
     def _check(self) -> None:
-        """UsageError for options that there are not."""
-        if self.numbers not in BITS:
-            raise UsageError(f"there are no weights of {self.numbers!r}: there are {' and '.join(BITS)}")
+        """UsageError for options that there are not, or that do not go together."""
+        if self.numbers not in (*BITS, "keep"):
+            raise UsageError(f"there are no weights of {self.numbers!r}: there are int8, int4 and keep")
         if self.group is not None and self.group not in GROUPS:
             raise UsageError(f"there are no groups of {self.group}: there are {', '.join(map(str, GROUPS))}")
         if self.method not in (None, "nearest", "gptq"):
             raise UsageError(f"there is no method {self.method!r}: there are nearest and gptq")
+        if self.head not in (None, *BITS, "float"):
+            raise UsageError(f"there is no head of {self.head!r}: there are int8, int4 and float")
         if self.method == "gptq" and self.calibration is None:
             raise UsageError(f"{self} needs calibration text: give calibration=, or method='nearest'")
+        if self.numbers == "keep" and self.head in (None, "float") and (self.group or self.method):
+            raise UsageError(f"{self} rounds nothing: leave group and method out")
 
-    def _grids(self, program: Program, linears: Sequence[fx.Node], log: Log) -> dict[fx.Node, Grid]:
-        """What each weight is rounded to, by the first linear that reads it."""
-        found: dict[fx.Node, Grid] = {}
-        for linear in linears:
-            leaf = linear.args[1]
-            if not isinstance(leaf, fx.Node) or any(each.args[1] is leaf for each in found):
+    def _plan(self, program: Program, log: Log) -> dict[fx.Node, Grid | Quantized]:
+        """What each weight becomes, by the first that reads it, a linear if there is one; in the order of the graph."""
+        found: dict[fx.Node, Grid | Quantized] = {}
+        ends = {head_of(program), *(node for node in program.graph.nodes if _is_table(program, node))}
+        heads = {weight_read(node) for node in ends if node is not None}
+        seen: set[fx.Node] = set()
+        kept_before = False
+        for reader in _readers(program):
+            leaf = weight_read(reader)
+            if leaf in seen:
+                continue
+            seen.add(leaf)
+            numbers = self.head if leaf in heads and self.head is not None else self.numbers
+            if numbers == "float":
                 continue
             reason = _obstacle(program, leaf)
-            if reason:
-                log.refuse(linear, reason)
+            chosen = reason or self._becomes(program, leaf, numbers)
+            if isinstance(chosen, str):
+                log.refuse(reader, chosen)
                 continue
-            size = int(leaf.meta["val"].shape[1])
-            bits = BITS[self.numbers]
-            group = self.group or (size if bits == 8 else GROUPS[0])
-            if size % group:
-                log.refuse(linear, f"its rows of {size} are no whole groups of {group}")
-                continue
-            found[linear] = Grid(bits, group, symmetric=self.symmetric or bits == 8)
+            kept_before |= isinstance(chosen, Quantized)
+            found[reader] = chosen
+        if self.numbers == "keep" and not kept_before:
+            raise UsageError("there are no integers to keep: they come from GGUF files, as Q4_0, Q4_1 or Q8_0")
         return found
 
+    def _becomes(self, program: Program, leaf: fx.Node, numbers: str) -> Grid | Quantized | str:
+        """What a weight becomes, or why it stays in floats."""
+        if numbers == "keep":
+            return kept(program.weights[program.weight_of(leaf)]) or "the file has no integers of one kind for it"
+        size = int(leaf.meta["val"].shape[1])
+        bits = BITS[numbers]
+        group = self.group or (size if bits == 8 else GROUPS[0])
+        if size % group:
+            return f"its rows of {size} are no whole groups of {group}"
+        return Grid(bits, group, symmetric=self.symmetric or bits == 8)
 
-def _by_input(program: Program) -> list[list[fx.Node]]:
-    """The linears that read one value, in the order of the graph."""
-    found: dict[fx.Node, list[fx.Node]] = {}
-    for node in program.graph.nodes:
-        if node.target is aten.linear.default:
-            found.setdefault(node.args[0], []).append(node)
+
+def weight_read(reader: fx.Node) -> fx.Node:
+    """The weight that a linear multiplies by, or that an embedding looks rows up in."""
+    found = reader.args[1 if reader.target is aten.linear.default else 0]
+    assert isinstance(found, fx.Node)
+    return found
+
+
+def head_of(program: Program) -> fx.Node | None:
+    """The linear that gives the logits, with nothing but functions of single values behind it; None without one."""
+    node = logits_node(program)
+    while node.target is not aten.linear.default:
+        reads = [each for each in node.all_input_nodes if each.op == "call_function"]
+        if len(reads) != 1:
+            return None
+        node = reads[0]
+    return node
+
+
+def _is_table(program: Program, node: fx.Node) -> bool:
+    """Whether a node looks the tokens' rows up; tables of positions are folded by another pass."""
+    return node.target is aten.embedding.default and node.args[1] in program.placeholders
+
+
+def _readers(program: Program) -> list[fx.Node]:
+    """Linears and lookups of tokens, linears first: of a weight that both read, the linear says more."""
+    linears = [node for node in program.graph.nodes if node.target is aten.linear.default]
+    return [*linears, *(node for node in program.graph.nodes if _is_table(program, node))]
+
+
+def _by_input(readers: Iterable[fx.Node]) -> list[list[fx.Node]]:
+    """Readers of one value together, in the order of the graph."""
+    found: dict[object, list[fx.Node]] = {}
+    for node in sorted(readers):
+        found.setdefault(node.args[0] if node.target is aten.linear.default else node, []).append(node)
     return list(found.values())
+
+
+def _words(weight: Quantized) -> str:
+    zeros = "" if weight.zeros is None else " and a zero point"
+    return f"int{weight.bits}, a scale{zeros} for each {weight.group}"
 
 
 def _obstacle(program: Program, leaf: fx.Node) -> str:
     """Why a weight stays as it is; nothing if it need not."""
     if leaf.op != "get_attr":
         return "its weight is computed in the graph"
+    for user in leaf.users:
+        if not (user.target is aten.linear.default or _is_table(program, user)) or weight_read(user) is not leaf:
+            return f"its weight is read by {user.name} ({user.target}), too, which is no linear or lookup of tokens"
     if as_quantized(program.weights[program.weight_of(leaf)]) is not None:
         return "its weight is of integers already"
     if leaf.meta["val"].dtype != torch.float32:

@@ -11,7 +11,7 @@ from burnish.ir.errors import InvalidInputError
 from burnish.ir.quantization import SCALE_DTYPE, Quantized, pack
 from burnish.ir.weights import Stored
 
-_ROWS = 2048  # of a weight at a time: what is worked on fits into the caches of a CPU
+_ROWS = 512  # of a weight at a time: what is worked on fits into a cache, and no threads wait for one another over it
 _BLOCK = 128  # columns whose errors go to all later ones in one product
 _DAMPING = 0.01  # of the mean of the Hessian's diagonal
 _FACTORS = tuple(1 - step / 80 for step in range(41))  # of the largest magnitude: what scales are tried for
@@ -43,7 +43,7 @@ class Grid:
 def nearest(weight: Tensor, grid: Grid) -> Quantized:
     """weight[N, K] rounded to the nearest, with scales by which the extremes of each group are just met."""
     found = []
-    for rows in weight.float().split(_ROWS):
+    for rows in torch.split(weight.float(), _ROWS):
         groups = rows.T.reshape(-1, grid.group, len(rows))
         scales, zeros = _extremes(groups, grid, 1.0)
         q = _rounded(groups, scales, zeros, grid).flatten(0, 1)
@@ -54,7 +54,7 @@ def nearest(weight: Tensor, grid: Grid) -> Quantized:
 def searched(weight: Tensor, grid: Grid, importance: Tensor) -> Quantized:
     """weight[N, K] rounded to the nearest, with the scales of least squared error weighted by importance[K]."""
     found = []
-    for rows in weight.float().split(_ROWS):
+    for rows in torch.split(weight.float(), _ROWS):
         groups = rows.T.reshape(-1, grid.group, len(rows))
         scales, zeros = _search(groups, grid, importance.reshape(-1, grid.group, 1))
         q = _rounded(groups, scales, zeros, grid).flatten(0, 1)
@@ -69,7 +69,7 @@ def gptq(weight: Tensor, gram: Tensor, grid: Grid) -> Quantized:
     when it is come to, for the least error by the weights that GPTQ gives to columns.
     """
     factor = inverse_factor(gram).float()
-    return _quantized([_gptq(rows, factor, grid) for rows in weight.float().split(_ROWS)], grid)
+    return _quantized([_gptq(rows, factor, grid) for rows in torch.split(weight.float(), _ROWS)], grid)
 
 
 def output_error(weight: Tensor, other: Tensor, gram: Tensor) -> float:
@@ -88,7 +88,8 @@ def inverse_factor(gram: Tensor) -> Tensor:
     damping = _DAMPING * mean if mean > 0 else torch.ones_like(mean)
     damped = gram + damping * torch.eye(len(gram), dtype=gram.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    return torch.linalg.cholesky(inverse, upper=True)
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
 
 
 _Columns = tuple[Tensor, Tensor, Tensor]  # q[K, N], scales[K / group, N], zeros[K / group, N]
