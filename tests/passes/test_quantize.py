@@ -19,13 +19,15 @@ from burnish.ir.program import Program
 from burnish.ir.quantization import Widened, as_quantized
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
-from burnish.ir.weights import Stored, Weights
+from burnish.ir.weights import Stored, Weights, nbytes
+from burnish.passes.lower_quantized import LowerQuantized
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import raise_operations
 from burnish.passes.transforms.calibration import Calibration, calibration_of
 from burnish.passes.transforms.quality import measure
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, inverse_factor, nearest, output_error, searched
+from burnish.passes.transforms.quantize_size import bytes_of
 from burnish.passes.verify import logits_of
 from tests.zoo.configs import build
 
@@ -209,6 +211,8 @@ def test_integers_are_not_rounded_again() -> None:
         ({"numbers": "keep", "group": 32}, "rounds nothing: leave group and method out"),
         ({"group": 48}, "there are no groups of 48: there are 32, 64, 128"),
         ({"method": "best"}, "there is no method 'best': there are nearest"),
+        ({"size": "1MB"}, "needs calibration text, to see which"),
+        ({"numbers": "keep", "size": "1MB", "calibration": text()}, "leave size out"),
         ({"method": "gptq"}, "needs calibration text"),
     ],
 )
@@ -283,6 +287,60 @@ def test_integers_of_a_file_stay_what_they_are() -> None:
 def test_there_have_to_be_integers_to_keep() -> None:
     with pytest.raises(UsageError, match="there are no integers to keep: they come from GGUF files"):
         quantized(small(), numbers="keep")
+
+
+# ---------------------------------------------------------------- a size
+
+
+def artifact_bytes(program: Program) -> int:
+    """Bytes of all weights after they are lowered."""
+    lowered = run_passes(program, [LowerQuantized()], Trace())
+    return sum(nbytes(weight) for weight in lowered.weights.values())
+
+
+def test_the_smallest_and_the_largest_size() -> None:
+    before, options = small(), {"calibration": text()}
+    least = artifact_bytes(quantized(before, **options)[0])
+    same, _ = quantized(before, size=least, **options)
+    assert set(kinds(same).values()) == {4}
+    with pytest.raises(UsageError, match="MB at the least, and"):
+        quantized(before, size=least - 1, **options)
+    most = sum(nbytes(weight) for weight in before.weights.values())
+    _, record = quantized(before, size=most, **options)
+    assert len(record.refusals) == 15
+    assert record.refusals[0].text.startswith("there is room for its floats: ")
+
+
+def test_what_loses_most_gets_more_bits() -> None:
+    before, calibration = small(), text()
+    least = artifact_bytes(quantized(before, calibration=calibration)[0])
+    size = least + 12000
+    after, record = quantized(before, size=size, calibration=calibration)
+    assert size - 7000 < artifact_bytes(after) <= size
+    assert set(kinds(after).values()) == {4, 8}
+    assert record.notes[0].startswith(f"weights of {artifact_bytes(after) / 1e6:.2f} MB, of ")
+    _, fewer, more = measure([before, quantized(before, calibration=calibration)[0], after], calibration.held_out)
+    assert more.divergence < fewer.divergence
+
+
+def test_a_head_that_is_given_stays_so() -> None:
+    before, calibration = small(), text()
+    most = sum(nbytes(weight) for weight in before.weights.values())
+    after, _ = quantized(before, size=most, head="int8", calibration=calibration)
+    assert kinds(after)["lm_head.weight"] == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(5, 5), ("80MB", 80_000_000), ("1.5 GB", 1_500_000_000), ("64MiB", 2**26), ("7k", 7000)]
+)
+def test_sizes(given: int | str, expected: int) -> None:
+    assert bytes_of(given) == expected
+
+
+@pytest.mark.parametrize("given", ["", "big", "-5MB", 0, "5TB"])
+def test_no_sizes(given: int | str) -> None:
+    with pytest.raises(UsageError, match="is no size: give bytes, or a text like '80MB'"):
+        bytes_of(given)
 
 
 # ---------------------------------------------------------------- whole models

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -15,8 +14,9 @@ from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized, as_quantized, kept
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
-from burnish.passes.transforms.quality import logits_node
+from burnish.passes.transforms.quantize_readers import all_readers, by_input, gram_of, head_of, is_table, weight_read
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest
+from burnish.passes.transforms.quantize_size import bytes_of, fitted
 from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
@@ -41,6 +41,7 @@ class Quantize:
     method: Method | None = None  # None: "gptq" with calibration text, else "nearest"
     symmetric: bool = False  # int4 without zero points, as int8 is always
     head: Literal["int8", "int4", "float"] | None = None  # of what gives logits, and the table; None: as all others
+    size: int | str | None = None  # bytes that all weights may take, or "80MB": linears that lose most get more bits
     calibration: Calibration | None = field(default=None, repr=False, compare=False)
     name: ClassVar[str] = "quantize"
     effect: ClassVar[Effect] = Effect.LOSSY
@@ -55,9 +56,13 @@ class Quantize:
         self._check()
         method = self.method or ("nearest" if self.calibration is None else "gptq")
         plan = self._plan(program, log)
+        if self.size is not None:
+            assert self.calibration is not None
+            free = {node for node in plan if self.head is None or node is not head_of(program)}
+            plan = fitted(program, plan, free, self.calibration.tokens, bytes_of(self.size), log)
         editor = Editor(program)
         stream = None if self.calibration is None or method == "nearest" else Stream(program, self.calibration.tokens)
-        for readers in _by_input(plan):
+        for readers in by_input(plan):
             gram: Tensor | None = None
             for reader in readers:
                 leaf, chosen = weight_read(reader), plan[reader]
@@ -67,7 +72,7 @@ class Quantize:
                 elif stream is None or reader.target is aten.embedding.default:
                     quantized, text = nearest(program.weights[name].materialize(), chosen), f"{chosen}, nearest"
                 else:
-                    gram = _gram(stream, readers[0].args[0]) if gram is None else gram
+                    gram = gram_of(stream, readers[0].args[0]) if gram is None else gram
                     quantized, text = gptq(program.weights[name].materialize(), gram, chosen), f"{chosen}, gptq"
                 editor.replace(leaf, editor.weight(f"{name}.int{quantized.bits}", quantized))
                 log.rewrite(reader, text)
@@ -86,17 +91,21 @@ class Quantize:
             raise UsageError(f"there is no head of {self.head!r}: there are int8, int4 and float")
         if self.method == "gptq" and self.calibration is None:
             raise UsageError(f"{self} needs calibration text: give calibration=, or method='nearest'")
+        if self.size is not None and self.calibration is None:
+            raise UsageError(f"{self} needs calibration text, to see which linears lose most: give calibration=")
+        if self.size is not None and self.numbers == "keep":
+            raise UsageError("integers that are kept have the size that they have: leave size out")
         if self.numbers == "keep" and self.head in (None, "float") and (self.group or self.method):
             raise UsageError(f"{self} rounds nothing: leave group and method out")
 
     def _plan(self, program: Program, log: Log) -> dict[fx.Node, Grid | Quantized]:
         """What each weight becomes, by the first that reads it, a linear if there is one; in the order of the graph."""
         found: dict[fx.Node, Grid | Quantized] = {}
-        ends = {head_of(program), *(node for node in program.graph.nodes if _is_table(program, node))}
+        ends = {head_of(program), *(node for node in program.graph.nodes if is_table(program, node))}
         heads = {weight_read(node) for node in ends if node is not None}
         seen: set[fx.Node] = set()
         kept_before = False
-        for reader in _readers(program):
+        for reader in all_readers(program):
             leaf = weight_read(reader)
             if leaf in seen:
                 continue
@@ -127,43 +136,6 @@ class Quantize:
         return Grid(bits, group, symmetric=self.symmetric or bits == 8)
 
 
-def weight_read(reader: fx.Node) -> fx.Node:
-    """The weight that a linear multiplies by, or that an embedding looks rows up in."""
-    found = reader.args[1 if reader.target is aten.linear.default else 0]
-    assert isinstance(found, fx.Node)
-    return found
-
-
-def head_of(program: Program) -> fx.Node | None:
-    """The linear that gives the logits, with nothing but functions of single values behind it; None without one."""
-    node = logits_node(program)
-    while node.target is not aten.linear.default:
-        reads = [each for each in node.all_input_nodes if each.op == "call_function"]
-        if len(reads) != 1:
-            return None
-        node = reads[0]
-    return node
-
-
-def _is_table(program: Program, node: fx.Node) -> bool:
-    """Whether a node looks the tokens' rows up; tables of positions are folded by another pass."""
-    return node.target is aten.embedding.default and node.args[1] in program.placeholders
-
-
-def _readers(program: Program) -> list[fx.Node]:
-    """Linears and lookups of tokens, linears first: of a weight that both read, the linear says more."""
-    linears = [node for node in program.graph.nodes if node.target is aten.linear.default]
-    return [*linears, *(node for node in program.graph.nodes if _is_table(program, node))]
-
-
-def _by_input(readers: Iterable[fx.Node]) -> list[list[fx.Node]]:
-    """Readers of one value together, in the order of the graph."""
-    found: dict[object, list[fx.Node]] = {}
-    for node in sorted(readers):
-        found.setdefault(node.args[0] if node.target is aten.linear.default else node, []).append(node)
-    return list(found.values())
-
-
 def _words(weight: Quantized) -> str:
     zeros = "" if weight.zeros is None else " and a zero point"
     return f"int{weight.bits}, a scale{zeros} for each {weight.group}"
@@ -174,21 +146,10 @@ def _obstacle(program: Program, leaf: fx.Node) -> str:
     if leaf.op != "get_attr":
         return "its weight is computed in the graph"
     for user in leaf.users:
-        if not (user.target is aten.linear.default or _is_table(program, user)) or weight_read(user) is not leaf:
+        if not (user.target is aten.linear.default or is_table(program, user)) or weight_read(user) is not leaf:
             return f"its weight is read by {user.name} ({user.target}), too, which is no linear or lookup of tokens"
     if as_quantized(program.weights[program.weight_of(leaf)]) is not None:
         return "its weight is of integers already"
     if leaf.meta["val"].dtype != torch.float32:
         return f"its weight is of {leaf.meta['val'].dtype}, and integers are multiplied with float32"
     return ""
-
-
-def _gram(stream: Stream, x: object) -> Tensor:
-    """X^T X of all rows X of x[..., K] on the calibration text, float64[K, K]."""
-    assert isinstance(x, fx.Node)
-    size = int(x.meta["val"].shape[-1])
-    gram = torch.zeros(size, size, dtype=torch.float64)
-    for batch in stream.each(x):
-        rows = batch.reshape(-1, size).float()
-        gram += (rows.T @ rows).double()
-    return gram
