@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
     from burnish.passes.transforms.drop_layers import DropLayers
     from burnish.passes.transforms.quantize import Quantize
+    from burnish.passes.transforms.sparsify import Sparsify
     from burnish.runtime.model import CompiledModel
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "ConvertToGQA",
     "DropLayers",
     "Quantize",
+    "Sparsify",
     "__version__",
     "compile",
     "evaluate",
@@ -39,6 +41,7 @@ _HOMES = {
     "ConvertToGQA": "burnish.passes.transforms.convert_to_gqa",
     "DropLayers": "burnish.passes.transforms.drop_layers",
     "Quantize": "burnish.passes.transforms.quantize",
+    "Sparsify": "burnish.passes.transforms.sparsify",
     "compile": "burnish.compiler",
     "evaluate": "burnish.evaluation",
     "load": "burnish.loader",
