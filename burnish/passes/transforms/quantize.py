@@ -14,15 +14,16 @@ from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized, as_quantized, kept
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
+from burnish.passes.transforms.quantize_awq import absorb, best_scales, gram_of_norm, obstacle
 from burnish.passes.transforms.quantize_readers import all_readers, by_input, gram_of, head_of, is_table, weight_read
-from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest
-from burnish.passes.transforms.quantize_size import bytes_of, fitted
+from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest, searched
+from burnish.passes.transforms.quantize_size import Plan, bytes_of, fitted
 from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
 
 Numbers = Literal["int8", "int4", "keep"]
-Method = Literal["nearest", "gptq"]
+Method = Literal["nearest", "gptq", "awq"]
 BITS = {"int8": 8, "int4": 4}
 GROUPS = (32, 64, 128)
 
@@ -33,7 +34,9 @@ class Quantize:
 
     "nearest" rounds each weight to the nearest integer. "gptq" (Frantar et al., 2022) rounds them one column after the
     other, and changes those to come so that they make up for the error on calibration text; each linear sees what
-    the model quantized so far gives it. "keep" takes the integers that a GGUF file has, and rounds nothing.
+    the model quantized so far gives it. "awq" (Lin et al., 2023) scales what a linear reads from a norm so that what
+    matters is rounded least; linears that read anything else have scales of groups searched, and no more. "keep" takes
+    the integers that a GGUF file has, and rounds nothing.
     """
 
     numbers: Numbers = "int4"
@@ -63,21 +66,31 @@ class Quantize:
         editor = Editor(program)
         stream = None if self.calibration is None or method == "nearest" else Stream(program, self.calibration.tokens)
         for readers in by_input(plan):
-            gram: Tensor | None = None
-            for reader in readers:
-                leaf, chosen = weight_read(reader), plan[reader]
-                name = program.weight_of(leaf)
-                if isinstance(chosen, Quantized):
-                    quantized, text = chosen, f"{_words(chosen)}, as they came"
-                elif stream is None or reader.target is aten.embedding.default:
-                    quantized, text = nearest(program.weights[name].materialize(), chosen), f"{chosen}, nearest"
-                else:
-                    gram = gram_of(stream, readers[0].args[0]) if gram is None else gram
-                    quantized, text = gptq(program.weights[name].materialize(), gram, chosen), f"{chosen}, gptq"
-                editor.replace(leaf, editor.weight(f"{name}.int{quantized.bits}", quantized))
+            if stream is None or readers[0].target is aten.embedding.default:
+                found = [self._rounded(program, each, plan[each], None) for each in readers]
+            elif method == "awq":
+                found = _by_awq(program, editor, stream, readers, plan, log)
+            else:
+                grids = any(isinstance(plan[each], Grid) for each in readers)
+                gram = gram_of(stream, readers[0].args[0]) if grids else None
+                found = [self._rounded(program, each, plan[each], gram) for each in readers]
+            for reader, (quantized, text) in zip(readers, found, strict=True):
+                leaf = weight_read(reader)
+                editor.replace(leaf, editor.weight(f"{program.weight_of(leaf)}.int{quantized.bits}", quantized))
                 log.rewrite(reader, text)
         remove_dead(program)
         return program
+
+    def _rounded(
+        self, program: Program, reader: fx.Node, chosen: Grid | Quantized, gram: Tensor | None
+    ) -> tuple[Quantized, str]:
+        """The weight of a reader as integers, and how they came about."""
+        if isinstance(chosen, Quantized):
+            return chosen, f"{_words(chosen)}, as they came"
+        weight = program.weights[program.weight_of(weight_read(reader))].materialize()
+        if gram is None:
+            return nearest(weight, chosen), f"{chosen}, nearest"
+        return gptq(weight, gram, chosen), f"{chosen}, gptq"
 
     def _check(self) -> None:
         """UsageError for options that there are not, or that do not go together."""
@@ -85,12 +98,14 @@ class Quantize:
             raise UsageError(f"there are no weights of {self.numbers!r}: there are int8, int4 and keep")
         if self.group is not None and self.group not in GROUPS:
             raise UsageError(f"there are no groups of {self.group}: there are {', '.join(map(str, GROUPS))}")
-        if self.method not in (None, "nearest", "gptq"):
-            raise UsageError(f"there is no method {self.method!r}: there are nearest and gptq")
+        if self.method not in (None, "nearest", "gptq", "awq"):
+            raise UsageError(f"there is no method {self.method!r}: there are nearest, gptq and awq")
         if self.head not in (None, *BITS, "float"):
             raise UsageError(f"there is no head of {self.head!r}: there are int8, int4 and float")
-        if self.method == "gptq" and self.calibration is None:
+        if self.method in ("gptq", "awq") and self.calibration is None:
             raise UsageError(f"{self} needs calibration text: give calibration=, or method='nearest'")
+        if self.numbers == "keep" and self.method == "awq":
+            raise UsageError("integers that are kept cannot be scaled: give another method than awq")
         if self.size is not None and self.calibration is None:
             raise UsageError(f"{self} needs calibration text, to see which linears lose most: give calibration=")
         if self.size is not None and self.numbers == "keep":
@@ -153,3 +168,30 @@ def _obstacle(program: Program, leaf: fx.Node) -> str:
     if leaf.meta["val"].dtype != torch.float32:
         return f"its weight is of {leaf.meta['val'].dtype}, and integers are multiplied with float32"
     return ""
+
+
+def _by_awq(
+    program: Program, editor: Editor, stream: Stream, readers: list[fx.Node], plan: Plan, log: Log
+) -> list[tuple[Quantized, str]]:
+    """The weights of linears that read one value, scaled if a norm gives it, which is changed in place."""
+    x = readers[0].args[0]
+    assert isinstance(x, fx.Node)
+    grids = [grid for each in readers if isinstance(grid := plan[each], Grid)]
+    weights = [program.weights[program.weight_of(weight_read(each))].materialize().float() for each in readers]
+    reason = obstacle(x, readers)
+    if not reason and any(len(weight_read(each).users) > 1 for each in readers):
+        reason = "its weight is read elsewhere, too, where nothing takes scales in: rounded without them"
+    if reason:
+        log.refuse(readers[0], reason)
+        gram = gram_of(stream, x)
+        scales = torch.ones(len(gram))
+    else:
+        gram = gram_of_norm(program, stream, x)
+        scales = best_scales(weights, grids, gram)
+        absorb(program, editor, x, scales)
+    importance = gram.diagonal().float() / scales.square()
+    how = "awq" if not reason else "nearest, by searched scales"
+    return [
+        (searched(weight * scales, grid, importance), f"{grid}, {how}")
+        for weight, grid in zip(weights, grids, strict=True)
+    ]
