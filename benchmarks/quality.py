@@ -1,7 +1,7 @@
 """What the transforms cost SmolLM2-135M on text: `python benchmarks/quality.py [PART ...]`, a table and a JSON file.
 
-Parts: quantize (minutes), gqa (half an hour), heal (half an hour more), layers (an hour). Texts: examples/texts;
-held_out.txt is in no calibration.
+Parts: quantize (a quarter of an hour), gqa (half an hour), heal (half an hour more), layers (an hour). The texts are in
+examples/texts; held_out.txt is in no calibration.
 """
 
 from __future__ import annotations
@@ -44,9 +44,12 @@ def parts() -> dict[str, list[tuple[str, list[Any]]]]:
     choices = [sorted(draw.sample(range(LAYERS), DROPPED)) for _ in range(RANDOM_CHOICES)]
     return {
         "quantize": [
-            ("int8, per channel", [Quantize("int8")]),
+            ("the file's own integers (Q4_1)", [Quantize("keep")]),
+            ("int8 a row, nearest", [Quantize("int8", method="nearest")]),
+            ("int8 group 32, nearest", [Quantize("int8", group=32, method="nearest")]),
             ("int4 group 32, nearest", [Quantize("int4", group=32, method="nearest")]),
-            ("int4 group 32, GPTQ", [Quantize("int4", group=32, method="gptq")]),
+            ("int4 group 32, nearest, head int8", [Quantize("int4", group=32, method="nearest", head="int8")]),
+            ("int4 group 32, GPTQ, head int8", [Quantize("int4", group=32, method="gptq", head="int8")]),
         ],
         "gqa": [
             ("3 -> 1 KV heads, mean pooling", [ConvertToGQA(1, method="mean")]),
@@ -104,6 +107,9 @@ def main() -> None:
     tokenizer = Tokenizer(source.tokenizer)
     text = calibration_of(tokenizer.encode((TEXTS / "calibration.txt").read_text(encoding="utf-8")), 2048)
     held_out = windows(tokenizer.encode((TEXTS / "held_out.txt").read_text(encoding="utf-8")), 512)[::4][:8]
+    now = datetime.now(UTC)
+    file = ROOT / "benchmarks" / "results" / f"quality-{now:%Y-%m-%d}-{'-'.join(wanted)}.json"
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
     table = Table("model", *("MB", "cache B/token", "perplexity", "of original", "KL", "same top token", "s"))
     found: list[dict[str, Any]] = []
     for part in wanted:
@@ -122,12 +128,12 @@ def main() -> None:
             )
             table.add_row(*cells)
             print(" | ".join(cells), flush=True)
+            # At once: what was measured in an hour is not lost by what comes after it.
+            file.write_text(
+                json.dumps({"date": f"{now:%Y-%m-%d}", "versions": versions, "rows": found}, indent=1) + "\n"
+            )
     Console(width=140).print(table)
     print(f"original: perplexity {found[0]['original_perplexity']:.3f} on {found[0]['tokens']} tokens")
-    now = datetime.now(UTC)
-    file = ROOT / "benchmarks" / "results" / f"quality-{now:%Y-%m-%d}-{'-'.join(wanted)}.json"
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    file.write_text(json.dumps({"date": f"{now:%Y-%m-%d}", "versions": versions, "rows": found}, indent=1) + "\n")
     print(f"wrote {file.relative_to(ROOT)}")
 
 
