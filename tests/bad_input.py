@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,12 @@ from burnish.ir.errors import (
     UsageError,
     WeightError,
 )
+from burnish.ir.states import State, StateKind
+from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import CompiledModel
+from burnish.runtime.plan import Plan
+from burnish.runtime.states import States
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny
 
 
@@ -250,6 +255,20 @@ case("a quantization that does not exist", UsageError)(for_target(target="cuda:s
 case("an artifact for another backend", UsageError)(
     lambda folder: burnish.load(save_tiny(folder)[0], backend="triton-interpret")
 )
+
+
+@case("an artifact for another GPU", UsageError)
+def _another_gpu(_: Path) -> None:
+    with mock.patch("burnish.runtime.executor_cuda.this_architecture", return_value=120):
+        CudaExecutor(Plan([], {}), {80: {}, 90: {}}, {})
+
+
+@case("a batch that the GPU has no memory for", UsageError)
+def _too_large_a_batch(_: Path) -> None:
+    cache = State("key_0", StateKind.CACHE, ("batch", 8, "capacity", 128), torch.bfloat16, 2)
+    full = mock.Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
+    with mock.patch("burnish.runtime.states._zeros", full):
+        States.allocate([cache], 4096, 8192)
 
 
 def message(case: Case, folder: Path) -> str:

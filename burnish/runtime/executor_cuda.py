@@ -1,24 +1,24 @@
-"""A launch plan on an NVIDIA GPU: machine code from the artifact, launched without Triton or a compiler."""
+"""A launch plan on an NVIDIA GPU: one CUDA graph for each step of one token a row, and launches for prompts."""
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
 from weakref import WeakKeyDictionary
 
 import torch
 
-from burnish.ir.errors import ArtifactError, UsageError
+from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.runtime.cuda_launcher import CudaLauncher
+from burnish.runtime.device_memory import check_room, room_for
 from burnish.runtime.executor import Wanted
 from burnish.runtime.kernel_files import CompiledKernel, architecture_for
-from burnish.runtime.plan import Kernel, Plan
-from burnish.runtime.plan_runner import BoundStep, PlanRunner
+from burnish.runtime.plan import Plan
+from burnish.runtime.plan_runner import ALIGNMENT, BoundStep, PlanRunner
 from burnish.runtime.states import States
 
-_WARP = 32  # threads
-_SHARED_WITHOUT_ASKING = 48 * 1024  # bytes; a kernel that takes more has to be allowed to
+_NAMES = ("tokens", "position", "logits_index")
 
 
 def this_architecture() -> int:
@@ -33,65 +33,8 @@ def this_architecture() -> int:
     return 10 * major + minor
 
 
-class CudaLauncher:
-    """Loads machine code, and launches it on PyTorch's current stream."""
-
-    def __init__(
-        self, kernels: Mapping[str, Kernel], compiled: Mapping[str, tuple[CompiledKernel, bytes]], device: torch.device
-    ) -> None:
-        """Raises ArtifactError where the driver refuses a kernel, UsageError where cuda-core is not installed."""
-        try:
-            from cuda.core import ObjectCode
-        except ImportError as error:
-            raise UsageError(f"running on a GPU needs cuda-core: pip install 'burnish[gpu]' ({error})") from error
-        missing = sorted(kernels.keys() - compiled.keys())
-        if missing:
-            raise ArtifactError(f"the artifact lacks the machine code of {missing[0]}: compile the model again")
-        self._device = device
-        self._ready: dict[str, _Ready] = {}
-        for key, kernel in kernels.items():
-            facts, cubin = compiled[key]
-            try:
-                found = ObjectCode.from_cubin(cubin).get_kernel(facts.symbol)
-                _allow_shared_memory(found, facts.shared_bytes, device)
-            except Exception as error:  # cuda-core's errors have no common base
-                raise ArtifactError(f"the driver does not take the kernel {key}: {error}") from error
-            if facts.scratch_bytes:
-                raise ArtifactError(f"the kernel {key} takes scratch memory, which launches do not give")
-            self._ready[key] = _Ready(found, facts, tuple(kernel.arguments.values()))
-
-    def launch(self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]) -> None:
-        """See `Launcher.launch`."""
-        from cuda.core import LaunchConfig, Stream, launch
-
-        ready = self._ready[kernel]
-        passed = [_passed(kind, value) for kind, value in zip(ready.types, arguments, strict=True)]
-        config = LaunchConfig(
-            grid=grid, block=(_WARP * ready.facts.num_warps, 1, 1), shmem_size=ready.facts.shared_bytes
-        )
-        stream = Stream.from_handle(torch.cuda.current_stream(self._device).cuda_stream)
-        # Behind its own arguments Triton's code takes two of Triton's: memory for scratch and for profiling.
-        launch(stream, config, ready.kernel, *passed, 0, 0)
-
-
-@dataclass(frozen=True)
-class _Ready:
-    kernel: Any
-    facts: CompiledKernel
-    types: tuple[str, ...]
-
-
-@dataclass
-class _Decoding:
-    """A step of one token a row on fixed memory, as a CUDA graph."""
-
-    inputs: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-    step: BoundStep
-    graph: torch.cuda.CUDAGraph | None = None  # from the second step on: the first loads what it needs
-
-
 class CudaExecutor:
-    """Steps of a plan on a GPU. Steps of one token a row are CUDA graphs, one for a batch's states and a result."""
+    """Steps of a plan on a GPU, on PyTorch's current stream; each is done when its result is given."""
 
     in_place = True
 
@@ -114,11 +57,16 @@ class CudaExecutor:
                 f"compile the model with target='cuda:sm_{here}'"
             )
         self.device = torch.device("cuda", torch.cuda.current_device())
-        _check_memory(sum(tensor.nbytes for tensor in weights.values()), "the weights", self.device)
-        on_device = {name: tensor.to(self.device) for name, tensor in weights.items()}
+        torch.cuda.synchronize(self.device)  # from here on this thread has the device's context
         launcher = CudaLauncher(plan.kernels, kernels[found], self.device)
+        size = sum(tensor.nbytes for tensor in weights.values())
+        check_room("the weights", size, self.device)
+        with room_for("the weights", size, self.device):
+            on_device = {name: tensor.to(self.device) for name, tensor in weights.items()}
         self._runner: PlanRunner | None = PlanRunner(plan, on_device, self.device, launcher)
-        self._decoding: WeakKeyDictionary[States, dict[Wanted, _Decoding]] = WeakKeyDictionary()
+        # Of each batch's states: a graph for each result, and the last prompt's step, which its next piece may take.
+        self._tokens: WeakKeyDictionary[States, dict[Wanted, _FixedStep]] = WeakKeyDictionary()
+        self._prompts: WeakKeyDictionary[States, dict[tuple[int, int, Wanted], _FixedStep]] = WeakKeyDictionary()
 
     def step(
         self,
@@ -128,60 +76,136 @@ class CudaExecutor:
         states: States,
         wanted: Wanted = "logits",
     ) -> torch.Tensor:
-        """See `Executor.step`."""
+        """See `Executor.step`; the inputs may be on the GPU as well."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        given = (tokens, position, logits_index)
-        if tokens.shape[1] > 1:
-            step = self._bind(tuple(each.to(self.device) for each in given), states, wanted)
-            step.run()
-            return step.result.cpu()
-        known = self._decoding.setdefault(states, {})
-        decoding = known.get(wanted)
-        if decoding is None:
-            inputs = (tokens.to(self.device), position.to(self.device), logits_index.to(self.device))
-            decoding = known[wanted] = _Decoding(inputs, self._bind(inputs, states, wanted))
-            decoding.step.run()
-            return decoding.step.result.cpu()
-        for static, each in zip(decoding.inputs, given, strict=True):
-            static.copy_(each, non_blocking=True)
-        if decoding.graph is None:
-            decoding.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(decoding.graph):  # notes the launches, and runs none
-                decoding.step.run()
-        decoding.graph.replay()
-        return decoding.step.result.cpu()
+        inputs = (tokens, position, logits_index)
+        _check_inputs(inputs, states)
+        with torch.cuda.device(self.device):
+            count, kept = tokens.shape[-1], logits_index.numel()
+            if (count, kept) == (1, 1):
+                known = self._tokens.setdefault(states, {})
+                step = known.pop(wanted, None) or self._fixed(inputs, states, wanted)
+                result = step.token(inputs)
+                known[wanted] = step  # not where it failed: its counters may not be zero then
+                return result
+            key = (count, kept, wanted)
+            step = self._prompts.pop(states, {}).get(key) or self._fixed(inputs, states, wanted)
+            result = step.prompt(inputs)
+            self._prompts[states] = {key: step}
+            return result
 
     def close(self) -> None:
         """See `Executor.close`."""
-        self._decoding.clear()
+        self._tokens.clear()
+        self._prompts.clear()
         self._runner = None
 
-    def _bind(self, inputs: Sequence[torch.Tensor], states: States, wanted: Wanted) -> BoundStep:
+    def _fixed(self, inputs: Sequence[torch.Tensor], states: States, wanted: Wanted) -> _FixedStep:
+        """A step on memory of its own for inputs like these, and on `states`."""
         assert self._runner is not None
+        _check_places(inputs, states, self.device)
+        given = _Inputs.like(inputs, self.device)
         named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        return self._runner.bind(inputs, named, states.capacity, wanted)
+        return _FixedStep(given, self._runner.bind(given.parts, named, states.capacity, wanted))
 
 
-def _passed(kind: str, value: torch.Tensor | int | float) -> Any:
-    """An argument as the launch takes it: C's type for Triton's."""
-    if isinstance(value, torch.Tensor):
-        return value.data_ptr()
-    return {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}[kind](value)  # type: ignore[arg-type]
+@dataclass
+class _Inputs:
+    """A step's inputs on the GPU, and on the CPU in pinned memory, from which one copy brings all."""
+
+    pinned: torch.Tensor
+    on_device: torch.Tensor
+    pinned_parts: list[torch.Tensor]
+    parts: list[torch.Tensor]
+
+    @staticmethod
+    def like(inputs: Sequence[torch.Tensor], device: torch.device) -> _Inputs:
+        """Room for inputs of these shapes, each at a multiple of 16 bytes."""
+        step = ALIGNMENT // torch.int64.itemsize
+        starts = [0, *accumulate(-(-each.numel() // step) * step for each in inputs)]
+        pinned = torch.zeros(starts[-1], dtype=torch.int64, pin_memory=True)
+        on_device = torch.zeros(starts[-1], dtype=torch.int64, device=device)
+        pinned_parts, parts = (
+            [
+                whole[start : start + each.numel()].view(each.shape)
+                for start, each in zip(starts, inputs, strict=False)  # the last start is the end
+            ]
+            for whole in (pinned, on_device)
+        )
+        return _Inputs(pinned, on_device, pinned_parts, parts)
+
+    def take(self, inputs: Sequence[torch.Tensor]) -> None:
+        """Bring new values. The step before is over, so nothing reads the old ones."""
+        for pinned, each in zip(self.pinned_parts, inputs, strict=True):
+            if not each.is_cuda:
+                pinned.copy_(each)
+        self.on_device.copy_(self.pinned, non_blocking=True)
+        for part, each in zip(self.parts, inputs, strict=True):
+            if each.is_cuda:
+                part.copy_(each, non_blocking=True)
 
 
-def _allow_shared_memory(kernel: Any, size: int, device: torch.device) -> None:
-    if size <= _SHARED_WITHOUT_ASKING:
-        return
-    from cuda.bindings import driver
+class _FixedStep:
+    """A step on fixed memory."""
 
-    attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    (result,) = driver.cuKernelSetAttribute(attribute, size, kernel.handle, device.index or 0)
-    if result != driver.CUresult.CUDA_SUCCESS:
-        raise ArtifactError(f"this GPU does not have the {size:,} bytes of shared memory that it takes ({result.name})")
+    def __init__(self, inputs: _Inputs, step: BoundStep) -> None:
+        self.inputs = inputs
+        self.step = step
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.result: torch.Tensor | None = None  # pinned
+        self.warm = False
+
+    def prompt(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One step by launches; its result on the CPU."""
+        self.inputs.take(inputs)
+        self.step.run()
+        return self.step.result.cpu()
+
+    def token(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """One step by a CUDA graph, from the second on: the first loads what it needs. The result is overwritten."""
+        self.inputs.take(inputs)
+        if not self.warm:
+            self.step.run()
+            self.warm = True
+            return self.step.result.cpu()
+        if self.graph is None:
+            self.result = torch.empty_like(self.step.result, device="cpu", pin_memory=True)
+            graph = torch.cuda.CUDAGraph()
+            # Notes the launches, and runs none. Other threads may use the GPU meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.step.run()
+            self.graph = graph
+        assert self.result is not None
+        self.graph.replay()
+        self.result.copy_(self.step.result, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        return self.result
 
 
-def _check_memory(size: int, what: str, device: torch.device) -> None:
-    free, _ = torch.cuda.mem_get_info(device)
-    if size > free:
-        raise UsageError(f"{what} take {size / 1e9:.1f} GB, and the GPU has {free / 1e9:.1f} GB free")
+def _check_inputs(inputs: Sequence[torch.Tensor], states: States) -> None:
+    """Raise InvalidInputError for what would be read or written outside of its memory."""
+    tokens, position, index = inputs
+    for name, each in zip(_NAMES, inputs, strict=True):
+        if each.dtype != torch.int64:
+            raise InvalidInputError(f"{name} are int64, not {each.dtype}: convert them with .long() if they are ids")
+    if tokens.dim() != 2 or position.shape != tokens.shape[:1] or index.dim() != 1 or not index.numel():
+        shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(_NAMES, inputs, strict=True))
+        raise InvalidInputError(
+            f"a step takes tokens [batch, n], position [batch] and logits_index [kept], not {shapes}"
+        )
+    if tokens.shape[0] != states.batch:
+        raise InvalidInputError(f"there are tokens for {tokens.shape[0]} rows, and states for {states.batch}")
+    if tokens.shape[1] > states.capacity:
+        raise InvalidInputError(
+            f"{tokens.shape[1]} tokens are more than the {states.capacity} that the states have room for: "
+            "feed fewer at a time, or make a session with a larger capacity"
+        )
+
+
+def _check_places(inputs: Sequence[torch.Tensor], states: States, device: torch.device) -> None:
+    """Raise InvalidInputError for tensors that kernels on `device` cannot reach."""
+    for what, tensors in (("an input", [each for each in inputs if each.is_cuda]), ("a state", states.past)):
+        elsewhere = next((each.device for each in tensors if each.device != device), None)
+        if elsewhere is not None:
+            raise InvalidInputError(f"{what} is on {elsewhere}, and the model is on {device}: make it there")

@@ -30,6 +30,7 @@ class CompiledKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shared_bytes: int  # of shared memory
     num_warps: int
     scratch_bytes: int  # of global memory, a program
+    ptxas: str  # the version of CUDA's assembler that made it, which an older driver may not take: "13.0"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -13,15 +12,20 @@ import torch
 from burnish.ir.errors import ArtifactError
 from burnish.ir.serialize import resolve
 from burnish.runtime.arena import Lifetime, place
+from burnish.runtime.device_memory import room_for
 from burnish.runtime.executor import Wanted
 from burnish.runtime.plan import Call, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
 
+ALIGNMENT = 16  # bytes or elements: what `Kernel.aligned` promises
+
 
 class Launcher(Protocol):
-    """Starts one kernel of a plan."""
+    """Starts kernels of a plan."""
 
-    def launch(self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]) -> None:
-        """Run the kernel with that key on tensors and numbers."""
+    def prepare(
+        self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]
+    ) -> Callable[[], None]:
+        """What runs the kernel with that key on these tensors and numbers, as often as it is called."""
         ...
 
 
@@ -73,7 +77,8 @@ class PlanRunner:
                     memory.tensor(each) if isinstance(each, TensorReference) else memory.number(each.value)
                     for each in step.arguments
                 ]
-                steps.append(partial(self._launcher.launch, step.kernel, (grid[0], grid[1], grid[2]), arguments))
+                self._check(step, arguments)
+                steps.append(self._launcher.prepare(step.kernel, (grid[0], grid[1], grid[2]), arguments))
             else:
                 steps.append(_bound_call(step, memory))
 
@@ -83,6 +88,22 @@ class PlanRunner:
 
         launches = sum(isinstance(step, Launch) for step in planned)
         return BoundStep(run, memory.tensor(result.tensor), memory.arena, launches)
+
+    def _check(self, step: Launch, arguments: Sequence[torch.Tensor | int | float]) -> None:
+        """Raise ArtifactError where machine code would do something else than what the plan says."""
+        kernel = self._plan.kernels.get(step.kernel)
+        if kernel is None or len(kernel.arguments) != len(arguments):
+            raise ArtifactError(f"the launch plan starts the kernel {step.kernel} as it cannot be started")
+        for (name, kind), value in zip(kernel.arguments.items(), arguments, strict=True):
+            what = f"{step.node} gives the argument {name} of the kernel {step.kernel}"
+            is_tensor = isinstance(value, torch.Tensor)
+            if is_tensor != kind.startswith("*"):
+                raise ArtifactError(f"{what}, a {kind}, {'a tensor' if is_tensor else value}")
+            place = value.data_ptr() if isinstance(value, torch.Tensor) else value
+            if name in kernel.aligned and place % ALIGNMENT:
+                raise ArtifactError(f"{what}, which is compiled for multiples of {ALIGNMENT}, {place}")
+            if kind == "i32" and not -(2**31) <= place < 2**31:
+                raise ArtifactError(f"{what}, a 32-bit number, {place}: ask for fewer rows or tokens at a time")
 
 
 class _Memory:
@@ -94,13 +115,15 @@ class _Memory:
         buffers = [Lifetime(evaluate(each.bytes, sizes), each.first, each.last) for each in variant.temporaries]
         offsets, total = place(buffers)
         zeros = [evaluate(size, sizes) for size in variant.zeros]
-        self.arena = torch.empty(total, dtype=torch.uint8, device=device)
-        self.buffers: dict[str, torch.Tensor] = {
-            f"temporary {number}": self.arena[offset : offset + buffer.size]
-            for number, (offset, buffer) in enumerate(zip(offsets, buffers, strict=True))
-        }
-        for number, size in enumerate(zeros):
-            self.buffers[f"zeros {number}"] = torch.zeros(size, dtype=torch.uint8, device=device)
+        needed = f"the temporaries of a step of {sizes['batch']} rows of {sizes['sequence']} tokens"
+        with room_for(needed, total + sum(zeros), device):
+            self.arena = torch.empty(total, dtype=torch.uint8, device=device)
+            self.buffers: dict[str, torch.Tensor] = {
+                f"zeros {number}": torch.zeros(size, dtype=torch.uint8, device=device)
+                for number, size in enumerate(zeros)
+            }
+        for number, (offset, buffer) in enumerate(zip(offsets, buffers, strict=True)):
+            self.buffers[f"temporary {number}"] = self.arena[offset : offset + buffer.size]
 
     def number(self, value: Size | float) -> int | float:
         """A scalar argument."""

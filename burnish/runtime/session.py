@@ -173,8 +173,8 @@ class Session:
             index = torch.arange(size) if every else torch.tensor([size - 1])
             result = self._executor.step(chunk, position + start, index, states, wanted)
             if every or start + size == count:
-                parts.append(result)
-        return parts[0].clone() if len(parts) == 1 else torch.cat(parts, dim=1)
+                parts.append(result.clone())  # the next step may overwrite it
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _reserve(self, length: int) -> None:
         """Make room for rows of `length` tokens."""

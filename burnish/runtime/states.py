@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from burnish.ir.states import State, StateKind
+from burnish.runtime.device_memory import room_for
 
 _ALIGNMENT = 64  # a cache line, and the widest vector
 
@@ -46,11 +47,14 @@ class States:
         in_place: bool = False,
     ) -> States:
         """The states before the first token, on `device` (the CPU if None)."""
-        past = tuple(_zeros(spec.concrete_shape(batch, capacity), spec.dtype, device) for spec in specs)
-        present = tuple(
-            tensor if in_place or spec.kind is StateKind.CACHE else torch.empty_like(tensor)
-            for spec, tensor in zip(specs, past, strict=True)
-        )
+        shapes = [spec.concrete_shape(batch, capacity) for spec in specs]
+        size = sum(math.prod(shape) * spec.dtype.itemsize for shape, spec in zip(shapes, specs, strict=True))
+        with room_for(f"the states of {batch} rows of {capacity} tokens", size, device):
+            past = tuple(_zeros(shape, spec.dtype, device) for shape, spec in zip(shapes, specs, strict=True))
+            present = tuple(
+                tensor if in_place or spec.kind is StateKind.CACHE else torch.empty_like(tensor)
+                for spec, tensor in zip(specs, past, strict=True)
+            )
         return States(specs, batch, capacity, past, present)
 
     @property

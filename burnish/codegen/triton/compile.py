@@ -13,6 +13,7 @@ from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from burnish.codegen.triton.spec import KernelSpec, spec_key
@@ -34,6 +35,7 @@ class Binary:
     shared_bytes: int
     num_warps: int
     scratch_bytes: int  # of global memory, which the launch has to give
+    ptxas: str  # the version of the assembler: "13.0"
     arguments: tuple[tuple[str, str], ...]  # names and types of what is passed, in order
 
 
@@ -71,6 +73,7 @@ def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
         shared_bytes=metadata.shared,
         num_warps=metadata.num_warps,
         scratch_bytes=metadata.global_scratch_size,
+        ptxas=get_ptxas(architecture).version,
         arguments=tuple(spec.arguments.items()),
     )
 

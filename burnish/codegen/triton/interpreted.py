@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -31,8 +32,14 @@ class InterpretedLauncher:
         self._specs = {key: _spec(key, kernel) for key, kernel in kernels.items()}
         self.count = 0
 
+    def prepare(
+        self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]
+    ) -> Callable[[], None]:
+        """See `Launcher.prepare`."""
+        return partial(self.launch, kernel, grid, arguments)
+
     def launch(self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]) -> None:
-        """See `Launcher.launch`."""
+        """Run the kernel with that key."""
         self.count += 1
         self._specs[kernel].launch(grid, *arguments)
 

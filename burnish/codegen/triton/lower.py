@@ -23,7 +23,10 @@ def lower(program: Program, architectures: Sequence[int]) -> GpuCode:
 
 def _compiled(specs: Mapping[str, KernelSpec], architecture: int) -> dict[str, tuple[CompiledKernel, bytes]]:
     return {
-        key: (CompiledKernel(each.name, each.shared_bytes, each.num_warps, each.scratch_bytes), each.cubin)
+        key: (
+            CompiledKernel(each.name, each.shared_bytes, each.num_warps, each.scratch_bytes, each.ptxas),
+            each.cubin,
+        )
         for key, each in compile_all(specs.values(), architecture).items()
     }
 
