@@ -2,6 +2,7 @@
 # make test    the test suite
 # make check   formatting, lint, types, import directions, tests: what CI runs
 # make bench   burnish beside eager, torch.compile and onnxruntime-genai, in one interleaved run
+# make bench-gpu   the same on an NVIDIA GPU, beside torch.compile
 # make docs    the pages on passes and on bad input
 # make readme  the real output in README.md, after make demo and make bench
 # make zoo     all causal language models of transformers; writes docs/zoo.md
@@ -24,7 +25,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format bench docs readme zoo clean
+.PHONY: help install demo test check lint format bench bench-gpu docs readme zoo clean
 .DELETE_ON_ERROR:
 
 help:
@@ -67,6 +68,9 @@ format: $(VENV)/.installed
 
 bench: $(VENV)/.smollm2
 	$(BIN)/python benchmarks/cpu.py
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu.py
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
