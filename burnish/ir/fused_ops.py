@@ -161,4 +161,19 @@ def with_heads(
     return query, cache_write(key_state, key, position, 2), cache_write(value_state, value, position, 2)
 
 
+def _top_scores_shape(x: Tensor, count: int) -> Tensor:
+    return x.new_empty((*x.shape[:-1], 2, count), dtype=torch.int32)
+
+
+@define("top_scores(Tensor x, int count) -> Tensor", shape=_top_scores_shape)
+def top_scores(x: Tensor, count: int) -> Tensor:
+    """int32[..., 2, count]: the bits of the `count` greatest of x[..., N] as float32, and where they are in x.
+
+    They stay in x's order. Of equal elements the first are taken; NaN is above all, and -0.0 is 0.0.
+    """
+    wide = x.float() + 0.0
+    places = wide.sort(dim=-1, descending=True, stable=True).indices[..., :count].sort(dim=-1).values
+    return torch.stack((wide.gather(-1, places).view(torch.int32), places.int()), dim=-2)
+
+
 fused_ops = torch.ops.burnish

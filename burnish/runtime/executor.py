@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, TypeAlias
 
+import numpy as np
 import torch
 
 from burnish.ir.errors import UsageError
 from burnish.runtime.states import States
 
-Wanted: TypeAlias = Literal["logits", "ids"]
-"""What a step gives: logits[b, kept, vocabulary], or ids int64[b, kept], those of the greatest logits."""
+Wanted: TypeAlias = Literal["logits", "ids", "top"]
+"""What a step gives: logits[b, kept, vocabulary], or ids int64[b, kept], those of the greatest logits, or the top.
+
+That is int32[b, kept, 2, TOP or the vocabulary], in the order of ids: bits of the greatest logits as float32, ids.
+"""
+
+TOP = 128  # twice the most that sampling asks for: what is level with the last of them has to be there, too
 
 
 class Executor(Protocol):
@@ -33,6 +39,10 @@ class Executor(Protocol):
         Gives what is `wanted` of the new tokens that logits_index[kept] names (at least one), in memory of the CPU
         that the next step may overwrite. `states` hold room for every row's new tokens and are advanced.
         """
+        ...
+
+    def logits(self) -> torch.Tensor:
+        """All logits of the last step, whatever was wanted of it, in memory as `step` gives it."""
         ...
 
     def close(self) -> None:
@@ -60,12 +70,28 @@ class UnavailableExecutor:
         """Raises UsageError."""
         raise UsageError(self.reason)
 
+    def logits(self) -> torch.Tensor:
+        """Raises UsageError."""
+        raise UsageError(self.reason)
+
     def close(self) -> None:
         """See `Executor.close`: it holds nothing."""
 
 
-def likeliest(logits: torch.Tensor) -> torch.Tensor:
-    """The ids int64[b, kept] of the greatest of logits[b, kept, vocabulary] on the CPU."""
+def narrowed(logits: torch.Tensor, wanted: Wanted) -> torch.Tensor:
+    """What is `wanted` of logits[b, kept, vocabulary] on the CPU."""
+    if wanted == "logits":
+        return logits
     # numpy's operations on a row of logits cost a fraction of PyTorch's.
-    scores = logits if logits.dtype == torch.float32 else logits.float()
-    return torch.from_numpy(scores.numpy().argmax(-1))
+    scores = (logits if logits.dtype == torch.float32 else logits.float()).numpy()
+    if wanted == "ids":
+        return torch.from_numpy(scores.argmax(-1))
+    count = min(TOP, scores.shape[-1])
+    found = np.empty((*scores.shape[:-1], 2, count), np.int32)
+    for place in np.ndindex(*scores.shape[:-1]):
+        row = scores[place]
+        least = np.partition(row, len(row) - count)[len(row) - count]
+        ids = np.flatnonzero(~(row < least))  # and what is level with the last, of which the first stay
+        ids = np.sort(ids[np.argsort(-row[ids], kind="stable")[:count]])
+        found[place] = row[ids].view(np.int32), ids
+    return torch.from_numpy(found)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 
@@ -67,6 +67,7 @@ class CudaExecutor:
         # Of each batch's states: a graph for each result, and the last prompt's step, which its next piece may take.
         self._tokens: WeakKeyDictionary[States, dict[Wanted, _FixedStep]] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[States, dict[tuple[int, int, Wanted], _FixedStep]] = WeakKeyDictionary()
+        self._last: Callable[[], _FixedStep | None] = lambda: None  # kept by its states, which it does not keep
 
     def step(
         self,
@@ -87,13 +88,22 @@ class CudaExecutor:
                 known = self._tokens.setdefault(states, {})
                 step = known.pop(wanted, None) or self._fixed(inputs, states, wanted)
                 result = step.token(inputs)
+                self._last = ref(step)
                 known[wanted] = step  # not where it failed: its counters may not be zero then
                 return result
             key = (count, kept, wanted)
             step = self._prompts.pop(states, {}).get(key) or self._fixed(inputs, states, wanted)
             result = step.prompt(inputs)
+            self._last = ref(step)
             self._prompts[states] = {key: step}
             return result
+
+    def logits(self) -> torch.Tensor:
+        """See `Executor.logits`."""
+        last = self._last()
+        assert last is not None, "logits of no step"
+        with torch.cuda.device(self.device):
+            return last.step.logits().cpu()
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -15,7 +15,7 @@ import torch
 from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
 from burnish.ir.program import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Wanted, likeliest
+from burnish.runtime.executor import Wanted, narrowed
 from burnish.runtime.states import States
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
@@ -76,6 +76,7 @@ class OnnxExecutor:
         self._present: set[str] = _check_types(self._session, self._inputs, states, signature, model)
         # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
+        self._logits = torch.empty(0)
 
     def step(
         self,
@@ -96,7 +97,12 @@ class OnnxExecutor:
             binding = bindings[states.parity] = self._bind(tokens, position, logits_index, states)
         self._run(binding.io)
         states.advance()
-        return likeliest(binding.logits) if wanted == "ids" else binding.logits
+        self._logits = binding.logits
+        return narrowed(binding.logits, wanted)
+
+    def logits(self) -> torch.Tensor:
+        """See `Executor.logits`."""
+        return self._logits
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -7,7 +7,7 @@ import torch
 from burnish.ir.errors import UsageError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
-from burnish.runtime.executor import Wanted, likeliest
+from burnish.runtime.executor import Wanted, narrowed
 from burnish.runtime.states import States
 
 
@@ -19,6 +19,7 @@ class ReferenceExecutor:
 
     def __init__(self, program: Program) -> None:
         self._program: Program | None = program
+        self._logits = torch.empty(0)
 
     def step(
         self,
@@ -36,7 +37,12 @@ class ReferenceExecutor:
             buffer.copy_(new)
         states.advance()
         assert isinstance(logits, torch.Tensor)
-        return likeliest(logits) if wanted == "ids" else logits
+        self._logits = logits
+        return narrowed(logits, wanted)
+
+    def logits(self) -> torch.Tensor:
+        """See `Executor.logits`."""
+        return self._logits
 
     def close(self) -> None:
         """See `Executor.close`."""

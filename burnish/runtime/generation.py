@@ -74,9 +74,9 @@ class GenerationRun:
         """The new text of the first row after each step, where there is any."""
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
-        found = self._session.append(self._prompts, wanted=self._sampler.wanted)
+        found = self._session.append(self._prompts, wanted="ids" if self._sampler.wanted == "ids" else "logits")
         while True:
-            chosen = self._sampler.choose(found)
+            chosen = self._sampler.choose(found, self._session.logits)
             piece = ""
             for number, row in enumerate(self._rows):
                 if active[number]:

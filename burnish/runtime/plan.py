@@ -85,19 +85,20 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The steps for sizes in some range. Temporaries count them with those of `logits` and then of `ids` behind."""
+    """The steps for sizes in some range. Temporaries count them with those of `ids`, `top` and `logits` behind."""
 
     ranges: dict[str, tuple[int, int | None]]  # least and largest of each of SIZES that is bounded
     steps: list[Launch | Call]
     temporaries: list[Buffer]
     zeros: list[Size]  # bytes of buffers that are zero before and after each step
-    logits: Result  # [batch, kept, vocabulary]
     ids: Result  # int64[batch, kept], of the greatest logits
+    top: Result  # int32[batch, kept, 2, TOP]: the greatest logits as bits of float32, and their ids
+    logits: Result  # [batch, kept, vocabulary]; its steps may run behind those of another result
 
     @property
     def all_steps(self) -> list[Launch | Call]:
-        """Those of both results, too."""
-        return [*self.steps, *self.logits.steps, *self.ids.steps]
+        """Those of all results, too."""
+        return [*self.steps, *self.ids.steps, *self.top.steps, *self.logits.steps]
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is for these sizes."""

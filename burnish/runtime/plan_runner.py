@@ -35,6 +35,7 @@ class BoundStep:
 
     run: Callable[[], None]
     result: torch.Tensor  # as wanted
+    logits: Callable[[], torch.Tensor]  # makes all of them behind a run, whatever that gave
     arena: torch.Tensor  # kept alive
     launches: int
 
@@ -67,12 +68,24 @@ class PlanRunner:
             memory.buffers[f"input {number}"] = tensor
         memory.buffers |= {f"state {name}": tensor for name, tensor in states.items()}
         memory.buffers |= {f"weight {name}": tensor for name, tensor in self._weights.items()}
-        steps: list[Callable[[], None]] = []
-        result = variant.ids if wanted == "ids" else variant.logits
+        result = {"ids": variant.ids, "top": variant.top, "logits": variant.logits}[wanted]
         planned = [*variant.steps, *result.steps]
+        run, widen = (self._bound(steps, memory) for steps in (planned, variant.logits.steps))
+        all_logits = memory.tensor(variant.logits.tensor)
+
+        def logits() -> torch.Tensor:
+            widen()
+            return all_logits
+
+        launches = sum(isinstance(step, Launch) for step in planned)
+        return BoundStep(run, memory.tensor(result.tensor), logits, memory.arena, launches)
+
+    def _bound(self, planned: Sequence[Launch | Call], memory: _Memory) -> Callable[[], None]:
+        """What runs these steps."""
+        steps: list[Callable[[], None]] = []
         for step in planned:
             if isinstance(step, Launch):
-                grid = [evaluate(each, sizes) for each in step.grid]
+                grid = [evaluate(each, memory.sizes) for each in step.grid]
                 arguments = [
                     memory.tensor(each) if isinstance(each, TensorReference) else memory.number(each.value)
                     for each in step.arguments
@@ -86,8 +99,7 @@ class PlanRunner:
             for each in steps:
                 each()
 
-        launches = sum(isinstance(step, Launch) for step in planned)
-        return BoundStep(run, memory.tensor(result.tensor), memory.arena, launches)
+        return run
 
     def _check(self, step: Launch, arguments: Sequence[torch.Tensor | int | float]) -> None:
         """Raise ArtifactError where machine code would do something else than what the plan says."""

@@ -7,14 +7,14 @@ numpy, whose operations on a row of logits cost a fraction of PyTorch's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import TOP, Wanted
 from burnish.runtime.options import GenerationOptions
 
 Scores: TypeAlias = NDArray[np.floating[Any]]
@@ -100,7 +100,11 @@ class Sampler:
         if options.repetition_penalty != 1:
             self._seen = [np.unique(np.array(prompt, dtype=np.int64)) for prompt in prompts]
         self._all: Ids | None = None  # every id, once it is known how many there are
-        self.wanted: Wanted = "logits" if options.do_sample or self._processes() else "ids"
+        self.wanted: Wanted = "logits"
+        if not self._processes() and not options.do_sample:
+            self.wanted = "ids"
+        elif not self._processes() and 0 < options.top_k <= TOP // 2:
+            self.wanted = "top"
 
     def _processes(self) -> bool:
         """Whether anything but temperature, top-k, top-p and min-p touches the scores."""
@@ -110,16 +114,35 @@ class Sampler:
         suppressed = options.suppress_tokens or options.begin_suppress_tokens
         return bool(self._seen or ends or forced or suppressed)
 
-    def choose(self, found: torch.Tensor) -> list[int]:
-        """The next token of each row, from what is `wanted`: its logits [b, 1, vocabulary] or its id [b, 1]."""
-        if self.wanted == "ids":
+    def choose(self, found: torch.Tensor, logits: Callable[[], torch.Tensor] | None = None) -> list[int]:
+        """The next token of each row, from what is `wanted` of it, or from its logits [b, 1, vocabulary].
+
+        `logits` gives these where the top is not enough.
+        """
+        if found.dtype == torch.int64:
             chosen: list[int] = found[:, 0].tolist()
         else:
+            ids: list[Ids | None] = [None] * len(found)
+            if found.dtype == torch.int32:
+                top = found.numpy()[:, 0]
+                if logits is None or self._is_enough(top[:, 0].view(np.float32)):
+                    found, ids = torch.from_numpy(top[:, :1].view(np.float32)), list(top[:, 1].astype(np.int64))
+                else:
+                    found = logits()
             scores: Scores = (found if found.dtype == torch.float32 else found.float()).numpy()[:, 0]
             draws = self._random.random(len(scores)).tolist()
-            chosen = [self._choose_row(row, scores[row], draw) for row, draw in enumerate(draws)]
+            chosen = [self._choose_row(row, scores[row], ids[row], draw) for row, draw in enumerate(draws)]
         self._new += 1
         return chosen
+
+    def _is_enough(self, top: Scores) -> bool:
+        """Whether no score that top-k keeps can be level with one that is not in the top[b, TOP or the vocabulary]."""
+        ascending = np.sort(self._tempered(top), axis=-1)
+        return top.shape[1] < TOP or bool((ascending[:, 0] < ascending[:, -self._options.top_k]).all())
+
+    def _tempered(self, scores: Scores) -> Scores:
+        temperature = self._options.temperature
+        return scores if temperature == 1 else scores / scores.dtype.type(temperature)
 
     def process(self, row: int, scores: Scores) -> Scores:
         """The scores of a row after the processors that apply with and without sampling."""
@@ -141,14 +164,14 @@ class Sampler:
             scores = forbid(scores, options.begin_suppress_tokens)
         return scores
 
-    def candidates(self, scores: Scores) -> Candidates:
-        """The tokens that sampling chooses from, with their scores."""
+    def candidates(self, scores: Scores, ids: Ids | None = None) -> Candidates:
+        """The tokens that sampling chooses from, with their scores. `ids`: of these scores, if not of all tokens."""
         options = self._options
-        if options.temperature != 1:
-            scores = scores / scores.dtype.type(options.temperature)
-        if self._all is None:
-            self._all = np.arange(len(scores))
-        found = Candidates(scores, self._all)
+        if ids is None:
+            if self._all is None:
+                self._all = np.arange(len(scores))
+            ids = self._all
+        found = Candidates(self._tempered(scores), ids)
         if options.top_k:
             found = keep_top_k(found, options.top_k)
         if options.top_p < 1:
@@ -157,10 +180,10 @@ class Sampler:
             found = keep_min_p(found, options.min_p)
         return found
 
-    def _choose_row(self, row: int, scores: Scores, draw: float) -> int:
+    def _choose_row(self, row: int, scores: Scores, ids: Ids | None, draw: float) -> int:
         scores = self.process(row, scores)
         if self._options.do_sample:
-            scores, ids = self.candidates(scores)
+            scores, ids = self.candidates(scores, ids)
             heap = np.exp(scores - scores.max()).cumsum(dtype=np.float64)
             place = int(heap.searchsorted(draw * heap[-1], side="right"))
             token = int(ids[min(place, len(ids) - 1)])

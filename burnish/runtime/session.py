@@ -80,10 +80,10 @@ class Session:
     ) -> torch.Tensor:
         """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
-        With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n]: of a GPU's results, these alone
-        are copied to the CPU. `ids` is int64 [b, n], or a list of b lists of at least one id, of any lengths unless
-        `every`. Raises InvalidInputError if they are not, or if an id is outside the vocabulary or a row would become
-        too long.
+        With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n], or what else `Wanted` names: of a
+        GPU's results, these alone are copied to the CPU. `ids` is int64 [b, n], or a list of b lists of at least one
+        id, of any lengths unless `every`. Raises InvalidInputError if they are not, or if an id is outside the
+        vocabulary or a row would become too long.
         """
         rows = check_ids(ids, self._signature, self.lengths)
         if len(rows) != self.batch:
@@ -104,7 +104,7 @@ class Session:
     def step(
         self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
     ) -> torch.Tensor:
-        """Feed one token a row, unchecked: the inner step of generation. Gives logits [b, 1, vocabulary] or ids [b, 1].
+        """Feed one token a row, unchecked: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
 
         The result is overwritten by the next step. A row that is not `active` computes, and then forgets that it
         did: its length stays, its result means nothing, and further tokens for it do not either.
@@ -121,6 +121,10 @@ class Session:
                 self._tokens[number].append(token)
             self._position_cells[number] = len(self._tokens[number])
         return result
+
+    def logits(self) -> torch.Tensor:
+        """All logits of the last `step`, [b, 1, vocabulary], whatever was wanted of it: overwritten by the next one."""
+        return self._executor.logits()
 
     def rewind(self, length: int, row: int | None = None) -> None:
         """Forget all but the first `length` tokens of `row`, or of every row that has more.

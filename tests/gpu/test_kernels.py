@@ -21,6 +21,7 @@ from burnish.codegen.triton.kernels.moe_linear import moe_linear
 from burnish.codegen.triton.kernels.ring_positions import ring_positions
 from burnish.codegen.triton.kernels.rms_norm import rms_norm
 from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
+from burnish.codegen.triton.kernels.top_scores import top_scores
 from burnish.codegen.triton.kernels.topk import topk
 from burnish.codegen.triton.kernels.zeros_like import zeros_like
 from burnish.ir.fused_ops import fused_ops
@@ -184,6 +185,8 @@ def test_choices(dtype: torch.dtype) -> None:
     logits, router = normal(3, 4500, dtype=dtype), normal(3, 60, dtype=dtype)
     for _ in range(3):  # the counters of one launch are those of the next
         assert torch.equal(argmax(here(logits), -1).cpu(), logits.argmax(-1))
+    vocabulary = normal(2, 128_256, dtype=dtype)
+    assert torch.equal(top_scores(here(vocabulary), 128).cpu(), fused_ops.top_scores(vocabulary, 128))
     values, places = topk(here(router), 4)
     expected = torch.sort(router, dim=-1, descending=True, stable=True)
     assert torch.equal(values.cpu(), expected.values[:, :4])

@@ -11,10 +11,12 @@ from burnish.runtime.plan import Launch, Plan, Result, Scalar, TensorReference, 
 LOGITS = TensorReference("temporary 0", "float32", ["batch", "kept", 7], ["7*kept", 7, 1])
 IDS = TensorReference("temporary 1", "int64", ["batch", "kept"], ["kept", 1])
 
+TOP = TensorReference("temporary 1", "int32", ["batch", "kept", 2, 7], ["14*kept", 14, 7, 1])
+
 
 def variant(**ranges: tuple[int, int | None]) -> Variant:
     launch = Launch("k", ["batch", 1, 1], [LOGITS, Scalar("batch"), Scalar(0.5)], "n")
-    return Variant(ranges, [launch], [], [], Result([], LOGITS), Result([launch], IDS))
+    return Variant(ranges, [launch], [], [], Result([launch], IDS), Result([launch], TOP), Result([], LOGITS))
 
 
 def test_it_survives_being_written() -> None:

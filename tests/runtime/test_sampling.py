@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 from transformers.generation import logits_process as theirs
 
-from burnish.runtime.executor import likeliest
+from burnish.ir.fused_ops import fused_ops
+from burnish.runtime.executor import TOP, narrowed
 from burnish.runtime.options import GenerationOptions
 from burnish.runtime.sampling import (
     Candidates,
@@ -178,12 +179,14 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
 def test_low_precision_logits_are_chosen_from_in_float32() -> None:
     scores = torch.tensor([[[0.1, 0.7, 0.3]]], dtype=torch.bfloat16)
-    assert likeliest(scores).tolist() == [[1]]
+    assert narrowed(scores, "ids").tolist() == [[1]]
     assert Sampler(GenerationOptions(suppress_tokens=(1,)), [[0]], [9]).choose(scores) == [2]
 
 
 UNLIKE_PLAIN: list[dict[str, Any]] = [
-    {"do_sample": True},
+    {"do_sample": True, "top_k": 0},
+    {"do_sample": True, "top_k": 65},
+    {"do_sample": True, "suppress_tokens": (3,)},
     {"repetition_penalty": 1.1},
     {"suppress_tokens": (3,)},
     {"begin_suppress_tokens": (3,)},
@@ -200,3 +203,42 @@ def test_only_what_no_option_changes_is_chosen_by_the_step_itself() -> None:
     assert plain.choose(torch.tensor([[5], [7]])) == [5, 7]
     for options in UNLIKE_PLAIN:
         assert Sampler(GenerationOptions(**options), [[0]], [9]).wanted == "logits", options
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    size=st.sampled_from([5, TOP, TOP + 1, 1000]),
+    spread=st.sampled_from([1, 40, 100_000]),
+    top_k=st.integers(1, TOP // 2),
+    temperature=st.sampled_from([1.0, 0.7, 13.0]),
+    top_p=st.sampled_from([1.0, 0.6]),
+    min_p=st.sampled_from([0.0, 0.2]),
+)
+def test_the_top_gives_the_draws_of_all_logits(
+    size: int, spread: int, top_k: int, temperature: float, top_p: float, min_p: float
+) -> None:
+    """With many equal scores, too, of which the top has not all."""
+    options = GenerationOptions(
+        do_sample=True, seed=3, top_k=top_k, temperature=temperature, top_p=top_p, min_p=min_p or None
+    )
+    whole, short = (Sampler(options, [[0]] * 3, [9] * 3) for _ in range(2))
+    assert short.wanted == "top"
+    generator = torch.Generator().manual_seed(size + spread)
+    for _ in range(5):
+        logits = torch.randint(-spread, spread, (3, 1, size), generator=generator).float() / 16
+        top = narrowed(logits, "top")
+        assert torch.equal(top, fused_ops.top_scores(logits, min(TOP, size)))
+        assert short.choose(top, lambda logits=logits: logits) == whole.choose(logits)
+
+
+def test_logits_are_asked_for_where_the_last_is_level_with_others() -> None:
+    asked = []
+
+    def choose(logits: torch.Tensor) -> None:
+        sampler = Sampler(GenerationOptions(do_sample=True, top_k=3), [[0]], [9])
+        sampler.choose(narrowed(logits, "top"), lambda: asked.append(1) or logits)  # type: ignore[func-returns-value]
+
+    choose(torch.arange(500.0)[None, None])
+    assert not asked
+    choose(torch.zeros(1, 1, 500))
+    assert asked

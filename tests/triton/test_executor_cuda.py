@@ -11,6 +11,7 @@ import torch
 from burnish.codegen.triton.planner import plan
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.program import Program
+from burnish.runtime.executor import narrowed
 from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
@@ -64,6 +65,11 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
     assert launched[2] == launched[3] == launched[4] == len(model[1].variants[0].steps)
     ids = executor.step(torch.tensor([[5]]), position, FIRST, mine, "ids")
     assert ids.item() == reference.step(torch.tensor([[5]]), position, FIRST, theirs).argmax()
+    for number in range(3):  # by launches, then by a graph; all logits behind each
+        top = executor.step(torch.tensor([[6]]), position + 1 + number, FIRST, mine, "top").clone()
+        right = reference.step(torch.tensor([[6]]), position + 1 + number, FIRST, theirs)
+        assert torch.equal(top[..., 1, :], narrowed(right, "top")[..., 1, :])
+        torch.testing.assert_close(executor.logits(), right, rtol=1e-4, atol=1e-4)
 
 
 def test_what_belongs_to_a_batch_goes_with_its_states(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:

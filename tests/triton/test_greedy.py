@@ -1,4 +1,4 @@
-"""Greedy generation: the last kernel of a step chooses, and nothing but token ids leaves it."""
+"""The last kernel chooses: greedy generation gets ids alone from a step, sampling with top-k a few scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from burnish.frontend import read
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import Wanted, narrowed
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.states import States
 from tests.triton.planned import interpreted
@@ -86,7 +86,11 @@ def test_it_stops_at_stop_tokens(models: Models, results: list[torch.Tensor]) ->
 
 @pytest.mark.parametrize(
     "options",
-    [{"do_sample": True, "seed": 3, "temperature": 1.4}, {"repetition_penalty": 1.5}, {"suppress_tokens": [8, 9, 10]}],
+    [
+        {"do_sample": True, "seed": 3, "top_k": 0, "top_p": 0.9},
+        {"repetition_penalty": 1.5},
+        {"suppress_tokens": [8, 9, 10]},
+    ],
     ids=str,
 )
 def test_what_needs_logits_gets_them(models: Models, results: list[torch.Tensor], options: dict[str, Any]) -> None:
@@ -95,14 +99,33 @@ def test_what_needs_logits_gets_them(models: Models, results: list[torch.Tensor]
     assert {each.dtype for each in results} == {torch.float32}
 
 
-def test_a_session_gives_either(models: Models) -> None:
+@pytest.mark.parametrize("options", [{"temperature": 1.4}, {"top_k": 7, "top_p": 0.8}, {"min_p": 0.1}], ids=str)
+def test_what_draws_from_few_gets_the_top(models: Models, results: list[torch.Tensor], options: dict[str, Any]) -> None:
+    found, reference = (
+        model.generate(PROMPTS, max_new_tokens=5, do_sample=True, seed=4, **options).tokens for model in models
+    )
+    assert found == reference
+    assert [each.dtype for each in results] == [torch.float32] * 3 + [torch.int32] * 4
+
+
+def test_a_session_gives_any(models: Models) -> None:
     sessions = [model.session(2) for model in models]
-    for wanted in ("ids", "logits", "ids"):
+    for wanted in ("ids", "logits", "top", "ids"):
         kind: Wanted = wanted  # type: ignore[assignment]
         mine, theirs = (session.append([[3, 4], [5, 6]], every=True, wanted=kind) for session in sessions)
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        assert_near(mine, theirs)
         mine, theirs = (session.step([7, 8], wanted=kind).clone() for session in sessions)
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+        assert_near(mine, theirs)
+        mine, theirs = (session.logits() for session in sessions)
+        assert_near(mine, theirs)
+
+
+def assert_near(found: torch.Tensor, expected: torch.Tensor) -> None:
+    """A top by its scores and its ids."""
+    if found.dtype == torch.int32:
+        assert torch.equal(found[..., 1, :], expected[..., 1, :])
+        found, expected = (each[..., 0, :].contiguous().view(torch.float32) for each in (found, expected))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
@@ -121,7 +144,7 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
     launches, _ = plan(program)
     assert fallbacks(launches) == {}
     executor = interpreted(program, launches)
-    states = [States.allocate(program.states, 2, 16, in_place=True) for _ in range(2)]
+    states = [States.allocate(program.states, 2, 16, in_place=True) for _ in range(3)]
     for position, count in ((0, 3), (3, 1), (4, 1)):
         inputs = (torch.randint(1, 90, (2, count)), torch.full((2,), position), torch.arange(count))
         del launched[:]
@@ -132,3 +155,6 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
         ids = executor.step(*inputs, states[1], "ids")
         assert torch.equal(ids, logits.argmax(-1))
         assert [sum(name in key for key in launched) for name in ("_to_copy", "argmax")] == [0, 1]
+        top = executor.step(*inputs, states[2], "top").clone()
+        assert torch.equal(top, narrowed(logits, "top"))
+        assert torch.equal(executor.logits(), logits)

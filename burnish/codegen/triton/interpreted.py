@@ -17,7 +17,7 @@ from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.program import Program
 from burnish.runtime.executor import Wanted
 from burnish.runtime.plan import Kernel, Plan
-from burnish.runtime.plan_runner import PlanRunner
+from burnish.runtime.plan_runner import BoundStep, PlanRunner
 from burnish.runtime.states import States
 
 _KERNELS = ("burnish.codegen.triton.kernels.", f"{MODULES}.")
@@ -53,6 +53,7 @@ class InterpretedExecutor:
     def __init__(self, plan: Plan, weights: Mapping[str, torch.Tensor]) -> None:
         self.launcher = InterpretedLauncher(plan.kernels)
         self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher)
+        self._last: BoundStep | None = None
 
     def step(
         self,
@@ -68,11 +69,17 @@ class InterpretedExecutor:
         named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
         step = self._runner.bind((tokens, position, logits_index), named, states.capacity, wanted)
         step.run()
+        self._last = step
         return step.result
+
+    def logits(self) -> torch.Tensor:
+        """See `Executor.logits`."""
+        assert self._last is not None
+        return self._last.logits()
 
     def close(self) -> None:
         """See `Executor.close`."""
-        self._runner = None
+        self._runner = self._last = None
 
 
 def generate_kernels(plan: Plan, program: Program) -> None:

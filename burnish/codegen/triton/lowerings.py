@@ -19,6 +19,7 @@ from burnish.codegen.triton.kernels.gather import gather
 from burnish.codegen.triton.kernels.moe_linear import moe_linear
 from burnish.codegen.triton.kernels.ring_positions import ring_positions
 from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
+from burnish.codegen.triton.kernels.top_scores import top_scores
 from burnish.codegen.triton.kernels.topk import topk
 from burnish.codegen.triton.kernels.zeros_like import zeros_like
 from burnish.ir.fused_group import MEMBERS
@@ -62,4 +63,5 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     fused_ops.attention_projection.default: attention_projection,
     fused_ops.fused_elementwise.default: fused_elementwise,
     fused_ops.fused_linear.default: fused_linear,
+    fused_ops.top_scores.default: top_scores,
 }

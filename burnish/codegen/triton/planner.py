@@ -23,6 +23,7 @@ from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments, describe, value
+from burnish.runtime.executor import TOP
 from burnish.runtime.plan import Call, Kernel, Launch, Plan, Result, Variant
 
 aten = torch.ops.aten
@@ -60,7 +61,7 @@ def plan(program: Program, multiprocessors: int = 4) -> tuple[Plan, dict[str, Ke
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
-    program = _with_ids(_with_late_writes(program))
+    program = _with_choices(_with_late_writes(program))
     specs: dict[str, KernelSpec] = {}
     variants = []
     token = MULTIPROCESSORS.set(multiprocessors)
@@ -84,13 +85,15 @@ def _with_late_writes(program: Program) -> Program:
     return program
 
 
-def _with_ids(program: Program) -> Program:
-    """With one more output, the ids of the greatest logits, taken before these are widened: that keeps their order."""
+def _with_choices(program: Program) -> Program:
+    """With the results `ids` and `top` before the logits, made before these are widened: that keeps their order."""
     output = program.output
     logits, *states = arguments(output)[0]
+    count = min(TOP, int(value(logits).shape[-1]))
     with program.graph.inserting_before(output):
         ids = program.graph.call_function(aten.argmax.default, (_narrow(logits), -1))
-    output.args = ((logits, ids, *states),)
+        top = program.graph.call_function(fused_ops.top_scores.default, (_narrow(logits), count))
+    output.args = ((ids, top, logits, *states),)
     return program
 
 
@@ -144,14 +147,14 @@ def _variant(program: Program, regime: Regime) -> tuple[Variant, dict[str, Kerne
     with enable_python_dispatcher(), FakeTensorMode(shape_env=environment), torch.no_grad():
         inputs = _inputs(program, sizes, recorder)
         values: dict[fx.Node, Any] = dict(inputs)
-        logits, ids, *states = arguments(program.output)[0]
-        last = [node for node in (logits, ids) if set(node.users) == {program.output}]
+        ids, top, logits, *states = arguments(program.output)[0]
+        last = [node for node in (ids, top, logits) if set(node.users) == {program.output}]
         for node in program.graph.nodes:
             if node.op == "call_function" and node not in last:
                 values[node] = _run(node, values, recorder)
         _copy_states(program, inputs, [values[state] for state in states], recorder)
         steps = list(recorder.steps)
-        results = [_result(node, values, recorder) for node in (logits, ids)]
+        results = [_result(node, values, recorder) for node in (ids, top, logits)]
     used = {step.kernel: recorder.specs[step.kernel] for step in recorder.steps if isinstance(step, Launch)}
     return Variant(ranges, steps, recorder.temporaries(), recorder.zeros, *results), used
 

@@ -1,0 +1,23 @@
+"""The best of a vocabulary compiled for GPUs that are not here, each round of it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
+from burnish.codegen.triton.kernels.top_scores import top_scores_spec
+
+
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.bfloat16, 128_256), (torch.float32, 8192), (torch.int64, 4096)],
+    ids=str,
+)
+def test_rounds(dtype: torch.dtype, size: int, architecture: int) -> None:
+    binary = compile_kernel(top_scores_spec(dtype, size, 128), architecture)
+    assert resources(binary).spill_bytes == 0
+    assert re.search(r"LDG\.E[.\w]*\.128", disassembly(binary)), "no 16-byte loads"
