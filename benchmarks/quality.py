@@ -1,7 +1,7 @@
 """What the transforms cost SmolLM2-135M on text: `python benchmarks/quality.py [PART ...]`, a table and a JSON file.
 
-Parts: quantize (a quarter of an hour), gqa (half an hour), heal (half an hour more), layers (an hour). The texts are in
-examples/texts; held_out.txt is in no calibration.
+Parts: cache (five minutes), quantize (a quarter of an hour), gqa (half an hour), heal (half an hour more), layers (an
+hour). The texts are in examples/texts; held_out.txt is in no calibration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from burnish import ConvertToGQA, DropLayers, Quantize
+from burnish import ConvertToGQA, DropLayers, Quantize, QuantizeCache
 from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
@@ -43,6 +43,10 @@ def parts() -> dict[str, list[tuple[str, list[Any]]]]:
     draw = random.Random(0)
     choices = [sorted(draw.sample(range(LAYERS), DROPPED)) for _ in range(RANDOM_CHOICES)]
     return {
+        "cache": [
+            ("keys and values int8", [QuantizeCache("int8")]),
+            ("keys and values fp8", [QuantizeCache("fp8")]),
+        ],
         "quantize": [
             ("the file's own integers (Q4_1)", [Quantize("keep")]),
             ("int8 a row, nearest", [Quantize("int8", method="nearest")]),

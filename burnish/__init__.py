@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
     from burnish.passes.transforms.drop_layers import DropLayers
     from burnish.passes.transforms.quantize import Quantize
+    from burnish.passes.transforms.quantize_cache import QuantizeCache
     from burnish.passes.transforms.sparsify import Sparsify
     from burnish.runtime.model import CompiledModel
 
@@ -28,6 +29,7 @@ __all__ = [
     "ConvertToGQA",
     "DropLayers",
     "Quantize",
+    "QuantizeCache",
     "Sparsify",
     "__version__",
     "compile",
@@ -41,6 +43,7 @@ _HOMES = {
     "ConvertToGQA": "burnish.passes.transforms.convert_to_gqa",
     "DropLayers": "burnish.passes.transforms.drop_layers",
     "Quantize": "burnish.passes.transforms.quantize",
+    "QuantizeCache": "burnish.passes.transforms.quantize_cache",
     "Sparsify": "burnish.passes.transforms.sparsify",
     "compile": "burnish.compiler",
     "evaluate": "burnish.evaluation",

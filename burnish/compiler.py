@@ -69,8 +69,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             bfloat16 for quantized ones. CPUs compute in float32.
         quantize: weights of products in 8 or 4 bits. On CPUs, the last transform, `Quantize(quantize)`; on GPUs
             rounded to the nearest, with a scale for each 32.
-        transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`. What each
-            costs is in `trace.quality`, if there is `calibration`.
+        transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,
+            `QuantizeCache`. What each costs is in `trace.quality`, if there is `calibration`.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
             out, to say what they cost.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.

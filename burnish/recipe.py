@@ -14,10 +14,13 @@ from burnish.ir.errors import UsageError
 from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
 from burnish.passes.transforms.drop_layers import DropLayers
 from burnish.passes.transforms.quantize import Quantize
+from burnish.passes.transforms.quantize_cache import QuantizeCache
 from burnish.passes.transforms.sparsify import Sparsify
 from burnish.passes.transforms.transform import Transform
 
-_TRANSFORMS: dict[str, type[Any]] = {each.__name__: each for each in (DropLayers, ConvertToGQA, Sparsify, Quantize)}
+_TRANSFORMS: dict[str, type[Any]] = {
+    each.__name__: each for each in (DropLayers, ConvertToGQA, Sparsify, Quantize, QuantizeCache)
+}
 
 
 @dataclass(frozen=True)

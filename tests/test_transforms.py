@@ -137,9 +137,10 @@ def test_texts_that_are_none(calibration: object, error: type[Exception], messag
 def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
     file, text = tmp_path / "burnish.toml", tmp_path / "text.txt"
     transforms = [burnish.DropLayers(layers=["model.layers.1", 2]), burnish.ConvertToGQA(2, heal=3)]
+    transforms.append(burnish.QuantizeCache("fp8"))
     write_recipe(file, transforms, text)
     found = read_recipe(file)
-    assert found == Recipe([burnish.DropLayers(layers=["model.layers.1", 2]), transforms[1]], text)
+    assert found == Recipe([burnish.DropLayers(layers=["model.layers.1", 2]), *transforms[1:]], text)
 
 
 @pytest.mark.parametrize(
@@ -169,16 +170,30 @@ def call(*arguments: object) -> Result:
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     model, small, again, recipe = "tests.test_transforms:llama", *(tmp_path / name for name in ("a", "b", "c.toml"))
-    done = call("compile", model, "-o", small, "--drop-layers", "1,", "--kv-heads", 2, "--save-recipe", recipe)
+    done = call(
+        "compile",
+        model,
+        "-o",
+        small,
+        "--drop-layers",
+        "1,",
+        "--kv-heads",
+        2,
+        "--quantize-cache",
+        "int8",
+        "--save-recipe",
+        recipe,
+    )
     assert done.exit_code == 0, done.output
     assert call("compile", model, "-o", again, "--recipe", recipe).exit_code == 0
     shapes = [[state.shape for state in Artifact.open(path).states] for path in (small, again)]
     assert shapes[0] == shapes[1]
-    assert len(shapes[0]) == 4  # keys and values of two layers
+    assert len(shapes[0]) == 8  # keys and values of two layers, and their scales
     for wrong, message in (
         (("--heal", 3), "give both"),
         (("--drop-layers", "first"), "takes a count"),
         (("--recipe", recipe, "--kv-heads", 2), "leave out"),
+        (("--recipe", recipe, "--quantize-cache", "fp8"), "leave out"),
         (("--calibration", recipe), "no transform that takes it"),
     ):
         done = call("compile", model, "-o", tmp_path / "no", *wrong)

@@ -25,6 +25,7 @@ from burnish.cli.transforms import (
     DropLayersOption,
     HealOption,
     KVHeadsOption,
+    QuantizeCacheOption,
     RecipeOption,
     SaveRecipeOption,
     recipe_of,
@@ -46,6 +47,7 @@ def compile(
     drop_layers: DropLayersOption = None,
     kv_heads: KVHeadsOption = None,
     heal: HealOption = 0,
+    quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
     recipe: RecipeOption = None,
     save_recipe: SaveRecipeOption = None,
@@ -71,7 +73,7 @@ def compile(
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
         stages = None if onnx is None else OnnxFolder(onnx)
-        changes = recipe_of(kv_heads, heal, drop_layers, calibration, recipe)
+        changes = recipe_of(kv_heads, heal, drop_layers, quantize_cache, calibration, recipe)
         if save_recipe is not None:
             from burnish.recipe import write_recipe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,19 @@ DropLayersOption = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+
+
+class CacheNumbers(StrEnum):
+    """Of keys and values that are remembered."""
+
+    INT8 = "int8"
+    FP8 = "fp8"
+
+
+QuantizeCacheOption = Annotated[
+    CacheNumbers | None,
+    typer.Option(help="Remember keys and values in 8 bits.", rich_help_panel=_PANEL, show_default="not"),
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Text to choose and fit by; an eighth says the cost.", rich_help_panel=_PANEL),
@@ -43,26 +57,36 @@ SaveRecipeOption = Annotated[
 
 
 def recipe_of(
-    kv_heads: int | None, heal: int, drop_layers: str | None, calibration: Path | None, recipe: Path | None
+    kv_heads: int | None,
+    heal: int,
+    drop_layers: str | None,
+    quantize_cache: CacheNumbers | None,
+    calibration: Path | None,
+    recipe: Path | None,
 ) -> Recipe:
     """The transforms that these options name, in their order. Raises UsageError where options contradict."""
-    if recipe is None and kv_heads is None and drop_layers is None and not heal:
+    named = kv_heads is not None or drop_layers is not None or bool(heal) or quantize_cache is not None
+    if recipe is None and not named:
         from burnish.recipe import Recipe
 
         return Recipe([], calibration)
     from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
+    from burnish.passes.transforms.quantize_cache import QuantizeCache
     from burnish.recipe import Recipe, read_recipe
 
     if recipe is not None:
-        if kv_heads is not None or drop_layers is not None or heal:
-            raise UsageError("--recipe says what changes the model: leave out --kv-heads, --heal and --drop-layers")
+        if named:
+            raise UsageError(
+                "--recipe says what changes the model: leave out --kv-heads, --heal, --drop-layers and --quantize-cache"
+            )
         found = read_recipe(recipe)
         return Recipe(found.transforms, calibration or found.calibration)
     if heal and kv_heads is None:
         raise UsageError("--heal trains what --kv-heads changed: give both")
     dropped = [] if drop_layers is None else [_drop_layers(drop_layers)]
     merged = [] if kv_heads is None else [ConvertToGQA(kv_heads, heal=heal)]
-    return Recipe([*dropped, *merged], calibration)
+    rounded = [] if quantize_cache is None else [QuantizeCache(quantize_cache.value)]
+    return Recipe([*dropped, *merged, *rounded], calibration)
 
 
 def _drop_layers(text: str) -> DropLayers:

@@ -22,7 +22,8 @@ import msgspec
 import torch
 from torch import fx
 
-from burnish.ir import fused_group as _fused_group  # noqa: F401  # importing them defines torch.ops.burnish
+from burnish.ir import code_ops as _code_ops  # noqa: F401  # importing them defines torch.ops.burnish
+from burnish.ir import fused_group as _fused_group  # noqa: F401
 from burnish.ir import fused_ops as _fused_ops  # noqa: F401
 from burnish.ir import ops as _ops
 from burnish.ir import quantized_ops as _quantized_ops  # noqa: F401

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch._dynamo.source import ConstantSource
 
+from burnish.ir.code_ops import code_ops
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, Stage, origin
@@ -156,7 +157,8 @@ class _Inserter:
             keys, values = (self._made_from(operand, remembered) for operand in node.args[1:3])
             for source in [*keys, *values]:
                 role = "latent" if source in keys and source in values else "key" if source in keys else "value"
-                names.setdefault(source, f"{role}_{number}")
+                part = "_scale" if source.target is code_ops.code_scales.default else ""
+                names.setdefault(source, f"{role}{part}_{number}")
         return names
 
     def _reach(self, sources: dict[fx.Node, list[fx.Node]]) -> dict[fx.Node, int]:

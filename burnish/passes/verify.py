@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import InvalidModelError, VerificationError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program, describe
@@ -52,12 +53,20 @@ def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int, wa
 
 
 def logits_of(program: Program, tokens: Tensor, watch: Watch | None = None) -> Tensor:
-    """The logits [batch, length, vocabulary] of a program of any stage: whole, or in ragged pieces if it has states."""
+    """The logits [batch, length, vocabulary] of a program of any stage: whole, or in ragged pieces if it has states.
+
+    Caches in 8 bits are not rounded here.
+    """
     length = tokens.shape[1]
-    if any(node.name == "position" for node in program.placeholders):
-        return run_step(program, tokens, ragged(length), length, watch)
-    inputs = [tokens, torch.arange(length)][: len(program.placeholders)]
-    (logits, *_) = run(program, inputs, watch)
+    with unrounded():
+        if any(node.name == "position" for node in program.placeholders):
+            wide = [
+                replace(state, dtype=torch.float32) if state.dtype in CODES.values() else state
+                for state in program.states
+            ]
+            return run_step(replace(program, states=tuple(wide)), tokens, ragged(length), length, watch)
+        inputs = [tokens, torch.arange(length)][: len(program.placeholders)]
+        (logits, *_) = run(program, inputs, watch)
     assert isinstance(logits, Tensor)
     return logits
 

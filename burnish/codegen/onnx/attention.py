@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from burnish.codegen.onnx.builder import CONTRIB, Size, origin_of_size, same_size
+from burnish.codegen.onnx.codes import with_scales_apart
 from burnish.codegen.onnx.context import Arguments, Context, Result, arguments, dtype_of, same_shape, shape_of
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
@@ -257,14 +258,18 @@ def plain_attention(c: Context, node: fx.Node, a: Arguments) -> Result:
     grouped = not same_size(heads, kv_heads)
     dtype = dtype_of(value)
     rows = c.value(query)
+    keys, key_scales = with_scales_apart(c, key)
+    values, value_scales = with_scales_apart(c, value)
     if grouped:
         rows = op("Reshape", rows, c.builder.constant([0, int(kv_heads), -1, int(size)]))
     if dtype_of(query) == torch.float32:
-        scores = op("FusedMatMul", rows, c.value(key), domain=CONTRIB, transB=1, alpha=float(a["scale"]))
+        scores = op("FusedMatMul", rows, keys, domain=CONTRIB, transB=1, alpha=float(a["scale"]))
     else:
-        scores = op("MatMul", rows, op("Transpose", c.value(key), perm=[0, 1, 3, 2]))
+        scores = op("MatMul", rows, op("Transpose", keys, perm=[0, 1, 3, 2]))
         scores = c.cast(scores, dtype_of(query), torch.float32)
         scores = op("Mul", scores, c.builder.constant(float(a["scale"]), torch.float32))
+    if key_scales is not None:
+        scores = op("Mul", scores, key_scales)
     if grouped:
         scores = op("Reshape", scores, c.builder.constant([0, int(heads), -1, 0]))
     if a["softcap"]:
@@ -283,7 +288,9 @@ def plain_attention(c: Context, node: fx.Node, a: Arguments) -> Result:
     weights = c.cast(weights, torch.float32, dtype)
     if grouped:
         weights = op("Reshape", weights, c.builder.constant([0, int(kv_heads), -1, 0]))
-    mixed = op("MatMul", weights, c.value(value))
+    if value_scales is not None:
+        weights = op("Mul", weights, value_scales)
+    mixed = op("MatMul", weights, values)
     if grouped:
         mixed = op("Reshape", mixed, c.builder.constant([0, int(heads), -1, int(value_size)]))
     return mixed

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from burnish.codegen.onnx.aten_compute import activation
 from burnish.codegen.onnx.attention import plain_attention
 from burnish.codegen.onnx.builder import same_size
+from burnish.codegen.onnx.codes import code_scales, from_codes, to_codes
 from burnish.codegen.onnx.context import (
     Arguments,
     Context,
@@ -24,6 +25,7 @@ from burnish.codegen.onnx.context import (
 )
 from burnish.codegen.onnx.mixture import moe_linear
 from burnish.codegen.onnx.quantized import quantized_embedding, quantized_linear
+from burnish.ir.code_ops import code_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.quantized_ops import quantized_ops
 
@@ -278,6 +280,9 @@ BURNISH: dict[Any, Translate] = {
     burnish_ops.causal_conv1d.default: _causal_conv1d,
     burnish_ops.shift.default: _shift,
     burnish_ops.moe_linear.default: moe_linear,
+    code_ops.code_scales.default: code_scales,
+    code_ops.to_codes.default: to_codes,
+    code_ops.from_codes.default: from_codes,
     quantized_ops.quantized_linear.default: quantized_linear,
     quantized_ops.quantized_embedding.default: quantized_embedding,
 }

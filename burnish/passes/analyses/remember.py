@@ -14,6 +14,7 @@ import networkx as nx
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.code_ops import code_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.passes.analyses.position_only import is_batch, is_sequence
@@ -24,8 +25,9 @@ aten = torch.ops.aten
 _OPERATIONS_A_BYTE = 8.0  # arithmetic that costs as much time as moving one byte; low, so that products are not redone
 _TIE = 1e-3  # among equal cuts, the one nearest to the attention: nothing is left to redo there
 
-# Ops that only say how memory is read.
+# Ops that only say how memory is read; to widen what is remembered in 8 bits is a part of that, and asked for by name.
 _VIEWS = {
+    code_ops.from_codes.default,
     aten.reshape.default,
     aten.view.default,
     aten.transpose.int,

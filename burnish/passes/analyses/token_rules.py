@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.code_ops import code_ops
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import describe
@@ -250,6 +251,13 @@ def _triangle(axes: TokenAxes, node: fx.Node) -> Label:
     return label
 
 
+def _last_axis(axes: TokenAxes, node: fx.Node) -> Label:
+    label = axes.of(node.args[0])  # type: ignore[arg-type]
+    if label is not None and label.axis == axes.rank(node) - 1:
+        raise axes.mixes(node, "has one scale for all tokens")
+    return label
+
+
 # Pointwise, but torch does not tag them so.
 _POINTWISE = {
     aten.where.ScalarOther,
@@ -285,6 +293,9 @@ RULES: dict[Any, Rule] = {
     burnish_ops.attention_bias.default: _attention_bias,
     burnish_ops.lookup.default: _lookup,
     burnish_ops.moe_linear.default: _moe,
+    code_ops.code_scales.default: _last_axis,
+    code_ops.to_codes.default: pointwise,
+    code_ops.from_codes.default: pointwise,
     aten.linear.default: _linear,
     aten.matmul.default: _matmul,
     aten.mm.default: _matmul,

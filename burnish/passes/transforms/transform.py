@@ -19,6 +19,7 @@ from burnish.passes.base import Effect
 from burnish.passes.pipeline import Observer, run_passes
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quality import measure
+from burnish.passes.transforms.quantize_cache import coded
 
 
 class Transform(Protocol):
@@ -106,17 +107,19 @@ def stored_bytes(weight: Weight) -> int:
 def cache_bytes_a_token(program: Program) -> int:
     """Bytes of the keys and values that one token of one row adds, of all layers together.
 
-    2 x layers x KV heads x head size x bytes of an element; what several attentions share counts once.
+    2 x layers x KV heads x (head size x bytes of an element + bytes of its scale, in 8 bits); what several attentions
+    share counts once.
     """
     seen: set[fx.Node] = set()
     for node in program.graph.nodes:
         if node.target is burnish_ops.attention.default:
-            seen.update(node.args[1:3])
+            for operand in node.args[1:3]:
+                seen.update(coded(operand) or [operand])
     total = 0
     for read in seen:
         found = value(read)
-        heads, size = found.shape[1], found.shape[3]
-        if not isinstance(heads, int) or not isinstance(size, int):
-            raise InvalidProgramError(f"{read.name} has no fixed number of heads: {list(found.shape)}")
-        total += heads * size * found.dtype.itemsize
+        sizes = [size for size in found.shape if isinstance(size, int)]
+        if len(sizes) != found.dim() - 2:
+            raise InvalidProgramError(f"{read.name} has other sizes than of rows and tokens: {list(found.shape)}")
+        total += math.prod(sizes) * found.dtype.itemsize
     return total

@@ -1,0 +1,81 @@
+"""`burnish::` ops on caches in 8 bits: each number a code of 8 bits, with one scale for a token and head.
+
+"int8": codes int8, code * scale, code from -127 to 127. "fp8": codes uint8, the bits of a float8_e4m3fn (Micikevicius
+et al., 2022), which float * scale; as plain bytes, since neither scatters nor GPUs before sm_89 know that dtype. The
+dtype of codes says which they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+from burnish.ir.ops import define
+
+CODES: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.uint8}
+LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}  # what the greatest code stands for, before its scale
+
+
+_ROUNDS: ContextVar[bool] = ContextVar("codes are whole", default=True)
+
+
+@contextmanager
+def unrounded() -> Iterator[None]:
+    """Within it codes are floats, and what they stand for is what was given.
+
+    For comparing programs that compute the same in another order: at the edge between two codes the last bit of a sum
+    says which it becomes, and each layer behind carries that on. States of codes have to be of floats, too.
+    """
+    token = _ROUNDS.set(False)
+    try:
+        yield
+    finally:
+        _ROUNDS.reset(token)
+
+
+def smallest_scale(dtype: torch.dtype) -> float:
+    """The scale of a token and head of zeros: not zero, which nothing could be divided by."""
+    return torch.finfo(dtype).tiny
+
+
+def _scales_shape(x: Tensor, numbers: str) -> Tensor:
+    return x.new_empty((*x.shape[:-1], 1))
+
+
+@define("code_scales(Tensor x, str numbers) -> Tensor", shape=_scales_shape)
+def code_scales(x: Tensor, numbers: str) -> Tensor:
+    """max |x| over the last axis / the greatest code: x[..., D] -> [..., 1]. `numbers` is a key of `CODES`."""
+    largest = x.abs().amax(-1, keepdim=True).float()
+    return (largest * (1 / LARGEST[numbers])).to(x.dtype).clamp(min=smallest_scale(x.dtype))
+
+
+def _codes_shape(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
+    return torch.empty_like(x, dtype=CODES[numbers])
+
+
+@define("to_codes(Tensor x, Tensor scales, str numbers) -> Tensor", shape=_codes_shape)
+def to_codes(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
+    """The codes nearest to x[..., D] / scales[..., 1], halves to even: int8 or uint8 [..., D]."""
+    if not _ROUNDS.get():
+        return x.float() / scales.float()
+    largest = LARGEST[numbers]
+    parts = (x.float() / scales.float()).clamp(-largest, largest)
+    return parts.round().to(torch.int8) if numbers == "int8" else parts.to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+def _floats_shape(codes: Tensor, scales: Tensor) -> Tensor:
+    return torch.empty_like(codes, dtype=scales.dtype)
+
+
+@define("from_codes(Tensor codes, Tensor scales) -> Tensor", shape=_floats_shape)
+def from_codes(codes: Tensor, scales: Tensor) -> Tensor:
+    """What codes[..., D] with scales[..., 1] stand for, in the dtype of the scales."""
+    parts = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes
+    return (parts.float() * scales.float()).to(scales.dtype)
+
+
+code_ops = torch.ops.burnish
