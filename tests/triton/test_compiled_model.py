@@ -80,3 +80,20 @@ def test_compiled_saved_and_loaded(tmp_path: Path) -> None:
             session.rewind(1)
             again = session.append([[7, 9]])
             torch.testing.assert_close(again[0, 0], loaded(torch.tensor([[5, 7, 9]]))[0, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("numbers", ["int8", "fp8"])
+def test_a_cache_in_8_bits(numbers: str) -> None:
+    """Its codes are PyTorch's to make and to read; beside the reference, in pieces and after going back."""
+    transforms = [burnish.QuantizeCache(numbers)]  # type: ignore[arg-type]
+    ids = torch.randint(1, 90, (2, 12))
+    with burnish.compile(build("llama"), backend="reference", transforms=transforms) as compiled:
+        expected = compiled(ids)
+    with burnish.compile(build("llama"), backend="triton-interpret", transforms=transforms) as compiled:
+        session = compiled.session(batch=2)
+        session.append(ids[:, :7])
+        session.rewind(4)
+        found = [session.append(part, every=True) for part in ids[:, 4:].split([1, 6, 1], dim=1)]
+        torch.testing.assert_close(torch.cat(found, 1), expected[:, 4:], rtol=1e-4, atol=1e-4)
+        told = [note for record in compiled.trace.passes for note in record.notes]
+        assert any("no kernel for burnish.to_codes" in note for note in told)
