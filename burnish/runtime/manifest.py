@@ -1,6 +1,6 @@
 """`manifest.json`: what an artifact is, as strictly typed data.
 
-{"format_version": 1,
+{"format_version": 2,
 "sha256": "<of the exact bytes of the value of manifest>",
 "manifest": {...}}
 """
@@ -17,7 +17,7 @@ from burnish.ir.program import Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: launch plans without the result `top`
 MANIFEST_FILE = "manifest.json"
 Target = Literal["onnxruntime", "reference", "triton"]
 _AGAIN = "compile or copy the artifact again"

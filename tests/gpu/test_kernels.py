@@ -18,6 +18,7 @@ from burnish.codegen.triton.kernels.flash_attention import flash_attention
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
 from burnish.codegen.triton.kernels.gather import gather
 from burnish.codegen.triton.kernels.moe_linear import moe_linear
+from burnish.codegen.triton.kernels.paged_write import paged_write
 from burnish.codegen.triton.kernels.ring_positions import ring_positions
 from burnish.codegen.triton.kernels.rms_norm import rms_norm
 from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
@@ -26,6 +27,7 @@ from burnish.codegen.triton.kernels.topk import topk
 from burnish.codegen.triton.kernels.zeros_like import zeros_like
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
+from burnish.ir.paged_ops import paged_write as paged_reference
 from burnish.ir.quantization import QuantizedWeight
 from burnish.ir.weights import Stored
 
@@ -167,6 +169,9 @@ def test_writes(dtype: torch.dtype) -> None:
     ):
         expected = op(state.clone(), new, position, 2)
         assert torch.equal(kernel(here(state), here(new), here(position), 2).cpu(), expected)
+    pages, table = normal(5, 2, 16, 64, dtype=dtype), torch.tensor([[3, -1], [4, 0]], dtype=torch.int32)
+    expected = paged_reference(pages.clone(), new, table, position)
+    assert torch.equal(paged_write(*map(here, (pages, new, table, position))).cpu(), expected)
     tokens = torch.zeros(2, 5, dtype=torch.int64)
     found = ring_positions(here(tokens), here(position), 12)
     assert torch.equal(found.cpu(), burnish_ops.ring_positions(tokens, position, 12))
