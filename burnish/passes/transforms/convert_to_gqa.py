@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.edit import Editor, remove_dead
-from burnish.ir.errors import InvalidProgramError, UsageError
+from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
 from burnish.ir.weights import Stored
@@ -20,13 +20,13 @@ from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.heal import heal
 from burnish.passes.transforms.merge_heads import Pairs, Projections, aligned, mean_pooled, pairs_of, partition
-from burnish.passes.transforms.refit import refit
+from burnish.passes.transforms.refit import nodes_between, refit
 from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
 
 _EXACT = 1e-9  # of the energy of keys and values: what float32 weights cannot tell from nothing
-_STEPS = 30  # of refitting, a layer
+_STEPS = 100  # of refitting, a layer
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class _Converter:
         exact = lost < _EXACT
         inputs: list[Tensor] = []
         if self._streams is not None:
-            inputs = [each.clone() for each in self._streams[0].each(block.x)]
+            inputs = self._streams[0].collect(block.x)
             if not exact:
                 moment = _moment(inputs)
                 groups, lost = partition(weights, moment, self.kv_heads, pairs, movable)
@@ -167,8 +167,7 @@ class _Converter:
             output = editor.call(aten.linear.default, arguments(old)[0], weight, bias, like=old)
         editor.replace(old, output)
         remove_dead(self.program)  # at once: what still reads x keeps its values in memory
-        chain = _between(block.x, output)
-        return output, [node for node in self.program.graph.nodes if node in chain]
+        return output, nodes_between(block.x, output)
 
     def _heads(self, part: Heads, rows: Tensor, x: fx.Node) -> fx.Node:
         """A projection of x to heads [B, H, S, D], with the norm and the rotary embedding that `part` has."""
@@ -201,7 +200,7 @@ class _Converter:
         """Refit the projections towards what the original gives here."""
         assert self._streams is not None
         stream, original = self._streams
-        targets = [each.clone() for each in original.each(self._nodes[block.output.name])]
+        targets = original.collect(self._nodes[block.output.name])
         within = {block.x, *nodes}
         reads = {read for node in nodes for read in node.all_input_nodes} - within
         own = {node for node in reads if node.op == "get_attr" and self.program.weight_of(node) in self.changed}
@@ -213,21 +212,6 @@ class _Converter:
         for node, values in fitted.items():
             name = self.program.weight_of(node)
             self.program.weights = self.program.weights.replaced(name, Stored(values))
-
-
-def _between(x: fx.Node, output: fx.Node) -> set[fx.Node]:
-    """The nodes on the ways from x to `output`, which is among them."""
-    found: dict[fx.Node, bool] = {x: True}
-
-    def leads(node: fx.Node) -> bool:
-        if node not in found:
-            found[node] = False
-            found[node] = any(list(map(leads, node.all_input_nodes)))  # all of them: each is to be told
-        return found[node]
-
-    if not leads(output):
-        raise InvalidProgramError(f"{output.name} does not read {x.name}")
-    return {node for node, does in found.items() if does and node is not x}
 
 
 def _weights_of(program: Program, block: AttentionBlock) -> Projections:

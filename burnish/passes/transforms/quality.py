@@ -27,7 +27,7 @@ class Quality:
 
 def measure(programs: Sequence[Program], tokens: Tensor) -> list[Quality]:
     """The quality of each of several whole programs on tokens[windows, length]; the first is the original."""
-    streams = [_at_the_end(program, tokens) for program in programs]
+    streams = [at_the_end(program, tokens) for program in programs]
     sums = torch.zeros(len(programs), 3, dtype=torch.float64)
     count = 0
     ends = [stream.each(logits_node(stream.program), keep=False) for stream in streams]
@@ -52,20 +52,23 @@ def compared(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
     The first one's are the original's. `following`: the tokens that came, int64[tokens].
     """
     original = F.log_softmax(logits[0].float(), dim=-1)
-    likeliest = original.argmax(-1)
+    likeliest, shares = original.argmax(-1), original.exp()
+    # A token that the original rules out adds nothing: 0 * log 0. Few models have any.
+    ruled_out = original.isneginf() if bool(original.isneginf().any()) else None
     found = []
     for each in logits:
         own = F.log_softmax(each.float(), dim=-1) if each is not logits[0] else original
         loss = F.nll_loss(own, following, reduction="sum")
-        # A token that the original rules out adds nothing: 0 * log 0.
-        terms = torch.where(original.isneginf(), 0.0, original.exp() * (original - own))
+        terms = shares * (original - own)
+        if ruled_out is not None:
+            terms.masked_fill_(ruled_out, 0.0)
         same = (own.argmax(-1) == likeliest).sum()
         found.append(torch.stack([loss.double(), terms.sum().double(), same.double()]))
     return found
 
 
-def _at_the_end(program: Program, tokens: Tensor) -> Stream:
-    """A stream at the last attention, a layer's weights in memory at a time."""
+def at_the_end(program: Program, tokens: Tensor) -> Stream:
+    """A stream over tokens[windows, length] at the last attention, a layer's weights in memory at a time."""
     stream = Stream(program, tokens)
     for node in program.graph.nodes:
         if node.target is burnish_ops.attention.default:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.errors import InvalidProgramError
 from burnish.passes.transforms.stream import compute
 
-_RATE = 3e-3
+_RATE = 3e-2
 _RIDGE = 1e-4
 
 
@@ -60,6 +61,21 @@ def run_block(nodes: Sequence[fx.Node], values: dict[fx.Node, Any]) -> dict[fx.N
         args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
         values[node] = compute(node, args, kwargs)
     return values
+
+
+def nodes_between(x: fx.Node, output: fx.Node) -> list[fx.Node]:
+    """The nodes on the ways from x to `output`, which is the last of them, in the order of the graph."""
+    found: dict[fx.Node, bool] = {x: True}
+
+    def leads(node: fx.Node) -> bool:
+        if node not in found:
+            found[node] = False
+            found[node] = any(list(map(leads, node.all_input_nodes)))  # all of them: each is to be told
+        return found[node]
+
+    if not leads(output):
+        raise InvalidProgramError(f"{output.name} does not read {x.name}")
+    return [node for node in output.graph.nodes if found.get(node, False) and node is not x]
 
 
 @torch.no_grad()

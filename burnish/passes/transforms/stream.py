@@ -46,6 +46,18 @@ class Stream:
             yield value
         self._weights.clear()
 
+    def collect(self, node: fx.Node) -> list[Tensor]:
+        """Copies of the value of `node` for all batches, in one piece of memory, which goes back at once when let go.
+
+        As pieces between others that come and go, they leave holes that the allocator does not give back.
+        """
+        whole, found = torch.empty(0), []
+        for number, value in enumerate(self.each(node)):
+            if number == 0:
+                whole = value.new_empty(len(self._batches), *value.shape)
+            found.append(whole[number].copy_(value) if value.shape == whole.shape[1:] else value.clone())
+        return found
+
     def advance(self, node: fx.Node) -> None:
         """Run all batches up to `node`."""
         for _ in self.each(node):
