@@ -1,7 +1,8 @@
 """What the transforms cost SmolLM2-135M on text: `python benchmarks/quality.py [PART ...]`, a table and a JSON file.
 
 Parts: cache, quantize, gqa, heal, layers, and small, which is about a model of eight heads of keys and values that is
-trained here. Each takes 5 to 30 minutes of one core. The texts are in examples/texts; held_out.txt is in no calibration.
+trained here. Each takes 5 to 30 minutes of one core. The texts are in examples/texts; held_out.txt is in no
+calibration.
 """
 
 from __future__ import annotations
