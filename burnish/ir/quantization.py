@@ -80,7 +80,7 @@ class Quantized:
     """The floats[N, K] that integers and scales stand for."""
 
     values: Weight  # as they are stored: int8[N, K] or uint8[N, K / 2]
-    scales: Weight  # float16[N, K / group]
+    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it, with zero points only
     zeros: Weight | None  # float32[N, K / group], of 4 bits only; None: 8
     bits: int
     group: int
@@ -137,14 +137,14 @@ def kept(weight: Weight) -> Quantized | None:
     return _made_of(weight, lambda leaf: leaf.source if isinstance(leaf, Widened) else None)
 
 
-def kind_of(weight: Weight) -> tuple[int, int, bool, bool] | None:
-    """Equal for weights that can be joined and be of integers still: bits, group, zero points; None for floats."""
+def kind_of(weight: Weight) -> tuple[object, ...] | None:
+    """Equal for weights that can be joined and be of integers still: bits, group, scales, zeros; None for floats."""
     found = as_quantized(weight)
     return None if found is None else _kind(found)
 
 
-def _kind(weight: Quantized) -> tuple[int, int, bool, bool]:
-    return weight.bits, weight.group, weight.zeros is None, weight.whole_zeros
+def _kind(weight: Quantized) -> tuple[object, ...]:
+    return weight.bits, weight.group, weight.scales.dtype, weight.zeros is None, weight.whole_zeros
 
 
 def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) -> Quantized | None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from burnish.ir.ops import define
 from burnish.ir.quantization import Quantized, unpacked
+from burnish.ir.weights import nbytes
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 256, 16
 
@@ -221,3 +222,12 @@ class BlockOffsets:
         source = self.of.source
         assert source.zeros is not None
         return self.of.by_block(source.scales.materialize().float() * (8 - source.zeros.materialize()))
+
+
+def stored_bytes(weight: Quantized) -> int:
+    """Bytes of a weight as an artifact for CPUs has it: in blocks, or in floats where no blocks fit."""
+    block = block_of(weight.bits, weight.group, weight.shape[1])
+    if block is None:
+        return nbytes(weight)
+    blocks = Blocks(weight, block)
+    return sum(nbytes(part) for part in (blocks, blocks.scales, blocks.zeros, blocks.offsets) if part is not None)

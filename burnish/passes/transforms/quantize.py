@@ -15,6 +15,7 @@ from burnish.ir.quantization import Quantized, as_quantized, kept
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_awq import absorb, best_scales, gram_of_norm, obstacle
+from burnish.passes.transforms.quantize_exact import found_again
 from burnish.passes.transforms.quantize_readers import all_readers, by_input, gram_of, head_of, is_table, weight_read
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest, searched
 from burnish.passes.transforms.quantize_size import Plan, bytes_of, fitted
@@ -36,7 +37,8 @@ class Quantize:
     other, and changes those to come so that they make up for the error on calibration text; each linear sees what
     the model quantized so far gives it. "awq" (Lin et al., 2023) scales what a linear reads from a norm so that what
     matters is rounded least; linears that read anything else have scales of groups searched, and no more. "keep" takes
-    the integers that a GGUF file has, and rounds nothing.
+    the integers that a GGUF file has, and rounds nothing. Weights that lie on a grid of the 4 bits asked for already,
+    as those of a quantized file or of training for few bits do, are found again on it, by any method.
     """
 
     numbers: Numbers = "int4"
@@ -66,13 +68,14 @@ class Quantize:
         editor = Editor(program)
         stream = None if self.calibration is None or method == "nearest" else Stream(program, self.calibration.tokens)
         for readers in by_input(plan):
-            if stream is None or readers[0].target is aten.embedding.default:
+            to_round = any(isinstance(plan[each], Grid) for each in readers)
+            if stream is None or not to_round or readers[0].target is aten.embedding.default:
                 found = [self._rounded(program, each, plan[each], None) for each in readers]
             elif method == "awq":
-                found = _by_awq(program, editor, stream, readers, plan, log)
+                scaled = _by_awq(program, editor, stream, readers, plan, log)
+                found = [scaled.get(each) or self._rounded(program, each, plan[each], None) for each in readers]
             else:
-                grids = any(isinstance(plan[each], Grid) for each in readers)
-                gram = gram_of(stream, readers[0].args[0]) if grids else None
+                gram = gram_of(stream, readers[0].args[0])
                 found = [self._rounded(program, each, plan[each], gram) for each in readers]
             for reader, (quantized, text) in zip(readers, found, strict=True):
                 leaf = weight_read(reader)
@@ -86,7 +89,7 @@ class Quantize:
     ) -> tuple[Quantized, str]:
         """The weight of a reader as integers, and how they came about."""
         if isinstance(chosen, Quantized):
-            return chosen, f"{_words(chosen)}, as they came"
+            return chosen, f"{_words(chosen)}, {'as they came' if self.numbers == 'keep' else 'found again, exactly'}"
         weight = program.weights[program.weight_of(weight_read(reader))].materialize()
         if gram is None:
             return nearest(weight, chosen), f"{chosen}, nearest"
@@ -148,7 +151,8 @@ class Quantize:
         group = self.group or (size if bits == 8 else GROUPS[0])
         if size % group:
             return f"its rows of {size} are no whole groups of {group}"
-        return Grid(bits, group, symmetric=self.symmetric or bits == 8)
+        grid = Grid(bits, group, symmetric=self.symmetric or bits == 8)
+        return found_again(program.weights[program.weight_of(leaf)].materialize(), grid) or grid
 
 
 def _words(weight: Quantized) -> str:
@@ -172,13 +176,14 @@ def _obstacle(program: Program, leaf: fx.Node) -> str:
 
 def _by_awq(
     program: Program, editor: Editor, stream: Stream, readers: list[fx.Node], plan: Plan, log: Log
-) -> list[tuple[Quantized, str]]:
-    """The weights of linears that read one value, scaled if a norm gives it, which is changed in place."""
+) -> dict[fx.Node, tuple[Quantized, str]]:
+    """The weights to round of linears that read one value, scaled if a norm gives it, which is changed in place."""
     x = readers[0].args[0]
     assert isinstance(x, fx.Node)
-    grids = [grid for each in readers if isinstance(grid := plan[each], Grid)]
-    weights = [program.weights[program.weight_of(weight_read(each))].materialize().float() for each in readers]
-    reason = obstacle(x, readers)
+    rounded = {each: grid for each in readers if isinstance(grid := plan[each], Grid)}
+    weights = [program.weights[program.weight_of(weight_read(each))].materialize().float() for each in rounded]
+    grids = list(rounded.values())
+    reason = obstacle(x, list(rounded))
     if not reason and any(len(weight_read(each).users) > 1 for each in readers):
         reason = "its weight is read elsewhere, too, where nothing takes scales in: rounded without them"
     if reason:
@@ -191,7 +196,8 @@ def _by_awq(
         absorb(program, editor, x, scales)
     importance = gram.diagonal().float() / scales.square()
     how = "awq" if not reason else "nearest, by searched scales"
-    return [
+    found = [
         (searched(weight * scales, grid, importance), f"{grid}, {how}")
         for weight, grid in zip(weights, grids, strict=True)
     ]
+    return dict(zip(rounded, found, strict=True))

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from burnish.ir.errors import UsageError
 from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized
-from burnish.ir.quantized_ops import block_of
+from burnish.ir.quantized_ops import block_of, stored_bytes
 from burnish.ir.weights import nbytes
 from burnish.passes.base import Log
 from burnish.passes.transforms.quantize_readers import by_input, gram_of, weight_read
@@ -68,11 +68,12 @@ def planned_bytes(reader: fx.Node, chosen: Grid | Quantized | None) -> int:
     rows, size = (int(each) for each in weight_read(reader).meta["val"].shape)
     if chosen is None:
         return 4 * rows * size
+    if isinstance(chosen, Quantized):
+        return stored_bytes(chosen)
     block = block_of(chosen.bits, chosen.group, size)
     assert block is not None
     blocks = -(-size // block)
-    has_zeros = not chosen.symmetric if isinstance(chosen, Grid) else chosen.zeros is not None
-    return rows * (blocks * block * chosen.bits // 8 + 4 * blocks + (blocks + 1) // 2 * has_zeros)
+    return rows * (blocks * block * chosen.bits // 8 + 4 * blocks + (blocks + 1) // 2 * (not chosen.symmetric))
 
 
 def _losses(program: Program, linears: Mapping[fx.Node, Grid], tokens: Tensor) -> dict[fx.Node, dict[int, float]]:

@@ -13,8 +13,9 @@ from burnish.ir.errors import InvalidProgramError, UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
 from burnish.ir.quantization import as_quantized
+from burnish.ir.quantized_ops import stored_bytes
 from burnish.ir.trace import QualityRecord, Trace
-from burnish.ir.weights import Weight, nbytes
+from burnish.ir.weights import nbytes
 from burnish.passes.base import Effect
 from burnish.passes.pipeline import Observer, run_passes
 from burnish.passes.transforms.calibration import Calibration
@@ -91,17 +92,9 @@ def parameters(program: Program) -> int:
 
 
 def weight_bytes(program: Program) -> int:
-    """Bytes of the weights as they are stored."""
-    return sum(stored_bytes(weight) for weight in program.weights.values())
-
-
-def stored_bytes(weight: Weight) -> int:
-    """Bytes of a weight: of its integers, scales and zero points where it is of these."""
-    quantized = as_quantized(weight)
-    if quantized is None:
-        return nbytes(weight)
-    zeros = 0 if quantized.zeros is None else nbytes(quantized.zeros)
-    return nbytes(quantized.values) + nbytes(quantized.scales) + zeros
+    """Bytes of the weights as an artifact for CPUs stores them."""
+    found = [(weight, as_quantized(weight)) for weight in program.weights.values()]
+    return sum(nbytes(weight) if quantized is None else stored_bytes(quantized) for weight, quantized in found)
 
 
 def cache_bytes_a_token(program: Program) -> int:
