@@ -15,7 +15,7 @@ from burnish.ir.quantization import Quantized, as_quantized, kept
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_awq import absorb, best_scales, gram_of_norm, obstacle
-from burnish.passes.transforms.quantize_exact import found_again
+from burnish.passes.transforms.quantize_exact import dtype_of, found_again
 from burnish.passes.transforms.quantize_readers import all_readers, by_input, gram_of, head_of, is_table, weight_read
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest, searched
 from burnish.passes.transforms.quantize_size import Plan, bytes_of, fitted
@@ -88,9 +88,12 @@ class Quantize:
         self, program: Program, reader: fx.Node, chosen: Grid | Quantized, gram: Tensor | None
     ) -> tuple[Quantized, str]:
         """The weight of a reader as integers, and how they came about."""
-        if isinstance(chosen, Quantized):
-            return chosen, f"{_words(chosen)}, {'as they came' if self.numbers == 'keep' else 'found again, exactly'}"
+        if isinstance(chosen, Quantized) and self.numbers == "keep":
+            return chosen, f"{_words(chosen)}, as they came"
         weight = program.weights[program.weight_of(weight_read(reader))].materialize()
+        if isinstance(chosen, Quantized):
+            dtype = str(dtype_of(weight)).removeprefix("torch.")
+            return chosen, f"{_words(chosen)}, found again, to the rounding of {dtype}"
         if gram is None:
             return nearest(weight, chosen), f"{chosen}, nearest"
         return gptq(weight, gram, chosen), f"{chosen}, gptq"

@@ -17,8 +17,10 @@ from burnish.ir.weights import Stored
 from burnish.passes.transforms.quantize_rounding import Grid
 
 _ROWS = 512  # of a weight at a time
-# Twice the rounding of a float, of the largest of a group: it was rounded itself, and so were those it is found from.
-_SLACK = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10, torch.float32: 2.0**-21}  # computed, too
+# How much of the largest of a group may be lost: twice the half step by which bfloat16 or float16 may be off, as the
+# value was rounded, and so were those that its levels are found from. Of float32 four times as much: there each value
+# was computed with roundings, too, and is so again.
+_SLACK = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10, torch.float32: 2.0**-21}
 _STEPS = range(15, 7, -1)  # from the least to the largest of a group: those of fewer are a half or a third of these
 _LARGEST = (-8, 7, 6, 5, 4)  # what the largest magnitude may stand for where there are no zero points; likewise
 _PREFERRED = [(True, True), (True, False), (False, True), (False, False)]  # narrow scales, whole zero points
@@ -48,13 +50,13 @@ class _Levels:
 def found_again(weight: Tensor, grid: Grid) -> Quantized | None:
     """weight[N, K] as the 4-bit integers that it was made from, in groups of `grid`; None if it is on no such grid.
 
-    What comes back is off by no more than twice the rounding of the dtype that the weight was in, of the largest of a
-    group: float16 or bfloat16 where all values are of these, else float32. Scales are float16 where those will do, and
-    else float32, zero points whole where those will do; without zero points scales have to be float16.
+    What comes back is off by no more than the rounding of the dtype that the weight was in (`_SLACK`), of the largest
+    of a group: float16 or bfloat16 where all values are of these, else float32. Scales are float16 where those will
+    do, and else float32, zero points whole where those will do; without zero points scales have to be float16.
     """
     if grid.bits != 4:
         return None
-    slack = _SLACK[_dtype_of(weight)]
+    slack = _SLACK[dtype_of(weight)]
     parts: list[_Levels] = []
     for rows in torch.split(weight.float(), _ROWS):
         groups = rows.reshape(-1, grid.group)
@@ -75,7 +77,7 @@ def found_again(weight: Tensor, grid: Grid) -> Quantized | None:
     return None
 
 
-def _dtype_of(weight: Tensor) -> torch.dtype:
+def dtype_of(weight: Tensor) -> torch.dtype:
     """The narrowest dtype that has all values."""
     narrow = (each for each in (torch.bfloat16, torch.float16) if torch.equal(weight.to(each).to(weight.dtype), weight))
     return next(narrow, torch.float32)
