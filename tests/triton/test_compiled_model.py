@@ -27,7 +27,7 @@ def test_prompts_and_tokens_of_whole_models(model_type: str) -> None:
         assert_steps_match(program, found, batch, counts)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gemma2", "mixtral"])
+@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gpt2", "gemma2", "mixtral", "youtu"])
 def test_all_of_a_model_has_kernels(model_type: str) -> None:
     launches, _ = plan(fused(model_type))
     assert fallbacks(launches) == {}

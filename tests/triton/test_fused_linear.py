@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.codegen.triton.kernels.fused_linear import fused_linear
+from burnish.codegen.triton.kernels.fused_linear import fused_linear, rows_of
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.quantization import QuantizedWeight
@@ -71,6 +71,31 @@ def test_a_layer_norm_far_from_zero_keeps_its_digits() -> None:
     expected = fused_ops.fused_linear(x.double(), weight.double(), norm="layer", eps=1e-5)
     found = fused_linear(x, weight, norm="layer", eps=1e-5)
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    batch=st.integers(1, 3),
+    tokens=st.integers(1, 7),
+    start=st.integers(0, 20),
+    k=st.integers(1, 70),
+    rest=st.integers(0, 9),
+    turned=st.booleans(),
+)
+def test_a_part_of_each_row(batch: int, tokens: int, start: int, k: int, rest: int, turned: bool) -> None:
+    """Read where it is, at any place; rows in another order are copied."""
+    whole, weight = torch.randn(batch, tokens, start + k + rest), torch.randn(9, k)
+    x = whole[..., start : start + k]
+    x = x.transpose(0, 1) if turned else x
+    residual = torch.randn(*x.shape[:2], 9)
+    expected = fused_ops.fused_linear(x, weight, residual=residual, norm="rms", eps=1e-5)
+    found = fused_linear(x, weight, residual=residual, norm="rms", eps=1e-5)
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
+    lines, stride, aligned = rows_of(x)
+    assert lines is x or turned
+    assert aligned == {
+        name for name, place in (("x_ptr", 4 * lines.storage_offset()), ("x_stride", stride)) if place % 16 == 0
+    }
 
 
 def test_leading_axes_stay() -> None:

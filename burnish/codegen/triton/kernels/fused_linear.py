@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import triton
 import triton.language as tl
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from burnish.codegen.triton.kernels.normed_product import normed_product
 from burnish.codegen.triton.spec import KernelSpec, pointer
@@ -50,6 +51,7 @@ def fused_linear_kernel(
     size_n,
     size_k,
     weight_stride,
+    x_stride,
     eps,
     scale,
     softcap,
@@ -72,7 +74,7 @@ def fused_linear_kernel(
     inside_n = columns < size_n
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     inside_row = row < rows
-    x_rows = x_ptr + row.to(tl.int64)[:, None] * size_k
+    x_rows = x_ptr + row.to(tl.int64)[:, None] * x_stride
     weight_rows = weight_ptr + columns.to(tl.int64)[:, None] * weight_stride
 
     y = normed_product(
@@ -149,21 +151,27 @@ def fused_linear_spec(
     has: frozenset[str] = frozenset(),
     bits: int = 0,
     group: int = 1,
+    x_aligned: frozenset[str] | None = None,
 ) -> KernelSpec:
     """The kernel for elements of `dtype`; `has`: those given of bias, norm_weight, norm_bias, residual, softcap.
 
-    With `bits` 8 or 4 the weight has scales, one for each `group`.
+    With `bits` 8 or 4 the weight has scales, one for each `group`. `x_aligned`: those of x_ptr and x_stride that are
+    multiples of 16; None for an x whose rows follow each other.
     """
     element = pointer(dtype)
     pointers = dict.fromkeys(("x", "weight", "scales", "bias", "norm_weight", "norm_bias", "residual", "out"), element)
     if bits:
         pointers |= {"weight": pointer(torch.int8 if bits == 8 else torch.uint8), "scales": pointer(SCALE_DTYPE)}
-    aligned = {f"{name}_ptr" for name in pointers}
+    aligned = {f"{name}_ptr" for name in pointers} | aligned_sizes(size_k, bits)
+    if x_aligned is not None:
+        aligned = (aligned - {"x_ptr"}) | x_aligned
+    elif size_k % 16 == 0:
+        aligned.add("x_stride")
     return KernelSpec(
         fused_linear_kernel,
         arguments={
             **{f"{name}_ptr": kind for name, kind in pointers.items()},
-            **dict.fromkeys(("rows", "size_n", "size_k", "weight_stride"), "i32"),
+            **dict.fromkeys(("rows", "size_n", "size_k", "weight_stride", "x_stride"), "i32"),
             **dict.fromkeys(("eps", "scale", "softcap"), "fp32"),
         },
         constants={
@@ -181,7 +189,7 @@ def fused_linear_spec(
             "BLOCK_N": tiles.block_n,
             "BLOCK_K": tiles.block_k,
         },
-        aligned=frozenset(aligned | aligned_sizes(size_k, bits)),
+        aligned=frozenset(aligned),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
@@ -191,6 +199,19 @@ def aligned_sizes(size_k: int, bits: int) -> set[str]:
     """Which of a product's sizes are multiples of 16."""
     stride = size_k // 2 if bits == 4 else size_k
     return {name for name, size in (("size_k", size_k), ("weight_stride", stride)) if size % 16 == 0}
+
+
+def rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int, frozenset[str]]:
+    """x, copied unless one stride leads from each row to the next; that stride; what of x_ptr and it is aligned.
+
+    So a part of each row of a product, which is what projections that were packed give, is read where it is.
+    """
+    steps = [(x.stride(axis), x.stride(axis + 1) * x.shape[axis + 1]) for axis in range(x.dim() - 2)]
+    if not all(statically_known_true(step == expected) for step, expected in [(x.stride(-1), 1), *steps]):
+        x = x.contiguous()
+    stride = x.shape[-1] if x.is_contiguous() else x.stride(-2)
+    places = {"x_ptr": x.storage_offset() * x.element_size(), "x_stride": stride}
+    return x, stride, frozenset(name for name, place in places.items() if statically_known_true(place % 16 == 0))
 
 
 def quantization_of(weight: torch.Tensor, scales: torch.Tensor | None, size_k: int) -> tuple[int, int]:
@@ -227,12 +248,15 @@ def fused_linear(
     has = {name for name, tensor in given.items() if tensor is not None} | ({"softcap"} if softcap > 0 else set())
     tiles = tiles_for(rows, size_k, bits)
     options = {"norm": norm, "activation": activation}
-    spec = fused_linear_spec(x.dtype, size_k, tiles, **options, gated=gated, has=frozenset(has), bits=bits, group=group)
+    lines, x_stride, x_aligned = rows_of(x)
+    spec = fused_linear_spec(
+        x.dtype, size_k, tiles, **options, gated=gated, has=frozenset(has), bits=bits, group=group, x_aligned=x_aligned
+    )
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
-    tensors = [x if tensor is None else tensor.contiguous() for tensor in given.values()]
+    tensors = [out if tensor is None else tensor.contiguous() for tensor in given.values()]
     spec.launch(
         (triton.cdiv(size_n, tiles.block_n), triton.cdiv(rows, tiles.rows), 1),
-        *(x.contiguous(), weight.contiguous(), x if scales is None else scales.contiguous(), *tensors, out),
-        *(rows, size_n, size_k, weight.shape[1], eps, scale, softcap),
+        *(lines, weight.contiguous(), out if scales is None else scales.contiguous(), *tensors, out),
+        *(rows, size_n, size_k, weight.shape[1], x_stride, eps, scale, softcap),
     )
     return out
