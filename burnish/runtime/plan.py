@@ -87,7 +87,7 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The steps for sizes in some range. Temporaries count them with those of `ids`, `top` and `logits` behind."""
 
-    ranges: dict[str, tuple[int, int | None]]  # least and largest of each of SIZES that is bounded
+    ranges: dict[str, tuple[int, int | None]]  # least and largest of SIZES that are bounded, and of rows
     steps: list[Launch | Call]
     temporaries: list[Buffer]
     zeros: list[Size]  # bytes of buffers that are zero before and after each step
@@ -101,9 +101,10 @@ class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [*self.steps, *self.ids.steps, *self.top.steps, *self.logits.steps]
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
-        """Whether it is for these sizes."""
+        """Whether it is for these sizes; rows are batch * sequence."""
+        known = {**sizes, "rows": sizes["batch"] * sizes["sequence"]}
         return all(
-            least <= sizes[name] and (most is None or sizes[name] <= most)
+            least <= known[name] and (most is None or known[name] <= most)
             for name, (least, most) in self.ranges.items()
         )
 

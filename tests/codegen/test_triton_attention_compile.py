@@ -9,13 +9,15 @@ from burnish.codegen.triton.attention import Attention
 from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
 from burnish.codegen.triton.kernels.combine_splits import combine_splits_spec
 from burnish.codegen.triton.kernels.decode_attention import decode_attention_spec
-from burnish.codegen.triton.kernels.flash_attention import flash_attention_spec, flash_tiles
+from burnish.codegen.triton.kernels.flash_attention import flash_attention_spec
+from burnish.codegen.triton.tiles import SplitTiles, Target, aimed_at, prompt_tiles
 
 SMOLLM2 = Attention(torch.bfloat16, 9, 3, 64, 64, scale=0.125)
 LLAMA_8B = Attention(torch.bfloat16, 32, 8, 128, 128, scale=128**-0.5)
 PAGED = Attention(torch.bfloat16, 32, 8, 128, 128, scale=128**-0.5, page_size=16)
 # The instruction that multiplies matrices, by architecture: of a warp, of a warp group, of the tensor memory.
 TENSOR_CORES = {80: "HMMA.16816.F32.BF16", 90: "HGMMA.64x", 100: "UTCHMMA"}
+SPLIT = SplitTiles(16, 64, 8, 3)
 FROM_CACHE = "LDGSTS.E.BYPASS.128"  # 16 bytes from global to shared memory, past the registers
 
 
@@ -32,14 +34,14 @@ FROM_CACHE = "LDGSTS.E.BYPASS.128"  # 16 bytes from global to shared memory, pas
     ids=["smollm2-80", "smollm2-90", "llama-80", "llama-90", "llama-100", "paged-90"],
 )
 def test_decode(attention: Attention, architecture: int, combines: bool) -> None:
-    binary = compile_kernel(decode_attention_spec(attention, 1, 16, combines=combines), architecture)
+    binary = compile_kernel(decode_attention_spec(attention, 1, SPLIT, combines=combines), architecture)
     assert resources(binary).spill_bytes == 0
     machine = disassembly(binary)
     assert FROM_CACHE in machine
     assert "LDGSTS.E.BYPASS.64" not in machine
     assert ("out_ptr" in dict(binary.arguments)) == combines
     assert list(dict(binary.arguments)) == [
-        name for name in decode_attention_spec(attention, 1, 16, combines=combines).function.arg_names
+        name for name in decode_attention_spec(attention, 1, SPLIT, combines=combines).function.arg_names
         if name in dict(binary.arguments)
     ]  # fmt: skip
 
@@ -49,8 +51,11 @@ def test_decode(attention: Attention, architecture: int, combines: bool) -> None
     [(SMOLLM2, 80), (SMOLLM2, 90), (LLAMA_8B, 80), (LLAMA_8B, 90), (LLAMA_8B, 100)],
     ids=["smollm2-80", "smollm2-90", "llama-80", "llama-90", "llama-100"],
 )
-def test_prefill(attention: Attention, architecture: int) -> None:
-    binary = compile_kernel(flash_attention_spec(attention, flash_tiles(attention, architecture)), architecture)
+@pytest.mark.parametrize("tokens", [32, 512])
+def test_prefill(tokens: int, attention: Attention, architecture: int) -> None:
+    with aimed_at(Target((architecture,))):
+        tiles = prompt_tiles(tokens, attention.key_size, attention.dtype, attention.mask)
+    binary = compile_kernel(flash_attention_spec(attention, tiles), architecture)
     machine = disassembly(binary)
     assert TENSOR_CORES[architecture] in machine
     assert FROM_CACHE in machine

@@ -14,6 +14,7 @@ from burnish.codegen.triton.kernels.scatter import scatter_spec
 from burnish.codegen.triton.kernels.topk import topk_spec
 from burnish.codegen.triton.kernels.zeros_like import zeros_like_spec
 from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.tiles import expert_tiles
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -29,6 +30,7 @@ def test_experts_read_16_bytes_at_a_time(
         torch.int64,
         size_n,
         size_k,
+        expert_tiles(size_n, size_k, in_contiguous),
         shared_x=shared_x,
         has_bias=not in_contiguous,
         in_contiguous=in_contiguous,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
-from burnish.codegen.triton.kernels.attention_projection import attention_projection_spec, head_tiles
+from burnish.codegen.triton.kernels.attention_projection import attention_projection_spec
+from burnish.codegen.triton.tiles import projection_tiles
 
 MODELS = {
     "SmolLM2-135M": (576, 9, 3, 64, False),
@@ -30,7 +31,7 @@ def test_machine_code(rows: int, model: str, architecture: int) -> None:
     spec = attention_projection_spec(
         pointers,
         size_k,
-        head_tiles(rows, size_k, size, whole=normed),
+        projection_tiles(rows, size_k, size, whole=normed),
         heads=heads,
         kv_heads=kv_heads,
         head_size=size,

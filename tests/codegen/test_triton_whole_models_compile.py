@@ -10,6 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.codegen.triton.compile import compile_all, disassembly, resources
 from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.tiles import Target
 from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
@@ -51,7 +52,7 @@ def without_values(shape: dict[str, int]) -> LlamaForCausalLM:
 def planned(request: pytest.FixtureRequest) -> tuple[Program, Plan, dict[str, object]]:
     program = read(without_values(SHAPES[request.param])).program
     step = run_passes(program, [*make_incremental(), *lower_for_gpu(torch.bfloat16)], Trace())
-    launches, specs = plan(step, multiprocessors=132)
+    launches, specs = plan(step, Target((80, 90, 100), 132))
     return step, launches, dict(specs)
 
 

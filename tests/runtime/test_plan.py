@@ -29,7 +29,7 @@ def test_the_first_variant_that_fits_is_taken() -> None:
     found = [plan.variants.index(plan.variant({"batch": batch, "sequence": 3})) for batch in (1, 2, 16, 17, 1000)]
     assert found == [0, 1, 1, 2, 2]
     with pytest.raises(ArtifactError, match="no variant"):
-        plan.variant({"batch": 0})
+        plan.variant({"batch": 0, "sequence": 3})
 
 
 def test_sizes_are_arithmetic() -> None:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.codegen.triton.kernels.decode_attention import decode_attention, split_count
-from burnish.codegen.triton.spec import MULTIPROCESSORS
+from burnish.codegen.triton.kernels.decode_attention import decode_attention
+from burnish.codegen.triton.tiles import SplitTiles, Target, aimed_at, split_count
 from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.paged_ops import paged_attention, paged_write
@@ -20,12 +20,16 @@ SIZES = [(16, 16), (24, 24), (48, 32), (64, 64), (80, 80), (96, 96), (128, 128),
 SPLITS = st.tuples(st.sampled_from([1, 2, 3, 5]), st.booleans())
 
 
+def parts(splits: int) -> SplitTiles:
+    return SplitTiles(splits, 16, 4, 2)
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), splits=SPLITS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_contiguous_cache(dtype: torch.dtype, data: st.DataObject, splits: tuple[int, bool]) -> None:
     arguments = data.draw(attentions(st.sampled_from([1, 1, 2, 5, 16]), SIZES, dtype))
-    found = decode_attention(**arguments, splits=splits[0], combines=splits[1], block=16)
+    found = decode_attention(**arguments, tiles=parts(splits[0]), combines=splits[1])
     assert_same(found, truth(arguments))
 
 
@@ -48,7 +52,7 @@ def test_nothing_behind_the_newest_token_is_read(mask: str, splits: int) -> None
     for name in ("key", "value"):
         arguments[name][0, :, 23:] = float("nan")
         arguments[name][1, :, 3:] = float("nan")
-    assert_same(decode_attention(**arguments, splits=splits, block=16), expected)
+    assert_same(decode_attention(**arguments, tiles=parts(splits)), expected)
 
 
 @pytest.mark.parametrize("splits", [1, 3])
@@ -57,14 +61,14 @@ def test_a_bias_a_query(heads: int, splits: int) -> None:
     bias = torch.randn(2, heads, 3, 50)
     bias[:, :, :, 4] = float("-inf")
     arguments = {**example(tokens=3), "bias": bias}
-    assert_same(decode_attention(**arguments, splits=splits, block=16), truth(arguments))
+    assert_same(decode_attention(**arguments, tiles=parts(splits)), truth(arguments))
 
 
 @pytest.mark.parametrize("heads", [1, 4])
 def test_a_bias_by_position(heads: int) -> None:
     arguments, table = example(tokens=3), torch.randn(heads, 60, 60)
     bias = burnish_ops.attention_bias(table, arguments["position"], arguments["query"], arguments["key"])
-    found = decode_attention(**arguments, bias_table=table, splits=2, block=16)
+    found = decode_attention(**arguments, bias_table=table, tiles=parts(2))
     assert_same(found, truth({**arguments, "bias": bias}))
 
 
@@ -75,7 +79,7 @@ def test_a_ring(position: int, splits: int) -> None:
     arguments["position"] = torch.tensor([position, position + 1])
     tokens = torch.zeros(2, 2, dtype=torch.int64)
     arguments["key_positions"] = burnish_ops.ring_positions(tokens, arguments["position"], 10)
-    assert_same(decode_attention(**arguments, splits=splits, block=16), truth(arguments))
+    assert_same(decode_attention(**arguments, tiles=parts(splits)), truth(arguments))
 
 
 def test_queries_of_another_layout() -> None:
@@ -115,9 +119,7 @@ def test_pages(data: st.DataObject, splits: tuple[int, bool], page_size: int) ->
     for row, end in enumerate((arguments["position"] + arguments["query"].shape[2]).tolist()):
         pages[row, -(-end // page_size) :] = -1
     query = arguments.pop("query")
-    found = decode_attention(
-        query, *pools, **arguments, block_table=pages, splits=splits[0], combines=splits[1], block=16
-    )
+    found = decode_attention(query, *pools, **arguments, block_table=pages, tiles=parts(splits[0]), combines=splits[1])
     clean = [pool.nan_to_num().double() for pool in pools]
     options = {name: arguments[name] for name in ("scale", "mask", "extent", "softcap")}
     expected = paged_attention(
@@ -134,8 +136,5 @@ def test_pages_need_an_end() -> None:
 
 def test_splits_fill_the_multiprocessors_and_no_more() -> None:
     assert split_count(1, 8) == 1  # of a target that nobody named
-    token = MULTIPROCESSORS.set(132)
-    try:
+    with aimed_at(Target((90,), 132)):
         assert [split_count(*sizes) for sizes in ((1, 8), (4, 8), (64, 8), (1, 1))] == [32, 8, 1, 64]
-    finally:
-        MULTIPROCESSORS.reset(token)

@@ -39,6 +39,24 @@ class Attention:
         """Query heads that read one KV head."""
         return self.heads // self.kv_heads
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What matters to the choice of tiles."""
+        sizes = f"{self.key_size}x{self.value_size}" if self.key_size != self.value_size else self.key_size
+        return {
+            "": self.dtype,
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "size": sizes,
+            "mask": f"{self.mask} {self.extent}" if self.extent else self.mask,
+            "softcap": self.softcap > 0,
+            "bias": self.bias is not None,
+            "sinks": self.sinks is not None,
+            "slopes": self.slopes is not None,
+            "ring": self.key_positions is not None,
+            "pages": self.page_size or None,
+        }
+
     def spec(
         self,
         function: Any,

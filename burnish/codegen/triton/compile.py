@@ -17,7 +17,8 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from burnish.codegen.triton.spec import KernelSpec, spec_key
-from burnish.ir.errors import UsageError
+from burnish.codegen.triton.tiles import SHARED_BYTES_OF
+from burnish.ir.errors import UnsupportedError, UsageError
 
 # Known architectures, and how many multiprocessors a GPU of each has: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090.
 MULTIPROCESSORS_OF = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
@@ -49,7 +50,10 @@ class Resources:
 
 
 def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
-    """`spec` as a cubin for sm_`architecture`. Raises UsageError for an architecture that is not known."""
+    """`spec` as a cubin for sm_`architecture`.
+
+    Raises UsageError for an architecture that is not known, UnsupportedError where it has too little shared memory.
+    """
     if architecture not in ARCHITECTURES:
         known = ", ".join(f"sm_{each}" for each in ARCHITECTURES)
         raise UsageError(f"there is no target sm_{architecture}; known are {known}")
@@ -65,6 +69,11 @@ def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
     }
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
     metadata = compiled.metadata
+    if metadata.shared > SHARED_BYTES_OF[architecture]:
+        raise UnsupportedError(
+            f"{spec.name} takes {metadata.shared:,} bytes of shared memory, and a program on an sm_{architecture} has "
+            f"{SHARED_BYTES_OF[architecture]:,}: its tiles ({dict(spec.constants)}) are too large"
+        )
     return Binary(
         name=metadata.name,
         architecture=architecture,

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_all
 from burnish.codegen.triton.planner import plan
 from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.tiles import Target
 from burnish.ir.program import Program
 from burnish.runtime.kernel_files import CompiledKernel, GpuCode
 
 
 def lower(program: Program, architectures: Sequence[int]) -> GpuCode:
     """The plan of a step program, and machine code of its kernels for each of `architectures` (none: to interpret)."""
-    multiprocessors = [MULTIPROCESSORS_OF[each] for each in architectures]
-    launches, specs = plan(program, max(multiprocessors)) if multiprocessors else plan(program)
+    target = Target(tuple(architectures), max((MULTIPROCESSORS_OF[each] for each in architectures), default=4))
+    launches, specs = plan(program, target)
     kernels = {each: _compiled(specs, each) for each in architectures}
     return GpuCode(launches, kernels, _sources(specs))
 

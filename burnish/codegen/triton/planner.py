@@ -17,7 +17,8 @@ from torch.utils._sympy.value_ranges import ValueRanges
 
 from burnish.codegen.triton.lowerings import KERNELS
 from burnish.codegen.triton.recorder import Recorder, recording
-from burnish.codegen.triton.spec import MULTIPROCESSORS, KernelSpec
+from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.tiles import Target, aimed_at
 from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
@@ -44,34 +45,34 @@ class Regime:
     batch: int | tuple[int, int | None, int]
     sequence: int | tuple[int, int | None, int]
     kept: int | tuple[int, int | None, int]
+    typical: Mapping[str, int]  # what `burnish tune` times it with
+    most_rows: int | None = None  # batch * sequence
 
 
-# Tiles are chosen for the least sizes of a regime, and are right for all: a prompt of three tokens is a long one.
+# Tiles are chosen for the example of a regime, and are right for all of its sizes. A short prompt is one block of rows.
 REGIMES = (
-    Regime("one token", 1, 1, 1),
-    Regime("a token for each of few rows", (2, 16, 5), 1, 1),
-    Regime("a token for each of many rows", (17, None, 19), 1, 1),
-    Regime("a prompt", (1, None, 5), (2, None, 23), (1, None, 7)),
+    Regime("one token", 1, 1, 1, {"batch": 1, "sequence": 1, "kept": 1}),
+    Regime("a token for each of few rows", (2, 16, 5), 1, 1, {"batch": 8, "sequence": 1, "kept": 1}),
+    Regime("a token for each of many rows", (17, None, 19), 1, 1, {"batch": 32, "sequence": 1, "kept": 1}),
+    Regime("a short prompt", (1, 32, 3), (2, 64, 19), (1, None, 7), {"batch": 1, "sequence": 32, "kept": 1}, 64),
+    Regime("a prompt", (1, None, 5), (2, None, 103), (1, None, 7), {"batch": 1, "sequence": 512, "kept": 1}),
 )
 _CAPACITY = (1, None, 61)
 
 
-def plan(program: Program, multiprocessors: int = 4) -> tuple[Plan, dict[str, KernelSpec]]:
-    """The plan of a step program for a GPU of so many multiprocessors, and its kernels by key.
+def plan(program: Program, target: Target = Target(multiprocessors=4)) -> tuple[Plan, dict[str, KernelSpec]]:  # noqa: B008
+    """The plan of a step program for a target, and its kernels by key.
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
     program = _with_choices(_with_late_writes(program))
     specs: dict[str, KernelSpec] = {}
     variants = []
-    token = MULTIPROCESSORS.set(multiprocessors)
-    try:
+    with aimed_at(target):
         for regime in REGIMES:
             variant, found = _variant(program, regime)
             variants.append(variant)
             specs |= found
-    finally:
-        MULTIPROCESSORS.reset(token)
     return Plan(variants, {key: kernel_data(spec) for key, spec in specs.items()}), specs
 
 
@@ -143,7 +144,9 @@ def _variant(program: Program, regime: Regime) -> tuple[Variant, dict[str, Kerne
             ranges[name] = (least, most)
         sizes[name] = _symbol(environment, name, least, most, example)
         names[str(sizes[name].node.expr)] = name
-    recorder = Recorder(names)
+    if regime.most_rows is not None:
+        ranges["rows"] = (1, regime.most_rows)
+    recorder = Recorder(names, regime.typical)
     with enable_python_dispatcher(), FakeTensorMode(shape_env=environment), torch.no_grad():
         inputs = _inputs(program, sizes, recorder)
         values: dict[fx.Node, Any] = dict(inputs)

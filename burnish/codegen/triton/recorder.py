@@ -7,7 +7,7 @@ symbols, so that one record is right for all sizes; views keep their storage, wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +39,10 @@ class _Temporary:
 
 @dataclass
 class Recorder:
-    """The steps so far. `names` are those of the symbols of sizes: "s31" -> "batch"."""
+    """The steps so far. `names` are those of the symbols of sizes: "s31" -> "batch"; `typical` are usual sizes."""
 
     names: dict[str, str]
+    typical: Mapping[str, int] = field(default_factory=dict)
     steps: list[Launch | Call] = field(default_factory=list)
     specs: dict[str, KernelSpec] = field(default_factory=dict)  # by key; of launches that were forgotten, too
     zeros: list[Size] = field(default_factory=list)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -39,7 +40,6 @@ class LaunchRecorder(Protocol):
         ...
 
 
-MULTIPROCESSORS: ContextVar[int] = ContextVar("multiprocessors of the target", default=1)
 RECORDER: ContextVar[LaunchRecorder | None] = ContextVar("burnish launch recorder", default=None)
 
 
@@ -93,11 +93,22 @@ def counters(like: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:
     return recorder.counters(like, shape) if recorder is not None else like.new_zeros(tuple(shape), dtype=torch.int32)
 
 
+@cache
+def source_hash(function: Any) -> str:
+    """Of the modules of a kernel and of the functions that it calls: all source that it is compiled from."""
+    found = [function]
+    for each in found:  # grows
+        called = (each.fn.__globals__.get(name) for name in each.fn.__code__.co_names)
+        found += [other for other in called if isinstance(other, type(function)) and other not in found]
+    sources = [inspect.getsource(sys.modules[name]) for name in sorted({each.fn.__module__ for each in found})]
+    return hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
+
+
 def spec_key(spec: KernelSpec) -> str:
     """A name for all that decides what a kernel compiles to: equal kernels of different layers have one key."""
     facts = (
         spec.name,
-        inspect.getsource(sys.modules[spec.function.fn.__module__]),
+        source_hash(spec.function),
         tuple(spec.arguments.items()),
         tuple(sorted(spec.constants.items())),
         tuple(sorted(spec.aligned)),

@@ -15,9 +15,11 @@ import torch
 import triton
 import triton.language as tl
 
-from burnish.codegen.triton.kernels.fused_linear import Tiles, aligned_sizes, quantization_of, tiles_for
+from burnish.codegen.triton.kernels.fused_linear import aligned_sizes, quantization_of
 from burnish.codegen.triton.kernels.normed_product import normed_product
-from burnish.codegen.triton.spec import Constant, KernelSpec, pointer
+from burnish.codegen.triton.spec import Constant, KernelSpec, example, pointer
+from burnish.codegen.triton.tile_candidates import projection_candidates
+from burnish.codegen.triton.tiles import ProductTiles, launch_tiled, projection_tiles, row_class
 from burnish.ir.errors import UnsupportedError
 
 
@@ -141,21 +143,10 @@ def attention_projection_kernel(
             tl.store(out[:, None] + element[None, :], y.to(value_ptr.dtype.element_ty), mask=inside)
 
 
-def head_tiles(rows: int, size_k: int, head_size: int, whole: bool, bits: int = 0) -> Tiles:
-    """Tiles of at most a head; of a `whole` one, where its norm needs that, with the same number of elements."""
-    tiles = tiles_for(rows, size_k, bits)
-    head = max(16, triton.next_power_of_2(head_size))
-    block_n = head if whole else min(tiles.block_n, head)
-    block_k = min(tiles.block_k, max(128 if bits else 32, tiles.block_n * tiles.block_k // block_n))
-    # Pairing splits the tile in registers, which for a large one are not enough of four warps.
-    num_warps = 8 if tiles.rows * block_n > 4096 else tiles.num_warps
-    return Tiles(tiles.rows, block_n, block_k, num_warps, tiles.num_stages)
-
-
 def attention_projection_spec(
     pointers: dict[str, torch.dtype | None],
     size_k: int,
-    tiles: Tiles,
+    tiles: ProductTiles,
     *,
     heads: int,
     kv_heads: int,
@@ -255,31 +246,44 @@ def attention_projection(
         "key": key_state,
         "value": value_state,
     }
-    tiles = head_tiles(batch * tokens, size_k, size, whole=query_norm is not None or key_norm is not None, bits=bits)
-    spec = attention_projection_spec(
-        {name: None if each is None else each.dtype for name, each in given.items()},
-        size_k,
-        tiles,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=size,
-        norm=norm,
-        turned=turned,
-        interleaved=interleaved,
-        bits=bits,
-        group=group,
-    )
+    dtypes = {name: None if each is None else each.dtype for name, each in given.items()}
     query = given["query"]
     assert query is not None
-    blocks = int(str(spec.constants["BLOCKS"]))
-    spec.launch(
-        ((heads + 2 * kv_heads) * blocks, -(-(batch * tokens) // tiles.rows), 1),
-        *(tensor for tensor in given.values() if tensor is not None),
-        *(batch * tokens, tokens, key_state.shape[2], size_k, weight.shape[1]),
-        *table_strides,
-        *query.stride()[:3],
-        *key_state.stride()[:3],
-        *value_state.stride()[:3],
-        *(eps, head_eps),
+
+    def launch(tiles: ProductTiles) -> None:
+        spec = attention_projection_spec(
+            dtypes,
+            size_k,
+            tiles,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_size=size,
+            norm=norm,
+            turned=turned,
+            interleaved=interleaved,
+            bits=bits,
+            group=group,
+        )
+        blocks = int(str(spec.constants["BLOCKS"]))
+        spec.launch(
+            ((heads + 2 * kv_heads) * blocks, -(-(batch * tokens) // tiles.rows), 1),
+            *(tensor for tensor in given.values() if tensor is not None),
+            *(batch * tokens, tokens, key_state.shape[2], size_k, weight.shape[1]),
+            *table_strides,
+            *query.stride()[:3],
+            *key_state.stride()[:3],
+            *value_state.stride()[:3],
+            *(eps, head_eps),
+        )
+
+    rows, whole = example(batch * tokens), query_norm is not None or key_norm is not None
+    facts = {"": x.dtype, "rows": row_class(rows), "k": size_k, "heads": heads, "kv_heads": kv_heads, "size": size}
+    facts |= {"norm": norm, "head norms": whole, "turned": turned, "bits": bits, "group": bits and group}
+    launch_tiled(
+        attention_projection_kernel,
+        facts,
+        projection_tiles(rows, size_k, size, x.dtype, whole=whole, bits=bits, group=group),
+        projection_candidates(min(rows, 64), size_k, size, whole=whole, bits=bits, group=group),
+        launch,
     )
     return query, key_state, value_state

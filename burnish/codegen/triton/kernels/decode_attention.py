@@ -22,11 +22,12 @@ import triton.language as tl
 from burnish.codegen.triton.attention import Attention, operands
 from burnish.codegen.triton.kernels.attention_tile import attend, first_seen, load_rows, with_sink
 from burnish.codegen.triton.kernels.combine_splits import combine_splits, combined_row
-from burnish.codegen.triton.spec import MULTIPROCESSORS, KernelSpec, counters, example, pointer
+from burnish.codegen.triton.spec import KernelSpec, counters, example, pointer
+from burnish.codegen.triton.tile_candidates import split_candidates
+from burnish.codegen.triton.tiles import SplitTiles, launch_tiled, row_class, split_tiles
 from burnish.ir.errors import UsageError
 
 MOST_TOKENS = 16
-MOST_SPLITS = 64
 
 
 @triton.jit
@@ -191,32 +192,20 @@ def decode_attention_kernel(
                     tl.store(out_ptr + offset + columns, y.to(out_ptr.dtype.element_ty), mask=columns < VALUE_SIZE)
 
 
-def split_count(batch: int, kv_heads: int) -> int:
-    """Into how many parts to take the keys: about two programs for each multiprocessor of the target, a power of two.
-
-    Where there are fewer blocks of keys than parts, some programs find nothing to do, and end.
-    """
-    wanted = 2 * MULTIPROCESSORS.get() // (batch * kv_heads)
-    return min(MOST_SPLITS, 1 << max(0, wanted.bit_length() - 1))
+def query_rows(attention: Attention, tokens: int) -> int:
+    """Rows of queries that have one KV head, as a tile of a tensor core takes them."""
+    return max(16, int(triton.next_power_of_2(attention.groups * tokens)))
 
 
-def key_block(attention: Attention) -> int:
-    """How many keys are taken at a time: at most 16 KiB of keys, and few enough that short contexts are split too."""
-    size = max(attention.key_size, attention.value_size) * attention.dtype.itemsize
-    return 64 if size <= 256 else 32 if size <= 512 else 16
-
-
-def decode_attention_spec(
-    attention: Attention, tokens: int, splits: int, *, combines: bool, block: int | None = None
-) -> KernelSpec:
-    """The kernel for `tokens` new tokens; a grid of (splits, KV heads, batch).
+def decode_attention_spec(attention: Attention, tokens: int, tiles: SplitTiles, *, combines: bool) -> KernelSpec:
+    """The kernel for `tokens` new tokens; a grid of (tiles.splits, KV heads, batch).
 
     `combines`: the last program of a row and KV head combines, and the launch gives counters i32[batch, KV heads] that
     are zero before and after. Otherwise, with more than one split, `combine_splits_spec` has to follow.
     """
     if not 1 <= tokens <= MOST_TOKENS:
         raise UsageError(f"decode_attention takes 1 to {MOST_TOKENS} new tokens, not {tokens}: use flash_attention")
-    rows = max(16, triton.next_power_of_2(attention.groups * tokens))
+    splits = tiles.splits
     parts = dict.fromkeys(("maximum_ptr", "total_ptr", "partial_ptr"), "*fp32" if splits > 1 else None)
     return attention.spec(
         decode_attention_kernel,
@@ -229,11 +218,11 @@ def decode_attention_spec(
             "TOKENS": tokens,
             "SPLITS": splits,
             "BLOCK_SPLITS": triton.next_power_of_2(splits),
-            "ROWS": rows,
-            "BLOCK": block or key_block(attention),
+            "ROWS": query_rows(attention, tokens),
+            "BLOCK": tiles.block,
         },
-        num_warps=4 if rows <= 32 and splits == 1 else 8,  # what combines holds more at a time: 4 would spill
-        num_stages=3,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
     )
 
 
@@ -249,29 +238,36 @@ def decode_attention(
     *,
     bias_table: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
-    splits: int | None = None,
+    tiles: SplitTiles | None = None,
     combines: bool = True,
-    block: int | None = None,
     **options: Any,
 ) -> torch.Tensor:
     """As `burnish::attention` for at most 16 tokens, or, with block_table[B, pages], as `burnish::paged_attention`.
 
-    `bias_table[Ht, M, M]` is a table of `burnish::attention_bias`. Last axes are contiguous. `splits`: as many as fill
-    the target, if None.
+    `bias_table[Ht, M, M]` is a table of `burnish::attention_bias`. Last axes are contiguous. `tiles`: those of the
+    table, if None.
     """
     attention, given = operands(
         query, key, value, position, bias, sinks, slopes, key_positions, bias_table, block_table, **options
     )
     batch, heads, tokens, _ = query.shape
-    if splits is None:
-        splits = split_count(example(batch), attention.kv_heads)
-    spec = decode_attention_spec(attention, tokens, splits, combines=combines, block=block)
     out: torch.Tensor = given["out_ptr"]
-    maximum, total = (query.new_empty((batch, heads, tokens, splits), dtype=torch.float32) for _ in range(2))
-    partial = query.new_empty((batch, heads, tokens, splits, value.shape[-1]), dtype=torch.float32)
-    given |= {"maximum_ptr": maximum, "total_ptr": total, "partial_ptr": partial}
-    given["counters_ptr"] = counters(query, (batch, key.shape[1]))
-    spec.launch((splits, attention.kv_heads, batch), *(given[name] for name in spec.arguments))
-    if splits > 1 and not combines:
-        combine_splits(maximum, total, partial, sinks, out)
+
+    def launch(tiles: SplitTiles) -> None:
+        spec = decode_attention_spec(attention, tokens, tiles, combines=combines)
+        maximum, total = (query.new_empty((batch, heads, tokens, tiles.splits), dtype=torch.float32) for _ in range(2))
+        partial = query.new_empty((batch, heads, tokens, tiles.splits, value.shape[-1]), dtype=torch.float32)
+        parts = {"maximum_ptr": maximum, "total_ptr": total, "partial_ptr": partial}
+        passed = given | parts | {"counters_ptr": counters(query, (batch, key.shape[1]))}
+        spec.launch((tiles.splits, attention.kv_heads, batch), *(passed[name] for name in spec.arguments))
+        if tiles.splits > 1 and not combines:
+            combine_splits(maximum, total, partial, sinks, out)
+
+    if tiles is None:
+        rows, size = query_rows(attention, tokens), max(attention.key_size, attention.value_size)
+        table = split_tiles(example(batch), attention.kv_heads, size, attention.dtype, rows)
+        facts = {**attention.facts, "tokens": tokens, "batch": row_class(example(batch))}
+        launch_tiled(decode_attention_kernel, facts, table, split_candidates(table), launch)
+    else:
+        launch(tiles)
     return out

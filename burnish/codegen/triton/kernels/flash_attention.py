@@ -11,7 +11,6 @@ B * Hq * S * D results. Truth: `burnish::attention`, `burnish::paged_attention`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +19,9 @@ import triton.language as tl
 
 from burnish.codegen.triton.attention import Attention, operands
 from burnish.codegen.triton.kernels.attention_tile import attend, first_seen, load_rows, with_sink
-from burnish.codegen.triton.spec import KernelSpec, pointer
+from burnish.codegen.triton.spec import KernelSpec, example, pointer
+from burnish.codegen.triton.tile_candidates import prompt_candidates
+from burnish.codegen.triton.tiles import PromptTiles, launch_tiled, prompt_tiles, row_class
 
 
 @triton.jit
@@ -164,32 +165,7 @@ def flash_attention_kernel(
     tl.store(out_rows[:, None] + columns[None, :], out.to(out_ptr.dtype.element_ty), mask=out_inside)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Tokens and keys that a program takes at a time, and how many warps and stages it has."""
-
-    rows: int
-    block: int
-    num_warps: int
-    num_stages: int
-
-
-def flash_tiles(attention: Attention, architecture: int) -> Tiles:
-    """Tiles whose queries, and keys and values in two stages, fit the shared memory of sm_`architecture`."""
-    size = triton.next_power_of_2(max(attention.key_size, attention.value_size))
-    if attention.dtype.itemsize > 2:  # no tensor cores in full precision: products are in registers
-        return Tiles(32, 32, 4, 2)
-    roomy = architecture in (90, 100)  # 227 KiB of shared memory
-    if size > 128:
-        return Tiles(128 if roomy else 64, 32, 8, 2)
-    # The third loop of masks with a beginning takes registers: smaller blocks of keys keep it from spilling.
-    begins = attention.mask in ("window", "chunk")
-    if roomy:
-        return Tiles(128, 64 if begins else 128, 8, 2)
-    return Tiles(128, 32 if begins and size > 64 else 64, 8, 2)
-
-
-def flash_attention_spec(attention: Attention, tiles: Tiles, lengths: torch.dtype | None = None) -> KernelSpec:
+def flash_attention_spec(attention: Attention, tiles: PromptTiles, lengths: torch.dtype | None = None) -> KernelSpec:
     """The kernel for any number of new tokens S; a grid of (ceil(S / tiles.rows), query heads, batch)."""
     return attention.spec(
         flash_attention_kernel,
@@ -216,7 +192,7 @@ def flash_attention(
     bias_table: torch.Tensor | None = None,
     block_table: torch.Tensor | None = None,
     lengths: torch.Tensor | None = None,
-    tiles: Tiles | None = None,
+    tiles: PromptTiles | None = None,
     **options: Any,
 ) -> torch.Tensor:
     """As `burnish::attention`, or, with block_table[B, pages], as `burnish::paged_attention`.
@@ -227,10 +203,19 @@ def flash_attention(
     attention, given = operands(
         query, key, value, position, bias, sinks, slopes, key_positions, bias_table, block_table, **options
     )
-    tiles = tiles or flash_tiles(attention, 90)
     batch, heads, tokens, _ = query.shape
-    spec = flash_attention_spec(attention, tiles, None if lengths is None else lengths.dtype)
     given |= {"lengths_ptr": lengths, "tokens": tokens}
-    spec.launch((-(-tokens // tiles.rows), heads, batch), *(given[name] for name in spec.arguments))
+
+    def launch(tiles: PromptTiles) -> None:
+        spec = flash_attention_spec(attention, tiles, None if lengths is None else lengths.dtype)
+        spec.launch((-(-tokens // tiles.rows), heads, batch), *(given[name] for name in spec.arguments))
+
+    if tiles is None:
+        many, size = example(tokens), max(attention.key_size, attention.value_size)
+        facts = {**attention.facts, "tokens": row_class(many)}
+        table = prompt_tiles(many, size, attention.dtype, attention.mask)
+        launch_tiled(flash_attention_kernel, facts, table, prompt_candidates(many), launch)
+    else:
+        launch(tiles)
     out: torch.Tensor = given["out_ptr"]
     return out

@@ -8,15 +8,15 @@ read once in all, so that the time is that of reading N * K elements. Truth: `bu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from burnish.codegen.triton.kernels.normed_product import normed_product
-from burnish.codegen.triton.spec import KernelSpec, pointer
+from burnish.codegen.triton.spec import KernelSpec, example, pointer
+from burnish.codegen.triton.tile_candidates import product_candidates
+from burnish.codegen.triton.tiles import ProductTiles, launch_tiled, product_tiles, row_class
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.quantization import SCALE_DTYPE
 
@@ -111,39 +111,19 @@ def fused_linear_kernel(
     y = y * scale
     if HAS_SOFTCAP:
         y = softcap * (2.0 / (1.0 + tl.exp(-2.0 * y / softcap)) - 1.0)
-    offsets = row.to(tl.int64)[:, None] * size_out + out_columns[None, :]
+    # From the tile's first row on offsets are 32 bits wide: 64 for each element would not fit the registers.
+    first = (tl.program_id(1) * ROWS).to(tl.int64) * size_out
+    offsets = tl.arange(0, ROWS)[:, None] * size_out + out_columns[None, :]
     inside = inside_row[:, None] & (out_columns < size_out)[None, :]
     if HAS_RESIDUAL:
-        y += tl.load(residual_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out_ptr + offsets, y.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How much a program takes, and with how many threads."""
-
-    rows: int
-    block_n: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-
-
-def tiles_for(rows: int, size_k: int, bits: int = 0) -> Tiles:
-    """One row: long pieces of few weight rows. Up to 16: one pass over the weight. Beyond: square tiles."""
-    if rows == 1 and bits:
-        return Tiles(1, 16, min(1024, max(64, triton.next_power_of_2(size_k))), 4, 3)
-    if rows == 1:
-        return Tiles(1, 16, min(512, max(32, triton.next_power_of_2(size_k))), 4, 3)
-    if rows <= 16:
-        return Tiles(16, 32, 256, 8, 4) if bits else Tiles(16, 32, 128, 4, 4)  # widening takes registers
-    return Tiles(64, 64, 64, 4, 3)
+        y += tl.load(residual_ptr + first + offsets, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out_ptr + first + offsets, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def fused_linear_spec(
     dtype: torch.dtype,
     size_k: int,
-    tiles: Tiles,
+    tiles: ProductTiles,
     *,
     norm: str = "none",
     activation: str = "none",
@@ -246,17 +226,35 @@ def fused_linear(
     rows = x.numel() // size_k
     given = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "residual": residual}
     has = {name for name, tensor in given.items() if tensor is not None} | ({"softcap"} if softcap > 0 else set())
-    tiles = tiles_for(rows, size_k, bits)
-    options = {"norm": norm, "activation": activation}
-    lines, x_stride, x_aligned = rows_of(x)
-    spec = fused_linear_spec(
-        x.dtype, size_k, tiles, **options, gated=gated, has=frozenset(has), bits=bits, group=group, x_aligned=x_aligned
-    )
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
     tensors = [out if tensor is None else tensor.contiguous() for tensor in given.values()]
-    spec.launch(
-        (triton.cdiv(size_n, tiles.block_n), triton.cdiv(rows, tiles.rows), 1),
-        *(lines, weight.contiguous(), out if scales is None else scales.contiguous(), *tensors, out),
-        *(rows, size_n, size_k, weight.shape[1], x_stride, eps, scale, softcap),
+    lines, x_stride, x_aligned = rows_of(x)
+    operands = (lines, weight.contiguous(), out if scales is None else scales.contiguous(), *tensors, out)
+
+    def launch(tiles: ProductTiles) -> None:
+        spec = fused_linear_spec(
+            x.dtype,
+            size_k,
+            tiles,
+            norm=norm,
+            activation=activation,
+            gated=gated,
+            has=frozenset(has),
+            bits=bits,
+            group=group,
+            x_aligned=x_aligned,
+        )
+        grid = (triton.cdiv(size_n, tiles.block_n), triton.cdiv(rows, tiles.rows), 1)
+        spec.launch(grid, *operands, rows, size_n, size_k, weight.shape[1], x_stride, eps, scale, softcap)
+
+    few = example(rows)
+    facts = {"": x.dtype, "rows": row_class(few), "n": size_n, "k": size_k, "bits": bits, "group": bits and group}
+    facts |= {"norm": norm, "activation": activation, "gated": gated, **dict.fromkeys(sorted(has), True)}
+    launch_tiled(
+        fused_linear_kernel,
+        facts,
+        product_tiles(few, size_n, size_k, x.dtype, norm=norm, residual=residual is not None, bits=bits, group=group),
+        product_candidates(few, size_k, bits, group),
+        launch,
     )
     return out

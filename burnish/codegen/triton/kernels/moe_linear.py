@@ -10,13 +10,13 @@ cores rather than memory traffic. Weights may be [experts, out, in] or [experts,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
-from burnish.codegen.triton.spec import TYPES, KernelSpec, pointer
+from burnish.codegen.triton.spec import TYPES, KernelSpec, example, pointer
+from burnish.codegen.triton.tile_candidates import expert_candidates
+from burnish.codegen.triton.tiles import ProductTiles, expert_tiles, launch_tiled, row_class
 from burnish.ir.errors import UnsupportedError
 
 
@@ -74,33 +74,18 @@ def moe_linear_kernel(
     tl.store(out_ptr + pair.to(tl.int64) * size_n + columns, y.to(out_ptr.dtype.element_ty), mask=inside_n)
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """How much of an expert's matrix a program takes at a time."""
-
-    block_n: int
-    block_k: int
-
-
-def tiles_for(size_n: int, size_k: int, in_contiguous: bool) -> Tiles:
-    """Long along the axis that lies in memory side by side: 128 bytes and more of bf16 in one piece."""
-    if in_contiguous:
-        return Tiles(16, min(512, max(32, triton.next_power_of_2(size_k))))
-    return Tiles(min(64, max(16, triton.next_power_of_2(size_n))), min(128, max(32, triton.next_power_of_2(size_k))))
-
-
 def moe_linear_spec(
     dtype: torch.dtype,
     experts_dtype: torch.dtype,
     size_n: int,
     size_k: int,
+    tiles: ProductTiles,
     *,
     shared_x: bool,
     has_bias: bool,
     in_contiguous: bool = True,
 ) -> KernelSpec:
     """The kernel for experts' matrices of [size_n, size_k] elements of `dtype`."""
-    tiles = tiles_for(size_n, size_k, in_contiguous)
     element = pointer(dtype)
     aligned = {"x_ptr", "weight_ptr", "bias_ptr", "out_ptr"}
     aligned |= {name for name, size in (("size_n", size_n), ("size_k", size_k)) if size % 16 == 0}
@@ -123,8 +108,8 @@ def moe_linear_spec(
             "BLOCK_K": tiles.block_k,
         },
         aligned=frozenset(aligned),
-        num_warps=4,
-        num_stages=3,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
     )
 
 
@@ -143,19 +128,21 @@ def moe_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
         raise UnsupportedError(f"weights of experts with strides {strides}: the kernel takes dense matrices")
     rows, choices = experts.shape
     shared_x = x.shape[1] == 1
-    spec = moe_linear_spec(
-        x.dtype,
-        experts.dtype,
-        size_n,
-        size_k,
-        shared_x=shared_x,
-        has_bias=bias is not None,
-        in_contiguous=in_contiguous,
-    )
     out = x.new_empty((rows, choices, size_n))
-    spec.launch(
-        (rows * choices, -(-size_n // int(spec.constants["BLOCK_N"] or 1)), 1),
-        *(x.contiguous(), weight, x if bias is None else bias.contiguous(), experts, out),
-        *(choices, size_n, size_k, size_k if in_contiguous else size_n, *experts.stride()),
+    operands = (x.contiguous(), weight, x if bias is None else bias.contiguous(), experts, out)
+    options = {"shared_x": shared_x, "has_bias": bias is not None, "in_contiguous": in_contiguous}
+
+    def launch(tiles: ProductTiles) -> None:
+        spec = moe_linear_spec(x.dtype, experts.dtype, size_n, size_k, tiles, **options)
+        stride = size_k if in_contiguous else size_n
+        grid = (rows * choices, triton.cdiv(size_n, tiles.block_n), 1)
+        spec.launch(grid, *operands, choices, size_n, size_k, stride, *experts.stride())
+
+    launch_tiled(
+        moe_linear_kernel,
+        {"": x.dtype, "pairs": row_class(example(rows * choices)), "n": size_n, "k": size_k, **options},
+        expert_tiles(size_n, size_k, in_contiguous),
+        expert_candidates(size_n, size_k, in_contiguous),
+        launch,
     )
     return out
