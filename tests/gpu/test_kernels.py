@@ -25,6 +25,7 @@ from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
 from burnish.codegen.triton.kernels.top_scores import top_scores
 from burnish.codegen.triton.kernels.topk import topk
 from burnish.codegen.triton.kernels.zeros_like import zeros_like
+from burnish.codegen.triton.tiles import SplitTiles
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.paged_ops import paged_write as paged_reference
@@ -82,7 +83,7 @@ def test_attention_of_few_tokens(dtype: torch.dtype, options: dict[str, Any], si
     expected = burnish_ops.attention(**{name: wide(each) for name, each in given.items()})
     on_device = {name: here(each) for name, each in given.items()}
     for splits, combines in ((1, False), (3, False), (3, True)):
-        assert_same(decode_attention(**on_device, splits=splits, combines=combines), expected)
+        assert_same(decode_attention(**on_device, tiles=SplitTiles(splits, 32, 8, 3), combines=combines), expected)
 
 
 @DTYPES

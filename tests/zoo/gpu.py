@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.tiles import Target
 from burnish.frontend import read
 from burnish.ir.errors import BurnishError
 from burnish.ir.trace import Trace
@@ -43,7 +44,7 @@ def planned(model_type: str) -> Planned:
     try:
         program = read(build(model_type)).program
         step = run_passes(program, [*make_incremental(), *lower_for_gpu(torch.bfloat16)], Trace())
-        launches, specs = plan(step, multiprocessors=132)
+        launches, specs = plan(step, Target((90,), 132))
     except BurnishError as error:
         return Planned(model_type, error=f"{type(error).__name__}: {error}")
     decode = launches.variants[0]
