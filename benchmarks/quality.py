@@ -53,11 +53,16 @@ def parts() -> dict[str, list[tuple[str, list[Any]]]]:
         ],
         "quantize": [
             ("the file's own integers (Q4_1)", [Quantize("keep")]),
-            ("int8 a row, nearest", [Quantize("int8", method="nearest")]),
+            ("int8 a row, nearest", [Quantize("int8", group="row", method="nearest")]),
+            ("int8 a block, nearest", [Quantize("int8", method="nearest")]),
+            ("int8 a block, GPTQ", [Quantize("int8")]),
             ("int8 group 32, nearest", [Quantize("int8", group=32, method="nearest")]),
-            ("int4 group 32, nearest", [Quantize("int4", group=32, method="nearest")]),
-            ("int4 group 32, nearest, head int8", [Quantize("int4", group=32, method="nearest", head="int8")]),
-            ("int4 group 32, GPTQ, head int8", [Quantize("int4", group=32, method="gptq", head="int8")]),
+            ("int4 group 32, found again, head int8", [Quantize("int4", group=32, method="nearest", head="int8")]),
+            *(
+                (f"int4 symmetric group 32, {method}, head int8", [rounding])
+                for method in ("nearest", "gptq")
+                for rounding in [Quantize("int4", group=32, symmetric=True, method=method, head="int8")]
+            ),
         ],
         "gqa": [
             ("3 -> 1 KV heads, mean pooling", [ConvertToGQA(1, method="mean")]),

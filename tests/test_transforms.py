@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 
 import burnish
 from burnish.cli import app
+from burnish.cli.app import Quantization
+from burnish.cli.transforms import quantize_of
 from burnish.inspect.html import report
 from burnish.inspect.table import plain_text, trace_view
 from burnish.ir.errors import InvalidInputError, UsageError
@@ -199,6 +201,60 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         done = call("compile", model, "-o", tmp_path / "no", *wrong)
         assert done.exit_code == 2
         assert message in " ".join(done.stderr.split())
+
+
+def test_numbers_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    recipe = tmp_path / "numbers.toml"
+    options = "--quantize int4 --group 32 --quantize-method nearest --symmetric --head int8 --sparsify 2:4"
+    done = call(
+        "compile", "tests.test_transforms:llama", "-o", tmp_path / "a", *options.split(), "--save-recipe", recipe
+    )
+    assert done.exit_code == 0, done.output
+    rounding = burnish.Quantize("int4", group=32, method="nearest", symmetric=True, head="int8")
+    assert read_recipe(recipe) == Recipe([burnish.Sparsify("2:4"), rounding], None)
+    names = [record.name for record in Artifact.open(tmp_path / "a").trace().passes]
+    assert names.index("sparsify") < names.index("quantize")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "on_gpu", "options", "expected"),
+    [
+        (None, False, {}, None),
+        ("int8", False, {}, burnish.Quantize("int8")),
+        ("int4", True, {}, None),  # a pass rounds to the nearest
+        ("int4", True, {"symmetric": True}, burnish.Quantize("int4", symmetric=True)),
+        ("int8", False, {"group": "row"}, burnish.Quantize("int8", group="row")),
+        ("int4", False, {"size": "80MB"}, burnish.Quantize("int4", size="80MB")),
+    ],
+)
+def test_what_quantize_and_its_options_mean(
+    numbers: str | None, on_gpu: bool, options: dict[str, object], expected: object
+) -> None:
+    given = {"group": None, "method": None, "symmetric": False, "head": None, "size": None, **options}
+    chosen = None if numbers is None else Quantization(numbers)
+    assert quantize_of(chosen, on_gpu, **given) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--group 32", "need --quantize"),
+        ("--size 80MB", "need --quantize"),
+        ("--quantize int8 --group many", "takes 32, 64, 128 or row"),
+        ("--quantize int8 --group 48", "there are no groups of 48"),
+        ("--quantize int8 --size 80MB", "needs calibration text"),
+        ("--recipe r.toml --quantize int8", "leave out"),
+        ("--recipe r.toml --sparsify 2:4", "leave out"),
+    ],
+)
+def test_options_of_numbers_that_contradict(
+    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    done = call("compile", "tests.test_transforms:llama", "-o", tmp_path / "no", *options.split())
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
 
 
 def test_evaluation_of_two(artifact: Path, tmp_path: Path) -> None:

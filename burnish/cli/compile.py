@@ -23,11 +23,18 @@ from burnish.cli.models import compiled_model
 from burnish.cli.transforms import (
     CalibrationOption,
     DropLayersOption,
+    GroupOption,
+    HeadOption,
     HealOption,
     KVHeadsOption,
+    MethodOption,
     QuantizeCacheOption,
     RecipeOption,
     SaveRecipeOption,
+    SizeOption,
+    SparsifyOption,
+    SymmetricOption,
+    quantize_of,
     recipe_of,
 )
 
@@ -47,6 +54,12 @@ def compile(
     drop_layers: DropLayersOption = None,
     kv_heads: KVHeadsOption = None,
     heal: HealOption = 0,
+    sparsify: SparsifyOption = None,
+    group: GroupOption = None,
+    quantize_method: MethodOption = None,
+    symmetric: SymmetricOption = False,
+    head: HeadOption = None,
+    size: SizeOption = None,
     quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
     recipe: RecipeOption = None,
@@ -73,20 +86,23 @@ def compile(
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
         stages = None if onnx is None else OnnxFolder(onnx)
-        changes = recipe_of(kv_heads, heal, drop_layers, quantize_cache, calibration, recipe)
+        on_gpu = target != "cpu" or (backend is not None and backend.value in ("cuda", "triton-interpret"))
+        rounded = quantize_of(quantize, on_gpu, group, quantize_method, symmetric, head, size)
+        changes = recipe_of(kv_heads, heal, drop_layers, sparsify, rounded, quantize_cache, calibration, recipe)
         if save_recipe is not None:
             from burnish.recipe import write_recipe
 
             write_recipe(save_recipe, changes.transforms, changes.calibration)
-        with compiled_model(model, max_length, backend, checked, stages, target, dtype, quantize, changes) as compiled:
+        passed = quantize if rounded is None else None
+        with compiled_model(model, max_length, backend, checked, stages, target, dtype, passed, changes) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))
             if compiled.trace.quality:
                 err.print(quality_table(compiled.trace.quality))
-            size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+            written = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         err.print(
-            f"{output}: {size_text(size)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
+            f"{output}: {size_text(written)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
         )
         if stages is not None:
             err.print(stages.view(), soft_wrap=True)

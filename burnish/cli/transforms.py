@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
+    from burnish.cli.app import Quantization
     from burnish.passes.transforms.drop_layers import DropLayers
+    from burnish.passes.transforms.quantize import Quantize
     from burnish.recipe import Recipe
 
 _PANEL = "What changes the model"
@@ -39,6 +41,63 @@ class CacheNumbers(StrEnum):
     FP8 = "fp8"
 
 
+class Head(StrEnum):
+    """Numbers of the embedding, and of what gives the logits."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    FLOAT = "float"
+
+
+class Method(StrEnum):
+    """How weights are rounded."""
+
+    NEAREST = "nearest"
+    GPTQ = "gptq"
+    AWQ = "awq"
+
+
+class Pattern(StrEnum):
+    """Which weights become zero."""
+
+    TWO_OF_FOUR = "2:4"
+
+
+SparsifyOption = Annotated[
+    Pattern | None,
+    typer.Option(help="Of each four weights in a row make two zero.", rich_help_panel=_PANEL, show_default="not"),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(metavar="32|64|128|row", help="With --quantize: weights that share a scale.", rich_help_panel=_PANEL),
+]
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        help="With --quantize: how to round.",
+        rich_help_panel=_PANEL,
+        show_default="gptq with --calibration, or nearest",
+    ),
+]
+SymmetricOption = Annotated[
+    bool, typer.Option("--symmetric", help="With --quantize int4: no zero points.", rich_help_panel=_PANEL)
+]
+HeadOption = Annotated[
+    Head | None,
+    typer.Option(
+        help="With --quantize: the embedding and what gives logits.",
+        rich_help_panel=_PANEL,
+        show_default="as all others",
+    ),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="With --quantize: more bits for what loses most, while all weights fit (80MB).",
+        rich_help_panel=_PANEL,
+    ),
+]
 QuantizeCacheOption = Annotated[
     CacheNumbers | None,
     typer.Option(help="Remember keys and values in 8 bits.", rich_help_panel=_PANEL, show_default="not"),
@@ -56,28 +115,73 @@ SaveRecipeOption = Annotated[
 ]
 
 
+def quantize_of(
+    numbers: Quantization | None,
+    on_gpu: bool,
+    group: str | None,
+    method: Method | None,
+    symmetric: bool,
+    head: Head | None,
+    size: str | None,
+) -> Quantize | None:
+    """The transform that --quantize and the options beside it name; None without, and for `numbers` alone `on_gpu`.
+
+    There they are no transform, but a pass that rounds to the nearest. Raises UsageError where options contradict.
+    """
+    beside = symmetric or any(each is not None for each in (group, method, head, size))
+    if numbers is None:
+        if beside:
+            raise UsageError("--group, --quantize-method, --symmetric, --head and --size need --quantize: give it, too")
+        return None
+    if on_gpu and not beside:
+        return None
+    from burnish.passes.transforms.quantize import Quantize
+
+    return Quantize(
+        numbers.value,
+        group=None if group is None else _group(group),
+        method=None if method is None else method.value,
+        symmetric=symmetric,
+        head=None if head is None else head.value,
+        size=size,
+    )
+
+
+def _group(text: str) -> int | Literal["row"]:
+    if text == "row":
+        return "row"
+    if not text.isdecimal():
+        raise UsageError(f"--group takes 32, 64, 128 or row, not {text!r}")
+    return int(text)
+
+
 def recipe_of(
     kv_heads: int | None,
     heal: int,
     drop_layers: str | None,
+    sparsify: Pattern | None,
+    quantize: Quantize | None,
     quantize_cache: CacheNumbers | None,
     calibration: Path | None,
     recipe: Path | None,
 ) -> Recipe:
     """The transforms that these options name, in their order. Raises UsageError where options contradict."""
-    named = kv_heads is not None or drop_layers is not None or bool(heal) or quantize_cache is not None
+    options = (kv_heads, drop_layers, sparsify, quantize, quantize_cache)
+    named = bool(heal) or any(each is not None for each in options)
     if recipe is None and not named:
         from burnish.recipe import Recipe
 
         return Recipe([], calibration)
     from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
     from burnish.passes.transforms.quantize_cache import QuantizeCache
+    from burnish.passes.transforms.sparsify import Sparsify
     from burnish.recipe import Recipe, read_recipe
 
     if recipe is not None:
         if named:
             raise UsageError(
-                "--recipe says what changes the model: leave out --kv-heads, --heal, --drop-layers and --quantize-cache"
+                "--recipe says what changes the model: leave out --kv-heads, --heal, --drop-layers, --sparsify, "
+                "--quantize and --quantize-cache"
             )
         found = read_recipe(recipe)
         return Recipe(found.transforms, calibration or found.calibration)
@@ -85,8 +189,10 @@ def recipe_of(
         raise UsageError("--heal trains what --kv-heads changed: give both")
     dropped = [] if drop_layers is None else [_drop_layers(drop_layers)]
     merged = [] if kv_heads is None else [ConvertToGQA(kv_heads, heal=heal)]
-    rounded = [] if quantize_cache is None else [QuantizeCache(quantize_cache.value)]
-    return Recipe([*dropped, *merged, *rounded], calibration)
+    sparse = [] if sparsify is None else [Sparsify("2:4")]
+    rounded = [] if quantize is None else [quantize]
+    cache = [] if quantize_cache is None else [QuantizeCache(quantize_cache.value)]
+    return Recipe([*dropped, *merged, *sparse, *rounded, *cache], calibration)
 
 
 def _drop_layers(text: str) -> DropLayers:

@@ -17,6 +17,7 @@ from burnish.frontend import read
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.quantization import Widened, as_quantized
+from burnish.ir.quantized_ops import stored_bytes
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Stored, Weights, nbytes
@@ -27,7 +28,15 @@ from burnish.passes.transforms.calibration import Calibration, calibration_of
 from burnish.passes.transforms.quality import measure
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.quantize_awq import best_scales
-from burnish.passes.transforms.quantize_rounding import Grid, gptq, inverse_factor, nearest, output_error, searched
+from burnish.passes.transforms.quantize_rounding import (
+    Grid,
+    gptq,
+    grid_of_8_bits,
+    inverse_factor,
+    nearest,
+    output_error,
+    searched,
+)
 from burnish.passes.transforms.quantize_size import bytes_of
 from burnish.passes.verify import logits_of
 from tests.zoo.configs import build
@@ -174,6 +183,7 @@ def test_linears_read_weights_that_stand_for_integers() -> None:
     [
         ({"numbers": "int8"}, "int8, a scale for each 64, nearest"),
         ({"numbers": "int8", "group": 32}, "int8, a scale for each 32, nearest"),
+        ({"head": "int8", "symmetric": True}, "int4, a scale for each 32, nearest"),
         ({"symmetric": True, "group": 64}, "int4, a scale for each 64, nearest"),
         ({"calibration": text()}, "int4, a scale and a zero point for each 32, gptq"),
         ({"calibration": text(), "method": "nearest"}, "int4, a scale and a zero point for each 32, nearest"),
@@ -182,6 +192,21 @@ def test_linears_read_weights_that_stand_for_integers() -> None:
 def test_each_has_its_scales(options: dict[str, object], expected: str) -> None:
     _, record = quantized(small(), **options)
     assert record.rewrites[1].text == expected
+
+
+@pytest.mark.parametrize(("size", "group"), [(64, 64), (96, 32), (576, 64), (1536, 256), (4096, 256), (100, 100)])
+def test_int8_has_a_scale_for_each_block_that_is_stored(size: int, group: int) -> None:
+    weight = torch.zeros(2, size)
+    by_block, by_row = (nearest(weight, grid) for grid in (grid_of_8_bits(size), Grid(8, size)))
+    assert by_block.group == group
+    assert stored_bytes(by_block) == stored_bytes(by_row)
+
+
+def test_groups_of_each_size_that_is_asked_for() -> None:
+    for group, expected in ((None, {32, 64}), ("row", {64, 96}), (32, {32})):
+        after, _ = quantized(small(), numbers="int8", group=group)
+        found = [each for weight in after.weights.values() if (each := as_quantized(weight)) is not None]
+        assert {each.group for each in found} == expected
 
 
 def test_rows_that_are_no_whole_groups_stay_in_floats() -> None:
@@ -211,6 +236,8 @@ def test_integers_are_not_rounded_again() -> None:
         ({"head": "int2"}, "there is no head of 'int2': there are int8, int4 and float"),
         ({"numbers": "keep", "group": 32}, "rounds nothing: leave group and method out"),
         ({"group": 48}, "there are no groups of 48: there are 32, 64, 128"),
+        ({"group": "row"}, "a scale for a whole row is too few for int4"),
+        ({"numbers": "int8", "head": "int4", "group": "row"}, "a scale for a whole row is too few for int4"),
         ({"method": "best"}, "there is no method 'best': there are nearest"),
         ({"size": "1MB"}, "needs calibration text, to see which"),
         ({"numbers": "keep", "size": "1MB", "calibration": text()}, "leave size out"),

@@ -17,7 +17,7 @@ from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_awq import absorb, best_scales, gram_of_norm, obstacle
 from burnish.passes.transforms.quantize_exact import dtype_of, found_again
 from burnish.passes.transforms.quantize_readers import all_readers, by_input, gram_of, head_of, is_table, weight_read
-from burnish.passes.transforms.quantize_rounding import Grid, gptq, nearest, searched
+from burnish.passes.transforms.quantize_rounding import Grid, gptq, grid_of_8_bits, nearest, searched
 from burnish.passes.transforms.quantize_size import Plan, bytes_of, fitted
 from burnish.passes.transforms.stream import Stream
 
@@ -42,7 +42,9 @@ class Quantize:
     """
 
     numbers: Numbers = "int4"
-    group: int | None = None  # weights of a row that share a scale: 32, 64, 128; None: 32 of int4, a row of int8
+    # Weights of a row that share a scale: 32, 64, 128, of int8 the whole "row"; None: 32 of int4, and of int8 those of
+    # a block (64, 128 or 256 mostly) for which an artifact for CPUs stores a scale in any case.
+    group: int | Literal["row"] | None = None
     method: Method | None = None  # None: "gptq" with calibration text, else "nearest"
     symmetric: bool = False  # int4 without zero points, as int8 is always
     head: Literal["int8", "int4", "float"] | None = None  # of what gives logits, and the table; None: as all others
@@ -102,8 +104,10 @@ class Quantize:
         """UsageError for options that there are not, or that do not go together."""
         if self.numbers not in (*BITS, "keep"):
             raise UsageError(f"there are no weights of {self.numbers!r}: there are int8, int4 and keep")
-        if self.group is not None and self.group not in GROUPS:
-            raise UsageError(f"there are no groups of {self.group}: there are {', '.join(map(str, GROUPS))}")
+        if self.group not in (None, "row", *GROUPS):
+            raise UsageError(f"there are no groups of {self.group}: there are {', '.join(map(str, GROUPS))} and 'row'")
+        if self.group == "row" and "int4" in (self.numbers, self.head):
+            raise UsageError("a scale for a whole row is too few for int4: give a group of 32, 64 or 128")
         if self.method not in (None, "nearest", "gptq", "awq"):
             raise UsageError(f"there is no method {self.method!r}: there are nearest, gptq and awq")
         if self.head not in (None, *BITS, "float"):
@@ -151,7 +155,9 @@ class Quantize:
             return kept(program.weights[program.weight_of(leaf)]) or "the file has no integers of one kind for it"
         size = int(leaf.meta["val"].shape[1])
         bits = BITS[numbers]
-        group = self.group or (size if bits == 8 else GROUPS[0])
+        if bits == 8 and self.group is None:
+            return grid_of_8_bits(size)
+        group = size if self.group == "row" else self.group or GROUPS[0]
         if size % group:
             return f"its rows of {size} are no whole groups of {group}"
         grid = Grid(bits, group, symmetric=self.symmetric or bits == 8)

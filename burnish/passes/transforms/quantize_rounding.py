@@ -9,6 +9,7 @@ from torch import Tensor
 
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.quantization import SCALE_DTYPE, Quantized, pack
+from burnish.ir.quantized_ops import block_of
 from burnish.ir.weights import Stored
 
 _ROWS = 512  # of a weight at a time: what is worked on fits into a cache, and no threads wait for one another over it
@@ -38,6 +39,15 @@ class Grid:
     def __str__(self) -> str:
         parts = "a scale" if self.symmetric else "a scale and a zero point"
         return f"{self.name}, {parts} for each {self.group}"
+
+
+def grid_of_8_bits(size: int) -> Grid:
+    """int8 of rows of `size`, with a scale for each block that artifacts for CPUs store one of; a row without blocks.
+
+    A scale for a whole row is repeated there for each block: a block's own costs no byte and no time.
+    """
+    block = block_of(8, size, size)
+    return Grid(8, size if block is None or size % block else block)
 
 
 def nearest(weight: Tensor, grid: Grid) -> Quantized:

@@ -16,7 +16,7 @@ from burnish.ir.quantized_ops import block_of, stored_bytes
 from burnish.ir.weights import nbytes
 from burnish.passes.base import Log
 from burnish.passes.transforms.quantize_readers import by_input, gram_of, weight_read
-from burnish.passes.transforms.quantize_rounding import Grid, nearest, output_error
+from burnish.passes.transforms.quantize_rounding import Grid, grid_of_8_bits, nearest, output_error
 from burnish.passes.transforms.stream import Stream
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -36,7 +36,7 @@ def fitted(program: Program, plan: Plan, free: AbstractSet[fx.Node], tokens: Ten
     """`plan` with more bits for those of the `free` linears that lose most, while all weights fit `size` bytes.
 
     By what a weight's rounding changes of the linear's output on tokens[windows, length], relative to the output: first
-    from 4 bits to 8, a scale a row, then from 8 to floats. Sizes are those of the artifact for CPUs. Raises UsageError
+    from 4 bits to 8, then from 8 to floats. Sizes are those of the artifact for CPUs. Raises UsageError
     where the plan as it is does not fit.
     """
     names = {program.weight_of(weight_read(reader)): reader for reader in plan}
@@ -51,7 +51,7 @@ def fitted(program: Program, plan: Plan, free: AbstractSet[fx.Node], tokens: Ten
     for bits in (4, 8):
         rounded = [node for node in linears if (grid := found[node]) is not None and grid.bits == bits]
         for node in sorted(rounded, key=lambda each: -losses[each][bits]):
-            better = _by_row(node) if bits == 4 else None
+            better = _of_8_bits(node) if bits == 4 else None
             more = planned_bytes(node, better) - planned_bytes(node, found[node])
             if total + more <= size:
                 found[node] = better
@@ -85,12 +85,12 @@ def _losses(program: Program, linears: Mapping[fx.Node, Grid], tokens: Tensor) -
         gram = gram_of(stream, x)
         for reader in readers:
             weight = program.weights[program.weight_of(weight_read(reader))].materialize().float()
-            grids = {8: _by_row(reader), linears[reader].bits: linears[reader]}
+            grids = {8: _of_8_bits(reader), linears[reader].bits: linears[reader]}
             found[reader] = {
                 bits: output_error(weight, nearest(weight, grid).materialize(), gram) for bits, grid in grids.items()
             }
     return found
 
 
-def _by_row(reader: fx.Node) -> Grid:
-    return Grid(8, int(weight_read(reader).meta["val"].shape[1]))
+def _of_8_bits(reader: fx.Node) -> Grid:
+    return grid_of_8_bits(int(weight_read(reader).meta["val"].shape[1]))
