@@ -6,10 +6,10 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -33,11 +33,14 @@ from burnish.runtime.kernel_files import GpuCode, architecture_for
 from burnish.runtime.model import Backend, CompiledModel, hold_temporary, load_temporary
 from burnish.runtime.weights_file import plan_weights
 
+if TYPE_CHECKING:
+    from burnish.codegen.triton.tile_file import Winner  # imports triton, which CPUs do without
+
 _log = logging.getLogger(__name__)
 
 Verify = bool | Literal["shrunk", "full"]
 Progress = Callable[[str], None]
-_BITS = {"int8": 8, "int4": 4}
+BITS = {"int8": 8, "int4": 4}
 
 
 def compile(  # the field's word for it; shadows the builtin only where it is imported by name
@@ -51,6 +54,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     transforms: Sequence[Transform] = (),
     calibration: Text | None = None,
     tokenizer: Any = None,
+    tiles: Path | str | None = None,
     verify: Verify = True,
     progress: Progress | None = None,
     observer: Observer | None = None,
@@ -74,6 +78,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
             out, to say what they cost.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
+        tiles: for GPUs, a file that `burnish tune` wrote on such a one. For several architectures, what it has for all.
         verify: compare the incremental program with the model on random tokens before anything is written. "full"
             compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
             of equal ones, which takes seconds. A check that fails leaves a folder that shows it again
@@ -88,6 +93,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     chosen, architectures = _chosen(target, backend)
     on_gpu = chosen in ("cuda", "triton-interpret")
     _check_numbers(dtype, quantize, on_gpu)
+    if tiles is not None and not architectures:
+        raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
+    winners = {} if tiles is None else _winners(tiles, architectures)
     if quantize is not None and not on_gpu:
         transforms, quantize = [*transforms, Quantize(quantize)], None
     check_order(transforms)
@@ -123,8 +131,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         with phases("verify"):
             verify_step(whole if transforms else source.program, step)
     with phases("lower"):
-        bits = None if quantize is None else _BITS[quantize]
-        lowering = lower_for_gpu(dtype or _dtype_of(source.program), bits) if on_gpu else lower_for_cpu()
+        bits = None if quantize is None else BITS[quantize]
+        lowering = lower_for_gpu(dtype or dtype_of(source.program), bits) if on_gpu else lower_for_cpu()
         step = run_passes(step, lowering, trace, observe, verifier=verifier, on_failure=_leave_reproducer)
         trace.passes = [
             replace(record, verification=record.verification or verifications.get(record.number))
@@ -132,7 +140,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         ]
         layout = plan_weights(step.weights)
         onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
-        gpu = _lower_for_gpu(step, architectures, trace) if on_gpu else None
+        gpu = _lower_for_gpu(step, architectures, winners, trace) if on_gpu else None
     with phases("write"):
         folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
         contents = Contents(
@@ -173,15 +181,15 @@ def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, .
 
 
 def _check_numbers(dtype: torch.dtype | None, quantize: str | None, on_gpu: bool) -> None:
-    if quantize is not None and quantize not in _BITS:
-        raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(_BITS)}")
+    if quantize is not None and quantize not in BITS:
+        raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(BITS)}")
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
     if not on_gpu and dtype not in (None, torch.float32):
         raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
 
 
-def _dtype_of(program: Program) -> torch.dtype:
+def dtype_of(program: Program) -> torch.dtype:
     """What most of the model's weights are in, by bytes, before they were widened; bfloat16 for quantized ones."""
     total: dict[torch.dtype, int] = {}
     for weight in program.weights.values():
@@ -192,14 +200,29 @@ def _dtype_of(program: Program) -> torch.dtype:
     return max(total, key=total.__getitem__, default=torch.float32)
 
 
-def _lower_for_gpu(step: Program, architectures: tuple[int, ...], trace: Trace) -> GpuCode:
-    """The launch plan and its kernels; what has no kernel is told in the trace."""
-    from burnish.codegen.triton.lower import lower as lower_to_triton
-    from burnish.codegen.triton.planner import fallbacks
+def _winners(tiles: Path | str, architectures: tuple[int, ...]) -> dict[str, Winner]:
+    from burnish.codegen.triton.tile_file import winners_for
 
-    code = lower_to_triton(step, architectures)
-    reasons = fallbacks(code.plan)
-    told = tuple(f"{node} runs by PyTorch: {reason}" for node, reason in reasons.items())
+    return winners_for(tiles, architectures)
+
+
+def _lower_for_gpu(
+    step: Program, architectures: tuple[int, ...], winners: Mapping[str, Winner], trace: Trace
+) -> GpuCode:
+    """The launch plan and its kernels; what has no kernel, and which winners were used, is told in the trace."""
+    from burnish.codegen.triton.lower import lower as lower_to_triton
+    from burnish.codegen.triton.lower import target_of
+    from burnish.codegen.triton.planner import fallbacks
+    from burnish.codegen.triton.tile_file import VERSION, TileFile, encoded
+
+    target = target_of(architectures, winners)
+    code = lower_to_triton(step, target)
+    told = [f"{node} runs by PyTorch: {reason}" for node, reason in fallbacks(code.plan).items()]
+    if winners:
+        used = {key: winners[key] for key in target.used}
+        told.append(f"burnish tune has {len(winners)} winners for these GPUs, {len(used)} of them for this model")
+        told += [f"tuned: {key}: {each.tiles}" for key, each in used.items()]
+        code = replace(code, tiles=encoded(TileFile(VERSION, {f"sm_{each}": used for each in architectures})))
     trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, *told))
     for line in told:
         _log.info("%s", line)

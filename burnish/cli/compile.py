@@ -64,6 +64,9 @@ def compile(
     calibration: CalibrationOption = None,
     recipe: RecipeOption = None,
     save_recipe: SaveRecipeOption = None,
+    tiles: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For GPUs: tiles of kernels, which burnish tune found.")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every pass's before and after, on two layers of each kind.")
     ] = False,
@@ -94,7 +97,9 @@ def compile(
 
             write_recipe(save_recipe, changes.transforms, changes.calibration)
         passed = quantize if rounded is None else None
-        with compiled_model(model, max_length, backend, checked, stages, target, dtype, passed, changes) as compiled:
+        with compiled_model(
+            model, max_length, backend, checked, stages, target, dtype, passed, changes, tiles
+        ) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))

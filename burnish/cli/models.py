@@ -70,6 +70,7 @@ def compiled_model(
     dtype: Dtype | None = None,
     quantize: Quantization | None = None,
     recipe: Recipe | None = None,
+    tiles: Path | None = None,
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -94,6 +95,7 @@ def compiled_model(
             quantize=None if quantize is None else quantize.value,
             transforms=() if recipe is None else recipe.transforms,
             calibration=None if recipe is None else recipe.calibration,
+            tiles=tiles,
             verify=verify,
             progress=begin,
             observer=observer,

@@ -1,6 +1,7 @@
 """The launch plan of an artifact and its kernels: plan.json, kernels/sm_90.json and kernels/sm_90/KEY.cubin.
 
-kernels/source/ has the Triton source that they were compiled from, to read.
+kernels/source/ has the Triton source that they were compiled from, and kernels/tiles.json the tiles that `burnish tune`
+found for some, to read.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class GpuCode:
     plan: Plan
     kernels: Mapping[int, Mapping[str, tuple[CompiledKernel, bytes]]] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)  # by file name
+    tiles: bytes | None = None  # the file of those that `burnish tune` found and that were used
 
 
 def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
@@ -50,6 +52,8 @@ def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
         yield f"kernels/sm_{architecture}.json", msgspec.json.format(msgspec.json.encode(facts), indent=1)
         for key, (_, cubin) in kernels.items():
             yield f"kernels/sm_{architecture}/{key}.cubin", cubin
+    if code.tiles is not None:
+        yield "kernels/tiles.json", code.tiles
     for name, text in code.sources.items():
         yield f"kernels/source/{name}", text.encode()
 

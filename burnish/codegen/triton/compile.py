@@ -88,18 +88,35 @@ def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
 
 
 def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Binary]:
-    """Each distinct kernel once, several at a time, by `spec_key`."""
+    """Each distinct kernel once, several at a time, by `spec_key`. Raises as `compile_kernel` does."""
+    found = {}
+    for key, each in compile_each(specs, architecture).items():
+        if isinstance(each, UnsupportedError):
+            raise each
+        found[key] = each
+    return found
+
+
+def compile_each(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Binary | UnsupportedError]:
+    """The same, with the error of a kernel that takes too much shared memory in its place."""
     distinct = {spec_key(spec): spec for spec in specs}
     with ThreadPoolExecutor() as pool:
         tried = pool.map(lambda spec: _compiled_beside_others(spec, architecture), distinct.values())
         found = dict(zip(distinct, tried, strict=True))
-    return {key: found[key] or compile_kernel(spec, architecture) for key, spec in distinct.items()}
+    return {key: found[key] or _compiled(spec, architecture) for key, spec in distinct.items()}
 
 
-def _compiled_beside_others(spec: KernelSpec, architecture: int) -> Binary | None:
-    """The kernel; None where Python's parser was disturbed by that of another thread, and it has to be tried alone."""
+def _compiled(spec: KernelSpec, architecture: int) -> Binary | UnsupportedError:
     try:
         return compile_kernel(spec, architecture)
+    except UnsupportedError as error:
+        return error
+
+
+def _compiled_beside_others(spec: KernelSpec, architecture: int) -> Binary | UnsupportedError | None:
+    """The kernel; None where Python's parser was disturbed by that of another thread, and it has to be tried alone."""
+    try:
+        return _compiled(spec, architecture)
     except Exception as error:  # which Triton wraps in its own, once for each function that calls another
         cause: BaseException | None = error
         while cause is not None and "recursion depth mismatch" not in str(cause):

@@ -9,16 +9,22 @@ from collections.abc import Mapping, Sequence
 from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_all
 from burnish.codegen.triton.planner import plan
 from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.tile_file import Winner
 from burnish.codegen.triton.tiles import Target
 from burnish.ir.program import Program
 from burnish.runtime.kernel_files import CompiledKernel, GpuCode
 
 
-def lower(program: Program, architectures: Sequence[int]) -> GpuCode:
-    """The plan of a step program, and machine code of its kernels for each of `architectures` (none: to interpret)."""
-    target = Target(tuple(architectures), max((MULTIPROCESSORS_OF[each] for each in architectures), default=4))
+def target_of(architectures: Sequence[int], winners: Mapping[str, Winner] | None = None) -> Target:
+    """What kernels for `architectures` (none: to interpret) are planned for, with a file's winners by problem."""
+    multiprocessors = max((MULTIPROCESSORS_OF[each] for each in architectures), default=4)
+    return Target(tuple(architectures), multiprocessors, {key: each.tiles for key, each in (winners or {}).items()})
+
+
+def lower(program: Program, target: Target) -> GpuCode:
+    """The plan of a step program, and machine code of its kernels for each architecture of the target."""
     launches, specs = plan(program, target)
-    kernels = {each: _compiled(specs, each) for each in architectures}
+    kernels = {each: _compiled(specs, each) for each in target.architectures}
     return GpuCode(launches, kernels, _sources(specs))
 
 

@@ -93,6 +93,8 @@ class Target:
         if winner is None:
             return table
         if winner != table and winner not in candidates:
+            if len(self.architectures) > 1:  # whose table may have other parts of the keys, and other candidates
+                return table
             raise UsageError(
                 f"the file of tiles has {winner} for {problem.key}, which is none of those that fit there: "
                 "write the file by burnish tune"
