@@ -72,7 +72,7 @@ def test_all_together_and_what_each_costs(artifact: Path) -> None:
     assert merged.parameters < dropped.parameters < original.parameters
     with burnish.load(artifact) as loaded:
         assert sum(state.bytes_a_token for state in loaded.artifact.states) == merged.cache_bytes_a_token
-        assert len(loaded.generate([1, 2, 3], max_new_tokens=4).tokens[0]) == 4
+        assert len(loaded.generate([1, 2, 3], max_new_tokens=4, min_new_tokens=4).tokens[0]) == 4
 
 
 def test_the_cost_is_shown(artifact: Path) -> None:
