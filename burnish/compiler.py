@@ -159,8 +159,11 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     with phases("load"):
         unavailable = _unavailable(architectures) if chosen == "cuda" else None
         if unavailable is not None:
-            return hold_temporary(folder, unavailable)
-        return load_temporary(folder, chosen, {"triton-interpret": interpreted})
+            compiled = hold_temporary(folder, unavailable)
+        else:
+            compiled = load_temporary(folder, chosen, {"triton-interpret": interpreted})
+    compiled.trace = trace  # which knows the times, that the artifact's does not
+    return compiled
 
 
 def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, ...]]:

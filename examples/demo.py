@@ -28,6 +28,7 @@ console.print(f"[bold]Compiling {gguf.stem}[/bold]")
 started = time.perf_counter()
 with console.status("") as status, burnish.compile(gguf, progress=status.update) as compiled:
     compiled.save(ARTIFACT)
+    trace = compiled.trace  # with the time of each pass, which an artifact's has not
 console.print(f"wrote {ARTIFACT} in {time.perf_counter() - started:.0f} s\n")
 
 started = time.perf_counter()
@@ -39,7 +40,7 @@ with burnish.load(ARTIFACT) as model:
             first = time.perf_counter() - started
         print(piece, end="", flush=True)
     print(f"\n\n(loaded, and the first word out, after {first:.2f} s)")
-    console.print(trace_view(model.trace))
+    console.print(trace_view(trace))
 
 console.print("\n[bold]Beside eager transformers[/bold], the same prompt, in turns:")
 python = Path(sys.executable)

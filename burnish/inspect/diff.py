@@ -28,7 +28,7 @@ class Measure:
     """One number about two programs."""
 
     name: str
-    before: float | None  # None where it is about what lies between them
+    before: float
     after: float
     unit: str = ""
 
@@ -100,14 +100,10 @@ def diff_passes(trace: Trace, first: str, second: str | None = None) -> ProgramD
         before, after = after, find_pass(trace, second)
     if before < 0:
         raise UsageError(f"{first!r} is the program as captured, which no pass made: give a pass, or two")
-    between = trace.passes[before + 1 : after + 1]  # none where a later pass is compared with an earlier one
-    took = [Measure("took", None, sum(record.seconds for record in between) * 1e3, "ms")] if between else []
-    return diff_records(trace.passes[before], trace.passes[after], took)
+    return diff_records(trace.passes[before], trace.passes[after])
 
 
-def diff_records(
-    before: PassRecord, after: PassRecord, more: Iterable[Measure] = (), owners: tuple[str, str] = ("", "")
-) -> ProgramDiff:
+def diff_records(before: PassRecord, after: PassRecord, owners: tuple[str, str] = ("", "")) -> ProgramDiff:
     """How the program after one pass differs from that after another; `owners` are told ahead of the passes."""
     measures = (
         Measure("nodes", before.nodes_after, after.nodes_after),
@@ -115,7 +111,6 @@ def diff_records(
         Measure("MB moved", before.bytes_moved / 1e6, after.bytes_moved / 1e6),
         Measure("weights", before.weight_bytes / 1e6, after.weight_bytes / 1e6, "MB"),
         Measure("cache", before.bytes_a_token, after.bytes_a_token, "B a token"),
-        *more,
     )
     old, new = (Counter(node.target for node in each.nodes if node.op == "call_function") for each in (before, after))
     ops = {op: (old[op], new[op]) for op in sorted({*old, *new}) if old[op] != new[op]}
@@ -130,7 +125,6 @@ def diff_records(
 def diff_artifacts(before: Artifact, after: Artifact) -> ArtifactDiff:
     """How two artifacts differ; weights are compared piece by piece and never held as a whole."""
     traces = before.trace(), after.trace()
-    times = [sum(record.seconds for record in trace.passes) * 1e3 for trace in traces]
     old, new = (trace.passes[-1] for trace in traces)
     return ArtifactDiff(
         settings={
@@ -141,9 +135,7 @@ def diff_artifacts(before: Artifact, after: Artifact) -> ArtifactDiff:
         passes=tuple(_passes(traces[0].passes, traces[1].passes)),
         weights=_grouped(_weights(before, after)),
         states=_grouped(_states(before.states, after.states)),
-        program=diff_records(
-            old, new, (Measure("passes took", times[0], times[1], "ms"),), (before.path.name, after.path.name)
-        ),
+        program=diff_records(old, new, (before.path.name, after.path.name)),
     )
 
 

@@ -57,9 +57,9 @@ def _measures(measures: Sequence[Measure]) -> list[RenderableType]:
     """`nodes 312 → 280 · launches 214 → 182`; what is as it was is not said."""
     told = []
     for each in measures:
-        before, after = "" if each.before is None else f"{_number(each.before)} → ", _number(each.after)
-        if before != f"{after} → ":
-            told.append(f"{each.name} {before}{after} {each.unit}".rstrip())
+        before, after = _number(each.before), _number(each.after)
+        if before != after:
+            told.append(f"{each.name} {before} → {after} {each.unit}".rstrip())
     return [Text(" · ".join(told))] if told else []
 
 

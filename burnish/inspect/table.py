@@ -71,21 +71,22 @@ def pass_table(trace: Trace) -> Table:
     table.add_column("#", justify="right")
     table.add_column("pass", overflow="fold")
     table.add_column("")
-    headings = ["rewrites", "refused", "nodes", "launches", "moved\nMB", "weights\nMB", "cache\nB/token", "ms"]
-    for heading in [*headings, "error"] if verified else headings:
+    times = [record.seconds for record in trace.passes if record.seconds is not None]
+    headings = ["rewrites", "refused", "nodes", "launches", "moved\nMB", "weights\nMB", "cache\nB/token"]
+    for heading in [*headings, *(["ms"] if times else []), *(["error"] if verified else [])]:
         table.add_column(heading, justify="right", no_wrap=True)
     for record in trace.passes:
-        table.add_row(*_row(record, verified))
+        table.add_row(*_row(record, bool(times), verified))
     if len(trace.passes) > 1:
-        total = sum(record.seconds for record in trace.passes)
         table.add_section()
         floor = trace.passes[-1].floor_bytes
         least = f"(≥ {floor / 1e6:,.0f})" if floor else ""
-        table.add_row("", "all", "", "", "", "", "", least, "", "", f"{total * 1e3:.0f}", style="bold")
+        total = [f"{sum(times) * 1e3:.0f}"] if times else []
+        table.add_row("", "all", "", "", "", "", "", least, "", "", *total, style="bold")
     return table
 
 
-def _row(record: PassRecord, verified: bool) -> Sequence[RenderableType]:
+def _row(record: PassRecord, timed: bool, verified: bool) -> Sequence[RenderableType]:
     options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
     first = record.number == 0
     return (
@@ -99,13 +100,13 @@ def _row(record: PassRecord, verified: bool) -> Sequence[RenderableType]:
         f"{record.bytes_moved / 1e6:,.0f}",
         f"{record.weight_bytes / 1e6:,.0f}",
         str(record.bytes_a_token or ""),
-        "" if first else f"{record.seconds * 1e3:.0f}",
+        *(["" if first or record.seconds is None else f"{record.seconds * 1e3:.0f}"] if timed else []),
         *([f"{record.verification.difference:.0e}" if record.verification else ""] if verified else []),
     )
 
 
 def trace_view(trace: Trace) -> RenderableType:
-    """The pass table, the seconds of each phase, the notes, and the refusals by reason."""
+    """The pass table, the seconds of each phase where they are known, the notes, and the refusals by reason."""
     parts: list[RenderableType] = [pass_table(trace)]
     if trace.phases:
         phases = " · ".join(f"{name} {seconds:.1f}" for name, seconds in trace.phases.items())

@@ -42,7 +42,6 @@ class Verification:
     difference: float  # the largest one, relative to the largest logit
     tolerance: float
     runs: str  # what was fed
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class PassRecord:
     notes: tuple[str, ...]
     nodes_before: int
     nodes_after: int
-    seconds: float
+    seconds: float | None  # None in an artifact, whose bytes are the same each time that it is made
     weight_bytes: int  # bytes of all weights after the pass
     bytes_a_token: int  # bytes that each token adds to the states of one row; 0 before there are states
     launches: int  # of operations, for one more token
@@ -73,7 +72,8 @@ class PassRecord:
         return (
             f"PassRecord({self.number:02d} {self.name}: {counted(len(self.rewrites), 'rewrite')}, "
             f"{len(self.refusals)} refused, "
-            f"{self.nodes_before} → {self.nodes_after} nodes, {self.seconds * 1e3:.0f} ms)"
+            f"{self.nodes_before} → {self.nodes_after} nodes"
+            + (")" if self.seconds is None else f", {self.seconds * 1e3:.0f} ms)")
         )
 
 
@@ -93,7 +93,10 @@ class QualityRecord:
 
 @dataclass
 class Trace:
-    """All passes of one compilation, in order, and the phases around them (capture, lowering, writing) in seconds."""
+    """All passes of one compilation, in order, and the phases around them (capture, lowering, writing) in seconds.
+
+    An artifact's has no times: `burnish.compile` and `burnish compile` tell them.
+    """
 
     passes: list[PassRecord] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
@@ -104,8 +107,8 @@ class Trace:
         rewrites = sum(len(record.rewrites) for record in self.passes)
         return (
             f"Trace({counted(max(len(self.passes) - 1, 0), 'pass')}, {counted(rewrites, 'rewrite')}, "
-            f"{' → '.join(dict.fromkeys([*nodes[:1], *nodes[-1:]])) or 'no'} nodes, "
-            f"{sum(self.phases.values()):.1f} s)"
+            f"{' → '.join(dict.fromkeys([*nodes[:1], *nodes[-1:]])) or 'no'} nodes"
+            + (f", {sum(self.phases.values()):.1f} s)" if self.phases else ")")
         )
 
     def _repr_html_(self) -> str:

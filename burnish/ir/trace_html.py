@@ -36,17 +36,17 @@ _HEADINGS = (
     ("moved, MB", "right"),
     ("weights, MB", "right"),
     ("cache, B/token", "right"),
-    ("ms", "right"),
 )
 
 
 def trace_html(trace: Trace) -> str:
     """The pass table, the phases, notes, and what each pass left alone."""
     headings, sides = [name for name, _ in _HEADINGS], [side for _, side in _HEADINGS]
+    timed = any(record.seconds is not None for record in trace.passes)
     verified = any(record.verification for record in trace.passes)
-    if verified:
-        headings, sides = [*headings, "error"], [*sides, "right"]
-    rows = "".join(_row(_cells(record, verified), sides, "td", f"border-top:{LINE}") for record in trace.passes)
+    for heading in [*(["ms"] if timed else []), *(["error"] if verified else [])]:
+        headings, sides = [*headings, heading], [*sides, "right"]
+    rows = "".join(_row(_cells(record, timed, verified), sides, "td", f"border-top:{LINE}") for record in trace.passes)
     parts = [f'<table style="{TABLE}"><thead>{_row(headings, sides, "th")}</thead><tbody>{rows}</tbody></table>']
     if trace.phases:
         phases = " · ".join(f"{escape(name)} {seconds:.1f}" for name, seconds in trace.phases.items())
@@ -63,7 +63,7 @@ def trace_html(trace: Trace) -> str:
     return f"<div>{''.join(parts)}</div>"
 
 
-def _cells(record: PassRecord, verified: bool) -> list[str]:
+def _cells(record: PassRecord, timed: bool, verified: bool) -> list[str]:
     options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
     sign, meaning = _EFFECTS.get(record.effect, (record.effect, record.effect))
     first = record.number == 0
@@ -79,8 +79,9 @@ def _cells(record: PassRecord, verified: bool) -> list[str]:
         f"{record.bytes_moved / 1e6:,.1f}",
         f"{record.weight_bytes / 1e6:,.1f}",
         f"{record.bytes_a_token or ''}",
-        "" if first else f"{record.seconds * 1e3:.0f}",
     ]
+    if timed:
+        cells.append("" if first or record.seconds is None else f"{record.seconds * 1e3:.0f}")
     return [*cells, f"{error.difference:.0e}" if error else ""] if verified else cells
 
 

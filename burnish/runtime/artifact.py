@@ -96,9 +96,10 @@ def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
         yield TOKENIZER_FILE, contents.tokenizer.tokenizer_json.encode()
         if contents.tokenizer.chat_template is not None:
             yield TEMPLATE_FILE, contents.tokenizer.chat_template.encode()
-    # The texts are files of their own, to be read and compared; trace.json does not repeat them.
-    untexted = [replace(record, text="", nodes=(), declarations="") for record in contents.trace.passes]
-    trace = replace(contents.trace, passes=untexted)
+    # The texts are files of their own, to be read and compared; trace.json does not repeat them. Times differ from one
+    # compilation to the next, and what it writes does not.
+    bare = [replace(record, text="", nodes=(), declarations="", seconds=None) for record in contents.trace.passes]
+    trace = replace(contents.trace, passes=bare, phases={})
     yield NODES_FILE, msgspec.json.encode(_nodes_of(contents.trace))
     yield TRACE_FILE, msgspec.json.format(msgspec.json.encode(trace), indent=1)
     for record in contents.trace.passes:

@@ -94,7 +94,7 @@ def test_colours_are_those_of_the_page_around_it(tmp_path: Path) -> None:
 
 
 def test_checked_passes_have_a_column_for_the_error() -> None:
-    found = Trace([record(0, "captured"), replace(record(1, "clean"), verification=Verification(2e-6, 1e-4, "", 1.0))])
+    found = Trace([record(0, "captured"), replace(record(1, "clean"), verification=Verification(2e-6, 1e-4, ""))])
     page = Page(found._repr_html_())
     assert page.rows[0][-1] == "error"
     assert [row[-1] for row in page.rows[1:]] == ["", "2e-06"]
@@ -102,7 +102,7 @@ def test_checked_passes_have_a_column_for_the_error() -> None:
 
 def test_an_empty_trace() -> None:
     assert Page(Trace()._repr_html_()).rows[0][0] == "#"
-    assert repr(Trace()) == "Trace(0 passes, 0 rewrites, no nodes, 0.0 s)"
+    assert repr(Trace()) == "Trace(0 passes, 0 rewrites, no nodes)"
 
 
 def test_lines_for_the_terminal() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from burnish.inspect.table import WIDTH, plain_text, reasons, rewrites_view, trace_text
 from burnish.ir.trace import Entry, PassRecord, Trace
 
@@ -58,6 +60,10 @@ def test_rows_say_what_the_passes_did() -> None:
     ]
     assert "seconds: capture 12.3 · passes 1.5" in text
     assert "frozen for 8192 tokens" in text
+    untimed = Trace([replace(record, seconds=None) for record in TRACE.passes])  # as an artifact has it
+    row = next(line for line in trace_text(untimed).splitlines() if "raise-attention" in line)
+    assert row.split()[-1] == "1046080"
+    assert not {"ms", "seconds:"} & set(trace_text(untimed).split())
 
 
 def test_refusals_are_grouped_by_reason_most_frequent_first() -> None:

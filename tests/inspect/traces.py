@@ -80,7 +80,7 @@ def layered(layers: int = 30) -> Trace:
         last = f"add_{layer}"
     output = other("output", "output", "", last)
     refusals = (Entry("silu_0", "silu_0 (aten.silu.default) in model.layers.0.mlp", "gate 1 is read elsewhere"),)
-    check = Verification(difference=2e-7, tolerance=1e-4, runs="(1, 5) and (2, 9) tokens", seconds=0.1)
+    check = Verification(difference=2e-7, tolerance=1e-4, runs="(1, 5) and (2, 9) tokens")
     return Trace(
         [
             record(0, "captured", (*captured, output), effect="exact"),

@@ -72,7 +72,7 @@ def test_the_trace_comes_back_and_its_texts_are_files(pristine: Path) -> None:
     trace = Artifact.open(pristine).trace()
     assert [(record.number, record.name) for record in trace.passes] == [(0, "captured"), (1, "clean")]
     assert trace.passes[1].text == "text of clean\n" == (pristine / "trace" / "01-clean.txt").read_text()
-    assert trace.phases == {"capture": 0.5}
+    assert (trace.phases, trace.passes[1].seconds) == ({}, None)  # times would differ from one compilation to the next
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ function passRow(pass, place, most) {
   const facts = [];
   if (place) facts.push(many(pass.rewrites.length, "rewrite"));
   if (pass.refusals.length) facts.push(`${whole(pass.refusals.length)} refused`);
-  if (place) facts.push(secondsText(pass.seconds));
+  if (place && pass.seconds !== null) facts.push(secondsText(pass.seconds));
   if (pass.bytes_a_token) facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
   if (pass.verification) facts.push(`error ${pass.verification.difference.toExponential(0)}`);
   if (!place) facts.push(many(pass.nodes.filter((index) => isCall(data.nodes[index])).length, "operation"));
@@ -89,7 +89,7 @@ function passDetails(place, actions) {
         "cache a token",
         pass.bytes_a_token || last?.bytes_a_token ? change(pass.bytes_a_token, last?.bytes_a_token, bytesText) : "",
       ],
-      ["time", place ? secondsText(pass.seconds) : ""],
+      ["time", place && pass.seconds !== null ? secondsText(pass.seconds) : ""],
       [
         "error",
         check
