@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from burnish.ir.errors import ArtifactError, UsageError
+from burnish.runtime.device_memory import room_for
 from burnish.runtime.kernel_files import CompiledKernel
 from burnish.runtime.plan import Kernel
 
@@ -38,8 +40,6 @@ class CudaLauncher:
         self._ready: dict[str, _Ready] = {}
         for key, kernel in kernels.items():
             facts, cubin = compiled[key]
-            if facts.scratch_bytes:
-                raise ArtifactError(f"the kernel {key} takes scratch memory, which launches do not give")
             try:
                 found = ObjectCode.from_cubin(cubin).get_kernel(facts.symbol)
                 _load(found, facts.shared_bytes, device)
@@ -56,8 +56,9 @@ class CudaLauncher:
         from cuda.core import LaunchConfig, Stream, launch
 
         ready, kept = self._ready[kernel], list(arguments)
+        scratch = self._scratch(kernel, ready.facts.scratch_bytes * math.prod(grid))
         # Behind its own arguments Triton's code takes two of Triton's: memory for scratch and for profiling.
-        passed = (*(_passed(kind, value) for kind, value in zip(ready.types, kept, strict=True)), 0, 0)
+        passed = (*(_passed(kind, value) for kind, value in zip(ready.types, kept, strict=True)), _address(scratch), 0)
         config = LaunchConfig(
             grid=grid, block=(_WARP * ready.facts.num_warps, 1, 1), shmem_size=ready.facts.shared_bytes
         )
@@ -66,8 +67,15 @@ class CudaLauncher:
             stream = Stream.from_handle(torch.cuda.current_stream(self._device).cuda_stream)
             launch(stream, config, ready.kernel, *passed)
 
-        run.arguments = kept  # type: ignore[attr-defined]  # whose addresses are passed: they must not go
+        run.kept = (kept, scratch)  # type: ignore[attr-defined]  # whose addresses are passed: they must not go
         return run
+
+    def _scratch(self, kernel: str, size: int) -> torch.Tensor | None:
+        """Memory that one launch's programs write to, and no other launch, which may be on another stream."""
+        if not size:
+            return None
+        with room_for(f"the tensor descriptors of the kernel {kernel}", size, self._device):
+            return torch.empty(size, dtype=torch.uint8, device=self._device)  # PyTorch's blocks are multiples of 512
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,10 @@ class _Ready:
     kernel: Any
     facts: CompiledKernel
     types: tuple[str, ...]
+
+
+def _address(memory: torch.Tensor | None) -> int:
+    return 0 if memory is None else memory.data_ptr()
 
 
 def _passed(kind: str, value: torch.Tensor | int | float) -> Any:

@@ -30,7 +30,7 @@ class CompiledKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symbol: str  # its name in the cubin
     shared_bytes: int  # of shared memory
     num_warps: int
-    scratch_bytes: int  # of global memory, a program
+    scratch_bytes: int  # of global memory, a program: for tensor descriptors, which lie at multiples of 128
     ptxas: str  # the version of CUDA's assembler that made it, which an older driver may not take: "13.0"
 
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import triton
 from torch import Tensor
 
 from burnish.codegen.triton.fused_elementwise import fused_elementwise
+from burnish.codegen.triton.kernels import fused_linear as linears
 from burnish.codegen.triton.kernels.argmax import argmax
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.codegen.triton.kernels.cache_write import cache_write, ring_write
@@ -25,12 +27,14 @@ from burnish.codegen.triton.kernels.scatter import scatter_source, scatter_value
 from burnish.codegen.triton.kernels.top_scores import top_scores
 from burnish.codegen.triton.kernels.topk import topk
 from burnish.codegen.triton.kernels.zeros_like import zeros_like
-from burnish.codegen.triton.tiles import SplitTiles
+from burnish.codegen.triton.tile_candidates import descriptor_candidates
+from burnish.codegen.triton.tiles import SplitTiles, Target, aimed_at
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.paged_ops import paged_write as paged_reference
 from burnish.ir.quantization import QuantizedWeight
 from burnish.ir.weights import Stored
+from burnish.runtime.executor_cuda import this_architecture
 
 DEVICE = "cuda"
 # Of results of about one; a bfloat16 has 8 bits.
@@ -117,6 +121,24 @@ def test_linears(dtype: torch.dtype, rows: int, n: int, k: int, options: dict[st
     expected = fused_ops.fused_linear(*map(wide, (x, weight)), **{k: wide(v) for k, v in tensors.items()}, **options)
     found = fused_linear(*map(here, (x, weight)), **{k: here(v) for k, v in tensors.items()}, **options)
     assert_same(found, expected)
+
+
+@pytest.mark.parametrize("norm", ["none", "rms"])
+def test_linears_by_tensor_descriptors(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each candidate at sizes that are no multiples of its tiles."""
+    with aimed_at(Target((this_architecture(),), 132)):
+        candidates = {each for rows in (64, 65) for each in descriptor_candidates(rows, 272, norm)}
+    if not candidates:
+        pytest.skip(f"an sm_{this_architecture()} has no tensor descriptors")
+    triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=DEVICE))
+    dtype = torch.bfloat16
+    x, weight, residual = (normal(*shape, dtype=dtype) for shape in ((200, 272), (300, 272), (200, 300)))
+    x = x / 272**0.5
+    expected = fused_ops.fused_linear(wide(x), wide(weight), residual=wide(residual), norm=norm, eps=1e-5)
+    for tiles in candidates:
+        monkeypatch.setattr(linears, "product_tiles", lambda *_, tiles=tiles, **__: tiles)
+        found = fused_linear(here(x), here(weight), residual=here(residual), norm=norm, eps=1e-5)
+        assert_same(found / 16, expected / 16)  # with a norm, results are about 16
 
 
 @DTYPES

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _DTYPES = {
     **{"i64": torch.int64, "i32": torch.int32, "i8": torch.int8, "u8": torch.uint8, "i1": torch.bool},
 }
 SHARED = 64 * 1024  # bytes that each kernel claims to take: more than is given without asking
+SCRATCH = 256  # bytes of global memory that a program with tensor descriptors takes
 
 
 class CUresult(enum.IntEnum):
@@ -112,6 +114,8 @@ class FakeGpu:
     launched: list[str] = field(default_factory=list)
     graphs: list[FakeGraph] = field(default_factory=list)
     capturing: FakeGraph | None = None
+    allocated: dict[int, int] = field(default_factory=dict)  # bytes, by address, that `torch.empty` gave
+    scratch: list[int] = field(default_factory=list)  # addresses that launches were given
 
     def __post_init__(self) -> None:
         self.interpreter = InterpretedLauncher(self.kernels)
@@ -119,7 +123,7 @@ class FakeGpu:
     def compiled(self) -> dict[str, tuple[CompiledKernel, bytes]]:
         """Machine code, as an artifact has it."""
         return {
-            key: (CompiledKernel(kernel.function, SHARED, kernel.num_warps, 0, "13.4"), key.encode())
+            key: (CompiledKernel(kernel.function, SHARED, kernel.num_warps, _scratch_of(kernel), "13.4"), key.encode())
             for key, kernel in self.kernels.items()
         }
 
@@ -179,7 +183,13 @@ class FakeGpu:
         assert config.shmem_size <= kernel.allowed
         assert config.block == (32 * facts.num_warps, 1, 1)
         *own, scratch, profile = kernel_args
-        assert (scratch, profile) == (0, 0)
+        assert profile == 0
+        needed = _scratch_of(facts) * math.prod(config.grid)
+        assert (scratch > 0) == (needed > 0)
+        if needed:
+            assert scratch % 128 == 0
+            assert self.allocated[scratch] == needed
+            self.scratch.append(scratch)
         types = list(facts.arguments.values())
         assert len(own) == len(types)
         assert [type(each) for each in own] == [int if kind[0] == "*" else _C[kind] for kind in types]
@@ -208,6 +218,10 @@ class FakeGpu:
         self.graphs.append(cuda_graph)
 
 
+def _scratch_of(kernel: Kernel) -> int:
+    return SCRATCH if kernel.constants.get("DESCRIPTORS") else 0
+
+
 def _tensor_at(address: int, kind: str) -> torch.Tensor:
     """A tensor of that type whose first element lies there; the interpreter asks for no more."""
     dtype = _DTYPES[kind[1:]]
@@ -219,6 +233,7 @@ class _Torch:
     """PyTorch, with a GPU whose memory is the CPU's."""
 
     def __init__(self, gpu: FakeGpu) -> None:
+        self.allocated = gpu.allocated
         stream = SimpleNamespace(synchronize=lambda: None)
 
         def current_stream(device: Any = None) -> Any:
@@ -251,6 +266,13 @@ class _Torch:
     def zeros(self, *size: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         """Memory that cannot be pinned here."""
         return torch.zeros(*size, **options)
+
+    def empty(self, size: int, **options: Any) -> torch.Tensor:
+        """At multiples of 512 bytes, as PyTorch's allocator gives them on GPUs."""
+        whole = torch.empty(size + 512, **options)
+        start = -whole.data_ptr() % 512
+        self.allocated[whole.data_ptr() + start] = size
+        return whole[start : start + size]
 
     def empty_like(self, like: torch.Tensor, pin_memory: bool = False, **options: Any) -> torch.Tensor:
         """Memory that cannot be pinned here."""

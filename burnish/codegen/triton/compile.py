@@ -35,7 +35,7 @@ class Binary:
     ptx: str
     shared_bytes: int
     num_warps: int
-    scratch_bytes: int  # of global memory, which the launch has to give
+    scratch_bytes: int  # of global memory, a program, which the launch has to give
     ptxas: str  # the version of the assembler: "13.0"
     arguments: tuple[tuple[str, str], ...]  # names and types of what is passed, in order
 
@@ -52,7 +52,8 @@ class Resources:
 def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
     """`spec` as a cubin for sm_`architecture`.
 
-    Raises UsageError for an architecture that is not known, UnsupportedError where it has too little shared memory.
+    Raises UsageError for an architecture that is not known, UnsupportedError where it has too little shared memory or
+    Triton's compiler fails.
     """
     if architecture not in ARCHITECTURES:
         known = ", ".join(f"sm_{each}" for each in ARCHITECTURES)
@@ -67,7 +68,15 @@ def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
         "num_stages": spec.num_stages,
         "enable_fp_fusion": True,  # said, because Triton's default is about to change
     }
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    try:
+        compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    except RuntimeError as error:
+        if "PassManager::run failed" not in str(error):
+            raise
+        raise UnsupportedError(
+            f"Triton {triton.__version__} fails to compile {spec.name} for an sm_{architecture} with "
+            f"{spec.num_warps} warps and {dict(spec.constants)}: what it printed says where"
+        ) from error
     metadata = compiled.metadata
     if metadata.shared > SHARED_BYTES_OF[architecture]:
         raise UnsupportedError(
@@ -98,7 +107,7 @@ def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Bin
 
 
 def compile_each(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Binary | UnsupportedError]:
-    """The same, with the error of a kernel that takes too much shared memory in its place."""
+    """The same, with the error of a kernel that this architecture or Triton cannot take in its place."""
     distinct = {spec_key(spec): spec for spec in specs}
     with ThreadPoolExecutor() as pool:
         tried = pool.map(lambda spec: _compiled_beside_others(spec, architecture), distinct.values())

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 import triton
 
-from burnish.codegen.triton.tiles import MOST_SPLITS, ProductTiles, PromptTiles, SplitTiles, of_heads, row_class
+from burnish.codegen.triton.tiles import (
+    MOST_SPLITS,
+    TARGET,
+    ProductTiles,
+    PromptTiles,
+    SplitTiles,
+    of_heads,
+    row_class,
+)
 
 _PRODUCTS = {
     "1": ((1, 4, 1024, 4, 3), (1, 8, 512, 4, 3), (1, 8, 1024, 4, 2), (1, 16, 256, 4, 4), (1, 16, 512, 8, 3),
@@ -21,12 +29,38 @@ _PRODUCTS = {
             (256, 128, 64, 8, 3)),
 }  # fmt: skip
 
+# Through tensor descriptors, and these with warps that only load. On sm_90 Triton 3.6 to 3.9 makes such warps for 4
+# others and no other number, and fails to compile 128 rows with a norm, whose statistics it cannot split in two.
+_DESCRIPTORS = {
+    "17-64": ((64, 32, 64, 4, 4), (64, 64, 64, 4, 4), (64, 128, 64, 4, 4)),
+    "65-": ((64, 128, 64, 4, 4), (128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3)),
+}
+_SPECIALIZED = {"17-64": ((64, 64, 64, 4, 3), (64, 128, 64, 4, 3)), "65-": ((64, 128, 64, 4, 3),)}
+_SPECIALIZED_ON_90_WITHOUT_NORM = {"65-": ((128, 128, 64, 4, 3),)}
+_SPECIALIZED_FROM_100 = {"65-": ((128, 128, 64, 8, 3), (128, 256, 64, 8, 3))}
+
 
 def product_candidates(rows: int, size_k: int, bits: int = 0, group: int = 1) -> tuple[ProductTiles, ...]:
     """For a product of so many rows. A group of integers is taken whole, and not more of K than there is."""
     most = max(32, group, triton.next_power_of_2(size_k))
     found = (ProductTiles(*each) for each in _PRODUCTS[row_class(rows)])
     return tuple(each for each in found if (group if bits else 1) <= each.block_k <= most)
+
+
+def descriptor_candidates(rows: int, size_k: int, norm: str) -> tuple[ProductTiles, ...]:
+    """For a product of so many rows of 16-bit floats whose memory suits tensor descriptors; none below sm_90."""
+    oldest = min(TARGET.get().architectures, default=0)
+    if oldest < 90:
+        return ()
+    kind = row_class(rows)
+    specialized = _SPECIALIZED.get(kind, ())
+    if oldest >= 100:
+        specialized += _SPECIALIZED_FROM_100.get(kind, ())
+    elif norm == "none":
+        specialized += _SPECIALIZED_ON_90_WITHOUT_NORM.get(kind, ())
+    found = [ProductTiles(*each, descriptors=True) for each in _DESCRIPTORS.get(kind, ())]
+    found += [ProductTiles(*each, descriptors=True, warp_specialize=True) for each in specialized]
+    return tuple(each for each in found if each.block_k <= size_k)
 
 
 def projection_candidates(

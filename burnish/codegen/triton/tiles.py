@@ -23,13 +23,19 @@ from burnish.ir.errors import UsageError
 
 
 class ProductTiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="product", omit_defaults=True):
-    """Of a product x[rows, K] @ weight[N, K]^T: a program makes rows * block_n results, block_k of K at a time."""
+    """Of a product x[rows, K] @ weight[N, K]^T: a program makes rows * block_n results, block_k of K at a time.
+
+    With `descriptors` x and the weight come through tensor descriptors, and with `warp_specialize` by warps that do
+    nothing else: see `descriptor_product`. num_warps are then those that Triton adds more to.
+    """
 
     rows: int
     block_n: int
     block_k: int
     num_warps: int
     num_stages: int
+    descriptors: bool = False
+    warp_specialize: bool = False
 
 
 class PromptTiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="prompt"):
@@ -177,7 +183,10 @@ def product_tiles(
     bits: int = 0,
     group: int = 1,
 ) -> ProductTiles:
-    """Tiles of a product whose weight is [size_n, size_k], of floats or of integers with a scale for each `group`."""
+    """Tiles of a product whose weight is [size_n, size_k], of floats or of integers with a scale for each `group`.
+
+    None with descriptors, which are among the candidates: no GPU has shown yet where they are faster.
+    """
     target, kind = TARGET.get(), row_class(rows)
     fits_k = triton.next_power_of_2(size_k)
     if kind == "1":  # long pieces of few rows of the weight: bound by reading it

@@ -1,6 +1,7 @@
 """out = residual + cap(scale * activation(linear(norm(x), weight, bias))), for any number of rows.
 
-A program takes ROWS rows of x and BLOCK_N rows of the weight, and goes over K by BLOCK_K.
+A program takes ROWS rows of x and BLOCK_N rows of the weight, and goes over K by BLOCK_K. With DESCRIPTORS tiles come
+through tensor descriptors, which `burnish tune` tries from sm_90 on where `described` says that they can.
 
 Reads the weight once for each block of ROWS rows, x, bias and residual; writes out. For up to 16 rows the weight is
 read once in all, so that the time is that of reading N * K elements. Truth: `burnish::fused_linear`.
@@ -13,9 +14,10 @@ import triton
 import triton.language as tl
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from burnish.codegen.triton.kernels.descriptor_product import descriptor_product
 from burnish.codegen.triton.kernels.normed_product import normed_product
 from burnish.codegen.triton.spec import KernelSpec, example, pointer
-from burnish.codegen.triton.tile_candidates import product_candidates
+from burnish.codegen.triton.tile_candidates import descriptor_candidates, product_candidates
 from burnish.codegen.triton.tiles import ProductTiles, launch_tiled, product_tiles, row_class
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.quantization import SCALE_DTYPE
@@ -68,6 +70,8 @@ def fused_linear_kernel(
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    WARP_SPECIALIZE: tl.constexpr,
 ):
     """Weight rows and rows of x by the first and second number of the program."""
     columns = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -77,26 +81,49 @@ def fused_linear_kernel(
     x_rows = x_ptr + row.to(tl.int64)[:, None] * x_stride
     weight_rows = weight_ptr + columns.to(tl.int64)[:, None] * weight_stride
 
-    y = normed_product(
-        x_rows,
-        inside_row,
-        weight_rows,
-        inside_n,
-        scales_ptr + columns.to(tl.int64)[:, None] * (size_k // GROUP),
-        norm_weight_ptr,
-        norm_bias_ptr,
-        size_k,
-        weight_stride,
-        eps,
-        NORM,
-        HAS_NORM_WEIGHT,
-        HAS_NORM_BIAS,
-        BITS,
-        GROUP,
-        ROWS,
-        BLOCK_N,
-        BLOCK_K,
-    )
+    if DESCRIPTORS:
+        y = descriptor_product(
+            x_ptr,
+            x_rows,
+            inside_row,
+            weight_ptr,
+            norm_weight_ptr,
+            norm_bias_ptr,
+            rows,
+            size_n,
+            size_k,
+            x_stride,
+            weight_stride,
+            eps,
+            NORM,
+            HAS_NORM_WEIGHT,
+            HAS_NORM_BIAS,
+            ROWS,
+            BLOCK_N,
+            BLOCK_K,
+            WARP_SPECIALIZE,
+        )
+    else:
+        y = normed_product(
+            x_rows,
+            inside_row,
+            weight_rows,
+            inside_n,
+            scales_ptr + columns.to(tl.int64)[:, None] * (size_k // GROUP),
+            norm_weight_ptr,
+            norm_bias_ptr,
+            size_k,
+            weight_stride,
+            eps,
+            NORM,
+            HAS_NORM_WEIGHT,
+            HAS_NORM_BIAS,
+            BITS,
+            GROUP,
+            ROWS,
+            BLOCK_N,
+            BLOCK_K,
+        )
     if HAS_BIAS:
         y += tl.load(bias_ptr + columns, mask=inside_n, other=0.0).to(tl.float32)[None, :]
     if GATED:
@@ -168,6 +195,8 @@ def fused_linear_spec(
             "ROWS": tiles.rows,
             "BLOCK_N": tiles.block_n,
             "BLOCK_K": tiles.block_k,
+            "DESCRIPTORS": tiles.descriptors,
+            "WARP_SPECIALIZE": tiles.warp_specialize,
         },
         aligned=frozenset(aligned),
         num_warps=tiles.num_warps,
@@ -192,6 +221,15 @@ def rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int, frozenset[str]]:
     stride = x.shape[-1] if x.is_contiguous() else x.stride(-2)
     places = {"x_ptr": x.storage_offset() * x.element_size(), "x_stride": stride}
     return x, stride, frozenset(name for name, place in places.items() if statically_known_true(place % 16 == 0))
+
+
+def described(dtype: torch.dtype, bits: int, aligned: frozenset[str] | set[str]) -> bool:
+    """Whether tensor descriptors can say where x and the weight lie, of which `aligned` are multiples of 16.
+
+    They want 16-byte multiples, and tensor cores elements of 16 bits. Integers are not for them: what is loaded has to
+    be widened, and its place in a group known. That memory is as promised is checked again before a launch.
+    """
+    return not bits and dtype.itemsize == 2 and {"x_ptr", "x_stride", "weight_stride"} <= aligned
 
 
 def quantization_of(weight: torch.Tensor, scales: torch.Tensor | None, size_k: int) -> tuple[int, int]:
@@ -247,14 +285,16 @@ def fused_linear(
         grid = (triton.cdiv(size_n, tiles.block_n), triton.cdiv(rows, tiles.rows), 1)
         spec.launch(grid, *operands, rows, size_n, size_k, weight.shape[1], x_stride, eps, scale, softcap)
 
+    suited = described(x.dtype, bits, x_aligned | aligned_sizes(size_k, bits))
     few = example(rows)
     facts = {"": x.dtype, "rows": row_class(few), "n": size_n, "k": size_k, "bits": bits, "group": bits and group}
     facts |= {"norm": norm, "activation": activation, "gated": gated, **dict.fromkeys(sorted(has), True)}
+    facts["x in odd places"] = not {"x_ptr", "x_stride"} <= x_aligned  # which some candidates are not for
     launch_tiled(
         fused_linear_kernel,
         facts,
         product_tiles(few, size_n, size_k, x.dtype, norm=norm, residual=residual is not None, bits=bits, group=group),
-        product_candidates(few, size_k, bits, group),
+        product_candidates(few, size_k, bits, group) + (descriptor_candidates(few, size_k, norm) if suited else ()),
         launch,
     )
     return out

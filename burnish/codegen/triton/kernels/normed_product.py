@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def _statistics(x_rows, inside_row, size_k, eps, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
+def statistics(x_rows, inside_row, size_k, eps, NORM: tl.constexpr, ROWS: tl.constexpr, BLOCK_K: tl.constexpr):
     """Mean and inverse deviation of each row, [ROWS, 1]."""
     mean = tl.zeros((ROWS, 1), dtype=tl.float32)
     inverse = tl.full((ROWS, 1), 1.0, dtype=tl.float32)
@@ -35,6 +35,32 @@ def _statistics(x_rows, inside_row, size_k, eps, NORM: tl.constexpr, ROWS: tl.co
 
 
 @triton.jit
+def after_norm(
+    x,
+    inside_row,
+    k,
+    size_k,
+    mean,
+    inverse,
+    norm_weight_ptr,
+    norm_bias_ptr,
+    NORM: tl.constexpr,
+    HAS_NORM_WEIGHT: tl.constexpr,
+    HAS_NORM_BIAS: tl.constexpr,
+):
+    """x, which are columns k of the rows with zeros outside, after their norm; zeros outside."""
+    if NORM != "none":
+        inside_k = k < size_k
+        x = (x.to(tl.float32) - mean) * inverse
+        if HAS_NORM_WEIGHT:
+            x *= tl.load(norm_weight_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
+        if HAS_NORM_BIAS:
+            x += tl.load(norm_bias_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
+        x = tl.where(inside_row[:, None] & inside_k[None, :], x, 0.0)
+    return x
+
+
+@triton.jit
 def _normed(
     x_rows,
     inside_row,
@@ -49,17 +75,20 @@ def _normed(
     HAS_NORM_BIAS: tl.constexpr,
 ):
     """Columns k of the rows, after their norm; zeros outside."""
-    inside_k = k < size_k
-    inside = inside_row[:, None] & inside_k[None, :]
-    x = tl.load(x_rows + k[None, :], mask=inside, other=0.0)
-    if NORM != "none":
-        x = (x.to(tl.float32) - mean) * inverse
-        if HAS_NORM_WEIGHT:
-            x *= tl.load(norm_weight_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
-        if HAS_NORM_BIAS:
-            x += tl.load(norm_bias_ptr + k, mask=inside_k, other=0.0).to(tl.float32)[None, :]
-        x = tl.where(inside, x, 0.0)
-    return x
+    x = tl.load(x_rows + k[None, :], mask=inside_row[:, None] & (k < size_k)[None, :], other=0.0)
+    return after_norm(
+        x,
+        inside_row,
+        k,
+        size_k,
+        mean,
+        inverse,
+        norm_weight_ptr,
+        norm_bias_ptr,
+        NORM,
+        HAS_NORM_WEIGHT,
+        HAS_NORM_BIAS,
+    )
 
 
 @triton.jit
@@ -88,7 +117,7 @@ def normed_product(
     BITS is 8 or 4 for integer weights, with a scale for each GROUP of them, else 0. A row of the weight is
     weight_stride elements in memory: half of size_k for 4 bits.
     """
-    mean, inverse = _statistics(x_rows, inside_row, size_k, eps, NORM, ROWS, BLOCK_K)
+    mean, inverse = statistics(x_rows, inside_row, size_k, eps, NORM, ROWS, BLOCK_K)
     y = tl.zeros((ROWS, BLOCK_N), dtype=tl.float32)
     if BITS == 0:
         if ROWS == 1:
