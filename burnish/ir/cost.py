@@ -1,7 +1,7 @@
 """What one more token costs: operations that launch work, and the bytes that they read and write.
 
 Counted on the graph, one operation at a time, as if each read its operands from memory and wrote its result there.
-A program with states runs the new token alone; one without runs all tokens again.
+A program with states runs the new token alone; one without runs all tokens again, and its reshapes count as views.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class CostCounter:
     def cost(self, node: fx.Node) -> Cost:
         """Nothing for inputs, weights, sizes and views; else one launch, and operands and result once each."""
         val = node.meta.get("val")
-        if node.op != "call_function" or node.target in _VIEWS or not _tensors(val):
+        if node.op != "call_function" or not _tensors(val) or (node.target in _VIEWS and not self._copies(node)):
             return Cost(0, 0)
         read = [self.bytes_of(argument.meta.get("val")) for argument in node.all_input_nodes]
         written = self.bytes_of(val)
@@ -115,6 +115,20 @@ class CostCounter:
         elif node.target is fused_ops.fused_elementwise.default:
             read = read_bytes(node, self.bytes_of)
         return Cost(1, sum(read) + written)
+
+    def _copies(self, node: fx.Node) -> bool:
+        """Whether a reshape of a step cannot be another name for what it reads, as that lies in memory."""
+        if node.target is not aten.reshape.default or not self._program.states:
+            return False
+        source, result = arguments(node)[0].meta["val"], node.meta["val"]
+        shape, strides, wanted = (
+            [self._number(each) for each in sizes] for sizes in (source.shape, source.stride(), result.shape)
+        )
+        try:
+            torch.empty_strided(shape, strides, device="meta").view(wanted)
+        except RuntimeError:
+            return True
+        return False
 
     def floor(self) -> int:
         """The bytes that no way of computing one more token can do without; 0 for a program without states.
@@ -184,10 +198,12 @@ class CostCounter:
     def _elements(self, shape: Iterable[int | torch.SymInt]) -> int:
         count = 1
         for size in shape:
-            count *= size if isinstance(size, int) else self._size(size)
+            count *= self._number(size)
         return count
 
-    def _size(self, size: torch.SymInt) -> int:
+    def _number(self, size: int | torch.SymInt) -> int:
+        if isinstance(size, int):
+            return size
         expression = size.node.expr
         if expression not in self._known:
             values = {symbol: self._sizes.get(str(symbol), 1) for symbol in expression.free_symbols}

@@ -242,7 +242,8 @@ def _step(reader: Reader, name: str, resolve: Any) -> Step:
     return Step(name, kind, OPS[target], args, kwargs, reader.origin(), text)
 
 
-_MOST_FOLDED = 16
+MOST_FOLDED = 16
+"""Terms of a sum that are added one by one."""
 
 
 def folded_axis(call: Step | fx.Node, shape: Sequence[Any]) -> int | None:
@@ -252,7 +253,7 @@ def folded_axis(call: Step | fx.Node, shape: Sequence[Any]) -> int | None:
     if call.target is not aten.sum.dim_IntList or not isinstance(dims, list | tuple) or len(dims) != 1:
         return None
     (axis,) = (int(dim) % len(shape) for dim in dims if isinstance(dim, int))
-    short = isinstance(shape[axis], int) and shape[axis] <= _MOST_FOLDED
+    short = isinstance(shape[axis], int) and shape[axis] <= MOST_FOLDED
     return axis if short and axis != len(shape) - 1 else None
 
 

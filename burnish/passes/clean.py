@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
-from burnish.ir.program import Program
+from burnish.ir.program import Program, value
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
@@ -117,12 +117,20 @@ _SECOND_NAMES = {
     "subtract": "sub",
     "true_divide": "div",
 }
-_SYNONYMS: dict[Any, Any] = {
-    getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)
-    for second, first in _SECOND_NAMES.items()
-    for overload in getattr(aten, second).overloads()
-    if "out" not in overload
-} | dict.fromkeys(_RESHAPES, aten.reshape.default)
+_SYNONYMS: dict[Any, Any] = (
+    {
+        aten.__and__.Tensor: aten.bitwise_and.Tensor,
+        aten.__or__.Tensor: aten.bitwise_or.Tensor,
+        aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+    }
+    | {
+        getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)
+        for second, first in _SECOND_NAMES.items()
+        for overload in getattr(aten, second).overloads()
+        if "out" not in overload
+    }
+    | dict.fromkeys(_RESHAPES, aten.reshape.default)
+)
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,8 @@ def _rename(node: fx.Node) -> None:
         node.target = _SYNONYMS[node.target]
     elif node.target is aten.square.default:
         node.target, node.args = aten.pow.Tensor_Scalar, (node.args[0], 2)
+    elif node.target is aten.type_as.default:
+        node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": value(node).dtype}
 
 
 def merge_duplicates(program: Program, log: Log) -> None:

@@ -24,6 +24,7 @@ from burnish.passes.raise_norm import RAISE_NORMS
 from burnish.passes.raise_rotary import RAISE_ROTARY
 from burnish.passes.read_integers import ReadIntegers
 from burnish.passes.select_logits import SelectLogits
+from burnish.passes.spell_out import SpellOut
 
 
 def raise_operations() -> list[Pass]:
@@ -86,6 +87,8 @@ def fuse_for_gpu() -> list[Pass]:
         PackLinears(),
         # Behind these: it names what a linear reads and what reads it, which they look for.
         FuseLinears(),
+        # In front of groups, which then have a formula for more. Behind these: attention and products are taken by now.
+        SpellOut(),
         # Last: what no kernel written for it has taken in.
         FuseElementwise(),
     ]

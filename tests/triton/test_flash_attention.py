@@ -72,6 +72,15 @@ def test_keys_that_no_token_sees_are_not_read() -> None:
     assert_same(flash_attention(**arguments, tiles=SMALL), expected)
 
 
+def test_heads_whose_elements_lie_apart() -> None:
+    """As a convolution over tokens leaves them."""
+    arguments = example(20, 40, (3, 11))
+    expected = truth(arguments)
+    for name in ("query", "key", "value"):
+        arguments[name] = arguments[name].transpose(2, 3).contiguous().transpose(2, 3)
+    assert_same(flash_attention(**arguments, tiles=SMALL), expected)
+
+
 @pytest.mark.parametrize("heads", [1, 4])
 def test_biases(heads: int) -> None:
     arguments = example(20, 40, (3, 11))

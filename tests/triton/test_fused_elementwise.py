@@ -188,6 +188,23 @@ def test_values_are_joined(axis: int) -> None:
     )
 
 
+def test_one_of_joined_values_is_read() -> None:
+    """As the first of what a stack joins; the others are not read."""
+    assert_kernel_matches(
+        [
+            "%exp = aten.exp(%b)",
+            "%joined = aten.cat([%a, %exp, %c], 1)",
+            "%first = aten.select.int(%joined, 1, 2)",
+            "%sum = aten.sum.dim_IntList(%joined, [1])",
+            "%result = aten.add.Tensor(%first, %sum)",
+        ],
+        "%result",
+        a=torch.randn(3, 2, 4),
+        b=torch.randn(3, 1, 4),
+        c=torch.randn(3, 3, 4),
+    )
+
+
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_few_are_added_up(keep: bool) -> None:
     """As the experts of a token."""

@@ -142,6 +142,8 @@ def operands(
     softcap: float = 0.0,
 ) -> tuple[Attention, dict[str, Any]]:
     """The description of an attention of these tensors, and what a launch gives, by name, with room for the result."""
+    # The elements of a head lie side by side for the kernels; what a convolution over tokens gives does not.
+    query, key, value = (each if each.stride(3) == 1 else each.contiguous() for each in (query, key, value))
     batch, heads, tokens, key_size = query.shape
     capacity = key.shape[2] if block_table is None else block_table.shape[1] * key.shape[2]
     if block_table is not None and (mask == "none" or key_positions is not None):

@@ -241,7 +241,7 @@ class _Emitter:
         axis = bound(step)["dim"] % len(index)
         place, size_text = index[axis], self.lines.scalars.text
         if not place.axes:
-            raise UnsupportedError(f"%{step.name} is read at one place of what it joins")
+            return self._joined_at(step, parts, axis, index)
         start: Size = 0
         ends, values = [], []
         for number, name in enumerate(parts):
@@ -259,6 +259,17 @@ class _Emitter:
             text = f"tl.where({place.atom} < {end}, {value.text}, {text})"
         axes = place.axes.union(*(value.axes for value in values))
         return self.lines.assign(step.name, text, axes, step.type)
+
+    def _joined_at(self, step: Step, parts: Sequence[str], axis: int, index: Sequence[Term]) -> Value:
+        """The one of the joined values that has the place `index[axis]`, which is a number."""
+        sizes = [self.fakes[name].shape[axis] for name in parts]
+        if not index[axis].text.isdecimal() or not all(isinstance(size, int) for size in sizes):
+            raise UnsupportedError(f"%{step.name} is read at one place, and what it joins has no sizes known ahead")
+        place, number = int(index[axis].text), 0
+        while place >= sizes[number]:
+            place, number = place - sizes[number], number + 1
+        found = self._value(parts[number], [*index[:axis], Term(str(place)), *index[axis + 1 :]])
+        return Value(cast(found.text, self.fakes[parts[number]].dtype, self.fakes[step.name].dtype), found.axes)
 
     def _rotary(self, step: Step, index: list[Term]) -> Value:
         given = bound(step)

@@ -68,11 +68,15 @@ def fused_elementwise(inputs: Sequence[Tensor], sizes: Sequence[Size], *, body: 
     else:
         prepared = _prepared_once(body, tuple(map(Like.of, inputs)), tuple(map(int, sizes)))
     outputs = [inputs[0].new_empty_strided(like.shape, like.strides, dtype=like.dtype) for like in prepared.results]
+    _launch(prepared, [*inputs, *outputs])
+    return outputs
+
+
+def _launch(prepared: Prepared, tensors: Sequence[Tensor]) -> None:
     emitted = prepared.emitted
     rows: Any = -(-emitted.rows // emitted.block_rows)
     scalars: Any = emitted.scalars.values()
-    prepared.spec.launch((rows, emitted.column_blocks, 1), *inputs, *outputs, *scalars)
-    return outputs
+    prepared.spec.launch((rows, emitted.column_blocks, 1), *tensors, *scalars)
 
 
 def single(target: Any) -> Callable[..., Tensor]:
@@ -105,6 +109,20 @@ def single(target: Any) -> Callable[..., Tensor]:
 
     host.__name__ = name
     return host
+
+
+_COPY = "input %x: tensor\n%copy: tensor = aten.contiguous(%x)\nreturn [%copy]"
+
+
+def copy(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """The elements of `x` in order, in new memory or in that of `out`, by one launch. Truth: `aten::contiguous`."""
+    if out is None:
+        return fused_elementwise([x], [], body=_COPY)[0]
+    if not out.is_contiguous():
+        raise UnsupportedError("what is copied to does not lie in one stretch of memory")
+    assert isinstance(x, FakeTensor)
+    _launch(prepare(parse_group(_COPY), [x], x.fake_mode), [x, out])
+    return out
 
 
 def elementwise_spec(body: str, inputs: Sequence[Tensor], sizes: Sequence[int] = ()) -> KernelSpec:

@@ -12,6 +12,8 @@ from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
 from burnish.codegen.triton.kernels.argmax import argmax
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.codegen.triton.kernels.cache_write import cache_write, ring_write
+from burnish.codegen.triton.kernels.conv1d import conv1d
+from burnish.codegen.triton.kernels.cumsum import cumsum
 from burnish.codegen.triton.kernels.decode_attention import decode_attention
 from burnish.codegen.triton.kernels.flash_attention import flash_attention
 from burnish.codegen.triton.kernels.fused_linear import fused_linear
@@ -49,6 +51,8 @@ def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
 KERNELS: dict[Any, Callable[..., Any]] = {
     **{op: single(op) for op in MEMBERS},  # what is in no group; the kernels below are written for theirs
     aten.argmax.default: argmax,
+    aten.conv1d.default: conv1d,
+    aten.cumsum.default: cumsum,
     aten.gather.default: gather,
     aten.index_select.default: index_select,
     aten.scatter.src: scatter_source,

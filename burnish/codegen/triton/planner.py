@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMi
 from torch.utils._pytree import tree_leaves
 from torch.utils._sympy.value_ranges import ValueRanges
 
+from burnish.codegen.triton.fused_elementwise import copy
 from burnish.codegen.triton.lowerings import KERNELS
 from burnish.codegen.triton.recorder import Recorder, recording
 from burnish.codegen.triton.spec import KernelSpec
@@ -242,7 +243,6 @@ def _copy_states(
     program: Program, inputs: Mapping[fx.Node, torch.Tensor], outputs: list[torch.Tensor], recorder: Recorder
 ) -> None:
     """What is not in its state's memory by now goes there, after all else was read."""
-    recorder.reason = "the new state was made elsewhere"
     moves: list[tuple[torch.Tensor, torch.Tensor]] = []
     for node, output in zip(program.placeholders[3:], outputs, strict=True):
         recorder.node, state = node.name, inputs[node]
@@ -252,7 +252,11 @@ def _copy_states(
             output = recording(recorder, torch.clone, output)
         moves.append((state, output))
     for state, output in moves:
-        recorder.call(torch.ops.aten.alias.default, (output,), {}, state)
+        try:
+            recording(recorder, copy, output, state)
+        except UnsupportedError as reason:
+            recorder.reason = f"the new state was made elsewhere, and {reason}"
+            recorder.call(torch.ops.aten.alias.default, (output,), {}, state)
 
 
 def _symbol(environment: ShapeEnv, name: str, least: int, most: int | None, example: int) -> int | torch.SymInt:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils._sympy.printers import PythonPrinter
 
+from burnish.codegen.triton.fused_elementwise import copy
 from burnish.codegen.triton.spec import RECORDER, KernelSpec, spec_key
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.runtime.plan import Argument, Buffer, Call, Launch, Scalar, Size, TensorReference
@@ -182,7 +183,7 @@ class Recorder:
 
 
 class RecordingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
-    """ATen ops of host functions: allocations become buffers, views nothing, all else calls."""
+    """ATen ops of host functions: allocations become buffers, views nothing, copies a launch each, all else calls."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -194,6 +195,8 @@ class RecordingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         """Run it on fakes, and note it."""
         kwargs = kwargs or {}
         results = func(*args, **kwargs)
+        if func is torch.ops.aten.clone.default and results.is_contiguous():
+            return self._copy(args, kwargs, results)
         tensors = [each for each in tree_leaves(results) if isinstance(each, torch.Tensor)]
         if func in _ALLOCATIONS:
             self.recorder.allocate(results)
@@ -202,6 +205,17 @@ class RecordingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         elif not all(self.recorder.knows(each) for each in tensors):
             self.recorder.call(func, args, kwargs, results)
         return results
+
+    def _copy(self, args: tuple[Any, ...], kwargs: dict[str, Any], results: torch.Tensor) -> torch.Tensor:
+        mark = self.recorder.mark()
+        try:
+            with self:
+                return copy(args[0])
+        except UnsupportedError as reason:
+            self.recorder.back_to(mark)
+            self.recorder.reason = str(reason)
+            self.recorder.call(torch.ops.aten.clone.default, args, kwargs, results)
+            return results
 
 
 def recording(recorder: Recorder, host_function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
