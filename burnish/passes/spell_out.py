@@ -15,7 +15,9 @@ from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_group import MOST_FOLDED
+from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
+from burnish.ir.weights import Stored
 from burnish.passes.base import Effect, Log
 from burnish.passes.clean import same_shape
 from burnish.rewrite.arguments import arguments
@@ -109,6 +111,33 @@ def _vector_norm(editor: Editor, node: fx.Node) -> fx.Node:
     return editor.call(aten.sqrt.default, total, like=node)
 
 
+def _every_expert(editor: Editor, node: fx.Node) -> fx.Node:
+    """x[E, N, K] by stored weights [E, K, M]: experts, each of which all tokens choose."""
+    given = arguments(node)
+    x, weight = given["self"], given["mat2"]
+    if weight.op != "get_attr" or value(weight).dtype != value(x).dtype:
+        raise Refusal("a product of values that are computed, a matrix at a time", node)
+    numbers = editor.weight("numbers_of_experts", Stored(torch.arange(value(weight).shape[0])))
+    count = editor.call(aten.sym_size.int, x, 1, like=node)
+    experts = editor.call(aten.expand.default, numbers, [count, -1], like=node)
+    by_tokens = editor.call(aten.transpose.int, x, 0, 1, like=node)
+    by_outputs = editor.call(aten.transpose.int, weight, 1, 2, like=node)
+    products = editor.call(burnish_ops.moe_linear.default, by_tokens, by_outputs, None, experts, like=node)
+    return editor.call(aten.transpose.int, products, 0, 1, like=node)
+
+
+def _full(editor: Editor, node: fx.Node) -> fx.Node:
+    """One number, stored once, as an expansion."""
+    given = arguments(node)
+    shape: list[Any] = list(value(node).shape)
+    for axis, size in enumerate(shape):
+        if not isinstance(size, int):
+            shape[axis] = editor.call(aten.sym_size.int, given["self"], axis, like=node)
+    number = torch.full((), given["fill_value"], dtype=value(node).dtype)
+    stored = editor.weight(f"number_{given['fill_value']}", Stored(number))
+    return editor.call(aten.expand.default, stored, shape, like=node)
+
+
 def _largest(editor: Editor, node: fx.Node) -> None:
     """The largest of a row, and where it is, each by itself: the one of them that is read, or both."""
     given = arguments(node)
@@ -185,7 +214,9 @@ def _row_size(node: fx.Node, dims: Any) -> int:
 
 
 _SPELLINGS: dict[Any, Callable[[Editor, fx.Node], fx.Node | None]] = {
+    aten.bmm.default: _every_expert,
     aten.clamp.Tensor: _clamp,
+    aten.full_like.default: _full,
     aten.index_put.default: _masked_write,
     aten.linalg_vector_norm.default: _vector_norm,
     aten.matmul.default: _matmul,
@@ -197,7 +228,9 @@ _SPELLINGS: dict[Any, Callable[[Editor, fx.Node], fx.Node | None]] = {
     aten.var.dim: _variance,
 }
 _TOLD = {
+    aten.bmm.default: "a matrix product for each expert as experts that all tokens choose",
     aten.clamp.Tensor: "bounds as the larger and the smaller of two",
+    aten.full_like.default: "one number everywhere as an expansion",
     aten.index_put.default: "a write at the places of a mask as a choice",
     aten.linalg_vector_norm.default: "a vector norm as the root of a sum of squares",
     aten.matmul.default: "a product over a few as a sum of products",

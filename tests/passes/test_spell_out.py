@@ -8,6 +8,7 @@ from torch import Tensor
 
 from burnish.frontend import read
 from burnish.ir.cost import CostCounter
+from burnish.ir.parse import parse_program
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.base import Log
@@ -73,6 +74,10 @@ def masked(m: Spelled, x: Tensor) -> Tensor:
     return torch.index_put(y, [y > 0], torch.tensor(0.5))
 
 
+def filled(m: Spelled, x: Tensor) -> Tensor:
+    return torch.full_like(x, 0.5) * m.gate(x)
+
+
 SPELLED: dict[str, tuple[Body, list[str], list[str]]] = {
     body.__name__: (body, before.split(), after.split())
     for body, before, after in (
@@ -92,6 +97,7 @@ SPELLED: dict[str, tuple[Body, list[str], list[str]]] = {
             "linear reshape reshape matmul reshape",
             "linear reshape reshape unsqueeze unsqueeze mul.Tensor sum.dim_IntList reshape",
         ),
+        (filled, "full_like linear mul.Tensor", "expand linear mul.Tensor"),
         (masked, "linear gt.Scalar index_put", "linear gt.Scalar where.self"),
     )
 }
@@ -172,7 +178,14 @@ def test_groups_take_it(name: str) -> None:
     grouped = FuseElementwise().run(after, Log())
     counter = CostCounter(grouped)
     left = {str(node.target).split(".")[1] for node in grouped.graph.nodes if counter.cost(node).launches}
-    assert left <= {"embedding", "linear", "amax", "fused_elementwise", *(["argmax"] if name == "largest" else [])}
+    assert left <= {
+        "embedding",
+        "linear",
+        "amax",
+        "mul",
+        "fused_elementwise",
+        *(["argmax"] if name == "largest" else []),
+    }
 
 
 @pytest.mark.parametrize("name", LEFT)
@@ -182,6 +195,33 @@ def test_what_is_left_says_why(name: str) -> None:
     assert names(after) == names(program)
     assert [reason for reason in (entry.text for entry in log.refusals) if LEFT[name][1] in reason] or not LEFT[name][1]
     assert not log.rewrites
+
+
+def test_experts_that_all_tokens_go_through() -> None:
+    """As Llama 4 has them: a matrix product for each, here of a program that is read from its text."""
+    text = """\
+program captured: vocabulary=31, max_length=16, token_limit=31, logits_dtype=f32
+size batch: s52 from 2, example 3
+size sequence: s27 from 2 to 16, example 7
+weight @table.weight: f32[31, 4]
+weight @experts: f32[2, 4, 5]
+input %tokens: i64[batch, sequence]
+%table_weight: f32[31, 4] = @table.weight
+%experts: f32[2, 4, 5] = @experts
+%rows: size batch = aten.sym_size.int(%tokens, 0)
+%count: size sequence = aten.sym_size.int(%tokens, 1)
+%embedding: f32[batch, sequence, 4] = aten.embedding(@table.weight, %tokens)
+%flat: f32[sequence*batch, 4] = aten.reshape(%embedding, [-1, 4])
+%more: f32[1, sequence*batch, 4] = aten.unsqueeze(%flat, 0)
+%copies: f32[2, sequence*batch, 4] = aten.expand(%more, [2, -1, -1])
+%bmm: f32[2, sequence*batch, 5] = aten.bmm(%copies, @experts)
+%total: f32[sequence*batch, 5] = aten.sum.dim_IntList(%bmm, [0])
+%result: f32[batch, sequence, 5] = aten.reshape(%total, [%rows, %count, 5])
+return [%result]
+"""
+    program = parse_program(text, {"table.weight": torch.randn(31, 4), "experts": torch.randn(2, 4, 5)})
+    after, _ = rewritten(program, SpellOut())
+    assert names(after)[3:-2] == ["expand", "transpose.int", "transpose.int", "burnish.moe_linear", "transpose.int"]
 
 
 def test_a_reshape_that_copies_counts_as_a_launch() -> None:
