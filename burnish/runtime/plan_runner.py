@@ -14,7 +14,7 @@ from burnish.ir.serialize import resolve
 from burnish.runtime.arena import Lifetime, place
 from burnish.runtime.device_memory import room_for
 from burnish.runtime.executor import Wanted
-from burnish.runtime.plan import Call, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
+from burnish.runtime.plan import Call, Kernel, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
 
 ALIGNMENT = 16  # bytes or elements: what `Kernel.aligned` promises
 
@@ -63,14 +63,16 @@ class PlanRunner:
             "capacity": capacity,
         }
         variant = self._plan.variant(sizes)
-        memory = _Memory(variant, sizes, self._device)
-        for number, tensor in enumerate(inputs):
-            memory.buffers[f"input {number}"] = tensor
-        memory.buffers |= {f"state {name}": tensor for name, tensor in states.items()}
-        memory.buffers |= {f"weight {name}": tensor for name, tensor in self._weights.items()}
+        arena, buffers = _own_memory(variant, sizes, self._device)
+        buffers |= {f"input {number}": tensor for number, tensor in enumerate(inputs)}
+        buffers |= {f"state {name}": tensor for name, tensor in states.items()}
+        buffers |= {f"weight {name}": tensor for name, tensor in self._weights.items()}
+        memory = Memory(buffers, sizes, self._device)
         result = {"ids": variant.ids, "top": variant.top, "logits": variant.logits}[wanted]
         planned = [*variant.steps, *result.steps]
-        run, widen = (self._bound(steps, memory) for steps in (planned, variant.logits.steps))
+        run, widen = (
+            bind(steps, memory, self._launcher, self._plan.kernels) for steps in (planned, variant.logits.steps)
+        )
         all_logits = memory.tensor(variant.logits.tensor)
 
         def logits() -> torch.Tensor:
@@ -78,64 +80,34 @@ class PlanRunner:
             return all_logits
 
         launches = sum(isinstance(step, Launch) for step in planned)
-        return BoundStep(run, memory.tensor(result.tensor), logits, memory.arena, launches)
-
-    def _bound(self, planned: Sequence[Launch | Call], memory: _Memory) -> Callable[[], None]:
-        """What runs these steps."""
-        steps: list[Callable[[], None]] = []
-        for step in planned:
-            if isinstance(step, Launch):
-                grid = [evaluate(each, memory.sizes) for each in step.grid]
-                arguments = [
-                    memory.tensor(each) if isinstance(each, TensorReference) else memory.number(each.value)
-                    for each in step.arguments
-                ]
-                self._check(step, arguments)
-                steps.append(self._launcher.prepare(step.kernel, (grid[0], grid[1], grid[2]), arguments))
-            else:
-                steps.append(_bound_call(step, memory))
-
-        def run() -> None:
-            for each in steps:
-                each()
-
-        return run
-
-    def _check(self, step: Launch, arguments: Sequence[torch.Tensor | int | float]) -> None:
-        """Raise ArtifactError where machine code would do something else than what the plan says."""
-        kernel = self._plan.kernels.get(step.kernel)
-        if kernel is None or len(kernel.arguments) != len(arguments):
-            raise ArtifactError(f"the launch plan starts the kernel {step.kernel} as it cannot be started")
-        for (name, kind), value in zip(kernel.arguments.items(), arguments, strict=True):
-            what = f"{step.node} gives the argument {name} of the kernel {step.kernel}"
-            is_tensor = isinstance(value, torch.Tensor)
-            if is_tensor != kind.startswith("*"):
-                raise ArtifactError(f"{what}, a {kind}, {'a tensor' if is_tensor else value}")
-            place = value.data_ptr() if isinstance(value, torch.Tensor) else value
-            if name in kernel.aligned and place % ALIGNMENT:
-                raise ArtifactError(f"{what}, which is compiled for multiples of {ALIGNMENT}, {place}")
-            if kind == "i32" and not -(2**31) <= place < 2**31:
-                raise ArtifactError(f"{what}, a 32-bit number, {place}: ask for fewer rows or tokens at a time")
+        return BoundStep(run, memory.tensor(result.tensor), logits, arena, launches)
 
 
-class _Memory:
-    """The buffers of a variant by name."""
+def _own_memory(
+    variant: Variant, sizes: Mapping[str, int], device: torch.device
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The arena of a variant, and its temporaries and zeros by name."""
+    temporaries = [Lifetime(evaluate(each.bytes, sizes), each.first, each.last) for each in variant.temporaries]
+    offsets, total = place(temporaries)
+    zeros = [evaluate(size, sizes) for size in variant.zeros]
+    needed = f"the temporaries of a step of {sizes['batch']} rows of {sizes['sequence']} tokens"
+    with room_for(needed, total + sum(zeros), device):
+        arena = torch.empty(total, dtype=torch.uint8, device=device)
+        buffers = {
+            f"zeros {number}": torch.zeros(size, dtype=torch.uint8, device=device) for number, size in enumerate(zeros)
+        }
+    for number, (offset, buffer) in enumerate(zip(offsets, temporaries, strict=True)):
+        buffers[f"temporary {number}"] = arena[offset : offset + buffer.size]
+    return arena, buffers
 
-    def __init__(self, variant: Variant, sizes: Mapping[str, int], device: torch.device) -> None:
-        self.sizes = sizes
-        self.device = device
-        buffers = [Lifetime(evaluate(each.bytes, sizes), each.first, each.last) for each in variant.temporaries]
-        offsets, total = place(buffers)
-        zeros = [evaluate(size, sizes) for size in variant.zeros]
-        needed = f"the temporaries of a step of {sizes['batch']} rows of {sizes['sequence']} tokens"
-        with room_for(needed, total + sum(zeros), device):
-            self.arena = torch.empty(total, dtype=torch.uint8, device=device)
-            self.buffers: dict[str, torch.Tensor] = {
-                f"zeros {number}": torch.zeros(size, dtype=torch.uint8, device=device)
-                for number, size in enumerate(zeros)
-            }
-        for number, (offset, buffer) in enumerate(zip(offsets, buffers, strict=True)):
-            self.buffers[f"temporary {number}"] = self.arena[offset : offset + buffer.size]
+
+@dataclass(frozen=True)
+class Memory:
+    """Buffers by name, and the numbers that sizes are."""
+
+    buffers: Mapping[str, torch.Tensor]
+    sizes: Mapping[str, int]
+    device: torch.device
 
     def number(self, value: Size | float) -> int | float:
         """A scalar argument."""
@@ -155,7 +127,53 @@ class _Memory:
         return base.as_strided(shape, stride, base.storage_offset() + evaluate(reference.offset, self.sizes))
 
 
-def _bound_call(step: Call, memory: _Memory) -> Callable[[], None]:
+def bind(
+    steps: Sequence[Launch | Call], memory: Memory, launcher: Launcher, kernels: Mapping[str, Kernel]
+) -> Callable[[], None]:
+    """What runs these steps in order. Raises ArtifactError where they are none that can be run."""
+    bound = [
+        _bound_launch(step, memory, launcher, kernels) if isinstance(step, Launch) else _bound_call(step, memory)
+        for step in steps
+    ]
+
+    def run() -> None:
+        for each in bound:
+            each()
+
+    return run
+
+
+def _bound_launch(
+    step: Launch, memory: Memory, launcher: Launcher, kernels: Mapping[str, Kernel]
+) -> Callable[[], None]:
+    """A kernel on its operands."""
+    grid = [evaluate(each, memory.sizes) for each in step.grid]
+    arguments = [
+        memory.tensor(each) if isinstance(each, TensorReference) else memory.number(each.value)
+        for each in step.arguments
+    ]
+    _check(step, arguments, kernels)
+    return launcher.prepare(step.kernel, (grid[0], grid[1], grid[2]), arguments)
+
+
+def _check(step: Launch, arguments: Sequence[torch.Tensor | int | float], kernels: Mapping[str, Kernel]) -> None:
+    """Raise ArtifactError where machine code would do something else than what the plan says."""
+    kernel = kernels.get(step.kernel)
+    if kernel is None or len(kernel.arguments) != len(arguments):
+        raise ArtifactError(f"the launch plan starts the kernel {step.kernel} as it cannot be started")
+    for (name, kind), value in zip(kernel.arguments.items(), arguments, strict=True):
+        what = f"{step.node} gives the argument {name} of the kernel {step.kernel}"
+        is_tensor = isinstance(value, torch.Tensor)
+        if is_tensor != kind.startswith("*"):
+            raise ArtifactError(f"{what}, a {kind}, {'a tensor' if is_tensor else value}")
+        place = value.data_ptr() if isinstance(value, torch.Tensor) else value
+        if name in kernel.aligned and place % ALIGNMENT:
+            raise ArtifactError(f"{what}, which is compiled for multiples of {ALIGNMENT}, {place}")
+        if kind == "i32" and not -(2**31) <= place < 2**31:
+            raise ArtifactError(f"{what}, a 32-bit number, {place}: ask for fewer rows or tokens at a time")
+
+
+def _bound_call(step: Call, memory: Memory) -> Callable[[], None]:
     """An op on its operands, whose results go where the plan wants them."""
     op = resolve(step.op)
     if isinstance(op, str):
@@ -175,7 +193,7 @@ def _bound_call(step: Call, memory: _Memory) -> Callable[[], None]:
     return call
 
 
-def _decoded(value: Any, memory: _Memory) -> Any:
+def _decoded(value: Any, memory: Memory) -> Any:
     """An argument of an op from data."""
     if isinstance(value, list):
         return [_decoded(each, memory) for each in value]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from burnish.codegen.triton import tile_timer
 from burnish.codegen.triton.interpreted import InterpretedLauncher
 from burnish.runtime import cuda_launcher, device_memory, executor_cuda
 from burnish.runtime.kernel_files import CompiledKernel
@@ -69,6 +70,25 @@ class FakeStream:
         """As the real one."""
         assert type(handle) is int
         return FakeStream(handle)
+
+
+@dataclass
+class FakeEvent:
+    """A `torch.cuda.Event`, on a GPU on which a launch takes a millisecond."""
+
+    gpu: FakeGpu
+    launches: int = 0
+
+    def record(self) -> None:
+        """How many launches there were."""
+        self.launches = len(self.gpu.launched)
+
+    def synchronize(self) -> None:
+        """Nothing is waited for."""
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        """In milliseconds."""
+        return float(end.launches - self.launches)
 
 
 class FakeConfig:
@@ -145,7 +165,7 @@ class FakeGpu:
             "cuda.bindings.driver": driver,
         }.items():
             monkeypatch.setitem(sys.modules, name, module)
-        for user in (executor_cuda, cuda_launcher, device_memory):
+        for user in (executor_cuda, cuda_launcher, device_memory, tile_timer):
             monkeypatch.setattr(user, "torch", _Torch(self))
         monkeypatch.setattr(executor_cuda, "this_architecture", lambda: 90)
 
@@ -246,6 +266,7 @@ class _Torch:
 
         self.cuda = SimpleNamespace(
             CUDAGraph=FakeGraph,
+            Event=lambda enable_timing: FakeEvent(gpu),
             current_device=lambda: 0,
             current_stream=current_stream,
             device=device,

@@ -19,6 +19,7 @@ from triton.compiler import ASTSource
 from burnish.codegen.triton.spec import KernelSpec, spec_key
 from burnish.codegen.triton.tiles import SHARED_BYTES_OF
 from burnish.ir.errors import UnsupportedError, UsageError
+from burnish.runtime.kernel_files import CompiledKernel
 
 # Known architectures, and how many multiprocessors a GPU of each has: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090.
 MULTIPROCESSORS_OF = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
@@ -38,6 +39,12 @@ class Binary:
     scratch_bytes: int  # of global memory, a program, which the launch has to give
     ptxas: str  # the version of the assembler: "13.0"
     arguments: tuple[tuple[str, str], ...]  # names and types of what is passed, in order
+
+    @property
+    def compiled(self) -> tuple[CompiledKernel, bytes]:
+        """What a launcher takes: facts and machine code."""
+        facts = CompiledKernel(self.name, self.shared_bytes, self.num_warps, self.scratch_bytes, self.ptxas)
+        return facts, self.cubin
 
 
 @dataclass(frozen=True)

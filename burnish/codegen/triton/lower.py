@@ -12,7 +12,7 @@ from burnish.codegen.triton.spec import KernelSpec
 from burnish.codegen.triton.tile_file import Winner
 from burnish.codegen.triton.tiles import Target
 from burnish.ir.program import Program
-from burnish.runtime.kernel_files import CompiledKernel, GpuCode
+from burnish.runtime.kernel_files import GpuCode
 
 
 def target_of(architectures: Sequence[int], winners: Mapping[str, Winner] | None = None) -> Target:
@@ -24,18 +24,11 @@ def target_of(architectures: Sequence[int], winners: Mapping[str, Winner] | None
 def lower(program: Program, target: Target) -> GpuCode:
     """The plan of a step program, and machine code of its kernels for each architecture of the target."""
     launches, specs = plan(program, target)
-    kernels = {each: _compiled(specs, each) for each in target.architectures}
-    return GpuCode(launches, kernels, _sources(specs))
-
-
-def _compiled(specs: Mapping[str, KernelSpec], architecture: int) -> dict[str, tuple[CompiledKernel, bytes]]:
-    return {
-        key: (
-            CompiledKernel(each.name, each.shared_bytes, each.num_warps, each.scratch_bytes, each.ptxas),
-            each.cubin,
-        )
-        for key, each in compile_all(specs.values(), architecture).items()
+    kernels = {
+        each: {key: binary.compiled for key, binary in compile_all(specs.values(), each).items()}
+        for each in target.architectures
     }
+    return GpuCode(launches, kernels, _sources(specs))
 
 
 def _sources(specs: Mapping[str, KernelSpec]) -> dict[str, str]:

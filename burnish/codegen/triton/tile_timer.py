@@ -14,9 +14,8 @@ from burnish.codegen.triton.tune import CONTEXT, Trial
 from burnish.ir.errors import UnsupportedError
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import room_for
-from burnish.runtime.kernel_files import CompiledKernel
-from burnish.runtime.plan import TensorReference, dtype_named, evaluate
-from burnish.runtime.plan_runner import Launcher
+from burnish.runtime.plan import Kernel, TensorReference, dtype_named, evaluate
+from burnish.runtime.plan_runner import Launcher, Memory, bind
 
 _WARM, _ROUNDS = 3, 21
 _FLUSHED = 512 * 2**20  # bytes that are written between two launches: more than any cache holds
@@ -33,20 +32,16 @@ class GpuTimer:
         torch.cuda.synchronize(self._device)  # from here on this thread has the device's context
 
     def __call__(self, trials: Sequence[Trial]) -> list[float | None]:
-        """The seconds of each; None for one that takes more shared memory than there is."""
+        """The seconds of each; None for one that takes more shared memory than there is, or that cannot be compiled."""
         specs = {key: spec for trial in trials for key, spec in trial.kernels.items()}
         built = compile_each(specs.values(), self._architecture)
-        compiled = {
-            key: (
-                CompiledKernel(each.name, each.shared_bytes, each.num_warps, each.scratch_bytes, each.ptxas),
-                each.cubin,
-            )
-            for key, each in built.items()
-            if not isinstance(each, UnsupportedError)
-        }
+        compiled = {key: each.compiled for key, each in built.items() if not isinstance(each, UnsupportedError)}
+        kernels = {key: kernel_data(specs[key]) for key in compiled}
         fitting = [trial for trial in trials if trial.kernels.keys() <= compiled.keys()]
-        launcher = CudaLauncher({key: kernel_data(specs[key]) for key in compiled}, compiled, self._device)
-        runs = prepared(fitting, launcher, self._device)
+        if not fitting:
+            return [None] * len(trials)
+        launcher = CudaLauncher(kernels, compiled, self._device)
+        runs = prepared(fitting, kernels, launcher, self._device)
         seconds: list[list[float]] = [[] for _ in runs]
         for number in range(_WARM + _ROUNDS):
             for run, found in zip(runs, seconds, strict=True):
@@ -66,7 +61,9 @@ class GpuTimer:
         return float(start.elapsed_time(end)) / 1000
 
 
-def prepared(trials: Sequence[Trial], launcher: Launcher, device: torch.device) -> list[Callable[[], None]]:
+def prepared(
+    trials: Sequence[Trial], kernels: Mapping[str, Kernel], launcher: Launcher, device: torch.device
+) -> list[Callable[[], None]]:
     """What runs each trial of one problem, all on the same memory."""
     references = [
         (trial, each)
@@ -90,28 +87,7 @@ def prepared(trials: Sequence[Trial], launcher: Launcher, device: torch.device) 
             _fill(buffer.view(dtypes[name]), most)
     if "input 1" in buffers:  # the position
         buffers["input 1"].view(torch.int64).fill_(CONTEXT)
-    return [_run(trial, buffers, launcher) for trial in trials]
-
-
-def _run(trial: Trial, buffers: Mapping[str, torch.Tensor], launcher: Launcher) -> Callable[[], None]:
-    steps = []
-    for launch in trial.launches:
-        grid = [evaluate(each, trial.sizes) for each in launch.grid]
-        arguments = [
-            _tensor(each, buffers, trial.sizes)
-            if isinstance(each, TensorReference)
-            else evaluate(each.value, trial.sizes)
-            if isinstance(each.value, str)
-            else each.value
-            for each in launch.arguments
-        ]
-        steps.append(launcher.prepare(launch.kernel, (grid[0], grid[1], grid[2]), arguments))
-
-    def run() -> None:
-        for step in steps:
-            step()
-
-    return run
+    return [bind(trial.launches, Memory(buffers, trial.sizes, device), launcher, kernels) for trial in trials]
 
 
 def _choices(references: Sequence[tuple[Trial, TensorReference]]) -> int:
@@ -141,9 +117,3 @@ def _extent(reference: TensorReference, sizes: Mapping[str, int]) -> int:
     shape, stride = ([evaluate(each, sizes) for each in given] for given in (reference.shape, reference.stride))
     last = evaluate(reference.offset, sizes) + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     return (last + 1) * dtype_named(reference.dtype).itemsize
-
-
-def _tensor(reference: TensorReference, buffers: Mapping[str, torch.Tensor], sizes: Mapping[str, int]) -> torch.Tensor:
-    shape, stride = ([evaluate(each, sizes) for each in given] for given in (reference.shape, reference.stride))
-    typed = buffers[reference.buffer].view(dtype_named(reference.dtype))
-    return typed.as_strided(shape, stride, evaluate(reference.offset, sizes))
