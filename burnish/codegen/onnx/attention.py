@@ -8,6 +8,7 @@ rings, or keys that are computed from something else in the cache.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import fx
 from burnish.codegen.onnx.builder import CONTRIB, Size, origin_of_size, same_size
 from burnish.codegen.onnx.codes import with_scales_apart
 from burnish.codegen.onnx.context import Arguments, Context, Result, arguments, dtype_of, same_shape, shape_of
+from burnish.codegen.onnx.rotary import unturned
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.ir.states import StateKind
@@ -92,17 +94,17 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
     windowed = a["mask"] == "window"
     needs_mask = a["mask"] == "chunk"
     bias = _bias(c, node, a, needs_mask=needs_mask)
+    turned = unturned(c, query, key["new"], a["position"])
+    sources = (turned.query, turned.key) if turned else (query, key["new"])
     joined, past_key, past_value = c.builder.ops(
         "GroupQueryAttention",
-        c.join_heads(c.value(query), heads, size),
-        c.join_heads(c.value(key["new"]), kv_heads, size),
-        c.join_heads(c.value(value["new"]), kv_heads, size),
+        *_queries_keys_values(c, (*sources, value["new"]), (heads, kv_heads, kv_heads), size),
         c.value(key["state"]),
         c.value(value["state"]),
         _last_positions(c, a["position"], new_tokens),
         _int32(c, capacity),  # with query_seqlens only a bound, and so the same for every step
-        None,  # cosines: rotary embedding is done before, at no cost in time
-        None,
+        turned.cos if turned else None,
+        turned.sin if turned else None,
         None,
         bias,
         None if a["sinks"] is None else c.value(a["sinks"]),
@@ -118,9 +120,23 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
         scale=float(a["scale"]),
         local_window_size=int(a["extent"]) if windowed else None,
         softcap=float(a["softcap"]) if a["softcap"] else None,
+        do_rotary=1 if turned else None,
+        rotary_interleaved=1 if turned and turned.interleaved else None,
     )
     c.results[plan.key], c.results[plan.value] = past_key, past_value
     return c.split_heads(joined, heads, size)
+
+
+def _queries_keys_values(
+    c: Context, nodes: Sequence[fx.Node], heads: Sequence[int], size: int
+) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
+    """All three as [B, S, H * D]; or one that holds them side by side, if they were split from it in this order."""
+    joined = [c.join_heads(c.value(node), count, size) for node, count in zip(nodes, heads, strict=True)]
+    split = joined[0].producer()
+    if split is not None and split.op_type == "Split" and list(split.outputs) == joined:
+        return split.inputs[0], None, None
+    query, key, value = joined
+    return query, key, value
 
 
 def _int32(c: Context, size: Size) -> ir.Value:

@@ -7,35 +7,25 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from burnish.codegen.onnx.aten_compute import activation
 from burnish.codegen.onnx.attention import plain_attention
-from burnish.codegen.onnx.builder import same_size
 from burnish.codegen.onnx.codes import code_scales, from_codes, to_codes
 from burnish.codegen.onnx.context import (
     Arguments,
     Context,
     Result,
     Translate,
-    arguments,
     dtype_of,
-    same_shape,
     shape_of,
 )
 from burnish.codegen.onnx.mixture import moe_linear
 from burnish.codegen.onnx.quantized import quantized_embedding, quantized_linear
+from burnish.codegen.onnx.rotary import rotary
 from burnish.ir.code_ops import code_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.quantized_ops import quantized_ops
-
-_VIEWS = {
-    torch.ops.aten.permute.default,
-    torch.ops.aten.reshape.default,
-    torch.ops.aten.squeeze.dim,
-    torch.ops.aten.unsqueeze.default,
-    torch.ops.aten.view.default,
-}
 
 
 def _rms_norm(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -64,121 +54,6 @@ def _scaled(c: Context, a: Arguments, normed: ir.Value) -> ir.Value:
     weight: fx.Node = a["weight"]
     dtype = torch.promote_types(dtype_of(weight), dtype_of(a["x"]))
     return c.builder.op("Mul", c.tensor(weight, dtype), c.cast(normed, dtype_of(a["x"]), dtype))
-
-
-# ---------------------------------------------------------------- rotary embedding
-
-
-def _rotary(c: Context, node: fx.Node, a: Arguments) -> Result:
-    return _rotary_in_one(c, node, a) or _rotary_in_pieces(c, node, a)
-
-
-def _rotary_in_one(c: Context, node: fx.Node, a: Arguments) -> ir.Value | None:
-    """ONNX's RotaryEmbedding, which takes half a cosine table: the other half must be the same."""
-    x = a["x"]
-    heads = c.heads(c.value(x))
-    if heads is None or dtype_of(node) != dtype_of(x):
-        return None
-    if not all(_one_row_a_token(x, a[name], heads.first) for name in ("cos", "sin")):
-        return None
-    tables = [_half_table(c, a[name], a["interleaved"]) for name in ("cos", "sin")]
-    if any(table is None for table in tables):
-        return None
-    rotary_size = int(shape_of(a["cos"])[-1])
-    turned = c.builder.op(
-        "RotaryEmbedding",
-        heads.joined,
-        *tables,
-        interleaved=int(a["interleaved"]),
-        num_heads=heads.count,
-        rotary_embedding_dim=rotary_size if rotary_size != heads.size else None,
-    )
-    return c.split_heads(turned, heads.count, heads.size, heads.first)
-
-
-def _one_row_a_token(x: fx.Node, table: fx.Node, heads_first: bool) -> bool:
-    """Whether a cosine is [B, 1, S, R] for x[B, H, S, D], or [B, S, 1, R] for x[B, S, H, D]."""
-    shape, wide = shape_of(table), shape_of(x)
-    one, tokens = (1, 2) if heads_first else (2, 1)
-    if len(shape) != 4 or not same_size(shape[one], 1):
-        return False
-    return same_size(shape[0], wide[0]) and same_size(shape[tokens], wide[tokens])
-
-
-def _half_table(c: Context, node: fx.Node, interleaved: bool) -> ir.Value | None:
-    """The distinct half of cosines looked up in a table, [B, S, R / 2]; None where they are something else."""
-    source = node
-    while _moves_only_ones(source):
-        source = source.args[0]  # type: ignore[assignment]
-    if source.target is not burnish_ops.lookup.default:
-        return None
-    table: fx.Node = arguments(source)["table"]
-    size = shape_of(source)[-1]
-    if table.op != "get_attr" or not isinstance(size, int):
-        return None
-    if size % 2 or not c.builder.once(
-        ("halves", table, interleaved),
-        lambda: _halves_are_equal(c.program.weights[str(table.target)].materialize(), interleaved),
-    ):
-        return None
-
-    def make() -> ir.Value:
-        constant, step = c.builder.constant, 2 if interleaved else 1
-        end = size if interleaved else size // 2
-        rows = c.reshape(c.value(source), shape_of(source), (*shape_of(source)[:2], size))
-        return c.builder.op("Slice", rows, constant([0]), constant([end]), constant([2]), constant([step]))
-
-    return c.builder.once(("half", source, interleaved), make)
-
-
-def _moves_only_ones(node: fx.Node) -> bool:
-    """Whether a node is a view that adds, drops or moves axes of size 1 and leaves the others in their order."""
-    if node.target not in _VIEWS:
-        return False
-    source: fx.Node = node.args[0]  # type: ignore[assignment]
-    before, after = shape_of(source), shape_of(node)
-    if node.target is torch.ops.aten.permute.default:
-        dims = [axis % len(before) for axis in arguments(node)["dims"]]
-        wide = [axis for axis in dims if not same_size(before[axis], 1)]
-        return wide == sorted(wide)
-    return same_shape(*([size for size in shape if not same_size(size, 1)] for shape in (before, after)))
-
-
-def _halves_are_equal(table: Tensor, interleaved: bool) -> bool:
-    if interleaved:
-        return bool(torch.equal(table[..., ::2], table[..., 1::2]))
-    return bool(torch.equal(*table.chunk(2, dim=-1)))
-
-
-def _rotary_in_pieces(c: Context, node: fx.Node, a: Arguments) -> ir.Value:
-    """x * cos + rotated(x) * sin."""
-    op, constant = c.builder.op, c.builder.constant
-    x, dtype = a["x"], dtype_of(node)
-    shape = shape_of(x)
-    last = len(shape) - 1
-    size, rotary_size = int(shape[-1]), int(shape_of(a["cos"])[-1])
-    value = c.tensor(x, dtype)
-
-    def part(start: int, end: int, of: ir.Value) -> ir.Value:
-        return op("Slice", of, constant([start]), constant([end]), constant([last]))
-
-    turned = value if rotary_size == size else part(0, rotary_size, value)
-    half = rotary_size // 2
-    if a["interleaved"]:
-        pairs = op("Reshape", turned, constant([0] * last + [half, 2]))
-        axis = constant([last + 1])
-        odd = op("Slice", pairs, constant([1]), constant([2]), axis)
-        even = op("Slice", pairs, constant([0]), constant([1]), axis)
-        rotated = op("Concat", op("Neg", odd), even, axis=last + 1)
-        rotated = op("Reshape", rotated, constant([0] * last + [rotary_size]))
-    else:
-        rotated = op("Concat", op("Neg", part(half, rotary_size, turned)), part(0, half, turned), axis=last)
-    result = op(
-        "Add",
-        op("Mul", turned, c.tensor(a["cos"], dtype)),
-        op("Mul", rotated, c.tensor(a["sin"], dtype)),
-    )
-    return result if rotary_size == size else op("Concat", result, part(rotary_size, size, value), axis=last)
 
 
 # ---------------------------------------------------------------- pointwise, positions, states
@@ -268,7 +143,7 @@ def _shift(c: Context, node: fx.Node, a: Arguments) -> Result:
 
 BURNISH: dict[Any, Translate] = {
     burnish_ops.rms_norm.default: _rms_norm,
-    burnish_ops.rotary.default: _rotary,
+    burnish_ops.rotary.default: rotary,
     burnish_ops.gated_activation.default: _gated_activation,
     burnish_ops.attention.default: plain_attention,
     burnish_ops.attention_bias.default: _attention_bias,
