@@ -133,7 +133,40 @@ class OrtGenai:
         return clock.timing([int(token) for token in generator.get_sequence(0)[len(prompt) : total]])
 
 
-CONTENDERS: dict[str, Any] = {"burnish": Burnish, "eager": Eager, "inductor": Inductor, "ort-genai": OrtGenai}
+class LlamaCpp:
+    """llama.cpp by its Python binding, on a .gguf file."""
+
+    def __init__(self, folder: str, threads: int, length: int) -> None:
+        self.arrays = importlib.import_module("numpy")
+        self.model = importlib.import_module("llama_cpp").Llama(
+            folder, n_ctx=length, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+
+    def versions(self) -> dict[str, str]:
+        return _versions("llama-cpp-python")
+
+    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
+        """As `Contender` says. Tokens are chosen here: the binding's samplers cost more than the largest logit."""
+        clock, tokens = _Clock(), []
+        clock.put(None)
+        self.model.reset()
+        given = list(prompt)
+        for _ in range(new_tokens):
+            self.model.eval(given)
+            logits = self.model._ctx.get_logits_ith(-1)
+            given = [int(self.arrays.ctypeslib.as_array(logits, (self.model.n_vocab(),)).argmax())]
+            clock.put(None)
+            tokens += given
+        return clock.timing(tokens)
+
+
+CONTENDERS: dict[str, Any] = {
+    "burnish": Burnish,
+    "eager": Eager,
+    "inductor": Inductor,
+    "ort-genai": OrtGenai,
+    "llama.cpp": LlamaCpp,
+}
 
 
 class _Clock:

@@ -1,6 +1,6 @@
-"""`burnish::` ops on caches in 8 bits: each number a code of 8 bits, with one scale for a token and head.
+"""`burnish::` ops on caches in 8 bits: each number a code of 8 bits, with one scale for a token and head or a channel.
 
-"int8": codes int8, code * scale, code from -127 to 127. "fp8": codes uint8, the bits of a float8_e4m3fn (Micikevicius
+"int8": codes int8, code * scale, code from -128 to 127. "fp8": codes uint8, the bits of a float8_e4m3fn (Micikevicius
 et al., 2022), which float * scale; as plain bytes, since neither scatters nor GPUs before sm_89 know that dtype. The
 dtype of codes says which they are.
 """
@@ -42,6 +42,11 @@ def smallest_scale(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).tiny
 
 
+def scales_for(greatest: Tensor, numbers: str, dtype: torch.dtype) -> Tensor:
+    """The scales, in `dtype`, by which elements of the sizes `greatest` have the greatest code."""
+    return (greatest.float() * (1 / LARGEST[numbers])).to(dtype).clamp(min=smallest_scale(dtype))
+
+
 def _scales_shape(x: Tensor, numbers: str) -> Tensor:
     return x.new_empty((*x.shape[:-1], 1))
 
@@ -49,8 +54,7 @@ def _scales_shape(x: Tensor, numbers: str) -> Tensor:
 @define("code_scales(Tensor x, str numbers) -> Tensor", shape=_scales_shape)
 def code_scales(x: Tensor, numbers: str) -> Tensor:
     """max |x| over the last axis / the greatest code: x[..., D] -> [..., 1]. `numbers` is a key of `CODES`."""
-    largest = x.abs().amax(-1, keepdim=True).float()
-    return (largest * (1 / LARGEST[numbers])).to(x.dtype).clamp(min=smallest_scale(x.dtype))
+    return scales_for(x.abs().amax(-1, keepdim=True), numbers, x.dtype)
 
 
 def _codes_shape(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
@@ -59,11 +63,15 @@ def _codes_shape(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
 
 @define("to_codes(Tensor x, Tensor scales, str numbers) -> Tensor", shape=_codes_shape)
 def to_codes(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
-    """The codes nearest to x[..., D] / scales[..., 1], halves to even: int8 or uint8 [..., D]."""
+    """The codes nearest to x / scales, halves to even: int8 or uint8, in the shape of x; what is too large is cut off.
+
+    `scales`: [..., 1] for those of tokens and heads of x[..., D]; of fixed ones, all that broadcast.
+    """
     if not _ROUNDS.get():
         return x.float() / scales.float()
     largest = LARGEST[numbers]
-    parts = (x.float() / scales.float()).clamp(-largest, largest)
+    smallest = -128.0 if numbers == "int8" else -largest
+    parts = (x.float() / scales.float()).clamp(smallest, largest)
     return parts.round().to(torch.int8) if numbers == "int8" else parts.to(torch.float8_e4m3fn).view(torch.uint8)
 
 
@@ -73,7 +81,7 @@ def _floats_shape(codes: Tensor, scales: Tensor) -> Tensor:
 
 @define("from_codes(Tensor codes, Tensor scales) -> Tensor", shape=_floats_shape)
 def from_codes(codes: Tensor, scales: Tensor) -> Tensor:
-    """What codes[..., D] with scales[..., 1] stand for, in the dtype of the scales."""
+    """What codes stand for by their scales, which broadcast to them, in the dtype of the scales."""
     parts = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes
     return (parts.float() * scales.float()).to(scales.dtype)
 

@@ -69,12 +69,14 @@ class Maker:
         node.meta["val"] = fake_weight(weight, self.mode)
         return node
 
-    def state(self, name: str, kind: StateKind, shape: Sequence[int | str], axis: int) -> fx.Node:
+    def state(
+        self, name: str, kind: StateKind, shape: Sequence[int | str], axis: int, dtype: torch.dtype = torch.float32
+    ) -> fx.Node:
         """`shape` has "batch" first, and "capacity" at the token axis of a CACHE."""
         named = {"batch": self.batch, "capacity": self.capacity}
         sizes = [named[size] if isinstance(size, str) else size for size in shape]
-        node = self._placeholder(name, self._empty(sizes, torch.float32))
-        self.states.append(State(name, kind, tuple(shape), torch.float32, axis))
+        node = self._placeholder(name, self._empty(sizes, dtype))
+        self.states.append(State(name, kind, tuple(shape), dtype, axis))
         return node
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -174,7 +176,13 @@ def compare(
         "logits_index": torch.tensor([new - 1]),
     }
     for state in program.states:
-        given[state.name] = torch.randn(state.concrete_shape(rows, capacity), generator=generator)
+        shape = state.concrete_shape(rows, capacity)
+        coded = state.dtype == torch.int8
+        given[state.name] = (
+            torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8)
+            if coded
+            else torch.randn(shape, generator=generator)
+        )
     expected = run(program, [given[node.name] for node in program.placeholders])
     step = step or OnnxStep(program, folder)
     found = step(given)
@@ -189,16 +197,18 @@ def compare(
                     got[row].narrow(state.axis - 1, 0, used),
                     wanted[row].narrow(state.axis - 1, 0, used),
                     rtol=tolerance,
-                    atol=tolerance,
+                    atol=1 if state.dtype == torch.int8 else tolerance,  # at an edge between two codes
                 )
         else:
             torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
     return step
 
 
-def compare_steps(program: Program, folder: Path, steps: Sequence[tuple[int, Sequence[int]]]) -> OnnxStep:
+def compare_steps(
+    program: Program, folder: Path, steps: Sequence[tuple[int, Sequence[int]]], tolerance: float = 2e-5
+) -> OnnxStep:
     """`compare` one lowered program for several numbers of new tokens and positions of the rows."""
     step = OnnxStep(program, folder)
     for new, positions in steps:
-        compare(program, folder, new=new, positions=positions, rows=len(positions), step=step)
+        compare(program, folder, new=new, positions=positions, rows=len(positions), tolerance=tolerance, step=step)
     return step

@@ -30,14 +30,16 @@ def program(
     packed: bool = True,
     equal_halves: bool = True,
     later: bool = False,
+    scales: tuple[int, ...] | None = None,
 ) -> Program:
     """Attention over a cache, queries and keys turned. `packed`: with values they are parts of one value.
 
-    `later`: they are turned by the position behind their own.
+    `later`: they are turned by the position behind their own. `scales`: of codes in the cache, by shape.
     """
     m = Maker()
     turned = turned or size
-    past = [m.state(name, StateKind.CACHE, ("batch", kv_heads, "capacity", size), 2) for name in ("key", "value")]
+    kind = torch.float32 if scales is None else torch.int8
+    past = [m.state(name, StateKind.CACHE, ("batch", kv_heads, "capacity", size), 2, kind) for name in ("key", "value")]
     where = m.call(ops.positions.default, m.tokens, m.call(aten.add.Tensor, m.position, 1) if later else m.position)
     angles = m.random(64, turned // 2)
     other = angles if equal_halves else m.random(64, turned // 2)
@@ -55,11 +57,15 @@ def program(
         split = [m.embed(count * size) for count in counts]
     query, key, value = (split_heads(m, each, count, size) for each, count in zip(split, counts, strict=True))
     query, key = (m.call(ops.rotary.default, each, cos, sin, interleaved) for each in (query, key))
-    written = [
-        m.call(ops.cache_write.default, state, new, m.position, 2)
-        for state, new in zip(past, (key, value), strict=True)
-    ]
-    out = m.call(ops.attention.default, query, *written, m.position, scale=size**-0.5)
+    by = [] if scales is None else [m.weight(f"{name}_scales", m.random(*scales).abs() / 40 + 0.01) for name in "kv"]
+    new = (
+        [key, value]
+        if not by
+        else [m.call(ops.to_codes.default, *pair, "int8") for pair in zip((key, value), by, strict=True)]
+    )
+    written = [m.call(ops.cache_write.default, *pair, m.position, 2) for pair in zip(past, new, strict=True)]
+    read = written if not by else [m.call(ops.from_codes.default, *pair) for pair in zip(written, by, strict=True)]
+    out = m.call(ops.attention.default, query, *read, m.position, scale=size**-0.5)
     out = m.call(aten.transpose.int, out, 1, 2)
     joined = m.call(aten.reshape.default, out, [m.batch_node(), m.new_node(), heads * size])
     return m.program(joined, *written)
@@ -106,6 +112,29 @@ def test_other_embeddings_stay_before_attention(form: str, tmp_path: Path) -> No
 def test_capacity_up_to_the_end_of_the_table(tmp_path: Path) -> None:
     step = OnnxStep(program(), tmp_path)
     compare(step.program, tmp_path, new=4, positions=[60, 3], capacity=64, step=step)
+
+
+CODED: dict[str, dict[str, Any]] = {
+    "halves": {},
+    "one head of keys": {"kv_heads": 1},
+    "a head of keys each, apart": {"kv_heads": 4, "packed": False},
+    "turned before": {"turned": 8},
+}
+
+
+@pytest.mark.parametrize("form", CODED)
+def test_a_cache_of_codes_with_a_scale_a_channel_is_attentions_own(form: str, tmp_path: Path) -> None:
+    options = CODED[form]
+    made = program(scales=(1, options.get("kv_heads", 2), 1, 16), **options)
+    types = compare_steps(made, tmp_path, STEPS, tolerance=1e-3).op_types()
+    assert types.count("GroupQueryAttention") == 1
+    assert not {"Round", "TensorScatter", "MatMul"} & set(types), "codes are made and read by attention itself"
+
+
+def test_a_scale_for_all_channels_of_a_head_is_not_what_attention_takes(tmp_path: Path) -> None:
+    types = compare_steps(program(scales=(1, 2, 1, 1)), tmp_path, STEPS).op_types()
+    assert "GroupQueryAttention" not in types
+    assert types.count("Round") == types.count("TensorScatter") == 2
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

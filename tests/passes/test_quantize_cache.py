@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 import burnish
 from burnish.frontend import read
-from burnish.ir.code_ops import code_ops
+from burnish.ir.code_ops import LARGEST, code_ops
 from burnish.ir.errors import UsageError, VerificationError
 from burnish.ir.program import Program
 from burnish.ir.text import program_text
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import insert_states, raise_operations
+from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_cache import QuantizeCache
+from burnish.passes.transforms.stream import Stream
 from burnish.passes.transforms.transform import cache_bytes_a_token
 from burnish.passes.verify import verify_step
 from burnish.runtime.model import CompiledModel
@@ -115,9 +117,63 @@ def test_what_cannot_be_done_is_said() -> None:
         run_passes(step, [QuantizeCache()], Trace())
 
 
+def calibrated(numbers: str, length: int = 24) -> QuantizeCache:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(causal.VOCABULARY, (6, length), generator=generator)
+    return QuantizeCache(numbers, calibration=Calibration(tokens[:4], tokens[4:]))  # type: ignore[arg-type]
+
+
+def test_with_text_each_channel_has_a_fixed_scale() -> None:
+    before = raised(causal.SharedKey)
+    trace = Trace()
+    after = run_passes(before, [calibrated("int8")], trace)
+    assert [entry.text for entry in trace.passes[-1].rewrites] == ["int8, and a scale for each channel"] * 3
+    assert lines(after, "code_scales") == []
+    assert lines(after, "burnish.to_codes") == [
+        f"%to_codes{number}: i8[batch, 1, sequence, 8] = burnish.to_codes(%{read}, @{read}.scales, 'int8')"
+        for number, read in (("", "unsqueeze"), ("_1", "unsqueeze_1"), ("_2", "unsqueeze_2"))
+    ]
+    # Scales are no part of what a token adds.
+    assert cache_bytes_a_token(after) == 3 * 8
+    assert {shape for *_, shape in states(after)} == {("batch", 1, "capacity", 8)}
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_scales_are_those_of_the_text(numbers: str) -> None:
+    """The greatest element of each channel has the greatest code, and nothing of that text is cut off."""
+    transform = calibrated(numbers)
+    program = run_passes(raised(causal.NanoGPT), [transform], Trace())
+    assert transform.calibration is not None
+    for node in [node for node in program.graph.nodes if node.target is code_ops.to_codes.default]:
+        scales = program.weights[program.weight_of(node.args[1])].materialize()
+        values = torch.cat(list(Stream(program, transform.calibration.tokens).each(node.args[0])))
+        assert scales.shape == (1, causal.HEADS, 1, 8)
+        torch.testing.assert_close(values.abs().amax((0, 2), keepdim=True) / LARGEST[numbers], scales)
+
+
 def in_pieces(compiled: CompiledModel, ids: Tensor, pieces: list[int]) -> Tensor:
     session = compiled.session(batch=ids.shape[0])
     return torch.cat([session.append(part, every=True) for part in ids.split(pieces, dim=1)], dim=1)
+
+
+@torch.no_grad()
+def test_onnx_runtime_keeps_codes_of_channels_itself() -> None:
+    """Its attention writes and reads them: whole, token by token and in chunks as the reference does."""
+    torch.manual_seed(0)
+    model = causal.NanoGPT().eval()
+    ids = torch.randint(causal.VOCABULARY, (2, 40))
+    found = {}
+    for backend in ("reference", "onnxruntime"):
+        with burnish.compile(
+            model,
+            max_length=causal.LENGTH - 1,
+            backend=backend,
+            transforms=[calibrated("int8")],  # type: ignore[arg-type]
+        ) as compiled:
+            found[backend] = in_pieces(compiled, ids, [7, 13, 1, 19])
+            torch.testing.assert_close(in_pieces(compiled, ids, [1] * 40), found[backend], rtol=0, atol=1e-3)
+    torch.testing.assert_close(found["onnxruntime"], found["reference"], rtol=0, atol=1e-3)
+    assert (found["reference"] - model(ids)).abs().max() < 0.02 * model(ids).abs().max()
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "reference"])

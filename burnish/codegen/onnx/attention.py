@@ -20,21 +20,33 @@ from burnish.codegen.onnx.builder import CONTRIB, Size, origin_of_size, same_siz
 from burnish.codegen.onnx.codes import with_scales_apart
 from burnish.codegen.onnx.context import Arguments, Context, Result, arguments, dtype_of, same_shape, shape_of
 from burnish.codegen.onnx.rotary import unturned
+from burnish.ir.code_ops import code_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.ir.states import StateKind
 
 
 @dataclass(frozen=True)
+class Written:
+    """Keys or values as an attention reads them: a cache behind a write, of codes of int8 if there are scales."""
+
+    write: fx.Node  # cache_write(state, new, position, axis=2)
+    new: fx.Node  # floats
+    scales: fx.Node | None = None  # a weight [1, Hkv, 1, D]
+    coding: tuple[fx.Node, ...] = ()  # to_codes before the write, and from_codes behind it
+
+
+@dataclass(frozen=True)
 class CachedAttention:
     """An attention together with the two cache writes that are its own."""
 
-    key: fx.Node  # cache_write(state, new, position, axis=2)
-    value: fx.Node
+    key: Written
+    value: Written
 
     @property
-    def writes(self) -> tuple[fx.Node, fx.Node]:
-        return self.key, self.value
+    def made(self) -> set[fx.Node]:
+        """What the attention makes besides its result: nobody else has to."""
+        return {node for each in (self.key, self.value) for node in (each.write, *each.coding)}
 
 
 def plan_cached_attention(program: Program) -> dict[fx.Node, CachedAttention]:
@@ -43,37 +55,68 @@ def plan_cached_attention(program: Program) -> dict[fx.Node, CachedAttention]:
     planned: dict[fx.Node, CachedAttention] = {}
     for node in program.graph.nodes:
         if node.target is burnish_ops.attention.default:
-            a = arguments(node)
-            if _fits(program, node, a, caches):
-                planned[node] = CachedAttention(a["key"], a["value"])
+            found = _fits(program, node, arguments(node), caches)
+            if found is not None:
+                planned[node] = found
     return planned
 
 
-def _fits(program: Program, node: fx.Node, a: Arguments, caches: set[str]) -> bool:
+def _fits(program: Program, node: fx.Node, a: Arguments, caches: set[str]) -> CachedAttention | None:
     query, position = a["query"], a["position"]
     if position is None or a["key_positions"] is not None or a["mask"] == "none" or dtype_of(query) != torch.float32:
-        return False
+        return None
     size = shape_of(query)[3]
     if not isinstance(size, int) or size % 8:
-        return False
-    for written in (a["key"], a["value"]):
-        if written.target is not burnish_ops.cache_write.default:
-            return False
-        write = arguments(written)
-        state: fx.Node = write["state"]
-        if state.op != "placeholder" or state.name not in caches:
-            return False
-        if any(user is not written and not reads_only_shape(user, state) for user in state.users):
-            return False
-        readers = {user for user in written.users if not reads_only_shape(user, written)}
-        if readers - {node, program.output} or write["axis"] % 4 != 2 or write["position"] is not position:
-            return False
-        new = shape_of(write["new"])
+        return None
+    found = [_written(program, node, operand) for operand in (a["key"], a["value"])]
+    for each in found:
+        if each is None or not _is_its_own(program, each, position, caches):
+            return None
+        new = shape_of(each.new)
         if len(new) != 4 or not same_size(new[3], size) or not same_size(new[2], shape_of(query)[2]):
-            return False
-        if dtype_of(state) != torch.float32 or dtype_of(write["new"]) != torch.float32:
-            return False
-    return a["key"] is not a["value"] and isinstance(shape_of(a["key"])[1], int)
+            return None
+    key, value = found
+    assert key is not None
+    assert value is not None
+    if key.write is value.write or (key.scales is None) != (value.scales is None):
+        return None
+    return CachedAttention(key, value) if isinstance(shape_of(key.write)[1], int) else None
+
+
+def _written(program: Program, attention: fx.Node, operand: fx.Node) -> Written | None:
+    """The write of a cache that `attention`, and no other node, reads what it attends to from."""
+    reader, write, scales = attention, operand, None
+    if operand.target is code_ops.from_codes.default:
+        decoded = arguments(operand)
+        reader, write, scales = operand, decoded["codes"], decoded["scales"]
+        if set(operand.users) != {attention}:
+            return None
+    if write.target is not burnish_ops.cache_write.default:
+        return None
+    if {user for user in write.users if not reads_only_shape(user, write)} - {reader, program.output}:
+        return None
+    new: fx.Node = arguments(write)["new"]
+    if scales is None:
+        return Written(write, new) if dtype_of(new) == torch.float32 else None
+    if new.target is not code_ops.to_codes.default or set(new.users) != {write} or scales.op != "get_attr":
+        return None
+    coded = arguments(new)
+    shape = shape_of(scales)
+    by_channel = len(shape) == 4 and shape[0] == shape[2] == 1 and shape[1::2] == shape_of(write)[1::2]
+    if coded["numbers"] != "int8" or coded["scales"] is not scales or not by_channel:
+        return None
+    return Written(write, coded["x"], scales, (new, operand)) if dtype_of(coded["x"]) == torch.float32 else None
+
+
+def _is_its_own(program: Program, written: Written, position: fx.Node, caches: set[str]) -> bool:
+    """Whether a write is of new tokens at `position` along the third axis of a cache that nothing else reads."""
+    write = arguments(written.write)
+    state: fx.Node = write["state"]
+    if state.op != "placeholder" or state.name not in caches:
+        return False
+    if any(user is not written.write and not reads_only_shape(user, state) for user in state.users):
+        return False
+    return write["axis"] % 4 == 2 and write["position"] is position
 
 
 def reads_only_shape(user: fx.Node, argument: fx.Node) -> bool:
@@ -86,21 +129,20 @@ def reads_only_shape(user: fx.Node, argument: fx.Node) -> bool:
 def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Value:
     """One GroupQueryAttention; sets the results of the two cache writes too."""
     a = arguments(node)
-    key, value = arguments(plan.key), arguments(plan.value)
+    key, value = plan.key, plan.value
     query: fx.Node = a["query"]
-    heads, size, kv_heads = int(shape_of(query)[1]), int(shape_of(query)[3]), int(shape_of(plan.key)[1])
-    new_tokens, capacity = shape_of(query)[2], shape_of(plan.key)[2]
+    heads, size, kv_heads = int(shape_of(query)[1]), int(shape_of(query)[3]), int(shape_of(key.write)[1])
+    new_tokens, capacity = shape_of(query)[2], shape_of(key.write)[2]
     batch = shape_of(query)[0]
     windowed = a["mask"] == "window"
     needs_mask = a["mask"] == "chunk"
     bias = _bias(c, node, a, needs_mask=needs_mask)
-    turned = unturned(c, query, key["new"], a["position"])
-    sources = (turned.query, turned.key) if turned else (query, key["new"])
+    turned = unturned(c, query, key.new, a["position"])
+    sources = (turned.query, turned.key) if turned else (query, key.new)
     joined, past_key, past_value = c.builder.ops(
         "GroupQueryAttention",
-        *_queries_keys_values(c, (*sources, value["new"]), (heads, kv_heads, kv_heads), size),
-        c.value(key["state"]),
-        c.value(value["state"]),
+        *_queries_keys_values(c, (*sources, value.new), (heads, kv_heads, kv_heads), size),
+        *(c.value(arguments(each.write)["state"]) for each in (key, value)),
         _last_positions(c, a["position"], new_tokens),
         _int32(c, capacity),  # with query_seqlens only a bound, and so the same for every step
         turned.cos if turned else None,
@@ -108,8 +150,7 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
         None,
         bias,
         None if a["sinks"] is None else c.value(a["sinks"]),
-        None,
-        None,
+        *(None if each.scales is None else c.value(each.scales) for each in (key, value)),
         None,
         None,
         _counts(c, batch, new_tokens),
@@ -121,10 +162,17 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
         local_window_size=int(a["extent"]) if windowed else None,
         softcap=float(a["softcap"]) if a["softcap"] else None,
         do_rotary=1 if turned else None,
+        k_quant_type=_quantized(key),
+        v_quant_type=_quantized(value),
+        kv_cache_bit_width=None if key.scales is None else 8,
         rotary_interleaved=1 if turned and turned.interleaved else None,
     )
-    c.results[plan.key], c.results[plan.value] = past_key, past_value
+    c.results[key.write], c.results[value.write] = past_key, past_value
     return c.split_heads(joined, heads, size)
+
+
+def _quantized(written: Written) -> str | None:
+    return None if written.scales is None else "PER_CHANNEL"
 
 
 def _queries_keys_values(

@@ -1,8 +1,8 @@
 """Caches in 8 bits as plain operators: codes are made of new tokens, and widened where attention reads them.
 
-GroupQueryAttention (onnxruntime 1.32) reads a cache of int8 too, but by scales that are fixed before the text is known:
-one a channel. Of floats in 8 bits the operators that write and join caches know nothing, so these are bytes, whose
-values a table of 256 says.
+Where scales are fixed, one a channel, GroupQueryAttention writes and reads codes of int8 by itself: see attention.py.
+Of floats in 8 bits the operators that write and join caches know nothing, so these are bytes, whose values a table of
+256 says.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def to_codes(c: Context, node: fx.Node, a: Arguments) -> Result:
     op, numbers = c.builder.op, a["numbers"]
     largest = LARGEST[numbers]
     parts = op("Div", c.tensor(a["x"], torch.float32), c.tensor(a["scales"], torch.float32))
-    parts = op("Clip", parts, _number(c, -largest), _number(c, largest))
+    parts = op("Clip", parts, _number(c, -128.0 if numbers == "int8" else -largest), _number(c, largest))
     if numbers == "int8":
         return op("Cast", op("Round", parts), to=int(ir.DataType.INT8))
     # Casts round to floats of 8 bits, but give their bits to nobody. With n exponents below that of |x|, these are
@@ -73,6 +73,8 @@ def with_scales_apart(c: Context, operand: fx.Node) -> tuple[ir.Value, ir.Value 
     codes, scales = operand.args
     assert isinstance(codes, fx.Node)
     assert isinstance(scales, fx.Node)
+    if scales.op == "get_attr":  # of channels
+        return c.value(operand), None
     return codes_as_floats(c, codes), c.builder.op("Transpose", c.value(scales), perm=[0, 1, 3, 2])
 
 

@@ -65,7 +65,7 @@ class _Lowering:
         self.builder = Builder(layout)
         self.context = Context(program, self.builder)
         self.plans = plan_cached_attention(program)
-        self.fused_writes = {write for plan in self.plans.values() for write in plan.writes}
+        self.made_by_attention = {node for plan in self.plans.values() for node in plan.made}
         self.constants: dict[Any, ir.Value] = {}
 
     def run(self) -> ir.Model:
@@ -119,7 +119,7 @@ class _Lowering:
 
     def _call(self, node: fx.Node) -> Result | None:
         """The value of a node; None for one that has none of its own: sizes, assertions, writes of an attention."""
-        if node in self.fused_writes or origin_of_size(node) is not None or is_assertion(node):
+        if node in self.made_by_attention or origin_of_size(node) is not None or is_assertion(node):
             return None
         if node in self.plans:
             return cached_attention(self.context, node, self.plans[node])

@@ -1,4 +1,4 @@
-"""Keys and values remembered in 8 bits, with a scale for each token and head."""
+"""Keys and values remembered in 8 bits, with a scale for each channel, or for each token and head."""
 
 from __future__ import annotations
 
@@ -6,27 +6,32 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from burnish.ir.code_ops import CODES, code_ops
+from burnish.ir.code_ops import CODES, code_ops, scales_for
 from burnish.ir.edit import Editor
 from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, Stage, arguments, value
+from burnish.ir.weights import Stored
 from burnish.passes.analyses.remember import values_to_remember
 from burnish.passes.analyses.token_axis import TokenAxes
 from burnish.passes.base import Effect, Log
 from burnish.passes.fold_positions import FoldPositions
 from burnish.passes.transforms.calibration import Calibration
+from burnish.passes.transforms.stream import Stream
+
+_WINDOWS = 16  # of text to calibrate by: greatest elements grow little in more
 
 
 @dataclass(frozen=True)
 class QuantizeCache:
     """What attention remembers of each token, in `numbers` of 8 bits: "int8", or "fp8" (float8_e4m3fn).
 
-    Keys are rounded behind their rotary embedding and a latent before it is projected: whatever would be remembered, of
-    each token and head by a scale of its own, its greatest element over the greatest number. States are inserted later,
-    and then the codes and their scales are the fewest bytes to remember.
+    Keys are rounded behind their rotary embedding and a latent before it is projected: whatever would be remembered.
+    With text to calibrate by, each channel of each head has a scale, the greatest element that it has in that text over
+    the greatest number; what is greater later is cut off. Without, each token and head has one, from its own elements,
+    which is remembered beside it. States are inserted later, and then the codes are the fewest bytes to remember.
     """
 
     numbers: Literal["int8", "fp8"] = "int8"
@@ -50,6 +55,7 @@ class QuantizeCache:
             raise UsageError("the model has no attention that remembers keys and values: there is no cache to quantize")
         editor = Editor(program)
         remembered = _remembered(program)
+        greatest = {} if self.calibration is None else _greatest(program, remembered, self.calibration.tokens)
         for node in [node for node in program.graph.nodes if node.name in remembered]:
             reason = _obstacle(node, remembered[node.name])
             if reason:
@@ -57,7 +63,11 @@ class QuantizeCache:
                 continue
             readers = _readers(node, attentions)
             with editor.after(node):
-                scales = editor.call(code_ops.code_scales.default, node, self.numbers, like=node)
+                if node.name in greatest:
+                    found = scales_for(greatest[node.name], self.numbers, value(node).dtype)
+                    scales = editor.weight(f"{node.name}.scales", Stored(found))
+                else:
+                    scales = editor.call(code_ops.code_scales.default, node, self.numbers, like=node)
                 codes = editor.call(code_ops.to_codes.default, node, scales, self.numbers, like=node)
                 rounded = editor.call(code_ops.from_codes.default, codes, scales, like=node)
             for reader in readers:
@@ -66,7 +76,8 @@ class QuantizeCache:
                     reader.args = (query, *(rounded if each is node else each for each in operands))
                 else:
                     reader.replace_input_with(node, rounded)
-            log.rewrite(node, f"{self.numbers}, and a scale for each token and head")
+            each = "channel" if node.name in greatest else "token and head"
+            log.rewrite(node, f"{self.numbers}, and a scale for each {each}")
         return program
 
 
@@ -81,6 +92,20 @@ def _remembered(program: Program) -> dict[str, int]:
         label = axes.of(node)
         assert label is not None
         found[node.name] = label.axis
+    return found
+
+
+def _greatest(program: Program, remembered: dict[str, int], tokens: Tensor) -> dict[str, Tensor]:
+    """Of values that will be remembered, by name, the greatest sizes of their channels in a text.
+
+    They have the shapes of the values, with 1 for rows and tokens.
+    """
+    stream = Stream(program, tokens[:_WINDOWS])
+    found = {}
+    for node in [node for node in program.graph.nodes if node.name in remembered]:
+        if not _obstacle(node, remembered[node.name]):
+            sizes = [part.abs().amax((0, remembered[node.name]), keepdim=True) for part in stream.each(node)]
+            found[node.name] = torch.stack(sizes).amax(0)
     return found
 
 
@@ -122,13 +147,13 @@ def _readers(node: fx.Node, attentions: list[fx.Node]) -> list[fx.Node]:
 
 
 def coded(operand: fx.Node) -> list[fx.Node]:
-    """The codes and scales that keys or values are made from; none where these are not in 8 bits."""
+    """The codes, and the scales of tokens, that keys or values are made from; none where these are not in 8 bits."""
     found: list[fx.Node] = []
     seen, stack = {operand}, [operand]
     while stack:
         node = stack.pop()
         if node.target is code_ops.from_codes.default:
-            found += node.all_input_nodes
+            found += [each for each in node.all_input_nodes if each.op != "get_attr"]
             continue
         for each in node.all_input_nodes:
             if each not in seen and each.target is not burnish_ops.attention.default:
