@@ -6,11 +6,12 @@ All of it is made once, in `.venv-peers/` of the current folder, and found there
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,9 +19,26 @@ from pathlib import Path
 from burnish.benchmark.runner import BenchmarkError, Entrant
 from burnish.ir.errors import UsageError
 
-PEERS = ("eager", "inductor", "ort-genai")
+PEERS = ("eager", "inductor", "ort-genai", "ort-genai-int4", "llama.cpp-q4_0", "llama.cpp-q8_0")
 _ROOT = Path(".venv-peers")
 _GENAI = "onnxruntime-genai==0.18.0"
+_LLAMA_CPP = "llama-cpp-python==0.3.36"
+# What llama.cpp is built for, by the flags that the processor shows. Left to itself it takes AMX wherever the compiler
+# does, which virtual machines show and do not allow.
+_LLAMA_CPP_FLAGS = {
+    "avx512f": "AVX512",
+    "avx512vbmi": "AVX512_VBMI",
+    "avx512_vnni": "AVX512_VNNI",
+    "avx512_bf16": "AVX512_BF16",
+}
+_REQUANTIZE = """
+import sys, llama_cpp
+source, target, kind = sys.argv[1:]
+options = llama_cpp.llama_model_quantize_default_params()
+options.allow_requantize = True
+options.ftype = getattr(llama_cpp, "LLAMA_FTYPE_MOSTLY_" + kind)
+sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), options))
+"""
 # transformers does not save a model that came from a .gguf file: its weights go into a fresh one.
 _CONVERT = """
 import sys, torch, transformers
@@ -48,19 +66,44 @@ def prepare(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
 
     Raises BenchmarkError if something cannot be installed or built.
     """
-    if name != "ort-genai":
+    if name in ("eager", "inductor"):
         return Entrant(name, Path(sys.executable), model)
+    if name.startswith("llama.cpp"):
+        return _llama_cpp(name, model, progress)
+    return _ort_genai(name, model, progress)
+
+
+def _ort_genai(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
+    """onnxruntime-genai with float32 weights, or int4 in blocks of 32 as its builder makes them."""
     folder = transformers_folder(model, progress)
     # Its builder needs torch and transformers; its runtime, the ONNX Runtime that burnish uses too.
     same = [f"{package}=={_public(package)}" for package in ("torch", "transformers", "onnxruntime", "onnx-ir")]
-    python = environment(name, [*same, _GENAI], progress)
-    built = _ROOT / "models" / f"{_key(model)}-genai"
+    python = environment("ort-genai", [*same, _GENAI], progress)
+    precision = "int4" if name.endswith("-int4") else "fp32"
+    built = _ROOT / "models" / f"{_key(model)}-genai-{precision}"
     if not built.exists():
-        progress("building the model of onnxruntime-genai")
+        progress(f"building the {precision} model of onnxruntime-genai")
         with _whole(built) as target:
             builder = [str(python), "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(target)]
-            _run([*builder, "-p", "fp32", "-e", "cpu", "-c", str(_ROOT / "cache")])
-    return Entrant(name, python, built)
+            _run([*builder, "-p", precision, "-e", "cpu", "-c", str(_ROOT / "cache")])
+    return Entrant(name, python, built, kind="ort-genai")
+
+
+def _llama_cpp(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
+    """llama.cpp, on the .gguf file in the numbers that `name` ends with."""
+    if model.suffix != ".gguf":
+        raise UsageError(f"llama.cpp reads .gguf files, and {model} is none")
+    shown = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
+    flags = [f"-DGGML_{option}=ON" for flag, option in _LLAMA_CPP_FLAGS.items() if flag in shown]
+    options = " ".join(["-DGGML_NATIVE=OFF", *flags]) if shown else ""
+    python = environment("llama.cpp", [_LLAMA_CPP], progress, {"CMAKE_ARGS": options})
+    numbers = name.rpartition("-")[2]
+    built = _ROOT / "models" / f"{_key(model)}-{numbers}.gguf"
+    if not built.exists():
+        progress(f"rounding the model of llama.cpp to {numbers}")
+        with _whole(built) as target:
+            _run([str(python), "-c", _REQUANTIZE, str(model), str(target), numbers.upper()])
+    return Entrant(name, python, built, kind="llama.cpp")
 
 
 def transformers_folder(model: Path, progress: Callable[[str], None]) -> Path:
@@ -77,8 +120,10 @@ def transformers_folder(model: Path, progress: Callable[[str], None]) -> Path:
     return folder
 
 
-def environment(name: str, packages: Sequence[str], progress: Callable[[str], None]) -> Path:
-    """The Python of a virtual environment that has `packages`."""
+def environment(
+    name: str, packages: Sequence[str], progress: Callable[[str], None], variables: Mapping[str, str] | None = None
+) -> Path:
+    """The Python of a virtual environment that has `packages`, installed with these environment variables."""
     folder = _ROOT / name
     python = folder / "bin" / "python"
     stamp = folder / "installed.txt"
@@ -86,15 +131,17 @@ def environment(name: str, packages: Sequence[str], progress: Callable[[str], No
     if not stamp.exists() or stamp.read_text() != wanted:
         progress(f"installing {packages[-1]}")
         venv.create(folder, with_pip=True, clear=True)
-        _run([str(python), "-m", "pip", "install", "--quiet", *packages])
+        _run([str(python), "-m", "pip", "install", "--quiet", *packages], variables)
         stamp.write_text(wanted)
     return python
 
 
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write to that becomes `folder` if nothing fails."""
+    """A folder or file to write to that becomes `folder` if nothing fails."""
     partial = folder.with_name(f"{folder.name}.partial")
+    if partial.is_file():
+        partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     yield partial
@@ -113,8 +160,9 @@ def _key(model: Path) -> str:
     return f"{model.stem}-{hashlib.sha256(stamp.encode()).hexdigest()[:8]}"
 
 
-def _run(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: Sequence[str], variables: Mapping[str, str] | None = None) -> None:
+    given = {**os.environ, **(variables or {})}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=given)
     if done.returncode != 0:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
         raise BenchmarkError(f"`{' '.join(command[:5])} …` failed with exit code {done.returncode}:\n{last}")

@@ -41,6 +41,7 @@ class Entrant:
     name: str
     python: Path
     model: Path
+    kind: str = ""  # of worker.CONTENDERS; the name, if it says nothing else
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class _Process:
         options = json.dumps({"folder": str(entrant.model), "threads": settings.threads, "length": length})
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__); a pipe that nobody reads would fill up
         self.process = subprocess.Popen(
-            [str(entrant.python), "-P", worker.__file__, entrant.name, options],
+            [str(entrant.python), "-P", worker.__file__, entrant.kind or entrant.name, options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.complaints,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from burnish.benchmark.peers import PEERS
 from burnish.cli.app import MODEL_HELP, Backend, app, err, out, reported
 from burnish.cli.models import compiled_model
 from burnish.ir.errors import UsageError
@@ -17,9 +18,7 @@ from burnish.ir.errors import UsageError
 @app.command()
 def bench(
     model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
-    vs: Annotated[
-        str, typer.Option(metavar="NAMES", help="Whom to compare with: any of eager,inductor,ort-genai.")
-    ] = "",
+    vs: Annotated[str, typer.Option(metavar="NAMES", help=f"Whom to compare with: any of {','.join(PEERS)}.")] = "",
     source: Annotated[
         Path | None, typer.Option("--model", metavar="MODEL", help="What an ARTIFACT was compiled from; --vs needs it.")
     ] = None,

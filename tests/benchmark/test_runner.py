@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from burnish.benchmark import runner
+from burnish.benchmark import peers, runner, worker
 from burnish.benchmark.compare import results_view
 from burnish.benchmark.machine import Watch, cores, device
-from burnish.benchmark.peers import parse_peers, transformers_folder
+from burnish.benchmark.peers import parse_peers, prepare, transformers_folder
 from burnish.benchmark.runner import BenchmarkError, Entrant, Repetition, Result, Settings, append, measure, record
 from burnish.inspect.table import plain_text
 from burnish.ir.errors import UsageError
@@ -139,6 +139,33 @@ def test_contenders_are_named() -> None:
     assert parse_peers("") == []
     with pytest.raises(UsageError, match=r"'vllm'.*eager, inductor, ort-genai"):
         parse_peers("eager,vllm")
+
+
+def test_llama_cpp_is_compared_with_on_gguf_files_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"llama\.cpp reads \.gguf files"):
+        prepare("llama.cpp-q8_0", tmp_path, lambda what: None)
+
+
+def test_low_bit_contenders_are_run_by_workers_that_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed and built is asked for once each; nothing is, here."""
+    commands: list[list[str]] = []
+
+    def note(command: list[str], variables: dict[str, str] | None = None) -> None:
+        commands.append(command)
+        if command[-1].isupper():  # rounding writes the file that it is told to
+            Path(command[-2]).touch()
+        elif "-o" in command:
+            Path(command[command.index("-o") + 1]).mkdir(parents=True)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(peers, "_run", note)
+    monkeypatch.setattr(peers.venv, "create", lambda folder, **options: folder.mkdir(parents=True))
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(b"GGUF")
+    found = [prepare(name, model, lambda what: None) for name in ("llama.cpp-q4_0", "llama.cpp-q8_0")]
+    assert [each.kind for each in found] == ["llama.cpp"] * 2
+    assert all(each.kind in worker.CONTENDERS and each.model.exists() for each in found)
+    assert [command[-1] for command in commands] == ["llama-cpp-python==0.3.36", "Q4_0", "Q8_0"]
 
 
 def test_a_model_that_others_cannot_read_is_refused(tmp_path: Path) -> None:
