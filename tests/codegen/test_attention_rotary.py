@@ -31,6 +31,9 @@ def program(
     equal_halves: bool = True,
     later: bool = False,
     scales: tuple[int, ...] | None = None,
+    sinks: bool = False,
+    slopes: bool = False,
+    **options: Any,
 ) -> Program:
     """Attention over a cache, queries and keys turned. `packed`: with values they are parts of one value.
 
@@ -65,7 +68,12 @@ def program(
     )
     written = [m.call(ops.cache_write.default, *pair, m.position, 2) for pair in zip(past, new, strict=True)]
     read = written if not by else [m.call(ops.from_codes.default, *pair) for pair in zip(written, by, strict=True)]
-    out = m.call(ops.attention.default, query, *read, m.position, scale=size**-0.5)
+    more: dict[str, Any] = {"scale": size**-0.5}
+    if sinks:
+        more["sinks"] = m.weight("sinks", m.random(heads))
+    if slopes:
+        more["slopes"] = m.weight("slopes", m.random(heads).abs())
+    out = m.call(ops.attention.default, query, *read, m.position, **more, **options)
     out = m.call(aten.transpose.int, out, 1, 2)
     joined = m.call(aten.reshape.default, out, [m.batch_node(), m.new_node(), heads * size])
     return m.program(joined, *written)
@@ -119,6 +127,11 @@ CODED: dict[str, dict[str, Any]] = {
     "one head of keys": {"kv_heads": 1},
     "a head of keys each, apart": {"kv_heads": 4, "packed": False},
     "turned before": {"turned": 8},
+    "window": {"mask": "window", "extent": 4},
+    "chunk": {"mask": "chunk", "extent": 4},
+    "softcap": {"softcap": 2.0},
+    "sinks": {"sinks": True},
+    "slopes": {"slopes": True},
 }
 
 
