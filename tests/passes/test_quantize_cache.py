@@ -138,17 +138,21 @@ def test_with_text_each_channel_has_a_fixed_scale() -> None:
     assert {shape for *_, shape in states(after)} == {("batch", 1, "capacity", 8)}
 
 
-@pytest.mark.parametrize("numbers", NUMBERS)
-def test_scales_are_those_of_the_text(numbers: str) -> None:
+def test_floats_in_8_bits_have_scales_of_tokens_with_text_too() -> None:
+    program = run_passes(raised(causal.NanoGPT), [calibrated("fp8")], Trace())
+    assert len(lines(program, "burnish.code_scales")) == len(lines(program, "burnish.to_codes")) > 0
+
+
+def test_scales_are_those_of_the_text() -> None:
     """The greatest element of each channel has the greatest code, and nothing of that text is cut off."""
-    transform = calibrated(numbers)
+    transform = calibrated("int8")
     program = run_passes(raised(causal.NanoGPT), [transform], Trace())
     assert transform.calibration is not None
     for node in [node for node in program.graph.nodes if node.target is code_ops.to_codes.default]:
         scales = program.weights[program.weight_of(node.args[1])].materialize()
         values = torch.cat(list(Stream(program, transform.calibration.tokens).each(node.args[0])))
         assert scales.shape == (1, causal.HEADS, 1, 8)
-        torch.testing.assert_close(values.abs().amax((0, 2), keepdim=True) / LARGEST[numbers], scales)
+        torch.testing.assert_close(values.abs().amax((0, 2), keepdim=True) / LARGEST["int8"], scales)
 
 
 def in_pieces(compiled: CompiledModel, ids: Tensor, pieces: list[int]) -> Tensor:

@@ -29,9 +29,10 @@ class QuantizeCache:
     """What attention remembers of each token, in `numbers` of 8 bits: "int8", or "fp8" (float8_e4m3fn).
 
     Keys are rounded behind their rotary embedding and a latent before it is projected: whatever would be remembered.
-    With text to calibrate by, each channel of each head has a scale, the greatest element that it has in that text over
-    the greatest number; what is greater later is cut off. Without, each token and head has one, from its own elements,
-    which is remembered beside it. States are inserted later, and then the codes are the fewest bytes to remember.
+    Each token and head has a scale, its greatest element over the greatest number, which is remembered beside it. With
+    text to calibrate by, int8 has a fixed one for each channel instead, from the greatest element that it has in that
+    text: what is greater later is cut off, and ONNX Runtime's attention keeps such codes by itself. States are inserted
+    later, and then the codes are the fewest bytes to remember.
     """
 
     numbers: Literal["int8", "fp8"] = "int8"
@@ -55,7 +56,8 @@ class QuantizeCache:
             raise UsageError("the model has no attention that remembers keys and values: there is no cache to quantize")
         editor = Editor(program)
         remembered = _remembered(program)
-        greatest = {} if self.calibration is None else _greatest(program, remembered, self.calibration.tokens)
+        fixed = self.numbers == "int8" and self.calibration is not None  # floats in 8 bits lose more by it
+        greatest = _greatest(program, remembered, self.calibration.tokens) if fixed and self.calibration else {}
         for node in [node for node in program.graph.nodes if node.name in remembered]:
             reason = _obstacle(node, remembered[node.name])
             if reason:
