@@ -271,6 +271,40 @@ def _too_large_a_batch(_: Path) -> None:
         States.allocate([cache], 4096, 8192)
 
 
+# ---------------------------------------------------------------- files of tiles
+
+
+def with_tiles(content: str | None) -> Callable[[Path], object]:
+    """A case of a model that is compiled for an H100 by a file of tiles with this content; None: there is no file."""
+
+    def give(folder: Path) -> None:
+        file = folder / "tiles.json"
+        if content is not None:
+            file.write_text(content)
+        burnish.compile(hugging_face_folder(), target="cuda:sm_90", tiles=file)
+
+    return give
+
+
+def one_winner(tiles: str) -> str:
+    """A file with these tiles for a kernel."""
+    winner = f'{{"tiles": {tiles}, "microseconds": 1.0, "table_microseconds": 2.0}}'
+    return f'{{"version": 1, "architectures": {{"sm_90": {{"rms_norm_kernel-0: bfloat16": {winner}}}}}}}'
+
+
+case("a file of tiles that is not there", UsageError)(with_tiles(None))
+case("a file of tiles that is not JSON", UsageError)(with_tiles("rows 64"))
+case("a file of tiles of another version", UsageError)(with_tiles('{"version": 2, "architectures": {}}'))
+case("a file of tiles for another GPU", UsageError)(with_tiles('{"version": 1, "architectures": {"sm_80": {}}}'))
+case("tiles of a kind that does not exist", UsageError)(with_tiles(one_winner('{"type": "cube"}')))
+case("tiles with a field that does not exist", UsageError)(
+    with_tiles(one_winner('{"type": "prompt", "rows": 64, "block": 64, "num_warps": 4, "num_stages": 2, "swizzle": 3}'))
+)
+case("a file of tiles for a CPU", UsageError)(
+    lambda folder: burnish.compile(hugging_face_folder(), tiles=folder / "tiles.json")
+)
+
+
 def message(case: Case, folder: Path) -> str:
     """What burnish says, in one line, without the places of `folder` and of this project."""
     try:

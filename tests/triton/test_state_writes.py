@@ -62,6 +62,16 @@ def test_a_state_in_pieces_is_refused() -> None:
     state = torch.zeros(1, 2, 8, 4)[:, :, ::2]
     with pytest.raises(UnsupportedError, match="one stretch of memory"):
         cache_write(state, torch.zeros(1, 2, 1, 4), torch.tensor([0]), 2)
+    with pytest.raises(UnsupportedError, match="one stretch of memory"):
+        paged_write(state, torch.zeros(1, 2, 1, 4), torch.tensor([[0]]), torch.tensor([0]))
+
+
+def test_a_token_that_a_program_cannot_hold_is_refused() -> None:
+    new = torch.zeros(1, 1, 1, 4097)
+    with pytest.raises(UnsupportedError, match="4097 elements are more than the kernel's 4096"):
+        cache_write(torch.zeros(1, 1, 2, 4097), new, torch.tensor([0]), 2)
+    with pytest.raises(UnsupportedError, match="4097 elements are more than the kernel's 4096"):
+        paged_write(torch.zeros(1, 1, 2, 4097), new, torch.tensor([[0]]), torch.tensor([0]))
 
 
 @settings(max_examples=25, deadline=None)

@@ -81,21 +81,26 @@ def ring_write(state: torch.Tensor, new: torch.Tensor, position: torch.Tensor, a
 
 def _write(state: torch.Tensor, new: torch.Tensor, position: torch.Tensor, axis: int, ring: bool) -> torch.Tensor:
     axis %= state.dim()
-    size = math.prod(state.shape[axis + 1 :])
-    if size > _MOST_ELEMENTS:
-        raise UnsupportedError(f"a token's {size} elements are more than the kernel's {_MOST_ELEMENTS}")
-    if not state.is_contiguous():
-        raise UnsupportedError("the state does not lie in one stretch of memory")
-    tokens = new.shape[axis]
-    new = _as_heads(new, axis, size)
-    if new.stride(3) != 1:
-        new = new.contiguous()
-    heads = new.shape[1]
-    block_tokens = 1 if isinstance(tokens, int) and tokens == 1 else max(1, 2048 // triton.next_power_of_2(size))
+    new, block_tokens = as_written(_as_heads(new, axis, math.prod(state.shape[axis + 1 :])), state)
+    batch, heads, tokens, size = new.shape
     spec = cache_write_spec(new.dtype, state.dtype, size, block_tokens, ring)
-    grid = (-(-tokens // block_tokens), heads, new.shape[0])
+    grid = (-(-tokens // block_tokens), heads, batch)
     spec.launch(grid, new, state, position, *new.stride()[:3], heads, tokens, state.shape[axis])
     return state
+
+
+def as_written(new: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """new[B, H, S, D] with the elements of a token side by side, and how many tokens a program writes to `memory`.
+
+    Raises UnsupportedError where a program cannot hold a token, or `memory` lies in pieces.
+    """
+    tokens, size = new.shape[2:]
+    if size > _MOST_ELEMENTS:
+        raise UnsupportedError(f"a token's {size} elements are more than the kernel's {_MOST_ELEMENTS}")
+    if not memory.is_contiguous():
+        raise UnsupportedError(f"memory of strides {memory.stride()}: the kernel writes to one stretch of memory")
+    block_tokens = 1 if isinstance(tokens, int) and tokens == 1 else max(1, 2048 // triton.next_power_of_2(size))
+    return new if new.stride(3) == 1 else new.contiguous(), block_tokens
 
 
 def _as_heads(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:

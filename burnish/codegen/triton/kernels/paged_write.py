@@ -10,10 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from burnish.codegen.triton.kernels.cache_write import as_written
 from burnish.codegen.triton.spec import KernelSpec, pointer
-from burnish.ir.errors import UnsupportedError
-
-_MOST_ELEMENTS = 4096  # of a token and head, that one program holds
 
 
 @triton.jit
@@ -67,14 +65,8 @@ def paged_write(
     pages: torch.Tensor, new: torch.Tensor, block_table: torch.Tensor, position: torch.Tensor
 ) -> torch.Tensor:
     """As `burnish::paged_write`, in place."""
+    new, block_tokens = as_written(new, pages)
     (batch, heads, tokens, size), page_size = new.shape, pages.shape[2]
-    if size > _MOST_ELEMENTS:
-        raise UnsupportedError(f"a token's {size} elements are more than the kernel's {_MOST_ELEMENTS}")
-    if not pages.is_contiguous():
-        raise UnsupportedError("the pages do not lie in one stretch of memory")
-    if new.stride(3) != 1:
-        new = new.contiguous()
-    block_tokens = 1 if isinstance(tokens, int) and tokens == 1 else max(1, 2048 // triton.next_power_of_2(size))
     spec = paged_write_spec(new.dtype, pages.dtype, block_table.dtype, size, block_tokens)
     grid = (-(-tokens // block_tokens), heads, batch)
     sizes = (heads, tokens, block_table.shape[1], page_size)
