@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 import burnish
 from burnish.codegen.triton.interpreted import InterpretedExecutor
+from burnish.codegen.triton.lowerings import KERNELS
 from burnish.codegen.triton.planner import fallbacks, plan
 from burnish.ir.program import Program
 from burnish.runtime.plan import Call
-from tests.triton.planned import assert_steps_match, fused, planned
+from tests.triton.planned import assert_steps_match, fused, interpreted, planned
 from tests.zoo.configs import build
 
 
@@ -33,11 +34,14 @@ def test_all_of_a_model_has_kernels(model_type: str) -> None:
     assert fallbacks(launches) == {}
 
 
-def test_what_has_no_kernel_is_told_and_run_by_pytorch() -> None:
-    launches, _ = plan(fused("llama4_text"))
-    assert "there is no kernel for aten.bmm.default" in fallbacks(launches).values()
+def test_what_has_no_kernel_is_told_and_run_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(KERNELS, torch.ops.aten.conv1d.default)
+    program = fused("lfm2")
+    launches, _ = plan(program)
+    assert "there is no kernel for aten.conv1d.default" in fallbacks(launches).values()
     calls = [step for step in launches.variants[0].steps if isinstance(step, Call)]
     assert {call.node for call in calls} <= fallbacks(launches).keys()
+    assert_steps_match(program, interpreted(program, launches), 1, [3, 1])
 
 
 def test_a_layer_of_a_llama_is_five_launches() -> None:
