@@ -203,14 +203,14 @@ def dtype_of(program: Program) -> torch.dtype:
     return max(total, key=total.__getitem__, default=torch.float32)
 
 
-def _winners(tiles: Path | str, architectures: tuple[int, ...]) -> dict[str, Winner]:
+def _winners(tiles: Path | str, architectures: tuple[int, ...]) -> dict[str, Winner | None]:
     from burnish.codegen.triton.tile_file import winners_for
 
     return winners_for(tiles, architectures)
 
 
 def _lower_for_gpu(
-    step: Program, architectures: tuple[int, ...], winners: Mapping[str, Winner], trace: Trace
+    step: Program, architectures: tuple[int, ...], winners: Mapping[str, Winner | None], trace: Trace
 ) -> GpuCode:
     """The launch plan and its kernels; what has no kernel, and which winners were used, is told in the trace."""
     from burnish.codegen.triton.lower import lower as lower_to_triton
@@ -222,8 +222,10 @@ def _lower_for_gpu(
     code = lower_to_triton(step, target)
     told = [f"{node} runs by PyTorch: {reason}" for node, reason in fallbacks(code.plan).items()]
     if winners:
-        used = {key: winners[key] for key in target.used}
-        told.append(f"burnish tune has {len(winners)} winners for these GPUs, {len(used)} of them for this model")
+        known = {key: each for key, each in winners.items() if each is not None}
+        used = {key: known[key] for key in target.used}
+        told.append(f"burnish tune has {len(known)} winners for these GPUs, {len(used)} of them for this model")
+        told += [f"not tuned: {key}: {reason}" for key, reason in target.skipped.items()]
         told += [f"tuned: {key}: {each.tiles}" for key, each in used.items()]
         code = replace(code, tiles=encoded(TileFile(VERSION, {f"sm_{each}": used for each in architectures})))
     trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, *told))

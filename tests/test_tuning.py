@@ -111,7 +111,8 @@ def test_several_architectures_take_what_they_agree_on(tmp_path: Path) -> None:
     write_tiles(
         tmp_path / "t.json", tiles.with_winners(80, {"a": msgspec.structs.replace(one, microseconds=3.0), "b": two})
     )
-    assert set(winners_for(tmp_path / "t.json", (80, 90))) == {"a"}
+    both = winners_for(tmp_path / "t.json", (80, 90))
+    assert both == {"a": msgspec.structs.replace(one, microseconds=3.0), "b": None, "c": None}
     assert set(winners_for(tmp_path / "t.json", (90,))) == {"a", "b", "c"}
 
 
@@ -149,6 +150,24 @@ def test_a_winner_that_is_no_candidate_is_refused(tuned: tuple[TileFile, Clock],
     file.write_bytes(data)
     with pytest.raises(UsageError, match=r"none of those that fit there: write the file by burnish tune"):
         burnish.compile(build("llama"), target="cuda:sm_90", tiles=file, verify=False)
+
+
+def test_what_several_architectures_cannot_share_is_told(tuned: tuple[TileFile, Clock], tmp_path: Path) -> None:
+    """Winners of sm_90, of which sm_80 has all but one, and one that only an sm_90 can take."""
+    winners = dict(tuned[0].architectures["sm_90"])
+    lost, odd = [key for key in winners if key.startswith("fused_linear_kernel") and "rows 65-" in key][:2]
+    winners[odd] = msgspec.structs.replace(winners[odd], tiles=ProductTiles(128, 64, 64, 4, 4, descriptors=True))
+    file = TileFile(VERSION, {}).with_winners(90, winners)
+    write_tiles(tmp_path / "t.json", file.with_winners(80, {key: each for key, each in winners.items() if key != lost}))
+    target = lower.target_of((80, 90), winners_for(tmp_path / "t.json", (80, 90)))
+    trials = {each[0].problem.key: each for each in tuned[1].seen}
+    for key in (lost, odd):
+        table = trials[key][0].tiles
+        assert target.tiles(trials[key][0].problem, table, [each.tiles for each in trials[key]]) == table
+    assert target.skipped.keys() == {lost, odd}
+    assert target.skipped[lost] == "the GPUs have no winner in common"
+    assert target.skipped[odd].endswith("is no candidate for all of these GPUs")
+    assert not target.used
 
 
 def test_winners_of_other_models_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,14 @@ from burnish.ir.program import Program
 from burnish.runtime.kernel_files import GpuCode
 
 
-def target_of(architectures: Sequence[int], winners: Mapping[str, Winner] | None = None) -> Target:
+def target_of(architectures: Sequence[int], winners: Mapping[str, Winner | None] | None = None) -> Target:
     """What kernels for `architectures` (none: to interpret) are planned for, with a file's winners by problem."""
     multiprocessors = max((MULTIPROCESSORS_OF[each] for each in architectures), default=4)
-    return Target(tuple(architectures), multiprocessors, {key: each.tiles for key, each in (winners or {}).items()})
+    return Target(
+        tuple(architectures),
+        multiprocessors,
+        {key: None if each is None else each.tiles for key, each in (winners or {}).items()},
+    )
 
 
 def lower(program: Program, target: Target) -> GpuCode:

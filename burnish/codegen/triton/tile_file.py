@@ -73,8 +73,8 @@ def encoded(tiles: TileFile) -> bytes:
     return msgspec.json.format(msgspec.json.encode(tiles), indent=1) + b"\n"
 
 
-def winners_for(file: Path | str, architectures: Sequence[int]) -> dict[str, Winner]:
-    """Of the file, the winners for kernels that are compiled for all of `architectures`: those that all agree on.
+def winners_for(file: Path | str, architectures: Sequence[int]) -> dict[str, Winner | None]:
+    """Of the file, the winners for kernels that are compiled for all of `architectures`; None where they disagree.
 
     Raises UsageError where the file has none for one of them.
     """
@@ -84,9 +84,10 @@ def winners_for(file: Path | str, architectures: Sequence[int]) -> dict[str, Win
         if not tiles.architectures.get(name):
             held = ", ".join(sorted(tiles.architectures)) or "no architecture"
             raise UsageError(f"{file} has tiles for {held}, not for {name}: run burnish tune on such a GPU")
-    first, *others = (tiles.architectures[name] for name in names)
-    return {
-        key: winner
-        for key, winner in first.items()
-        if all(key in other and other[key].tiles == winner.tiles for other in others)
-    }
+    found = [tiles.architectures[name] for name in names]
+    winners: dict[str, Winner | None] = {}
+    for key in dict.fromkeys(key for each in found for key in each):
+        known = [each[key] for each in found if key in each]
+        agreed = len(known) == len(found) and all(each.tiles == known[0].tiles for each in known)
+        winners[key] = known[0] if agreed else None
+    return winners

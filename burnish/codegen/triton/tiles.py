@@ -89,17 +89,21 @@ class Target:
 
     architectures: tuple[int, ...] = ()
     multiprocessors: int = 1
-    winners: Mapping[str, Tiles] = field(default_factory=dict)  # by the key of a problem
+    winners: Mapping[str, Tiles | None] = field(default_factory=dict)  # by key; None where architectures disagree
 
     used: dict[str, Tiles] = field(default_factory=dict)  # the winners that were asked for
+    skipped: dict[str, str] = field(default_factory=dict)  # why one that was asked for is not used
 
     def tiles(self, problem: Problem, table: T, candidates: Sequence[T]) -> T:
         """The winner, or where there is none the table's. Raises UsageError for a winner that is no candidate."""
         winner: Any = self.winners.get(problem.key)
         if winner is None:
+            if problem.key in self.winners:
+                self.skipped[problem.key] = "the GPUs have no winner in common"
             return table
         if winner != table and winner not in candidates:
             if len(self.architectures) > 1:  # whose table may have other parts of the keys, and other candidates
+                self.skipped[problem.key] = f"{winner} is no candidate for all of these GPUs"
                 return table
             raise UsageError(
                 f"the file of tiles has {winner} for {problem.key}, which is none of those that fit there: "
