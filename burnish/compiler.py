@@ -71,8 +71,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             in PyTorch, "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
             bfloat16 for quantized ones. CPUs compute in float32.
-        quantize: weights of products in 8 or 4 bits. On CPUs, the last transform, `Quantize(quantize)`; on GPUs
-            rounded to the nearest, with a scale for each 32.
+        quantize: weights of products in 8 or 4 bits. On CPUs the transform `Quantize(quantize)`, behind all others but
+            those of caches; on GPUs rounded to the nearest, with a scale for each 32.
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,
             `QuantizeCache`. What each costs is in `trace.quality`, if there is `calibration`.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
@@ -97,7 +97,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
     winners = {} if tiles is None else _winners(tiles, architectures)
     if quantize is not None and not on_gpu:
-        transforms, quantize = [*transforms, Quantize(quantize)], None
+        numbers, quantize = Quantize(quantize), None
+        place = sum(each.place <= numbers.place for each in transforms)
+        transforms = [*transforms[:place], numbers, *transforms[place:]]
     check_order(transforms)
     if calibration is not None and not transforms:
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")

@@ -257,6 +257,28 @@ case("an artifact for another backend", UsageError)(
 )
 
 
+class NoAttention(nn.Module):
+    """A causal model that remembers nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(32, 8)
+        self.head = nn.Linear(8, 32)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embedding(ids))
+
+
+def changed(*transforms: Any) -> Callable[[Path], object]:
+    """A case of transforms that cannot be done to a small model, which has no attention."""
+    return lambda _: burnish.compile(NoAttention(), max_length=16, transforms=transforms)
+
+
+case("a cache of numbers that there are not", UsageError)(changed(burnish.QuantizeCache("int2")))  # type: ignore[arg-type]
+case("a cache in 8 bits where there is none", UsageError)(changed(burnish.QuantizeCache()))
+case("transforms in an order that does not fit", UsageError)(changed(burnish.QuantizeCache(), burnish.Quantize("int8")))
+
+
 @case("an artifact for another GPU", UsageError)
 def _another_gpu(_: Path) -> None:
     with mock.patch("burnish.runtime.executor_cuda.this_architecture", return_value=120):

@@ -122,7 +122,8 @@ def test_quantize_on_a_cpu_is_the_last_transform() -> None:
         ([burnish.DropLayers(layers=[7])], None, "no layer 7: it has layers 0 to 2"),
         ([burnish.DropLayers(count=3)], ids(), "3 layers cannot be dropped of 3"),
         ([burnish.DropLayers(count=1)], None, "needs calibration text"),
-        ([burnish.Quantize("int8"), burnish.DropLayers(layers=[0])], None, "whose work it would undo"),
+        ([burnish.Quantize("int8"), burnish.DropLayers(layers=[0])], None, "give them the other way"),
+        ([burnish.QuantizeCache(), burnish.Quantize("int8")], None, "comes after QuantizeCache"),
         ([burnish.DropLayers(layers=[0]), burnish.DropLayers(layers=[0])], None, "given twice"),
         ([], ids(), "no transform that takes it"),
     ],
@@ -250,13 +251,13 @@ def test_what_quantize_and_its_options_mean(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--group 32", "need --quantize"),
-        ("--size 80MB", "need --quantize"),
+        ("--group 32", "--group: how --quantize rounds"),
+        ("--symmetric --size 80MB", "--symmetric, --size: how --quantize rounds"),
         ("--quantize int8 --group many", "takes 32, 64, 128 or row"),
         ("--quantize int8 --group 48", "there are no groups of 48"),
         ("--quantize int8 --size 80MB", "needs calibration text"),
-        ("--recipe r.toml --quantize int8", "leave out"),
-        ("--recipe r.toml --sparsify 2:4", "leave out"),
+        ("--recipe r.toml --quantize int8 --heal 2", "leave out --heal, --quantize"),
+        ("--recipe r.toml --sparsify 2:4", "leave out --sparsify"),
     ],
 )
 def test_options_of_numbers_that_contradict(

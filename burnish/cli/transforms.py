@@ -128,10 +128,10 @@ def quantize_of(
 
     There they are no transform, but a pass that rounds to the nearest. Raises UsageError where options contradict.
     """
-    beside = symmetric or any(each is not None for each in (group, method, head, size))
+    beside = _given(group=group, quantize_method=method, symmetric=symmetric or None, head=head, size=size)
     if numbers is None:
         if beside:
-            raise UsageError("--group, --quantize-method, --symmetric, --head and --size need --quantize: give it, too")
+            raise UsageError(f"{', '.join(beside)}: how --quantize rounds; give that, too")
         return None
     if on_gpu and not beside:
         return None
@@ -166,8 +166,14 @@ def recipe_of(
     recipe: Path | None,
 ) -> Recipe:
     """The transforms that these options name, in their order. Raises UsageError where options contradict."""
-    options = (kv_heads, drop_layers, sparsify, quantize, quantize_cache)
-    named = bool(heal) or any(each is not None for each in options)
+    named = _given(
+        kv_heads=kv_heads,
+        heal=heal or None,
+        drop_layers=drop_layers,
+        sparsify=sparsify,
+        quantize=quantize,
+        quantize_cache=quantize_cache,
+    )
     if recipe is None and not named:
         from burnish.recipe import Recipe
 
@@ -179,10 +185,7 @@ def recipe_of(
 
     if recipe is not None:
         if named:
-            raise UsageError(
-                "--recipe says what changes the model: leave out --kv-heads, --heal, --drop-layers, --sparsify, "
-                "--quantize and --quantize-cache"
-            )
+            raise UsageError(f"--recipe says what changes the model: leave out {', '.join(named)}")
         found = read_recipe(recipe)
         return Recipe(found.transforms, calibration or found.calibration)
     if heal and kv_heads is None:
@@ -193,6 +196,11 @@ def recipe_of(
     rounded = [] if quantize is None else [quantize]
     cache = [] if quantize_cache is None else [QuantizeCache(quantize_cache.value)]
     return Recipe([*dropped, *merged, *sparse, *rounded, *cache], calibration)
+
+
+def _given(**options: object) -> list[str]:
+    """Which of the options were given, as they are written."""
+    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
 
 
 def _drop_layers(text: str) -> DropLayers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,10 @@ from torch import Tensor, fx
 
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
+from burnish.ir.weights import Weight
 from burnish.passes.transforms.stream import Stream
+
+_TOKENS = 128  # whose distributions are compared at a time
 
 
 @dataclass(frozen=True)
@@ -27,17 +31,18 @@ class Quality:
 
 def measure(programs: Sequence[Program], tokens: Tensor) -> list[Quality]:
     """The quality of each of several whole programs on tokens[windows, length]; the first is the original."""
-    streams = [at_the_end(program, tokens) for program in programs]
+    # A window at a time: the logits of every program are in memory together, and no other values are as large.
+    weights: dict[Weight, Tensor] = {}
+    streams = [at_the_end(program, tokens, rows=1, weights=weights) for program in programs]
     sums = torch.zeros(len(programs), 3, dtype=torch.float64)
-    count = 0
     ends = [stream.each(logits_node(stream.program), keep=False) for stream in streams]
-    for number, batch in enumerate(zip(*ends, strict=True)):
-        rows = len(batch[0])
-        for row in range(rows):
-            following = tokens[number * rows + row, 1:]
-            count += len(following)
-            sums += torch.stack(compared([logits[row, :-1] for logits in batch], following))
-    return summed(sums, count)
+    for window in tokens:
+        logits = [next(end)[0] for end in ends]
+        for start in range(0, len(window) - 1, _TOKENS):
+            following = window[start + 1 :][:_TOKENS]
+            sums += torch.stack(compared([each[start:][: len(following)] for each in logits], following))
+        del logits  # before the next window's are there
+    return summed(sums, tokens[:, 1:].numel())
 
 
 def summed(sums: Tensor, count: int) -> list[Quality]:
@@ -67,9 +72,9 @@ def compared(logits: Sequence[Tensor], following: Tensor) -> list[Tensor]:
     return found
 
 
-def at_the_end(program: Program, tokens: Tensor) -> Stream:
+def at_the_end(program: Program, tokens: Tensor, **options: Any) -> Stream:
     """A stream over tokens[windows, length] at the last attention, a layer's weights in memory at a time."""
-    stream = Stream(program, tokens)
+    stream = Stream(program, tokens, **options)
     for node in program.graph.nodes:
         if node.target is burnish_ops.attention.default:
             stream.advance(node)

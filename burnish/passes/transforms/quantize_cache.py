@@ -40,7 +40,7 @@ class QuantizeCache:
     name: ClassVar[str] = "quantize-cache"
     effect: ClassVar[Effect] = Effect.LOSSY
     atomic: ClassVar[bool] = False
-    place: ClassVar[int] = 2
+    place: ClassVar[int] = 3
 
     def run(self, program: Program, log: Log) -> Program:
         """Round, in place, each value that a step of a whole program will remember for its attentions.

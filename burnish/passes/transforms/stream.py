@@ -17,7 +17,9 @@ from torch import Tensor, fx
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.ops import burnish_ops, differentiable
 from burnish.ir.program import Program, describe
+from burnish.ir.weights import Weight
 from burnish.passes.analyses.position_only import PositionOnly
+from burnish.passes.transforms.memory import give_back
 
 _ROWS = 2  # a batch: products gain nothing from more than a thousand rows, and logits of a large vocabulary are large
 
@@ -25,13 +27,16 @@ _ROWS = 2  # a batch: products gain nothing from more than a thousand rows, and 
 class Stream:
     """Runs a whole program over tokens[rows, length], in batches. The program's graph may be edited ahead of it."""
 
-    def __init__(self, program: Program, tokens: Tensor) -> None:
+    def __init__(
+        self, program: Program, tokens: Tensor, rows: int = _ROWS, weights: dict[Weight, Tensor] | None = None
+    ) -> None:
+        """`rows` of a batch, if they divide what there is. `weights`: where streams side by side share theirs."""
         self.program = program
-        rows = _ROWS if tokens.shape[0] % _ROWS == 0 else 1
+        rows = rows if tokens.shape[0] % rows == 0 else 1
         self._batches = [_Batch(part) for part in torch.split(tokens, rows)]
         self._positions = PositionOnly(program).nodes
         self._shared = _Batch(tokens[:rows])  # what depends on positions alone is the same for all batches
-        self._weights: dict[fx.Node, Tensor] = {}
+        self._weights: dict[Weight, Tensor] = {} if weights is None else weights
 
     def each(self, node: fx.Node, keep: bool = True) -> Iterator[Tensor]:
         """The value of `node` for each batch, [rows of the batch, ...]. Batches run when it is their turn.
@@ -40,11 +45,9 @@ class Stream:
         """
         order = self._order(node)
         for batch in self._batches:
-            value = self._run(node, order, batch)
-            if not keep:
-                batch.values.clear()
-            yield value
+            yield self._run(node, order, batch, keep)  # and not from a name, by which it would be in memory longer
         self._weights.clear()
+        give_back()
 
     def collect(self, node: fx.Node) -> list[Tensor]:
         """Copies of the value of `node` for all batches, in one piece of memory, which goes back at once when let go.
@@ -68,9 +71,8 @@ class Stream:
         if node not in self._positions:
             raise InvalidProgramError(f"{describe(node)} depends on the text")
         for each in self._order(node):
-            if each.op != "get_attr":
-                self._shared.values[each] = self._value(each, self._shared)
-                self._shared.done.add(each)
+            self._shared.values[each] = self._value(each, self._shared)
+            self._shared.done.add(each)
         return self._read(node, self._shared)
 
     def _order(self, target: fx.Node) -> list[fx.Node]:
@@ -80,7 +82,7 @@ class Stream:
         stack = [target]
         while stack:
             node = stack.pop()
-            if node in needed or node in known or node.op == "placeholder":
+            if node in needed or node in known or node.op in ("placeholder", "get_attr"):
                 continue
             if node in self._batches[0].done:
                 raise InvalidProgramError(f"{describe(node)} is wanted after its value was let go")
@@ -89,12 +91,8 @@ class Stream:
         return [node for node in self.program.graph.nodes if node in needed]
 
     @torch.no_grad()
-    def _run(self, target: fx.Node, order: list[fx.Node], batch: _Batch) -> Tensor:
+    def _run(self, target: fx.Node, order: list[fx.Node], batch: _Batch, keep: bool) -> Tensor:
         for node in order:
-            if node.op == "get_attr":
-                if node not in self._weights:
-                    self._weights[node] = self.program.weights[self.program.weight_of(node)].materialize()
-                continue
             holder = self._shared if node in self._positions else batch
             if node not in holder.done:
                 holder.values[node] = self._value(node, batch)
@@ -104,6 +102,8 @@ class Stream:
                         del batch.values[read]
         found = self._read(target, batch)
         assert isinstance(found, Tensor)
+        if not keep:
+            batch.values.clear()
         return found
 
     def _value(self, node: fx.Node, batch: _Batch) -> Any:
@@ -118,11 +118,13 @@ class Stream:
     def _read(self, node: fx.Node, batch: _Batch) -> Any:
         if node.op == "placeholder":
             return batch.tokens
-        for values in (batch.values, self._shared.values, self._weights):
+        for values in (batch.values, self._shared.values):
             if node in values:
                 return values[node]
-        self._weights[node] = self.program.weights[self.program.weight_of(node)].materialize()
-        return self._weights[node]
+        weight = self.program.weights[self.program.weight_of(node)]
+        if weight not in self._weights:
+            self._weights[weight] = weight.materialize()
+        return self._weights[weight]
 
 
 def compute(node: fx.Node, args: Any, kwargs: Any) -> Any:

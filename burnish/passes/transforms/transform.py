@@ -19,6 +19,7 @@ from burnish.ir.weights import nbytes
 from burnish.passes.base import Effect
 from burnish.passes.pipeline import Observer, run_passes
 from burnish.passes.transforms.calibration import Calibration
+from burnish.passes.transforms.memory import give_back
 from burnish.passes.transforms.quality import measure
 from burnish.passes.transforms.quantize_cache import coded
 
@@ -42,13 +43,16 @@ class Transform(Protocol):
 
 
 def check_order(transforms: Sequence[Transform]) -> None:
-    """UsageError for transforms that undo one another, or one that is given twice."""
+    """UsageError for transforms in an order that would undo one's work or blur it, or for one that is given twice."""
     for number, later in enumerate(transforms):
         for earlier in transforms[:number]:
             if later == earlier:
                 raise UsageError(f"{later} is given twice")
             if later.place < earlier.place:
-                raise UsageError(f"{later} comes after {earlier}, whose work it would undo: give them the other way")
+                raise UsageError(
+                    f"{later} comes after {earlier}, and should see the model before that changed it: give them the "
+                    "other way (layers and heads first, then numbers of weights, then those of caches)"
+                )
 
 
 def apply(
@@ -64,6 +68,7 @@ def apply(
     for each in transforms:
         bound = replace(cast(Any, each), calibration=calibration)
         programs.append(run_passes(programs[-1], [bound], trace, observer))
+        give_back()
         changes = trace.passes[-1].rewrites
         if not changes:
             reasons = "; ".join(dict.fromkeys(entry.text for entry in trace.passes[-1].refusals)) or "nothing like it"
