@@ -269,7 +269,7 @@ def main() -> None:
         sys.exit(f"parts are {', '.join(known)}")
     large = smollm2() if set(wanted) != {"small"} else None
     now = datetime.now(UTC)
-    file = ROOT / "benchmarks" / "results" / f"quality-{now:%Y-%m-%d}-{'-'.join(wanted)}.json"
+    file = ROOT / "benchmarks" / "results" / f"quality-{now:%Y-%m-%d}-{'-'.join(sys.argv[1:]) or 'all'}.json"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     table = Table(
         "model",
