@@ -51,7 +51,7 @@ demo: $(VENV)/.smollm2
 	@$(BIN)/python examples/demo.py "$$PROMPT"
 
 test: $(VENV)/.smollm2
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=25
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests/triton
 
 check: lint test
