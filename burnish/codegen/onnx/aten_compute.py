@@ -319,6 +319,9 @@ COMPUTE: dict[Any, Translate] = {
     aten.logical_or.default: _logical("Or", only_bools=False),
     aten.logical_xor.default: _logical("Xor", only_bools=False),
     aten.logical_not.default: _logical("Not", only_bools=False),
+    # As captured; `clean` gives them their other names.
+    aten.__and__.Tensor: _logical("And", only_bools=True),
+    aten.__or__.Tensor: _logical("Or", only_bools=True),
     **_forms(aten.bitwise_and, lambda: _logical("And", only_bools=True)),
     **_forms(aten.bitwise_or, lambda: _logical("Or", only_bools=True)),
     **_forms(aten.bitwise_xor, lambda: _logical("Xor", only_bools=True)),
