@@ -18,6 +18,7 @@ from burnish.ir.ops import define
 
 CODES: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.uint8}
 LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}  # what the greatest code stands for, before its scale
+LEAST: dict[str, float] = {"int8": -128.0, "fp8": -448.0}
 
 
 _ROUNDS: ContextVar[bool] = ContextVar("codes are whole", default=True)
@@ -69,9 +70,7 @@ def to_codes(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
     """
     if not _ROUNDS.get():
         return x.float() / scales.float()
-    largest = LARGEST[numbers]
-    smallest = -128.0 if numbers == "int8" else -largest
-    parts = (x.float() / scales.float()).clamp(smallest, largest)
+    parts = (x.float() / scales.float()).clamp(LEAST[numbers], LARGEST[numbers])
     return parts.round().to(torch.int8) if numbers == "int8" else parts.to(torch.float8_e4m3fn).view(torch.uint8)
 
 

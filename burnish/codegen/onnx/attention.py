@@ -68,16 +68,15 @@ def _fits(program: Program, node: fx.Node, a: Arguments, caches: set[str]) -> Ca
     size = shape_of(query)[3]
     if not isinstance(size, int) or size % 8:
         return None
-    found = [_written(program, node, operand) for operand in (a["key"], a["value"])]
-    for each in found:
-        if each is None or not _is_its_own(program, each, position, caches):
+    key, value = (_written(program, node, operand) for operand in (a["key"], a["value"]))
+    if key is None or value is None:
+        return None
+    for each in (key, value):
+        if not _is_its_own(program, each, position, caches):
             return None
         new = shape_of(each.new)
         if len(new) != 4 or not same_size(new[3], size) or not same_size(new[2], shape_of(query)[2]):
             return None
-    key, value = found
-    assert key is not None
-    assert value is not None
     if key.write is value.write or (key.scales is None) != (value.scales is None):
         return None
     return CachedAttention(key, value) if isinstance(shape_of(key.write)[1], int) else None

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from burnish.codegen.onnx.context import Arguments, Context, Result, dtype_of
-from burnish.ir.code_ops import LARGEST, code_ops, smallest_scale
+from burnish.ir.code_ops import LARGEST, LEAST, code_ops, smallest_scale
 
 _POWERS = range(-5, 9)  # of two that are floats in 8 bits and begin another exponent; what is smaller has that of 2^-6
 
@@ -29,9 +29,8 @@ def code_scales(c: Context, node: fx.Node, a: Arguments) -> Result:
 def to_codes(c: Context, node: fx.Node, a: Arguments) -> Result:
     """The nearest codes."""
     op, numbers = c.builder.op, a["numbers"]
-    largest = LARGEST[numbers]
     parts = op("Div", c.tensor(a["x"], torch.float32), c.tensor(a["scales"], torch.float32))
-    parts = op("Clip", parts, _number(c, -128.0 if numbers == "int8" else -largest), _number(c, largest))
+    parts = op("Clip", parts, _number(c, LEAST[numbers]), _number(c, LARGEST[numbers]))
     if numbers == "int8":
         return op("Cast", op("Round", parts), to=int(ir.DataType.INT8))
     # Casts round to floats of 8 bits, but give their bits to nobody. With n exponents below that of |x|, these are

@@ -56,8 +56,9 @@ class QuantizeCache:
             raise UsageError("the model has no attention that remembers keys and values: there is no cache to quantize")
         editor = Editor(program)
         remembered = _remembered(program)
-        fixed = self.numbers == "int8" and self.calibration is not None  # floats in 8 bits lose more by it
-        greatest = _greatest(program, remembered, self.calibration.tokens) if fixed and self.calibration else {}
+        greatest: dict[str, Tensor] = {}
+        if self.calibration is not None and self.numbers == "int8":  # floats in 8 bits lose more by fixed scales
+            greatest = _greatest(program, remembered, self.calibration.tokens)
         for node in [node for node in program.graph.nodes if node.name in remembered]:
             reason = _obstacle(node, remembered[node.name])
             if reason:
