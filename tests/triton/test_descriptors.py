@@ -26,7 +26,7 @@ from burnish.runtime import cuda_launcher
 from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
-from tests.triton.fake_cuda import FakeGpu
+from tests.triton.fake_cuda import FakeGpu, executor_on
 from tests.triton.planned import interpreted
 from tests.zoo.configs import build
 
@@ -122,12 +122,6 @@ def gpu(model: tuple[Program, Plan], monkeypatch: pytest.MonkeyPatch) -> FakeGpu
     gpu = FakeGpu(model[1].kernels)
     gpu.install(monkeypatch)
     return gpu
-
-
-def executor_on(gpu: FakeGpu, model: tuple[Program, Plan]) -> CudaExecutor:
-    program, launches = model
-    names = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
-    return CudaExecutor(launches, {90: gpu.compiled()}, {name: program.weights[name].materialize() for name in names})
 
 
 def test_a_launch_has_memory_for_its_descriptors(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:

@@ -12,11 +12,10 @@ from burnish.codegen.triton.planner import plan
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.program import Program
 from burnish.runtime.executor import narrowed
-from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
-from tests.triton.fake_cuda import FakeGpu
+from tests.triton.fake_cuda import FakeGpu, executor_on
 from tests.triton.planned import fused
 
 FIRST = torch.zeros(1, dtype=torch.int64)
@@ -33,13 +32,6 @@ def gpu(model: tuple[Program, Plan], monkeypatch: pytest.MonkeyPatch) -> FakeGpu
     gpu = FakeGpu(model[1].kernels)
     gpu.install(monkeypatch)
     return gpu
-
-
-def executor_on(gpu: FakeGpu, model: tuple[Program, Plan]) -> CudaExecutor:
-    program, launches = model
-    names = {str(node.target) for node in program.graph.nodes if node.op == "get_attr"}
-    weights = {name: program.weights[name].materialize() for name in names}
-    return CudaExecutor(launches, {90: gpu.compiled()}, weights)
 
 
 def states_of(model: tuple[Program, Plan], batch: int = 1, capacity: int = 48, in_place: bool = True) -> States:
