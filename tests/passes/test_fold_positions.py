@@ -11,7 +11,7 @@ from burnish.ir.errors import UnsupportedError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.text import program_text
-from burnish.passes.analyses.token_axis import TokenAxes
+from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Log
 from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
@@ -90,4 +90,4 @@ def test_what_depends_on_the_total_length_is_left_alone_and_said() -> None:
 
 def test_what_is_no_table_is_refused_and_not_run_from_position_zero() -> None:
     with pytest.raises(UnsupportedError, match="depends on positions but is no table"):
-        TokenAxes(folded(ByTotalLength())[1])
+        AxisLabels(folded(ByTotalLength())[1])
