@@ -38,6 +38,7 @@ class Traits:
     fills: one number everywhere.
     shape_of_first: of its first argument it reads shape and dtype, never values.
     gathers: of its first argument it reads only the rows that are asked for.
+    asserts: it checks sizes and dtypes for export, and gives nothing.
     writes: the numbers of the arguments, states, that it writes the new tokens into and otherwise leaves alone.
     """
 
@@ -52,6 +53,7 @@ class Traits:
     fills: bool = False
     shape_of_first: bool = False
     gathers: bool = False
+    asserts: bool = False
     writes: tuple[int, ...] = ()
 
 
@@ -166,6 +168,16 @@ _state(
     aten.new_empty.default,
 )
 _state(Traits(fills=True), aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format)
+
+_state(
+    Traits(asserts=True),
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten._assert_async.default,
+    aten._assert_async.msg,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
 
 # ---------------------------------------------------------------- reads and writes by an index
 

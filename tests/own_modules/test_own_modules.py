@@ -26,7 +26,7 @@ def in_pieces(compiled: CompiledModel, ids: Tensor, pieces: list[int]) -> Tensor
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
-@pytest.mark.parametrize("style", (*STYLES, *BARE), ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_a_module_somebody_wrote_this_morning(style: type[nn.Module], backend: str) -> None:
     torch.manual_seed(0)
@@ -50,7 +50,7 @@ def greedy(model: nn.Module, ids: list[int], count: int) -> list[int]:
     return tokens[len(ids) :]
 
 
-@pytest.mark.parametrize("style", (*STYLES, *BARE), ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_prompts_of_unequal_length_generate_what_each_does_alone(style: type[nn.Module]) -> None:
     torch.manual_seed(1)
