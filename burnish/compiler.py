@@ -24,7 +24,14 @@ from burnish.ir.weights import Cast, Stored
 from burnish.loader import interpreted
 from burnish.passes.base import Effect, Pass
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import insert_states, lower_for_cpu, lower_for_gpu, raise_operations
+from burnish.passes.pipelines import (
+    fuse_for_cpu,
+    fuse_for_gpu,
+    insert_states,
+    narrow_for_cpu,
+    narrow_for_gpu,
+    raise_operations,
+)
 from burnish.passes.shrink import shrink
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform, apply, check_order
@@ -120,25 +127,30 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             observer(record, program)
 
     run = partial(run_passes, trace=trace, observer=observe, on_failure=_leave_reproducer)
-    lossless, lossy = _lowering(source.program, on_gpu, dtype, quantize)
-    planned = [raise_operations(), insert_states(), [*lossless, *lossy]]
+    bits = None if quantize is None else BITS[quantize]
+    fusing = fuse_for_gpu() if on_gpu else fuse_for_cpu()
+    narrowing = narrow_for_gpu(dtype or dtype_of(source.program), bits) if on_gpu else narrow_for_cpu()
+    raising = raise_operations()
+    lowering = [*insert_states(), *fusing]
     verifications: list[Verification | None] = []
     if verify == "shrunk":
         with phases("verify"):
-            verifications, left = _verify_shrunk(source.program, [each for part in planned for each in part])
+            verifications, left = _verify_shrunk(source.program, [*raising, *lowering, *narrowing])
             trace.checks += left
     verifier = Verifier(source.program) if verify == "full" else None
     with phases("passes"):
-        whole = run(source.program, planned[0], verifier=verifier)
+        whole = run(source.program, raising, verifier=verifier)
     if transforms:
         with phases("transform"):
             text = None if calibration is None else calibration_for(source, calibration)
             whole = apply(whole, transforms, text, trace, observe)
     with phases("passes"):
-        exact = run(whole, [*planned[1], *lossless], verifier=verifier)
+        exact = run(whole, lowering, verifier=verifier)
     with phases("lower"):
-        step = run(exact, lossy, verifier=verifier)
-        trace.passes = _with_verifications(trace.passes, verifications, len(planned[0]), len(transforms))
+        step = run(exact, narrowing, verifier=verifier)
+        if not any(record.rewrites for record in trace.passes[-len(narrowing) :]):
+            exact = step
+        trace.passes = _with_verifications(trace.passes, verifications, len(raising), len(transforms))
         layout = plan_weights(step.weights)
         onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
         gpu = _lower_for_gpu(step, architectures, winners, trace) if on_gpu else None
@@ -176,16 +188,6 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
                 raise
     compiled.trace = trace  # which knows the times, that the artifact's does not
     return compiled
-
-
-def _lowering(
-    program: Program, on_gpu: bool, dtype: torch.dtype | None, quantize: str | None
-) -> tuple[list[Pass], list[Pass]]:
-    """The target's passes: those that keep the numbers, and those that begin with the first that does not."""
-    bits = None if quantize is None else BITS[quantize]
-    passes = lower_for_gpu(dtype or dtype_of(program), bits) if on_gpu else lower_for_cpu()
-    first = next((place for place, each in enumerate(passes) if each.effect is Effect.LOSSY), len(passes))
-    return passes[:first], passes[first:]
 
 
 def _with_verifications(

@@ -68,14 +68,22 @@ def make_incremental() -> list[Pass]:
     return [*raise_operations(), *insert_states()]
 
 
-def lower_for_cpu() -> list[Pass]:
-    """Incremental -> what ONNX Runtime runs best."""
+def fuse_for_cpu() -> list[Pass]:
+    """Incremental -> fewer and larger operations."""
     return [
         # Late, because it hides which projection is which: one product over the rows of several.
         PackLinears(),
-        # Last: up to here, weights that stand for integers are floats to everyone.
-        LowerQuantized(),
     ]
+
+
+def narrow_for_cpu() -> list[Pass]:
+    """What says in which numbers it is computed. Up to here, weights that stand for integers are floats to everyone."""
+    return [LowerQuantized()]
+
+
+def lower_for_cpu() -> list[Pass]:
+    """Incremental -> what ONNX Runtime runs best."""
+    return [*fuse_for_cpu(), *narrow_for_cpu()]
 
 
 def fuse_for_gpu() -> list[Pass]:
@@ -94,16 +102,22 @@ def fuse_for_gpu() -> list[Pass]:
     ]
 
 
-def lower_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
-    """Incremental -> few operations, each of which is one kernel, in `dtype`, and weights of 8 or 4 `bits` if given."""
-    # Weights that stand for integers are floats to everyone up to here.
-    passes = [*fuse_for_gpu(), ReadIntegers()]
-    # What changes the numbers comes last, so that all that does not can be compared in float32.
+def narrow_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
+    """In which numbers it is computed: in `dtype`, and weights of 8 or 4 `bits` if given.
+
+    Last: all that comes before can be compared in float32, over weights that are floats to everyone.
+    """
+    passes: list[Pass] = [ReadIntegers()]
     if bits is not None:
         passes.append(QuantizeWeights(bits))
     if dtype != torch.float32:
         passes.append(NarrowFloats(dtype))
     return passes
+
+
+def lower_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
+    """Incremental -> few operations, each of which is one kernel, in `dtype`, and weights of 8 or 4 `bits` if given."""
+    return [*fuse_for_gpu(), *narrow_for_gpu(dtype, bits)]
 
 
 def whole_pipeline() -> list[Pass]:

@@ -166,6 +166,12 @@ class Verifier:
         node = first_divergence(before, after, tokens, tolerance)
         return "" if node is None else f" The first value that differs is {describe(node)}"
 
+    @staticmethod
+    def fits(program: Program) -> bool:
+        """Whether all weights of a program that are expressions can be evaluated once, and kept."""
+        weights = [weight for weight in program.weights.values() if not isinstance(weight, Stored)]
+        return sum(nbytes(weight) for weight in weights) <= _EVALUATED_BYTES
+
     def evaluated(self, program: Program) -> Program:
         """The program over weights that are evaluated already, as far as they fit in memory."""
         names: dict[str, Weight] = {}

@@ -139,24 +139,25 @@ class RunVerifier:
     def __init__(self, captured: Program, plan: RunPlan) -> None:
         self.captured = captured
         self.plan = plan
-        self._limit = captured.signature.token_limit
-        self._generator = torch.Generator().manual_seed(0)
-        self._model = _without_assertions(captured)
-        self._weights = Verifier(captured)
         self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def text(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
         """Random tokens [rows, length], and the captured program's logits for them."""
-        if (rows, length) not in self._known:
-            tokens = torch.randint(self._limit, (rows, length), generator=self._generator)
-            logits = logits_of(self.evaluated(self._model), tokens).float()
-            check_numbers(logits)
-            self._known[rows, length] = tokens, logits
+        if not self._known:
+            self._run_captured()
         return self._known[rows, length]
 
-    def evaluated(self, program: Program) -> Program:
-        """A program over weights that are evaluated already, as far as they fit in memory."""
-        return self._weights.evaluated(program)
+    def _run_captured(self) -> None:
+        """The captured program on all texts: its weights are evaluated once, and let go."""
+        program = _without_assertions(self.captured)
+        over = Verifier(program).evaluated(program)
+        generator = torch.Generator().manual_seed(0)
+        shapes = [*((2, length) for length in self.plan.lengths), (_ROWS, self.plan.short), (1, self.plan.long)]
+        for rows, length in shapes:
+            tokens = torch.randint(program.signature.token_limit, (rows, length), generator=generator)
+            logits = logits_of(over, tokens).float()
+            check_numbers(logits)
+            self._known[rows, length] = tokens, logits
 
     def verify(self, step: Program, executor: Executor, tolerance: float, by: str, briefly: bool = False) -> float:
         """The largest difference of an executor of `step` from the captured program, relative to the largest logit.
@@ -344,10 +345,12 @@ def verify_by_reference(captured: Program, step: Program, verifier: RunVerifier 
     states = tuple(
         replace(state, dtype=torch.float32) if state.dtype in CODES.values() else state for state in step.states
     )
-    wide = replace(verifier.evaluated(step), states=states)
+    wide = replace(step, states=states)
+    verifier.text(2, 1)  # before the weights are evaluated: those of one program at a time
     with unrounded():
-        executor = ReferenceExecutor(wide)
-        return verifier.verify(wide, executor, PRECISIONS["float32"], "the program, run node by node,")
+        executor = ReferenceExecutor(Verifier(step).evaluated(wide))
+        by = "the program, run node by node,"
+        return verifier.verify(wide, executor, PRECISIONS["float32"], by, briefly=not Verifier.fits(step))
 
 
 class CompilationChecks:
@@ -358,7 +361,7 @@ class CompilationChecks:
     def __init__(
         self, captured: Program, exact: Program, lowered: Program, backend: str, unavailable: str | None
     ) -> None:
-        """`exact`: the step program before any pass that changes the numbers; `unavailable`: why no backend."""
+        """`exact`: the step program before it is said in which numbers to compute; `unavailable`: why no backend."""
         self.exact, self.lowered = exact, lowered
         self.backend, self.unavailable = backend, unavailable
         self.verifier = RunVerifier(captured, plan_run(captured, exact))
@@ -369,14 +372,14 @@ class CompilationChecks:
     def planned(self) -> list[Check]:
         """All that `make` will compare, and what not, in words."""
         ran = f"the backend {self.backend}"
-        by_nodes = "the program, node by node in float32"
-        plan = self.verifier.plan
+        plan, nodes = self.verifier.plan, "the program, node by node in float32"
+        by_nodes = plan.checks(nodes) if Verifier.fits(self.exact) else self._brief(nodes)
         if self.unavailable is not None:
-            found = [*plan.checks(by_nodes), Check(f"{ran}: {self.unavailable}", "")]
+            found = [*by_nodes, Check(f"{ran}: {self.unavailable}", "")]
             return found if self.lowered is self.exact else [*found, *self._brief("the lowered program, node by node")]
         if self.slow:
-            return [*plan.checks(by_nodes), *self._brief(ran)]
-        return [*plan.checks(ran), *(plan.checks(by_nodes) if self.rounds else [])]
+            return [*by_nodes, *self._brief(ran)]
+        return [*plan.checks(ran), *(by_nodes if self.rounds else [])]
 
     def _brief(self, by: str) -> list[Check]:
         return [Check("a short text and one more token", by)]
@@ -388,9 +391,8 @@ class CompilationChecks:
             verify_by_reference(self.verifier.captured, self.exact, self.verifier)
         if self.unavailable is not None:
             if self.lowered is not self.exact:
-                over = self.verifier.evaluated(self.lowered)
                 by = "the lowered program, run node by node,"
-                self.verifier.verify(over, ReferenceExecutor(over), self.tolerance, by, briefly=True)
+                self.verifier.verify(self.lowered, ReferenceExecutor(self.lowered), self.tolerance, by, briefly=True)
             return
         try:
             self.verifier.verify(self.lowered, executor, self.tolerance, ran, briefly=self.slow)
