@@ -34,6 +34,7 @@ from burnish.passes.pipelines import (
 )
 from burnish.passes.shrink import shrink
 from burnish.passes.transforms.quantize import Quantize
+from burnish.passes.transforms.quantize_readers import is_tied
 from burnish.passes.transforms.transform import Transform, apply, check_order
 from burnish.passes.verify import Verifier
 from burnish.passes.verify_run import CompilationChecks
@@ -81,8 +82,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             in PyTorch, "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
             bfloat16 for quantized ones. CPUs compute in float32.
-        quantize: weights of products in 8 or 4 bits. On CPUs the transform `Quantize(quantize)`, behind all others but
-            those of caches; on GPUs rounded to the nearest, with a scale for each 32.
+        quantize: weights of products in 8 or 4 bits: the transform `Quantize(quantize)`, behind all others but those of
+            caches. For GPUs in groups of 32 without zero points, which is what kernels read.
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,
             `QuantizeCache`. What each costs is in `trace.quality`, if there is `calibration`.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
@@ -108,17 +109,17 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     if tiles is not None and not architectures:
         raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
     winners = {} if tiles is None else _winners(tiles, architectures)
-    if quantize is not None and not on_gpu:
-        numbers, quantize = Quantize(quantize), None
-        place = sum(each.place <= numbers.place for each in transforms)
-        transforms = [*transforms[:place], numbers, *transforms[place:]]
-    check_order(transforms)
-    if calibration is not None and not transforms:
+    if calibration is not None and not transforms and quantize is None:
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
         source = read(model, max_length=max_length, tokenizer=tokenizer)
+    if quantize is not None:
+        numbers = quantization(source.program, quantize, on_gpu)
+        place = sum(each.place <= numbers.place for each in transforms)
+        transforms = [*transforms[:place], numbers, *transforms[place:]]
+    check_order(transforms)
 
     def observe(record: PassRecord, program: Program) -> None:
         if progress is not None:
@@ -127,9 +128,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             observer(record, program)
 
     run = partial(run_passes, trace=trace, observer=observe, on_failure=_leave_reproducer)
-    bits = None if quantize is None else BITS[quantize]
     fusing = fuse_for_gpu() if on_gpu else fuse_for_cpu()
-    narrowing = narrow_for_gpu(dtype or dtype_of(source.program), bits) if on_gpu else narrow_for_cpu()
+    narrowing = narrow_for_gpu(dtype or _computed_in(source.program, transforms)) if on_gpu else narrow_for_cpu()
     raising = raise_operations()
     lowering = [*insert_states(), *fusing]
     verifications: list[Verification | None] = []
@@ -227,6 +227,19 @@ def _check_numbers(dtype: torch.dtype | None, quantize: str | None, on_gpu: bool
         raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
     if not on_gpu and dtype not in (None, torch.float32):
         raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
+
+
+def quantization(program: Program, numbers: Literal["int8", "int4"], on_gpu: bool) -> Quantize:
+    """The transform that `quantize=` stands for: what the target's products read."""
+    if not on_gpu:
+        return Quantize(numbers)
+    # A table of embeddings that gives the logits, too, would be stored twice: as integers, and as floats to look up.
+    return Quantize(numbers, group=32, symmetric=numbers == "int4", head="float" if is_tied(program) else None)
+
+
+def _computed_in(program: Program, transforms: Sequence[Transform]) -> torch.dtype:
+    """What GPUs compute in where nobody says: what the weights are in, and bfloat16 where they become integers."""
+    return torch.bfloat16 if any(isinstance(each, Quantize) for each in transforms) else dtype_of(program)
 
 
 def dtype_of(program: Program) -> torch.dtype:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from burnish.compiler import BITS, dtype_of
+from burnish.compiler import BITS, dtype_of, quantization
 from burnish.frontend import read
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import Trace
+from burnish.passes.base import Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import lower_for_gpu, make_incremental
+from burnish.passes.pipelines import insert_states, lower_for_gpu, raise_operations
 
 if TYPE_CHECKING:
     from burnish.codegen.triton.tile_file import TileFile  # imports triton, which CPUs do without
@@ -57,8 +58,9 @@ def tune(
     tell = progress or (lambda _: None)
     tell("planning the model")
     program = read(model, max_length=max_length).program
-    lowering = lower_for_gpu(dtype or dtype_of(program), None if quantize is None else BITS[quantize])
-    step = run_passes(program, [*make_incremental(), *lowering], Trace())
+    rounding: list[Pass] = [] if quantize is None else [quantization(program, quantize, on_gpu=True)]
+    lowering = lower_for_gpu(dtype or (torch.bfloat16 if rounding else dtype_of(program)))
+    step = run_passes(program, [*raise_operations(), *rounding, *insert_states(), *lowering], Trace())
     problems = trials_of(step, target_of((architecture,)))
     winners = {}
     for number, trials in enumerate(problems):

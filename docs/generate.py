@@ -51,7 +51,7 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
         step, program = program, run_passes(program, passes, trace)
     common = len(make_incremental()) + 1
     on_gpu = Trace(trace.passes[:common])
-    gpu_passes = lower_for_gpu(torch.bfloat16, bits=4)
+    gpu_passes = lower_for_gpu(torch.bfloat16)
     run_passes(step, gpu_passes, on_gpu)
     for passes, records in ((whole_pipeline(), trace.passes), (gpu_passes, on_gpu.passes[common - 1 :])):
         found += zip(passes, records[:-1], records[1:], strict=True)

@@ -126,7 +126,7 @@ def quantize_of(
 ) -> Quantize | None:
     """The transform that --quantize and the options beside it name; None without, and for `numbers` alone `on_gpu`.
 
-    There they are no transform, but a pass that rounds to the nearest. Raises UsageError where options contradict.
+    There `compile` chooses what kernels read. Raises UsageError where options contradict.
     """
     beside = _given(group=group, quantize_method=method, symmetric=symmetric or None, head=head, size=size)
     if numbers is None:

@@ -16,7 +16,6 @@ from burnish.passes.join_writes import JoinWrites
 from burnish.passes.lower_quantized import LowerQuantized
 from burnish.passes.narrow_floats import NarrowFloats
 from burnish.passes.pack_linears import PackLinears
-from burnish.passes.quantize_weights import QuantizeWeights
 from burnish.passes.raise_activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_attention import RaiseAttention
 from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
@@ -102,22 +101,17 @@ def fuse_for_gpu() -> list[Pass]:
     ]
 
 
-def narrow_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
-    """In which numbers it is computed: in `dtype`, and weights of 8 or 4 `bits` if given.
+def narrow_for_gpu(dtype: torch.dtype) -> list[Pass]:
+    """In which numbers it is computed: products with integers where weights stand for them, and floats of `dtype`.
 
     Last: all that comes before can be compared in float32, over weights that are floats to everyone.
     """
-    passes: list[Pass] = [ReadIntegers()]
-    if bits is not None:
-        passes.append(QuantizeWeights(bits))
-    if dtype != torch.float32:
-        passes.append(NarrowFloats(dtype))
-    return passes
+    return [ReadIntegers(), *([] if dtype == torch.float32 else [NarrowFloats(dtype)])]
 
 
-def lower_for_gpu(dtype: torch.dtype, bits: int | None = None) -> list[Pass]:
-    """Incremental -> few operations, each of which is one kernel, in `dtype`, and weights of 8 or 4 `bits` if given."""
-    return [*fuse_for_gpu(), *narrow_for_gpu(dtype, bits)]
+def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
+    """Incremental -> few operations, each of which is one kernel, in `dtype`."""
+    return [*fuse_for_gpu(), *narrow_for_gpu(dtype)]
 
 
 def whole_pipeline() -> list[Pass]:

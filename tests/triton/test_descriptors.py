@@ -106,7 +106,7 @@ def test_where_descriptors_are_candidates() -> None:
 @pytest.fixture(scope="module")
 def model() -> tuple[Program, Plan]:
     """Planned as by a file of tiles that has descriptors for all products that they are candidates for."""
-    passes = [*make_incremental(), *lower_for_gpu(torch.float16, None)]
+    passes = [*make_incremental(), *lower_for_gpu(torch.float16)]
     program = run_passes(read(build("llama")).program, passes, Trace())
     found = {
         trial.problem.key: trial.tiles

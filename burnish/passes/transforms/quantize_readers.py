@@ -37,6 +37,15 @@ def is_table(program: Program, node: fx.Node) -> bool:
     return node.target is aten.embedding.default and node.args[1] in program.placeholders
 
 
+def is_tied(program: Program) -> bool:
+    """Whether the table of embeddings is the weight of something else, too: of the head, mostly."""
+    tables = {str(weight_read(node).target) for node in program.graph.nodes if is_table(program, node)}
+    users = [
+        user for node in program.graph.nodes if node.op == "get_attr" and node.target in tables for user in node.users
+    ]
+    return any(not is_table(program, user) for user in users)
+
+
 def all_readers(program: Program) -> list[fx.Node]:
     """Linears and lookups of tokens, linears first: of a weight that both read, the linear says more."""
     linears = [node for node in program.graph.nodes if node.target is aten.linear.default]
