@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from burnish.compiler import compile
     from burnish.evaluation import evaluate
     from burnish.loader import load
+    from burnish.passes.pipelines import default_passes
+    from burnish.passes.rules import Rules
     from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
     from burnish.passes.transforms.drop_layers import DropLayers
     from burnish.passes.transforms.quantize import Quantize
@@ -30,9 +32,11 @@ __all__ = [
     "DropLayers",
     "Quantize",
     "QuantizeCache",
+    "Rules",
     "Sparsify",
     "__version__",
     "compile",
+    "default_passes",
     "evaluate",
     "load",
 ]
@@ -44,8 +48,10 @@ _HOMES = {
     "DropLayers": "burnish.passes.transforms.drop_layers",
     "Quantize": "burnish.passes.transforms.quantize",
     "QuantizeCache": "burnish.passes.transforms.quantize_cache",
+    "Rules": "burnish.passes.rules",
     "Sparsify": "burnish.passes.transforms.sparsify",
     "compile": "burnish.compiler",
+    "default_passes": "burnish.passes.pipelines",
     "evaluate": "burnish.evaluation",
     "load": "burnish.loader",
 }

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,24 +18,18 @@ from burnish.calibration_text import Text, calibration_for
 from burnish.codegen.onnx import lower
 from burnish.frontend import read
 from burnish.ir.errors import MixedRowsError, NotCausalError, UnsupportedError, UsageError
-from burnish.ir.program import Program
+from burnish.ir.program import Program, Stage
 from burnish.ir.trace import Check, PassRecord, Trace, Verification
 from burnish.ir.weights import Cast, Stored
 from burnish.loader import interpreted
 from burnish.passes.base import Effect, Pass
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import (
-    fuse_for_cpu,
-    fuse_for_gpu,
-    insert_states,
-    narrow_for_cpu,
-    narrow_for_gpu,
-    raise_operations,
-)
+from burnish.passes.pipelines import default_passes
+from burnish.passes.run import Run, is_transform
 from burnish.passes.shrink import shrink
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.quantize_readers import is_tied
-from burnish.passes.transforms.transform import Transform, apply, check_order
+from burnish.passes.transforms.transform import Transform, check_order
 from burnish.passes.verify import Verifier
 from burnish.passes.verify_run import CompilationChecks
 from burnish.runtime.artifact import Contents, write
@@ -63,6 +57,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     dtype: torch.dtype | None = None,
     quantize: Literal["int8", "int4"] | None = None,
     transforms: Sequence[Transform] = (),
+    passes: Sequence[Pass] | None = None,
     calibration: Text | None = None,
     tokenizer: Any = None,
     tiles: Path | str | None = None,
@@ -86,6 +81,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             caches. For GPUs in groups of 32 without zero points, which is what kernels read.
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,
             `QuantizeCache`. What each costs is in `trace.quality`, if there is `calibration`.
+        passes: all passes, in order, in place of `default_passes(target, dtype=..., transforms=...)`: what `dtype`,
+            `quantize` and `transforms` stand for is then in them.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
             out, to say what they cost.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
@@ -109,7 +106,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     if tiles is not None and not architectures:
         raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
     winners = {} if tiles is None else _winners(tiles, architectures)
-    if calibration is not None and not transforms and quantize is None:
+    if passes is not None and (transforms or quantize or dtype):
+        raise UsageError("give passes=, or dtype=, quantize= and transforms=: these are passes among the others")
+    if calibration is not None and not (transforms or quantize or any(map(is_transform, passes or ()))):
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
     trace = Trace()
     phases = _Phases(trace, progress)
@@ -127,37 +126,38 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         if observer is not None:
             observer(record, program)
 
-    run = partial(run_passes, trace=trace, observer=observe, on_failure=_leave_reproducer)
-    fusing = fuse_for_gpu() if on_gpu else fuse_for_cpu()
-    narrowing = narrow_for_gpu(dtype or _computed_in(source.program, transforms)) if on_gpu else narrow_for_cpu()
-    raising = raise_operations()
-    lowering = [*insert_states(), *fusing]
-    verifications: list[Verification | None] = []
+    if passes is None:
+        computed_in = dtype or _computed_in(source.program, transforms)
+        passes = default_passes("cuda" if on_gpu else "cpu", dtype=computed_in, transforms=transforms)
+    verifications: dict[int, Verification] = {}
     if verify == "shrunk":
         with phases("verify"):
-            verifications, left = _verify_shrunk(source.program, [*raising, *lowering, *narrowing])
+            verifications, left = _verify_shrunk(source.program, passes)
             trace.checks += left
-    verifier = Verifier(source.program) if verify == "full" else None
-    with phases("passes"):
-        whole = run(source.program, raising, verifier=verifier)
-    if transforms:
-        with phases("transform"):
-            text = None if calibration is None else calibration_for(source, calibration)
-            whole = apply(whole, transforms, text, trace, observe)
-    with phases("passes"):
-        exact = run(whole, lowering, verifier=verifier)
+    text = None if calibration is None else calibration_for(source, calibration)
+    run = Run(source.program, trace, observe, _leave_reproducer, verify == "full", text)
+    for transforming, group in groupby(passes, key=is_transform):
+        part = list(group)
+        with phases("transform" if transforming else "passes"):
+            if transforming:
+                run.transforms([each for each in part if is_transform(each)])
+            else:
+                run.passes(part)
+    step = run.program
+    if step.stage is not Stage.INCREMENTAL:
+        raise UsageError("these passes leave the model without states: insert-states has to be among them")
     with phases("lower"):
-        step = run(exact, narrowing, verifier=verifier)
-        if not any(record.rewrites for record in trace.passes[-len(narrowing) :]):
-            exact = step
-        trace.passes = _with_verifications(trace.passes, verifications, len(raising), len(transforms))
+        trace.passes = [
+            replace(record, verification=record.verification or verifications.get(record.number - 1))
+            for record in trace.passes
+        ]
         layout = plan_weights(step.weights)
         onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
         gpu = _lower_for_gpu(step, architectures, winners, trace) if on_gpu else None
         unavailable = _unavailable(architectures) if chosen == "cuda" else None
         checks = None
         if verify:
-            checks = CompilationChecks(whole if transforms else source.program, exact, step, chosen, unavailable)
+            checks = CompilationChecks(run.reference, run.exact, step, chosen, unavailable)
             trace.checks += checks.planned()
     with phases("write"):
         folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
@@ -188,19 +188,6 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
                 raise
     compiled.trace = trace  # which knows the times, that the artifact's does not
     return compiled
-
-
-def _with_verifications(
-    records: Sequence[PassRecord], verifications: Sequence[Verification | None], raising: int, transforms: int
-) -> list[PassRecord]:
-    """The records of passes with the checks of a shrunk run, which has no transforms: each check by its own pass."""
-    own = [*records[1 : 1 + raising], *records[1 + raising + transforms :]]
-    checked = {
-        record.number: replace(record, verification=found)
-        for record, found in zip(own, verifications, strict=False)
-        if found is not None
-    }
-    return [checked.get(record.number, record) for record in records]
 
 
 def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, ...]]:
@@ -305,21 +292,27 @@ def _leave_reproducer(failure: Failure) -> None:
     leave_reproducer(failure)
 
 
-def _verify_shrunk(program: Program, passes: Sequence[Pass]) -> tuple[list[Verification | None], list[Check]]:
-    """The numeric check of each pass on a shrunk program, None for one that is lossy; and what was left out, why."""
+def _verify_shrunk(program: Program, passes: Sequence[Pass]) -> tuple[dict[int, Verification], list[Check]]:
+    """The numeric check of each pass, by its place, on a shrunk program; and what was left out, and why.
+
+    Transforms, which are made for the whole model, do not run.
+    """
     small, trace = shrink(program), Trace()
+    places = [place for place, each in enumerate(passes) if not is_transform(each)]
     left = [
         Check(f"the pass {each.name} by its before and after: it changes the numbers by design", "")
         for each in passes
         if each.effect is Effect.LOSSY
     ]
     try:
-        run_passes(small, passes, trace, verifier=Verifier(small), on_failure=_leave_reproducer)
+        chosen = [passes[place] for place in places]
+        run_passes(small, chosen, trace, verifier=Verifier(small), on_failure=_leave_reproducer)
     except (NotCausalError, MixedRowsError, UnsupportedError) as refusal:  # of what the whole model may not have
-        rest = ", ".join(each.name for each in passes[len(trace.passes) - 1 :])
+        rest = ", ".join(passes[place].name for place in places[len(trace.passes) - 1 :])
         left.append(Check(f"the passes {rest} by before and after: the shrunk model is refused: {refusal}", ""))
         _log.warning("the shrunk model is refused, so that its passes were not all verified: %s", refusal)
-    return [record.verification for record in trace.passes[1:]], left
+    checked = zip(places, [record.verification for record in trace.passes[1:]], strict=False)
+    return {place: found for place, found in checked if found is not None}, left
 
 
 class _Phases:

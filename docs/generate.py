@@ -27,7 +27,7 @@ from burnish.inspect.table import reasons
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.base import Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import lower_for_cpu, lower_for_gpu, make_incremental, whole_pipeline
+from burnish.passes.pipelines import default_passes, lower_for_cpu, lower_for_gpu, make_incremental
 from burnish.passes.rules import Rules
 
 DOCS = Path(__file__).parent
@@ -53,7 +53,7 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
     on_gpu = Trace(trace.passes[:common])
     gpu_passes = lower_for_gpu(torch.bfloat16)
     run_passes(step, gpu_passes, on_gpu)
-    for passes, records in ((whole_pipeline(), trace.passes), (gpu_passes, on_gpu.passes[common - 1 :])):
+    for passes, records in ((default_passes(), trace.passes), (gpu_passes, on_gpu.passes[common - 1 :])):
         found += zip(passes, records[:-1], records[1:], strict=True)
     return found
 

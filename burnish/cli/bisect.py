@@ -9,6 +9,7 @@ import typer
 
 from burnish.cli.app import MODEL_HELP, MaxLength, app, err, out, reported
 from burnish.cli.models import find_model
+from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.ir.program import Program
@@ -29,6 +30,9 @@ def bisect(
         ),
     ] = "numbers",
     full: Annotated[bool, typer.Option("--full", help="On the whole model, not on two layers of each kind.")] = False,
+    target: Annotated[
+        str, typer.Option(metavar="cpu|cuda", help="Whose passes to go through; for cuda those in float32.")
+    ] = "cpu",
     max_length: MaxLength = None,
 ) -> None:
     """Name the first rewrite after which a check fails. Exit code 1 if there is one."""
@@ -37,7 +41,7 @@ def bisect(
         from burnish.passes.shrink import shrink
 
         with err.status("capturing the model") as status:
-            program, passes = _program(model, max_length)
+            program, passes = _program(model, max_length, target)
             if not full and not program.states:
                 program = shrink(program)
 
@@ -54,12 +58,14 @@ def bisect(
         raise typer.Exit(1)
 
 
-def _program(model: str, max_length: int | None) -> tuple[Program, list[Pass]]:
+def _program(model: str, max_length: int | None, target: str) -> tuple[Program, list[Pass]]:
     """What to begin with, and the passes to go through."""
     from burnish.frontend import read
     from burnish.inspect.reproducer import FILE, read_reproducer
-    from burnish.passes.pipelines import whole_pipeline
+    from burnish.passes.pipelines import default_passes
 
+    if target not in ("cpu", "cuda"):
+        raise UsageError(f"there are passes for cpu and for cuda, none for {target!r}")
     if (Path(model) / FILE).exists():
         return read_reproducer(Path(model))
-    return read(find_model(model), max_length=max_length).program, whole_pipeline()
+    return read(find_model(model), max_length=max_length).program, default_passes(target)

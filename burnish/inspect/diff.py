@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from burnish.inspect.text_diff import TextDiff, text_diff
-from burnish.inspect.where import did_you_mean
 from burnish.ir.errors import UsageError
+from burnish.ir.similar import did_you_mean
 from burnish.ir.states import State
 from burnish.ir.text import dtype_name
 from burnish.ir.trace import PassRecord, Trace

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,8 @@ from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.base import Pass
 from burnish.passes.pipeline import Failure, run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import known_passes
+from burnish.passes.spelling import read_pass, spelled
 from burnish.passes.verify import SHAPES, Verifier
 from burnish.version import __version__
 
@@ -36,14 +36,9 @@ FILE = "reproducer.json"
 _LARGE = 10**9  # bytes of a folder that nobody expects
 
 
-class _PassEntry(msgspec.Struct):
-    name: str
-    options: dict[str, str | int | float | bool]
-
-
 class _Reproducer(msgspec.Struct):
     error: str
-    passes: list[_PassEntry]
+    passes: list[str]  # as they are spelled
     seed: int
     shapes: list[tuple[int, int]]  # rows and tokens of the numeric check
     versions: dict[str, str]
@@ -84,7 +79,7 @@ def write_reproducer(failure: Failure, folder: Path) -> None:
     save_dump(failure.before, folder / DUMP_FILE, with_weights=True)
     data = _Reproducer(
         error=str(failure.error),
-        passes=[_PassEntry(each.name, _plain_options(each)) for each in failure.passes],
+        passes=[spelled(each) for each in failure.passes],
         seed=0,
         shapes=list(SHAPES),
         versions={"burnish": __version__, "torch": str(torch.__version__), "python": platform.python_version()},
@@ -108,19 +103,7 @@ def read_reproducer(folder: Path) -> tuple[Program, list[Pass]]:
         raise UsageError(f"{folder} is no reproducer: it has no {FILE}") from error
     except msgspec.DecodeError as error:
         raise UsageError(f"{folder / FILE} is malformed: {error}") from error
-    known = {each.name: each for each in whole_pipeline()}
-    passes: list[Pass] = []
-    for entry in data.passes:
-        if entry.name not in known:
-            raise UsageError(f"{folder / FILE} names the pass {entry.name!r}; there are {', '.join(known)}")
-        each: Any = known[entry.name]
-        if entry.options.keys() - _plain_options(each).keys():
-            raise UsageError(
-                f"{folder / FILE} gives the pass {entry.name!r} the options {', '.join(entry.options)}; it has "
-                f"{', '.join(_plain_options(each)) or 'none'}"
-            )
-        passes.append(replace(each, **entry.options))
-    return load_dump(folder / DUMP_FILE), passes
+    return load_dump(folder / DUMP_FILE), [read_pass(each, known_passes()) for each in data.passes]
 
 
 def reproduce(folder: Path) -> Trace:
@@ -129,10 +112,3 @@ def reproduce(folder: Path) -> Trace:
     trace = Trace()
     run_passes(program, passes, trace, verifier=Verifier(program))
     return trace
-
-
-def _plain_options(each: Pass) -> dict[str, str | int | float | bool]:
-    if not is_dataclass(each):
-        return {}
-    values = {field.name: getattr(each, field.name) for field in fields(each)}
-    return {name: value for name, value in values.items() if isinstance(value, str | int | float | bool)}

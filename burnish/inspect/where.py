@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import fx
 
 from burnish.ir.errors import UsageError
 from burnish.ir.program import origin
+from burnish.ir.similar import did_you_mean
 from burnish.ir.text import target_text
 
 _MOST_LISTED = 30
@@ -76,12 +76,6 @@ class Where:
             f"nothing is at {self.text!r} {when}{near}. WHERE is a module or part of its path (`*` for any one name), "
             f"an op, a node or file:line. The modules are {', '.join(modules[:_MOST_LISTED])}{more}"
         )
-
-
-def did_you_mean(text: str, names: Iterable[str]) -> str:
-    """` (did you mean A or B?)` if some of the names are like the text, else nothing."""
-    near = difflib.get_close_matches(text, list(dict.fromkeys(names)), n=3, cutoff=0.7)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def op_name(target: Any) -> str:

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from burnish.frontend import read
-from burnish.inspect.where import Site, Where, did_you_mean, op_name
+from burnish.inspect.where import Site, Where, op_name
 from burnish.ir.errors import BurnishError, UsageError
 from burnish.ir.program import Program
+from burnish.ir.similar import did_you_mean
 from burnish.ir.trace import Trace
 from burnish.passes.base import Log, Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from burnish.passes.rules import Rules
 from burnish.rewrite.engine import Attempt, Lookalike, rewrite
 from burnish.rewrite.pattern import roots, size
@@ -92,14 +94,17 @@ def why(model: Any, pass_name: str, where: str | None = None, *, max_length: int
 
     Args:
         model: what `burnish.compile` takes, or a captured `Program`.
-        pass_name: a pass of the compiler by name ("raise-norms") or number ("5").
+        pass_name: a pass of the compiler by name ("raise-norms") or, of those for CPUs, number ("5").
         where: a module or part of its path (`layers.*.mlp`), an op, a node, or `file:line`; the whole program if None.
         max_length: as in `burnish.compile`.
 
     Raises:
         UsageError: for a pass or a place that does not exist.
     """
-    passes = whole_pipeline()
+    passes = default_passes()
+    if pass_name not in {each.name for each in passes}:
+        on_gpu = default_passes("cuda", dtype=torch.bfloat16)
+        passes = on_gpu if pass_name in {each.name for each in on_gpu} else passes
     place = _find(passes, pass_name)
     asked = passes[place]
     trace = Trace()

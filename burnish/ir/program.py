@@ -30,6 +30,10 @@ class Stage(Enum):
     INCREMENTAL = "incremental"  # step form: states in, states out
 
 
+INPUTS = ("tokens", "position", "logits_index")
+"""The inputs of a step program ahead of its states."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a node comes from in the user's program: innermost module, and the line of source that called the op."""

@@ -11,7 +11,7 @@ from torch import fx
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
-from burnish.ir.program import Program, Stage, describe
+from burnish.ir.program import INPUTS, Program, Stage, describe
 from burnish.ir.serialize import check_target
 from burnish.ir.states import StateKind
 from burnish.ir.text import call_text, type_text
@@ -83,6 +83,13 @@ def _check_step(node: fx.Node, fail: Any) -> None:
 def check_stage(program: Program) -> None:
     """InvalidProgramError if a program that has just come to its stage is not what the stage promises."""
     if program.stage is Stage.INCREMENTAL:
+        names = [node.name for node in program.placeholders]
+        missing = [name for name in INPUTS if name not in names]
+        if missing:
+            raise InvalidProgramError(
+                f"a step program has the inputs {', '.join(INPUTS)}, and this one has no {missing[0]}: fold-positions, "
+                "select-logits and insert-states make one of a whole program, in this order"
+            )
         AxisLabels(program, Along.KEPT)  # nothing behind the tokens that are picked needs their neighbours
 
 

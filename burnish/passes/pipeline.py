@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from burnish.ir.cost import CostCounter
 from burnish.ir.edit import remove_dead
@@ -19,6 +18,7 @@ from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.ir.weights import nbytes
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
 from burnish.passes.check import check, check_stage, check_types
+from burnish.passes.spelling import options_of
 from burnish.passes.verify import Verifier
 
 Observer = Callable[[PassRecord, Program], None]
@@ -103,17 +103,6 @@ def _run_pass(each: Pass, before: Program, program: Program, log: Log, last: Pas
 def fuel_of(each: Pass, record: PassRecord) -> int:
     """How much fuel a pass used."""
     return min(1, len(record.rewrites)) if each.atomic else len(record.rewrites)
-
-
-def options_of(each: Pass) -> dict[str, str]:
-    """The options of a pass that are plain values, as text."""
-    if not is_dataclass(each):
-        return {}
-    return {field.name: str(getattr(each, field.name)) for field in fields(each) if _plain(getattr(each, field.name))}
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | int | float | bool)
 
 
 def _record(

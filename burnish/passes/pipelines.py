@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from burnish.passes.base import Pass
@@ -24,6 +26,11 @@ from burnish.passes.raise_rotary import RAISE_ROTARY
 from burnish.passes.read_integers import ReadIntegers
 from burnish.passes.select_logits import SelectLogits
 from burnish.passes.spell_out import SpellOut
+from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
+from burnish.passes.transforms.drop_layers import DropLayers
+from burnish.passes.transforms.quantize import Quantize
+from burnish.passes.transforms.quantize_cache import QuantizeCache
+from burnish.passes.transforms.sparsify import Sparsify
 
 
 def raise_operations() -> list[Pass]:
@@ -114,6 +121,24 @@ def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
     return [*fuse_for_gpu(), *narrow_for_gpu(dtype)]
 
 
-def whole_pipeline() -> list[Pass]:
-    """All that `compile` runs, in order."""
-    return [*make_incremental(), *lower_for_cpu()]
+def default_passes(
+    target: str = "cpu", *, dtype: torch.dtype = torch.float32, transforms: Sequence[Pass] = ()
+) -> list[Pass]:
+    """All that `compile` runs, in order: the list to change and give to it as `passes`.
+
+    target: "cpu", or "cuda" for GPUs of any architecture, which compute in `dtype`.
+    transforms: what changes the model. They run between raising and states: caches are made for what they leave.
+    """
+    lowering = lower_for_cpu() if target == "cpu" else lower_for_gpu(dtype)
+    return [*raise_operations(), *transforms, *insert_states(), *lowering]
+
+
+NARROWING = (LowerQuantized, ReadIntegers, NarrowFloats)
+"""Passes that say in which numbers to compute: a program before them can be compared in float32."""
+
+
+def known_passes() -> list[Pass]:
+    """Each pass that there is, with its default options: those of all targets, and the transforms."""
+    transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
+    listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16)]
+    return list({each.name: each for each in listed}.values())

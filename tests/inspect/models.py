@@ -8,7 +8,7 @@ from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from tests.zoo.configs import build
 
 
@@ -16,5 +16,5 @@ from tests.zoo.configs import build
 def stages(model_type: str = "gemma2") -> dict[str, Program]:
     """The program as captured and after each pass, by the pass's name."""
     found: dict[str, Program] = {}
-    run_passes(read(build(model_type)).program, whole_pipeline(), Trace(), lambda r, p: found.update({r.name: p}))
+    run_passes(read(build(model_type)).program, default_passes(), Trace(), lambda r, p: found.update({r.name: p}))
     return found

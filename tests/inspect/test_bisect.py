@@ -23,7 +23,7 @@ from burnish.passes import raise_attention
 from burnish.passes.analyses.masks import Mask, classify
 from burnish.passes.base import Effect, Log, Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from tests.own_modules.causal import VOCABULARY, WIDTH
 from tests.zoo.configs import build
 
@@ -165,7 +165,7 @@ def captured(model: Any) -> Program:
 
 def with_fault(name: str) -> tuple[Program, list[Pass], Faulty]:
     model, pass_name, fault, where = FAULTS[name]
-    passes = whole_pipeline()
+    passes = default_passes()
     place = next(place for place, each in enumerate(passes) if each.name == pass_name)
     faulty = Faulty(passes[place], fault, where)
     return captured(model), [*passes[:place], faulty, *passes[place + 1 :]], faulty
@@ -191,7 +191,7 @@ def test_a_mask_that_is_off_by_one_is_named_exactly(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(raise_attention, "classify", wider)
     program = captured("gemma2")  # whose layers have a window, none, ...
-    found = bisect(program, whole_pipeline(), numbers_check(program))
+    found = bisect(program, default_passes(), numbers_check(program))
     assert found is not None
     assert found.pass_name == "raise-attention"
     assert "mask window of 9" in found.rewrite.text
@@ -205,7 +205,7 @@ def test_a_rewrite_that_breaks_a_rule_of_the_language_is_named_too() -> None:
         del made(nodes, burnish_ops.gated_activation.default).meta["val"]
 
     program = captured("llama")
-    passes = whole_pipeline()
+    passes = default_passes()
     place = next(place for place, each in enumerate(passes) if each.name == "raise-activations")
     faulty = Faulty(passes[place], forget_type, in_layer(1))
     passes[place] = faulty
@@ -219,7 +219,7 @@ def test_a_rewrite_that_breaks_a_rule_of_the_language_is_named_too() -> None:
 
 def test_without_a_fault_there_is_nothing_to_name() -> None:
     program = captured("llama")
-    assert bisect(program, whole_pipeline(), numbers_check(program)) is None
+    assert bisect(program, default_passes(), numbers_check(program)) is None
 
 
 def _check_effort(found: Culprit) -> None:
@@ -230,4 +230,4 @@ def _check_effort(found: Culprit) -> None:
 def test_a_check_that_fails_before_any_pass_blames_none() -> None:
     captured = read(build("llama")).program
     with pytest.raises(UsageError, match="fails for the program as captured, before any pass: always"):
-        bisect(captured, whole_pipeline(), lambda program: "always")
+        bisect(captured, default_passes(), lambda program: "always")

@@ -17,7 +17,7 @@ from burnish.ir.full_text import full_text
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Concat, Stored
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from burnish.passes.verify import logits_of, random_tokens
 from tests.inspect.models import stages
 
@@ -34,8 +34,8 @@ def test_a_dump_with_weights_is_the_program(stage: str, tmp_path: Path) -> None:
 
 def test_the_rest_of_the_passes_runs_on_a_dump(tmp_path: Path) -> None:
     save_dump(stages()["raise-attention"], tmp_path / "dump.txt", with_weights=True)
-    names = [each.name for each in whole_pipeline()]
-    rest = whole_pipeline()[names.index("raise-attention") + 1 :]
+    names = [each.name for each in default_passes()]
+    rest = default_passes()[names.index("raise-attention") + 1 :]
     program = run_passes(load_dump(tmp_path / "dump.txt"), rest, Trace())
     assert full_text(program) == full_text(stages()["pack-linears"])
 

@@ -17,7 +17,7 @@ from burnish.passes import pipelines
 from burnish.passes.base import Pass
 from burnish.passes.clean import Clean
 from burnish.passes.pipeline import Failure
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from tests.inspect.test_bisect import Faulty, in_layer, swap_operands
 from tests.own_modules.causal import NanoGPT
 from tests.zoo.configs import build
@@ -76,7 +76,7 @@ def test_it_holds_the_rest_of_the_pipeline_and_passes_once_repaired(
     monkeypatch.undo()
     folder = tmp_path / "burnish-failure-raise-activations"
     _, passes = read_reproducer(folder)
-    every = names(whole_pipeline())
+    every = names(default_passes())
     assert names(passes) == every[every.index("raise-activations") :]
     assert [record.name for record in reproduce(folder).passes[1:]] == names(passes)
 

@@ -21,7 +21,7 @@ from burnish.ir.text import argument_text, program_text
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Stored, Weights
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from burnish.passes.verify import logits_of, random_tokens
 from tests.zoo.configs import build
 
@@ -58,7 +58,7 @@ def without_sizes(text: str) -> list[str]:
     ],
 )
 def test_every_stage_of_a_model_comes_back(model_type: str) -> None:
-    passes = whole_pipeline()
+    passes = default_passes()
     programs = [read(build(model_type)).program]
     trace = Trace()
     for each in passes:

@@ -19,7 +19,7 @@ from burnish.ir.program import Program, origin
 from burnish.ir.trace import Trace
 from burnish.passes.base import Effect, Log
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from burnish.passes.verify import Verifier, relative_difference
 from burnish.runtime.artifact import Artifact
 from tests.zoo.configs import build
@@ -57,7 +57,7 @@ def captured() -> Program:
 
 def test_every_pass_is_verified(captured: Program) -> None:
     trace = Trace()
-    run_passes(captured, whole_pipeline(), trace, verifier=Verifier(captured))
+    run_passes(captured, default_passes(), trace, verifier=Verifier(captured))
     for record in trace.passes[1:]:
         assert record.verification is not None, record.name
         assert record.verification.difference <= record.verification.tolerance
@@ -106,7 +106,7 @@ def test_a_wrong_step_is_found(captured: Program) -> None:
             write.args = (*write.args[:2], early, *write.args[3:])
             return program
 
-    passes = [*whole_pipeline(), Forgets()]
+    passes = [*default_passes(), Forgets()]
     with pytest.raises(VerificationError, match="the pass forgets changes the numbers"):
         run_passes(captured, passes, Trace(), verifier=Verifier(captured))
 

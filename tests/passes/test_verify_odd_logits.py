@@ -13,7 +13,7 @@ from burnish.inspect.bisect import numbers_check
 from burnish.ir.errors import InvalidModelError
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import whole_pipeline
+from burnish.passes.pipelines import default_passes
 from burnish.passes.verify import Verifier, relative_difference
 from tests.own_modules.causal import NanoGPT
 from tests.zoo.configs import build
@@ -40,7 +40,7 @@ MASKS = [float("-inf"), torch.finfo(torch.float32).min, torch.finfo(torch.float1
 def test_masked_entries_are_no_difference_and_hide_none(value: float) -> None:
     program = read(Masked(NanoGPT().eval(), value), max_length=32).program
     verifier = Verifier(program)
-    run_passes(program, whole_pipeline(), Trace(), verifier=verifier)
+    run_passes(program, default_passes(), Trace(), verifier=verifier)
     (_, logits, _) = verifier.logits(program)
     moved = torch.where(logits < -1000, logits, logits + 0.01)
     assert float(relative_difference(moved, logits).min()) > 1e-4
@@ -65,7 +65,7 @@ def test_a_window_longer_than_the_usual_rows_is_checked() -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="eager").eval()
     captured = read(model).program
-    step = run_passes(captured, whole_pipeline(), Trace(), verifier=Verifier(captured))
+    step = run_passes(captured, default_passes(), Trace(), verifier=Verifier(captured))
     check = numbers_check(captured)
     assert check(step) is None
     wrong = step.copy()
