@@ -33,7 +33,15 @@ def options_of(each: Pass, all_of_them: bool = True) -> dict[str, str]:
 
 
 def _options(each: Pass) -> list[Field[Any]]:
-    return [field for field in fields(each) if field.repr and field.name != "name"] if is_dataclass(each) else []
+    """The fields that text can say: plain values, dtypes, and lists of these."""
+    found = fields(each) if is_dataclass(each) else ()
+    return [field for field in found if field.repr and field.name != "name" and _is_plain(getattr(each, field.name))]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float | bool | torch.dtype)
 
 
 def _text(value: Any) -> str:
