@@ -6,7 +6,6 @@ product. Below it: casts, views, the slice that drops a sink, down to one matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -40,9 +39,6 @@ class NoMatch(Exception):
         super().__init__(reason)
         self.node = node
         self.reason = reason
-
-
-BiasStep = Callable[[Tensor | None, PositionOnly, int, int], Tensor]
 
 
 @dataclass
@@ -316,51 +312,6 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
             if sinks.meta["val"].dim() == 1:
                 return node, sinks
     return None
-
-
-def evaluate_bias(match: Match, positions: PositionOnly, length: int, heads: int) -> Tensor:
-    """The bias [H|1, L, L] that the match's terms add up to at `length` tokens, checked to be equal for two rows."""
-    values = positions.evaluate(match.term_nodes, 2, length)
-    bias = torch.zeros(1, 1, 1, 1)
-    passed = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # where a mask of zeros and ones lets the scores through
-    remaining = iter(values)
-    for kind, node, number in match.terms:
-        if kind == "scale":
-            bias = bias * number
-            continue
-        assert isinstance(node, fx.Node)
-        value = _by_row_and_head(next(remaining), node, heads)
-        if kind == "add":
-            bias = bias + value.float() * number
-        elif kind == "gate":
-            if not bool(((value == 0) | (value == 1)).all()):
-                raise NoMatch(match.softmax, "the scores are multiplied by numbers other than 0 and 1")
-            bias, passed = bias * value, passed & (value != 0)
-        elif kind == "keep":
-            bias = torch.where(value, bias, number)
-        else:
-            bias = torch.where(value, number, bias)
-    if not bool((passed | (bias <= HIDDEN)).all()):
-        raise NoMatch(match.softmax, "scores multiplied by 0 are seen as 0, not hidden")
-    if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
-        raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
-    return bias[0].expand(-1, length, length)
-
-
-def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
-    """A term of the bias, evaluated for two rows, as [2|1, H|1, L|1, L]."""
-    rank = value.dim()
-    if rank < 3:
-        return value.reshape([1] * (4 - rank) + list(value.shape))
-    if rank == 3:
-        first = node.meta["val"].shape[0]
-        if not isinstance(first, torch.SymInt):
-            return value.unsqueeze(0)
-        return value.reshape(2, value.shape[0] // 2, *value.shape[1:])
-    if rank == 5:  # [B, Hkv, queries a KV head, L, L]
-        wide = value.expand(-1, heads // value.shape[2] if value.shape[1] == 1 else -1, -1, -1, -1)
-        return wide.flatten(1, 2) if value.shape[1] * value.shape[2] > 1 else value.squeeze(2)
-    return value
 
 
 def is_over_tokens(program: Program, softmax: fx.Node) -> bool:
