@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from burnish.ir.errors import NotCausalError
+from burnish.ir.errors import NotCausalError, UnsupportedError
 from burnish.ir.program import describe
 from burnish.passes.analyses.attention_match import Match, NoMatch
-from burnish.passes.analyses.masks import HIDDEN, Mask, blocks_of, classify, departs, differs, table_of
+from burnish.passes.analyses.masks import HIDDEN, Mask, NotANumber, blocks_of, classify, departs, differs, table_of
 from burnish.passes.analyses.position_blocks import PositionBlocks
 from burnish.passes.analyses.position_only import PositionOnly
 from burnish.passes.base import Log
@@ -52,24 +52,26 @@ class TermsBias:
 
     def _block(self, axis: int, start: int, stop: int) -> Tensor:
         bias = torch.zeros(1, 1, 1, 1)
-        passed = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # where a mask of zeros and ones lets the scores through
-        for kind, node, number in self.match.terms:
+        passed: Tensor | None = None  # where a mask of zeros and ones lets the scores through
+        for place, (kind, node, number) in enumerate(self.match.terms):
             if kind == "scale":
                 bias = bias * number
                 continue
             assert isinstance(node, fx.Node)
             value = self._term(node, axis, start, stop)
             if kind == "add":
-                bias = bias + (value.float() if number == 1.0 else value.float() * number)
+                term = value.float() if number == 1.0 else value.float() * number
+                bias = bias + term if place else term
             elif kind == "gate":
                 if not bool(((value == 0) | (value == 1)).all()):
                     raise NoMatch(self.match.softmax, "the scores are multiplied by numbers other than 0 and 1")
-                bias, passed = bias * value, passed & (value != 0)
+                bias = bias * value
+                passed = value != 0 if passed is None else passed & (value != 0)
             elif kind == "keep":
                 bias = torch.where(value, bias, number)
             else:
                 bias = torch.where(value, number, bias)
-        if not bool((passed | (bias <= HIDDEN)).all()):
+        if passed is not None and not bool((passed | (bias <= HIDDEN)).all()):
             raise NoMatch(self.match.softmax, "scores multiplied by 0 are seen as 0, not hidden")
         if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
             raise NoMatch(self.match.softmax, "the mask differs between the rows of a batch")
@@ -80,10 +82,15 @@ class TermsBias:
         rank = len(self.blocks.shape(node))
         value = self.blocks.whole(node) if rank + axis < 0 else self.blocks.block(node, rank + axis, start, stop)
         value = _by_row_and_head(value, node, self.heads)
-        for each in (0, 1):
-            if value.stride(each) == 0:
-                value = value.narrow(each, 0, 1)
-        return value
+        sizes = (stop - start, self.length) if axis == -2 else (self.length, stop - start)
+        if any(size not in (1, wanted) for size, wanted in zip(value.shape[-2:], sizes, strict=True)):
+            raise UnsupportedError(
+                f"{describe(node)} is part of an attention's mask, but has a shape of {list(self.blocks.shape(node))} "
+                f"for {self.length} tokens. If a table of positions ends there, compile with a smaller max_length"
+            )
+        if value.shape[0] == 2 and (value.stride(0) == 0 or torch.equal(value[0], value[1])):
+            value = value.narrow(0, 0, 1)
+        return value.narrow(1, 0, 1) if value.stride(1) == 0 else value
 
 
 def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
@@ -115,7 +122,8 @@ class MaskReader:
         """The mask of a match.
 
         Raises:
-            NoMatch: the attention cannot be raised with this mask; the message says why.
+            NoMatch: these terms are no mask; the message says why.
+            UnsupportedError: the mask cannot be kept for a step.
             NotCausalError: a token sees later ones, and the mask is too large for a table in which to show them.
         """
         if not match.terms:
@@ -137,18 +145,22 @@ class MaskReader:
                 mask = classify(bias, has_sinks)
             else:
                 mask = self._from_telling_rows(match, bias)
-        except ValueError as error:
-            raise NoMatch(match.softmax, f"its mask is {error} somewhere") from error
+        except NotANumber:
+            raise _unsupported(match, "its mask adds NaN or infinity to some score") from None
         if mask.blind is not None and not has_sinks:
-            raise NoMatch(match.softmax, f"its mask hides all tokens from token {mask.blind}")
+            raise _unsupported(
+                match, f"its mask hides all tokens from token {mask.blind}, whose softmax is over nothing"
+            )
         if mask.rest:
             self._check_size(match, bias, mask)
         for length in self._shorter_lengths(mask):
             shorter = self._bias(match, heads, length)
             row = differs(bias, shorter, has_sinks, _some_rows(length))
             if row is not None:
-                raise NoMatch(
-                    match.softmax, f"its mask is another for token {row} of {length} tokens than of {self.max_length}"
+                raise _unsupported(
+                    match,
+                    f"its mask is another for token {row} of {length} tokens than of {self.max_length}: it depends on "
+                    "how many tokens follow",
                 )
         return replace(mask, table=table_of(bias, mask.kind, has_sinks)) if mask.rest else mask
 
@@ -164,8 +176,8 @@ class MaskReader:
                 f"{key} (its mask was evaluated and shows it), so a token's output can depend on later tokens. "
                 "burnish.compile takes causal language models"
             )
-        raise NoMatch(
-            match.softmax,
+        raise _unsupported(
+            match,
             f"its mask has no closed form, and a table of {heads} x {self.max_length} x {self.max_length} is too "
             "large: compile with a smaller max_length",
         )
@@ -189,8 +201,10 @@ class MaskReader:
         kept = _spread(turns, count // 8)
         random = torch.Generator().manual_seed(0)
         rows = {*range(64), *range(length - 64, length), *(turn + step for turn in kept for step in range(-2, 3))}
-        rows |= set(torch.randint(0, length, (max(64, count - len(rows)),), generator=random).tolist())
-        blocks = _as_blocks([row for row in rows if 0 <= row < length], blocks_of(length)[0][1])
+        size = blocks_of(length)[0][1]
+        starts = torch.randint(0, length, (max(64, count - len(rows)) // size,), generator=random).tolist()
+        rows |= {start + step for start in starts for step in range(size)}
+        blocks = _as_blocks([row for row in rows if 0 <= row < length], size)
         mask = classify(bias, has_sinks, blocks)
         heads = bias.rows(0, 1).shape[0]
         if mask.rest and heads * length**2 * 4 <= _TABLE_BYTES:
@@ -213,12 +227,16 @@ class MaskReader:
         return mask
 
 
+def _unsupported(match: Match, reason: str) -> UnsupportedError:
+    return UnsupportedError(f"the model cannot be made incremental: {describe(match.softmax)}: {reason}")
+
+
 def _some_rows(length: int) -> list[tuple[int, int]]:
     """All rows of a short mask; the first, the last and some between of a long one."""
     if length <= 256:
         return [(0, length)]
-    starts = {0, length - 16, length // 3, length // 2}
-    return [(start, start + 16) for start in sorted(starts)]
+    size = min(16, blocks_of(length)[0][1])
+    return [(start, start + size) for start in (0, length // 3, length // 2, length - size)]
 
 
 def _spread(values: Sequence[int], count: int) -> list[int]:

@@ -19,6 +19,10 @@ _ROUNDING = 2e-6  # what float32 leaves, relative to the largest bias, of a diff
 _BLOCK = 2**18  # entries: a block of them and what is computed from it stays in a cache
 
 
+class NotANumber(Exception):
+    """What is added to some score is NaN or +inf."""
+
+
 class Bias(Protocol):
     """What is added to the scores, for `length` tokens: a block of rows (queries) or columns (keys) at a time."""
 
@@ -82,16 +86,15 @@ def classify(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]] | No
     compared after its diagonal is taken away; not so where sinks take part in the softmax without a bias.
 
     Raises:
-        ValueError: a bias is not a number or +inf.
+        NotANumber: of what is added to some score.
     """
     if blocks is None:
         blocks = blocks_of(bias.length)
     slopes = _slopes(bias, has_sinks)
     if slopes is not None:
         seen = _look(bias, has_sinks, blocks, slopes)
-        kind, extent = seen.kind()
-        if kind != "none" and not seen.rest:
-            return Mask(kind, extent, slopes=slopes, edges=seen.edges())
+        if not seen.rest and seen.kind()[0] != "none":
+            return Mask(*seen.kind(), slopes=slopes, edges=seen.edges())
     seen = _look(bias, has_sinks, blocks, None)
     kind, extent = seen.kind()
     rest = seen.rest or (kind == "none" and not seen.everything)
@@ -237,7 +240,7 @@ def _look(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]], slopes
         low, high = rest.amin((-1, -2)), rest.amax((-1, -2))
         largest = torch.maximum(high, -low)
         if not bool(largest.isfinite().all()):
-            raise ValueError("not a number or +inf")
+            raise NotANumber
         look.largest = largest if look.largest is None else torch.maximum(look.largest, largest)
         if slopes is not None and look.rest:
             return look

@@ -61,6 +61,7 @@ class PositionBlocks:
         self._small = small
         self._largest = whole
         self._wholes: dict[fx.Node, Tensor] = {}
+        self._wide: dict[fx.Node, bool] = {}
         self._shapes: dict[fx.Node, tuple[int, ...]] = {}
         self._blocks: dict[tuple[fx.Node, int, int, int], Tensor] = {}  # of the one that is asked for
 
@@ -116,9 +117,10 @@ class PositionBlocks:
 
     def _is_wide(self, node: fx.Node) -> bool:
         """Whether a value has tokens on more than one axis."""
-        if not isinstance(node.meta.get("val"), Tensor):
-            return False
-        return sum(self.shape(node)[axis] > 1 for axis in sequence_axes(self.positions.program, node)) > 1
+        if node not in self._wide:
+            shape = self.shape(node) if isinstance(node.meta.get("val"), Tensor) else ()
+            self._wide[node] = sum(shape[axis] > 1 for axis in sequence_axes(self.positions.program, node)) > 1
+        return self._wide[node]
 
     def _is_small(self, node: fx.Node) -> bool:
         if node.op != "call_function":
