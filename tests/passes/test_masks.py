@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from burnish.passes.analyses.masks import Dense, Mask, shows, table_of
+from burnish.passes.analyses.masks import Dense, Mask, table_of
 from burnish.passes.analyses.masks import classify as classify_bias
 
 HIDDEN_VALUES = [float("-inf"), torch.finfo(torch.float32).min, -1e4]

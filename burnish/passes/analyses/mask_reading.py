@@ -27,7 +27,7 @@ _SHORT = (1, 2, 3, 5, 7, 16, 17, 33)  # lengths that are always compared with th
 
 @dataclass(frozen=True)
 class TermsBias:
-    """What a match's terms add up to for `length` tokens: a `masks.Bias`, checked to be equal for two rows."""
+    """What a match's terms add up to for `length` tokens: a `masks.Bias`, checked to be equal for all sequences."""
 
     match: Match
     blocks: PositionBlocks
@@ -73,28 +73,28 @@ class TermsBias:
                 bias = torch.where(value, number, bias)
         if passed is not None and not bool((passed | (bias <= HIDDEN)).all()):
             raise NoMatch(self.match.softmax, "scores multiplied by 0 are seen as 0, not hidden")
-        if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
+        if bias.shape[0] > 1 and not torch.equal(bias, bias[:1].expand_as(bias)):
             raise NoMatch(self.match.softmax, "the mask differs between the rows of a batch")
         return bias[0]
 
     def _term(self, node: fx.Node, axis: int, start: int, stop: int) -> Tensor:
-        """A block of a term, for two rows, as [2|1, H|1, L|1, L|1]; what repeats itself stands once."""
+        """A block of a term as [B|1, H|1, L|1, L|1]; what repeats itself stands once."""
         rank = len(self.blocks.shape(node))
         value = self.blocks.whole(node) if rank + axis < 0 else self.blocks.block(node, rank + axis, start, stop)
-        value = _by_row_and_head(value, node, self.heads)
+        value = _by_row_and_head(value, node, self.blocks.batch, self.heads)
         sizes = (stop - start, self.length) if axis == -2 else (self.length, stop - start)
         if any(size not in (1, wanted) for size, wanted in zip(value.shape[-2:], sizes, strict=True)):
             raise UnsupportedError(
                 f"{describe(node)} is part of an attention's mask, but has a shape of {list(self.blocks.shape(node))} "
                 f"for {self.length} tokens. If a table of positions ends there, compile with a smaller max_length"
             )
-        if value.shape[0] == 2 and (value.stride(0) == 0 or torch.equal(value[0], value[1])):
+        if value.stride(0) == 0 or torch.equal(value, value[:1].expand_as(value)):
             value = value.narrow(0, 0, 1)
         return value.narrow(1, 0, 1) if value.stride(1) == 0 else value
 
 
-def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
-    """A term of the bias, evaluated for two rows, as [2|1, H|1, L|1, L|1]."""
+def _by_row_and_head(value: Tensor, node: fx.Node, batch: int, heads: int) -> Tensor:
+    """A term of the bias, evaluated for `batch` rows, as [batch|1, H|1, L|1, L|1]."""
     rank = value.dim()
     if rank < 3:
         return value.reshape([1] * (4 - rank) + list(value.shape))
@@ -102,7 +102,7 @@ def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
         first = node.meta["val"].shape[0]
         if not isinstance(first, torch.SymInt):
             return value.unsqueeze(0)
-        return value.reshape(2, value.shape[0] // 2, *value.shape[1:])
+        return value.reshape(batch, value.shape[0] // batch, *value.shape[1:])
     if rank == 5:  # [B, Hkv, queries a KV head, L, L]
         wide = value.expand(-1, heads // value.shape[2] if value.shape[1] == 1 else -1, -1, -1, -1)
         return wide.flatten(1, 2) if value.shape[1] * value.shape[2] > 1 else value.squeeze(2)
@@ -134,8 +134,8 @@ class MaskReader:
             self._read[key] = self._classify(match, heads)
         return self._read[key]
 
-    def _bias(self, match: Match, heads: int, length: int) -> TermsBias:
-        return TermsBias(match, PositionBlocks(self.positions, 2, length), heads)
+    def _bias(self, match: Match, heads: int, length: int, batch: int = 2) -> TermsBias:
+        return TermsBias(match, PositionBlocks(self.positions, batch, length), heads)
 
     def _classify(self, match: Match, heads: int) -> Mask:
         bias = self._bias(match, heads, self.max_length)
@@ -153,8 +153,8 @@ class MaskReader:
             )
         if mask.rest:
             self._check_size(match, bias, mask)
-        for length in self._shorter_lengths(mask):
-            shorter = self._bias(match, heads, length)
+        for place, length in enumerate(self._shorter_lengths(mask)):
+            shorter = self._bias(match, heads, length, batch=1 + place % 3)
             row = differs(bias, shorter, has_sinks, _some_rows(length))
             if row is not None:
                 raise _unsupported(
@@ -206,19 +206,15 @@ class MaskReader:
         rows |= {start + step for start in starts for step in range(size)}
         blocks = _as_blocks([row for row in rows if 0 <= row < length], size)
         mask = classify(bias, has_sinks, blocks)
-        heads = bias.rows(0, 1).shape[0]
-        if mask.rest and heads * length**2 * 4 <= _TABLE_BYTES:
-            return classify(bias, has_sinks)  # all its rows are to be computed in any case
+        keys = {0, length - 1, *_spread(kept, 32), *torch.randint(0, length, (32,), generator=random).tolist()}
         told = ""
         if not mask.rest and mask.slopes is None and mask.kind != "none":
-            keys = {0, length - 1, *_spread(kept, 32), *torch.randint(0, length, (32,), generator=random).tolist()}
             wrong = departs(bias, mask, [(key, key + 1) for key in sorted(keys)])
             if wrong is not None:
-                query, key = wrong
-                if key > query:
-                    mask = replace(mask, later=wrong)
-                return replace(mask, kind="none", extent=0, rest=True)
+                mask = Mask("none", rest=True, later=wrong if wrong[1] > wrong[0] else None)
             told = f" and on all rows for {len(keys)} keys"
+        if mask.rest and bias.rows(0, 1).shape[0] * length**2 * 4 <= _TABLE_BYTES:
+            return classify(bias, has_sinks)  # all its rows are to be computed in any case
         self.log.note(
             f"the mask of {match.softmax.name} ({mask.kind}) was checked on {sum(b - a for a, b in blocks):,} of its "
             f"{length:,} rows{told}: at {len(kept):,} of the {len(turns):,} places where its values turn, on the first "

@@ -62,6 +62,7 @@ class PositionBlocks:
         self._largest = whole
         self._wholes: dict[fx.Node, Tensor] = {}
         self._wide: dict[fx.Node, bool] = {}
+        self._fitting: dict[fx.Node, bool] = {}
         self._shapes: dict[fx.Node, tuple[int, ...]] = {}
         self._blocks: dict[tuple[fx.Node, int, int, int], Tensor] = {}  # of the one that is asked for
 
@@ -83,13 +84,12 @@ class PositionBlocks:
     def whole(self, node: fx.Node) -> Tensor:
         """A node's value. UnsupportedError where it, or what it is computed from, does not fit into memory."""
         if node not in self._wholes:
-            for ancestor in self.positions.ancestors([node]):
-                if ancestor.op == "call_function" and self._count(ancestor) > self._largest and self._is_wide(ancestor):
-                    raise UnsupportedError(
-                        f"{describe(node)} depends on positions alone, and nothing is known of how {ancestor.target} "
-                        f"computes some of its rows, while all of them for {self.length} tokens do not fit into "
-                        "memory: compile with a smaller max_length"
-                    )
+            if not self._fits(node):
+                raise UnsupportedError(
+                    f"{describe(node)} depends on positions alone, and nothing is known of how {node.target} computes "
+                    f"some of its rows from some of its arguments', while all of them for {self.length} tokens do not "
+                    "fit into memory: compile with a smaller max_length"
+                )
             value = self.positions.evaluate([node], self.batch, self.length)[0]
             self._wholes[node] = self._repeating(node, value)
         return self._wholes[node]
@@ -122,10 +122,18 @@ class PositionBlocks:
             self._wide[node] = sum(shape[axis] > 1 for axis in sequence_axes(self.positions.program, node)) > 1
         return self._wide[node]
 
+    def _fits(self, node: fx.Node) -> bool:
+        """Whether a value, and all that it is computed from, can be held whole."""
+        if node not in self._fitting:
+            calls = [each for each in self.positions.ancestors([node]) if each.op == "call_function"]
+            self._fitting[node] = not any(self._count(each) > self._largest and self._is_wide(each) for each in calls)
+        return self._fitting[node]
+
     def _is_small(self, node: fx.Node) -> bool:
+        """Whether a value is computed whole where a block of it is wanted."""
         if node.op != "call_function":
             return True  # a weight is there already
-        return self._count(node) <= self._small or not self._is_wide(node)
+        return (self._count(node) <= self._small or not self._is_wide(node)) and self._fits(node)
 
     def _repeating(self, node: fx.Node, value: Any) -> Any:
         """`value` with stride 0 on each axis of the batch along which it repeats itself."""
@@ -141,18 +149,18 @@ class PositionBlocks:
         return value
 
     def _misshapen(self, node: fx.Node, value: Tensor) -> UnsupportedError:
-        return UnsupportedError(
-            f"{describe(node)} depends on positions alone, but has {list(value.shape)} entries for {self.length} "
-            f"tokens, not {list(self.shape(node))}. If a table of positions ends there, compile with a smaller "
-            "max_length"
-        )
+        found = f"it has a shape of {list(value.shape)}, not {list(self.shape(node))}"
+        return self.positions.not_computed(node, self.length, found)
 
     def _block(self, node: fx.Node, axis: int, start: int, stop: int) -> Tensor:
         key = (node, axis, start, stop)
         if key not in self._blocks:
             found = None
             if node not in self._wholes and not self._is_small(node):
-                found = self._by_rule(node, axis, start, stop)
+                try:
+                    found = self._by_rule(node, axis, start, stop)
+                except (RuntimeError, IndexError) as error:  # of an op that was given these rows
+                    raise self.positions.not_computed(node, self.length, error) from error
             value = self.whole(node).narrow(axis, start, stop - start) if found is None else found
             if list(value.shape) != self._narrowed(node, axis, start, stop):
                 raise self._misshapen(node, value)
@@ -385,6 +393,16 @@ def _join(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: in
     return torch.cat(pieces, dim)
 
 
+def _stack(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: int) -> Tensor | None:
+    parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    assert isinstance(dim, int)
+    dim %= len(blocks.shape(node))
+    if dim == axis:
+        return None
+    return torch.stack([blocks._block(part, axis - (axis > dim), start, stop) for part in parts], dim)
+
+
 _Rule = Callable[[PositionBlocks, fx.Node, int, int, int], Tensor | None]
 _RULES: dict[Any, _Rule] = {
     aten.tril.default: _triangle,
@@ -392,4 +410,5 @@ _RULES: dict[Any, _Rule] = {
     aten.index.Tensor: _index,
     aten.gather.default: _gather,
     aten.cat.default: _join,
+    aten.stack.default: _stack,
 }

@@ -114,7 +114,7 @@ class PositionOnly:
         val = node.meta.get("val")
         if node.op == "get_attr":
             return self._digest(str(node.target))
-        if isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool):
+        if isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool | int):
             return str(val)
 
         def argument(given: fx.Node) -> Any:  # one that is not needed is read for its shape
@@ -165,10 +165,14 @@ class PositionOnly:
         try:
             return node.target(*args, **kwargs)
         except Exception as error:
-            raise UnsupportedError(
-                f"{describe(node)} depends on positions alone, but cannot be computed for {length} tokens: {error}. "
-                "If a table of positions ends there, compile with a smaller max_length"
-            ) from error
+            raise self.not_computed(node, length, error) from error
+
+    def not_computed(self, node: fx.Node, length: int, reason: object) -> UnsupportedError:
+        """The error for a node that cannot be computed for that many tokens."""
+        return UnsupportedError(
+            f"{describe(node)} depends on positions alone, but cannot be computed for {length} tokens: {reason}. "
+            "If a table of positions ends there, compile with a smaller max_length"
+        )
 
     def size(self, size: Any, batch: int, length: int) -> Any:
         """A symbolic size as a number."""
