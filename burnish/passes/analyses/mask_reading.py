@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,7 +132,8 @@ class MaskReader:
         terms = tuple((kind, number) for kind, _, number in match.terms)
         key = (terms, self.positions.spelling(match.term_nodes), heads, match.sinks is None)
         if key not in self._read:
-            self._read[key] = self._classify(match, heads)
+            with _one_thread():
+                self._read[key] = self._classify(match, heads)
         return self._read[key]
 
     def _bias(self, match: Match, heads: int, length: int, batch: int = 2) -> TermsBias:
@@ -195,13 +197,13 @@ class MaskReader:
 
     def _from_telling_rows(self, match: Match, bias: TermsBias) -> Mask:
         """The mask from the rows where it turns, the first, the last and random ones; and a note that says so."""
-        length, has_sinks = bias.length, match.sinks is not None
+        length, heads, has_sinks = bias.length, bias.rows(0, 1).shape[0], match.sinks is not None
         turns = sorted(_turns(bias))
         count = max(256, _TELLING_ROWS // (bias.cost() * length))
         kept = _spread(turns, count // 8)
         random = torch.Generator().manual_seed(0)
         rows = {*range(64), *range(length - 64, length), *(turn + step for turn in kept for step in range(-2, 3))}
-        size = blocks_of(length)[0][1]
+        size = blocks_of(length, heads)[0][1]
         starts = torch.randint(0, length, (max(64, count - len(rows)) // size,), generator=random).tolist()
         rows |= {start + step for start in starts for step in range(size)}
         blocks = _as_blocks([row for row in rows if 0 <= row < length], size)
@@ -213,7 +215,7 @@ class MaskReader:
             if wrong is not None:
                 mask = Mask("none", rest=True, later=wrong if wrong[1] > wrong[0] else None)
             told = f" and on all rows for {len(keys)} keys"
-        if mask.rest and bias.rows(0, 1).shape[0] * length**2 * 4 <= _TABLE_BYTES:
+        if mask.rest and heads * length**2 * 4 <= _TABLE_BYTES:
             return classify(bias, has_sinks)  # all its rows are to be computed in any case
         self.log.note(
             f"the mask of {match.softmax.name} ({mask.kind}) was checked on {sum(b - a for a, b in blocks):,} of its "
@@ -221,6 +223,17 @@ class MaskReader:
             "and last rows and on random ones; the others were not looked at, since that would take long"
         )
         return mask
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Thousands of ops on blocks that a core's cache holds: two threads would wait for each other at each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _unsupported(match: Match, reason: str) -> UnsupportedError:
@@ -231,7 +244,7 @@ def _some_rows(length: int) -> list[tuple[int, int]]:
     """All rows of a short mask; the first, the last and some between of a long one."""
     if length <= 256:
         return [(0, length)]
-    size = min(16, blocks_of(length)[0][1])
+    size = min(16, blocks_of(length, 1)[0][1])
     return [(start, start + size) for start in (0, length // 3, length // 2, length - size)]
 
 

@@ -73,7 +73,7 @@ class Mask:
     edges: tuple[int, ...] = ()
 
 
-def blocks_of(length: int, heads: int = 1) -> list[tuple[int, int]]:
+def blocks_of(length: int, heads: int) -> list[tuple[int, int]]:
     """All rows of a bias [heads, length, length], in blocks."""
     size = max(1, _BLOCK // (length * heads))
     return [(start, min(start + size, length)) for start in range(0, length, size)]
@@ -89,7 +89,7 @@ def classify(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]] | No
         NotANumber: of what is added to some score.
     """
     if blocks is None:
-        blocks = blocks_of(bias.length)
+        blocks = blocks_of(bias.length, bias.rows(0, 1).shape[0])
     slopes = _slopes(bias, has_sinks)
     if slopes is not None:
         seen = _look(bias, has_sinks, blocks, slopes)
@@ -123,7 +123,7 @@ def table_of(bias: Bias, kind: str, has_sinks: bool) -> Tensor:
     """The table [H|1, L, L] to keep beside a kind; what is hidden is -inf in it where the kind is "none", else 0."""
     hidden = float("-inf") if kind == "none" else 0.0
     table: Tensor | None = None
-    for start, stop in blocks_of(bias.length):
+    for start, stop in blocks_of(bias.length, bias.rows(0, 1).shape[0]):
         values = settled(bias.rows(start, stop), start, has_sinks)
         if table is None:
             table = torch.empty(values.shape[0], bias.length, bias.length)
@@ -233,12 +233,10 @@ def _look(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]], slopes
         look.rounding = _ROUNDING * (slopes.abs() * bias.length).clamp(min=1.0)
     key = torch.arange(bias.length)
     for start, stop in blocks:
-        raw = bias.rows(start, stop)
-        values = settled(raw, start, has_sinks, slopes)
+        values = settled(bias.rows(start, stop), start, has_sinks, slopes)
         hidden = values <= HIDDEN
         rest = torch.where(hidden, 0.0, values)
-        low, high = rest.amin((-1, -2)), rest.amax((-1, -2))
-        largest = torch.maximum(high, -low)
+        largest = torch.maximum(rest.amax((-1, -2)), -rest.amin((-1, -2)))
         if not bool(largest.isfinite().all()):
             raise NotANumber
         look.largest = largest if look.largest is None else torch.maximum(look.largest, largest)
@@ -247,14 +245,16 @@ def _look(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]], slopes
         position = torch.arange(start, stop).unsqueeze(-1)
         visible = ~hidden
         seen = visible[0]
-        count = seen.sum(-1, dtype=torch.int32)
+        count = seen.sum(-1, dtype=torch.int32).long()
         look.positions.append(position.squeeze(-1))
-        look.counts.append(count.long())
-        run = (key <= position) & (key > position - count.unsqueeze(-1))
+        look.counts.append(count)
+        run = key <= position
+        if not torch.equal(count, position.squeeze(-1) + 1):
+            run = run & (key > position - count.unsqueeze(-1))
         same_heads = visible.shape[0] == 1 or torch.equal(visible, seen.expand_as(visible))
         if not (same_heads and torch.equal(seen, run)) or not bool(count.all()):
             _look_closer(look, visible, position, key)
-        look.everything = look.everything and not bool(hidden.any())
+        look.everything = look.everything and same_heads and bool((count == bias.length).all())
     return look
 
 
