@@ -89,7 +89,7 @@ class TermsBias:
                 f"{describe(node)} is part of an attention's mask, but has a shape of {list(self.blocks.shape(node))} "
                 f"for {self.length} tokens. If a table of positions ends there, compile with a smaller max_length"
             )
-        if value.stride(0) == 0 or torch.equal(value, value[:1].expand_as(value)):
+        if value.shape[0] > 1 and (value.stride(0) == 0 or torch.equal(value, value[:1].expand_as(value))):
             value = value.narrow(0, 0, 1)
         return value.narrow(1, 0, 1) if value.stride(1) == 0 else value
 
