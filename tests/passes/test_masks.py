@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from burnish.passes.analyses import masks
 from burnish.passes.analyses.masks import Dense, Mask, NotANumber, departs, differs, shows, table_of
 from burnish.passes.analyses.masks import classify as classify_bias
 
@@ -109,7 +110,8 @@ def test_one_row_that_is_otherwise_takes_the_closed_form_away(query: int) -> Non
 
 
 @pytest.mark.parametrize("query", [0, 100, M - 2])
-def test_one_later_token_in_any_row_is_found(query: int) -> None:
+def test_one_later_token_in_any_row_is_found(query: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "_BLOCK", 4 * M)
     mask = classify(changed(query, M - 1, visible=True), has_sinks=False)
     assert mask.later == (query, M - 1)
 
@@ -137,7 +139,8 @@ def test_a_mask_with_a_long_period_has_no_closed_form() -> None:
     assert (mask.kind, mask.rest, mask.later) == ("none", True, None)
 
 
-def test_a_query_that_sees_nothing_is_told() -> None:
+def test_a_query_that_sees_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masks, "_BLOCK", 4 * M)
     query, key = grid(M)
     assert classify(bias_of(key < query), has_sinks=False).blind == 0
     assert classify(bias_of((key <= query) & (query != 170)), has_sinks=False).blind == 170

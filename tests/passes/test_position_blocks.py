@@ -72,6 +72,15 @@ SPELLINGS: dict[str, Positions] = {
     "reduced": lambda i, j, table: (
         ((i - j).unsqueeze(-1) > torch.arange(5)).sum(-1) + ((i < j)[..., None] & True).any(-1) * 1.0
     ),
+    "merged": lambda i, j, table: (
+        ((torch.arange(3).view(3, 1, 1, 1) * 7 + torch.arange(2).view(1, 2, 1, 1)) * (i + 2 * j))
+        .transpose(0, 1)
+        .reshape(6, i.shape[0], -1)[4]
+        .float()
+    ),
+    "picked": lambda i, j, table: (
+        ((i - j)[:, None, :] * torch.arange(3)[:, None])[:, torch.tensor([2, 0])].sum(1).float()
+    ),
     "corner of a table": square_corner,
     "inside of a table": square_shifted,
 }
@@ -80,6 +89,9 @@ ROWS_ALONE = ("repeated", "running sum")  # they work along the keys, so that a 
 # An index into a value that is wide itself: no rule says which of its rows are read.
 SCATTERED: dict[str, Positions] = {
     "lookup of pairs": lambda i, j, table: (i * j)[i, j].float(),
+    "neighbours": lambda i, j, table: (
+        (torch.arange(i.shape[0] + 1)[:, None] - 2 * j * j).unfold(0, 2, 1)[..., 1].float()
+    ),
     "gather": lambda i, j, table: (i + 2 * j).gather(0, (i + j) % i.shape[0]).float(),
 }
 

@@ -444,6 +444,15 @@ def test_a_long_mask_without_a_closed_form_is_refused(mask: Callable[..., Tensor
         RaiseAttention().run(program, Log())
 
 
+def test_a_long_mask_is_checked_along_keys_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pair is hidden, in a row that none of those looked at is."""
+    monkeypatch.setattr(mask_reading, "_turns", lambda bias: set())
+    program = prepared(Masked(lambda m, i, j: (j <= i) & (i + 100_000 * j != 23_456)), 64)
+    program.signature = replace(program.signature, max_length=LONG)
+    with pytest.raises(UnsupportedError, match="no closed form"):
+        RaiseAttention().run(program, Log())
+
+
 @pytest.mark.parametrize(
     "mask",
     [lambda m, i, j: (j <= i) | (j < 130), lambda m, i, j: (j <= i) | (m.late[i] & (j == 30_000))],
