@@ -7,7 +7,7 @@ causal for 119 tokens. Rows come in blocks, so that nothing of size tokens x tok
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -177,8 +177,10 @@ def departs(bias: Bias, mask: Mask, columns: Iterable[tuple[int, int]]) -> tuple
 class _Look:
     """What a walk over rows showed."""
 
-    positions: list[Tensor] = field(default_factory=list)
-    counts: list[Tensor] = field(default_factory=list)  # how many keys each row sees
+    positions: Tensor  # of the rows, int64
+    counts: (
+        Tensor  # how many keys each row sees, int64: one tensor, since small ones kept between blocks break up memory
+    )
     runs: bool = True  # each row sees its own token and those right before it, the same for all heads
     everything: bool = True
     largest: Tensor | None = None  # of the rest, by head
@@ -197,7 +199,7 @@ class _Look:
         """The kind and extent that all rows keep to; "none" where no kind fits."""
         if not self.runs:
             return "none", 0
-        position, count = torch.cat(self.positions), torch.cat(self.counts)
+        position, count = self.positions, self.counts
         if torch.equal(count, position + 1):
             return "causal", 0
         extent = int(count.max())
@@ -209,7 +211,7 @@ class _Look:
 
     def edges(self) -> tuple[int, ...]:
         """The rows where the number of keys seen changes otherwise than it did before."""
-        position, count = torch.cat(self.positions), torch.cat(self.counts)
+        position, count = self.positions, self.counts
         change = count.diff(prepend=count[:1] - 1)
         turned = change != change.roll(1)
         turned[0] = False
@@ -228,7 +230,8 @@ def _slopes(bias: Bias, has_sinks: bool) -> Tensor | None:
 
 def _look(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]], slopes: Tensor | None) -> _Look:
     """Walk over rows; with slopes, only as long as nothing but rounding is left beside them."""
-    look = _Look()
+    positions = torch.cat([torch.arange(start, stop) for start, stop in blocks])
+    look, walked = _Look(positions, torch.zeros_like(positions)), 0
     if slopes is not None:
         look.rounding = _ROUNDING * (slopes.abs() * bias.length).clamp(min=1.0)
     key = torch.arange(bias.length)
@@ -246,8 +249,8 @@ def _look(bias: Bias, has_sinks: bool, blocks: Sequence[tuple[int, int]], slopes
         visible = ~hidden
         seen = visible[0]
         count = seen.sum(-1, dtype=torch.int32).long()
-        look.positions.append(position.squeeze(-1))
-        look.counts.append(count)
+        look.counts[walked : walked + len(count)] = count
+        walked += len(count)
         run = key <= position
         if not torch.equal(count, position.squeeze(-1) + 1):
             run = run & (key > position - count.unsqueeze(-1))
