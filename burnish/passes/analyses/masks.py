@@ -178,9 +178,8 @@ class _Look:
     """What a walk over rows showed."""
 
     positions: Tensor  # of the rows, int64
-    counts: (
-        Tensor  # how many keys each row sees, int64: one tensor, since small ones kept between blocks break up memory
-    )
+    # How many keys each row sees, int64. One tensor for all: small ones kept between large blocks break memory up.
+    counts: Tensor
     runs: bool = True  # each row sees its own token and those right before it, the same for all heads
     everything: bool = True
     largest: Tensor | None = None  # of the rest, by head
