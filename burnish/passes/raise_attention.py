@@ -18,19 +18,16 @@ from burnish.passes.analyses.attention_match import (
     VIEWS,
     Match,
     NoMatch,
-    evaluate_bias,
     is_over_tokens,
     match_attention,
     sink_scale,
 )
-from burnish.passes.analyses.masks import Mask, classify, shows_later_tokens
+from burnish.passes.analyses.mask_reading import MaskReader
+from burnish.passes.analyses.masks import Mask
 from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
-
-# A mask that has no closed form is kept as a table of max_length x max_length; beyond this it is refused.
-_TABLE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class _Raiser:
         self.log = log
         self.positions = PositionOnly(program)
         self.editor = Editor(program)
-        self.masks: dict[Any, Mask] = {}
+        self.masks = MaskReader(self.positions, log)
         self.tables: dict[int, fx.Node] = {}
 
     # ------------------------------------------------------------ the two roots
@@ -210,12 +207,10 @@ class _Raiser:
         heads, kv_heads = int(shape[1]), int(key.meta["val"].shape[1])
         if int(value.meta["val"].shape[1]) != kv_heads:
             raise NoMatch(root, "keys and values have different numbers of heads")
-        mask = known or self._mask(match, heads)
+        mask = known or self.masks.read(match, heads)
         options: dict[str, Any] = {"scale": match.scale, "mask": mask.kind}
-        if mask.extent and mask.extent < self.program.signature.max_length:
+        if mask.extent:
             options["extent"] = mask.extent
-        elif mask.extent:
-            options["mask"] = "causal"
         if match.softcap:
             options["softcap"] = match.softcap
         if match.sinks is not None:
@@ -229,7 +224,7 @@ class _Raiser:
         out = self.editor.call(burnish_ops.attention.default, query, key, value, like=root, **options)
         told = mask.kind + (f" of {mask.extent}" if mask.extent else "")
         extras = [name for name in ("softcap", "sinks", "slopes", "bias") if name in options]
-        if shows_later_tokens(mask):
+        if mask.later is not None or (mask.kind == "none" and mask.table is None):
             told += ", not causal: a token sees later ones"
         told = f"attention, {heads} query heads, {kv_heads} KV heads, mask {told}"
         if extras:
@@ -240,53 +235,6 @@ class _Raiser:
         if id(mask) not in self.tables:
             self.tables[id(mask)] = self.editor.weight(name, Stored(values))
         return self.tables[id(mask)]
-
-    def _mask(self, match: Match, heads: int) -> Mask:
-        """The mask of a match: its bias evaluated at several lengths, which must agree."""
-        if not match.terms:
-            return Mask("none")
-        key = (tuple((kind, node, number) for kind, node, number in match.terms), heads, match.sinks is None)
-        if key not in self.masks:
-            self.masks[key] = self._classify(match, heads)
-        return self.masks[key]
-
-    def _classify(self, match: Match, heads: int) -> Mask:
-        longest = self._telling_length(match)
-        found: list[Mask] = []
-        for length in (longest, longest // 2 + 1):
-            bias = evaluate_bias(match, self.positions, length, heads)
-            found.append(classify(bias, match.sinks is not None))
-        mask, shorter = found
-        if mask.kind in ("window", "chunk") and mask.extent > longest // 2:
-            shorter = mask  # the shorter length is inside the window and cannot show it
-        if not mask.same_as(shorter):
-            raise NoMatch(match.softmax, f"its mask is another at {longest} tokens than at {longest // 2 + 1}")
-        if mask.table is not None:
-            mask = self._whole_table(match, mask, heads)
-        return mask
-
-    def _whole_table(self, match: Match, mask: Mask, heads: int) -> Mask:
-        """A mask that must be kept as a table, at the program's maximum length."""
-        length = self.program.signature.max_length
-        assert mask.table is not None
-        if mask.table.shape[0] * length * length * 4 > _TABLE_BYTES:
-            raise NoMatch(
-                match.softmax,
-                f"its mask has no closed form, and a table of {mask.table.shape[0]} x {length} x {length} is too "
-                "large: compile with a smaller max_length",
-            )
-        bias = evaluate_bias(match, self.positions, length, heads)
-        return classify(bias, match.sinks is not None)
-
-    def _telling_length(self, match: Match) -> int:
-        """A length at which the mask shows all that it does: beyond every number and table that it is made from."""
-        reach = 48
-        for node in self.positions.ancestors(match.term_nodes):
-            if node.op == "get_attr":
-                shape = self.program.weights[str(node.target)].shape
-                reach = max([reach, *(size for size in shape if len(shape) > 1)])
-            reach = max([reach, *_numbers(node.args), *_numbers(tuple(node.kwargs.values()))])
-        return max(2, min(self.program.signature.max_length, 2 * reach))
 
     # ------------------------------------------------------------ back to what the root gave
 
@@ -304,12 +252,3 @@ class _Raiser:
         if out.meta["val"].dtype != want.dtype:
             out = self.editor.call(aten._to_copy.default, out, like=root, dtype=want.dtype)
         return out
-
-
-def _numbers(arguments: Any) -> list[int]:
-    """The whole numbers among a node's arguments that could be a length."""
-    if isinstance(arguments, list | tuple):
-        return [number for argument in arguments for number in _numbers(argument)]
-    if isinstance(arguments, bool) or not isinstance(arguments, int | float):
-        return []
-    return [abs(int(arguments))] if math.isfinite(arguments) and abs(arguments) < 2**24 else []

@@ -6,7 +6,6 @@ product. Below it: casts, views, the slice that drops a sink, down to one matrix
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from torch import Tensor, fx
 
 from burnish.ir.program import Program, arguments, describe
 from burnish.passes.analyses.masks import HIDDEN
-from burnish.passes.analyses.position_only import PositionOnly, is_sequence
+from burnish.passes.analyses.position_only import FILLS, PositionOnly, is_sequence
 
 aten = torch.ops.aten
 
@@ -42,9 +41,6 @@ class NoMatch(Exception):
         self.reason = reason
 
 
-BiasStep = Callable[[Tensor | None, PositionOnly, int, int], Tensor]
-
-
 @dataclass
 class Match:
     """An attention in the user's spelling; operands are as they enter the two products."""
@@ -59,6 +55,7 @@ class Match:
     scale: float = 1.0
     softcap: float = 0.0
     sinks: fx.Node | None = None
+    shifted: bool = False  # by one number for each row, which is left out
     terms: list[tuple[str, Any, float]] = field(default_factory=list)  # inner to outer: what is done to the bias
 
     @property
@@ -153,11 +150,12 @@ def _walk_up(
             floor = constant(node.args[1], positions)
             if floor is None and len(data) == 1 and data[0] is node.args[0]:
                 other = node.args[1]
-                floor = _smallest(other, positions) if isinstance(other, fx.Node) else None
+                floor = _largest(other, positions) if isinstance(other, fx.Node) else None
             if floor is None or floor > HIDDEN or len(node.args) > 2:
                 raise NoMatch(node, "the scores are clamped")
             node = data[0]
         elif target is aten.cat.default:
+            outer[:] = [term for term in outer if term[0] != "shift"]  # of the sinks, too: all the same to softmax
             node = _read_sinks(node, match, positions)
         elif target is aten.expand.default and tuple(node.meta["val"].shape) == tuple(
             node.args[0].meta["val"].shape  # type: ignore[union-attr]
@@ -167,10 +165,11 @@ def _walk_up(
             raise NoMatch(node, f"{target} stands between the product and the softmax")
 
 
-def _smallest(node: fx.Node, positions: PositionOnly) -> float | None:
-    if node not in positions:
+def _largest(node: fx.Node, positions: PositionOnly) -> float | None:
+    """The largest entry of a floor for the scores, if it is the same number whatever the sizes."""
+    if node not in positions or (positions.is_sized(node) and node.target not in FILLS):
         return None
-    return float(positions.evaluate([node], 1, 8)[0].max())
+    return float(positions.evaluate([node], 1, 1)[0].max())
 
 
 def _read_addition(
@@ -179,14 +178,9 @@ def _read_addition(
     first, second = node.args[0], node.args[1]
     sign = -1.0 if node.target is aten.sub.Tensor else 1.0
     sign *= float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
-    if isinstance(second, fx.Node) and second.target in (aten.amax.default, aten.max.dim):
-        return first  # type: ignore[return-value]  # taking a row's maximum away: softmax does not see it
-    if isinstance(second, fx.Node) and str(second.target) == "<built-in function getitem>":
-        source = second.args[0]
-        if isinstance(source, fx.Node) and source.target is aten.max.dim and source.args[0] is first:
-            return first  # type: ignore[return-value]
-    if isinstance(second, int | float) and isinstance(first, fx.Node):
-        return first  # one number for the whole row
+    if isinstance(first, fx.Node) and _is_shift(second):
+        outer.append(("shift", None, 0.0))
+        return first
     if len(data) == 1 and isinstance(first, fx.Node) and isinstance(second, fx.Node):
         if second in positions:
             outer.append(("add", second, sign))
@@ -195,6 +189,17 @@ def _read_addition(
             outer.append(("add", first, 1.0))
             return second
     raise NoMatch(node, "what is added to the scores depends on the input's data")
+
+
+def _is_shift(node: Any) -> bool:
+    """Whether it is one number for each row, a row's maximum mostly: softmax does not see it."""
+    if isinstance(node, int | float):
+        return True
+    if not isinstance(node, fx.Node):
+        return False
+    source = node.args[0] if str(node.target) == "<built-in function getitem>" else node
+    maximum = isinstance(source, fx.Node) and source.target in (aten.amax.default, aten.max.dim)
+    return maximum and node.meta["val"].dim() > 1 and node.meta["val"].shape[-1] == 1
 
 
 def _read_softcap(
@@ -231,10 +236,16 @@ def _read_sinks(node: fx.Node, match: Match, positions: PositionOnly) -> fx.Node
         aten.unsqueeze.default,
     }:
         source = source.args[0]
-    if source.meta["val"].dim() != 1:
+    if not _is_vector(source):
         raise NoMatch(node, "sinks that are not one number a head")
     match.sinks = source
     return scores  # type: ignore[no-any-return]
+
+
+def _is_vector(node: fx.Node) -> bool:
+    """Whether it is a vector of a size of its own: not one with a number for each token."""
+    shape = node.meta["val"].shape
+    return len(shape) == 1 and isinstance(shape[0], int)
 
 
 def _settle_scale(match: Match) -> None:
@@ -248,15 +259,19 @@ def _settle_scale(match: Match) -> None:
             match.scale *= number
             if scaled_bias:
                 terms.append((kind, node, number))
+        elif kind == "shift":
+            match.shifted = True
         elif kind == "softcap":
-            if scaled_bias:
-                raise NoMatch(match.softmax, "a soft cap over masked scores")
+            if scaled_bias or match.shifted:
+                raise NoMatch(match.softmax, "a soft cap over scores that are masked or shifted")
             match.softcap, capped = number, True
         else:
             if kind in ("keep", "hide") and number > HIDDEN:
                 raise NoMatch(match.softmax, f"masked scores are set to {number}, which is not out of sight")
             scaled_bias = True
             terms.append((kind, node, number))
+    if match.shifted and match.sinks is not None:
+        raise NoMatch(match.softmax, "scores are shifted beside their sinks")
     match.terms = terms
 
 
@@ -313,54 +328,11 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
         if node.target is aten.mul.Tensor and product in node.args and isinstance(sinks, fx.Node):
             while sinks.target in VIEWS | {aten.unsqueeze.default}:
                 sinks = arguments(sinks)[0]
-            if sinks.meta["val"].dim() == 1:
+            if match.shifted:
+                raise NoMatch(match.softmax, "scores are shifted beside their sinks")
+            if _is_vector(sinks):
                 return node, sinks
     return None
-
-
-def evaluate_bias(match: Match, positions: PositionOnly, length: int, heads: int) -> Tensor:
-    """The bias [H|1, L, L] that the match's terms add up to at `length` tokens, checked to be equal for two rows."""
-    values = positions.evaluate(match.term_nodes, 2, length)
-    bias = torch.zeros(1, 1, 1, 1)
-    passed = torch.ones(1, 1, 1, 1, dtype=torch.bool)  # where a mask of zeros and ones lets the scores through
-    remaining = iter(values)
-    for kind, node, number in match.terms:
-        if kind == "scale":
-            bias = bias * number
-            continue
-        assert isinstance(node, fx.Node)
-        value = _by_row_and_head(next(remaining), node, heads)
-        if kind == "add":
-            bias = bias + value.float() * number
-        elif kind == "gate":
-            if not bool(((value == 0) | (value == 1)).all()):
-                raise NoMatch(match.softmax, "the scores are multiplied by numbers other than 0 and 1")
-            bias, passed = bias * value, passed & (value != 0)
-        elif kind == "keep":
-            bias = torch.where(value, bias, number)
-        else:
-            bias = torch.where(value, number, bias)
-    if not bool((passed | (bias <= HIDDEN)).all()):
-        raise NoMatch(match.softmax, "scores multiplied by 0 are seen as 0, not hidden")
-    if bias.shape[0] == 2 and not torch.equal(bias[0], bias[1]):
-        raise NoMatch(match.softmax, "the mask differs between the rows of a batch")
-    return bias[0].expand(-1, length, length)
-
-
-def _by_row_and_head(value: Tensor, node: fx.Node, heads: int) -> Tensor:
-    """A term of the bias, evaluated for two rows, as [2|1, H|1, L|1, L]."""
-    rank = value.dim()
-    if rank < 3:
-        return value.reshape([1] * (4 - rank) + list(value.shape))
-    if rank == 3:
-        first = node.meta["val"].shape[0]
-        if not isinstance(first, torch.SymInt):
-            return value.unsqueeze(0)
-        return value.reshape(2, value.shape[0] // 2, *value.shape[1:])
-    if rank == 5:  # [B, Hkv, queries a KV head, L, L]
-        wide = value.expand(-1, heads // value.shape[2] if value.shape[1] == 1 else -1, -1, -1, -1)
-        return wide.flatten(1, 2) if value.shape[1] * value.shape[2] > 1 else value.squeeze(2)
-    return value
 
 
 def is_over_tokens(program: Program, softmax: fx.Node) -> bool:

@@ -6,7 +6,8 @@ and sequence sizes. It can be evaluated now, whatever way it was written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +24,13 @@ _SHAPE_READERS = having("shape_of_first")
 FILLS = having("fills")  # the same for any number of tokens, so a step can run them as they are
 
 
+class _Number(int):
+    """The place of a line, printed so that it is no number among the arguments."""
+
+    def __repr__(self) -> str:
+        return f"%{int(self)}"
+
+
 class PositionOnly:
     """The position-only nodes of a program, found once; evaluated on demand."""
 
@@ -30,6 +38,7 @@ class PositionOnly:
         self.program = program
         self.nodes: set[fx.Node] = set()
         self.sized: set[fx.Node] = set()  # those that depend on a size; the others are constants
+        self.digests: dict[str, tuple[Any, ...]] = {}
         for node in program.graph.nodes:
             self._classify(node)
 
@@ -79,6 +88,37 @@ class PositionOnly:
             stack.extend(inputs)
         return needed
 
+    def spelling(self, targets: Sequence[fx.Node]) -> tuple[Any, ...]:
+        """How `targets` are computed, names left out: equal for nodes that are worth the same at all sizes."""
+        needed = self.ancestors(targets)
+        numbers: dict[fx.Node, Any] = {}
+        lines: list[Any] = []
+        for node in self.program.graph.nodes:
+            if node in needed:
+                lines.append(self._line(node, numbers))
+                numbers[node] = _Number(len(lines))
+        return (*lines, *(numbers[node] for node in targets))
+
+    def _line(self, node: fx.Node, numbers: Mapping[fx.Node, Any]) -> Any:
+        val = node.meta.get("val")
+        if node.op == "get_attr":
+            return self._digest(str(node.target))
+        if isinstance(val, torch.SymInt | torch.SymFloat | torch.SymBool | int):
+            return str(val)
+
+        def argument(given: fx.Node) -> Any:  # one that is not needed is read for its shape
+            return numbers[given] if given in numbers else (str(_shape(given)), str(given.meta["val"].dtype))
+
+        return f"{node.target}{fx.map_arg((node.args, node.kwargs), argument)}"
+
+    def _digest(self, name: str) -> tuple[Any, ...]:
+        """A weight's content, so that equal buffers of different layers are one."""
+        if name not in self.digests:
+            value = self.program.weights[name].materialize().contiguous()
+            content = hashlib.sha1(value.view(-1).view(torch.uint8).numpy().data, usedforsecurity=False)
+            self.digests[name] = (str(value.dtype), tuple(value.shape), content.hexdigest())
+        return self.digests[name]
+
     def evaluate(self, targets: Sequence[fx.Node], batch: int, length: int) -> list[Any]:
         """The values of `targets` for `batch` rows of `length` tokens."""
         needed = self.ancestors(targets)
@@ -114,16 +154,22 @@ class PositionOnly:
         try:
             return node.target(*args, **kwargs)
         except Exception as error:
-            raise UnsupportedError(
-                f"{describe(node)} depends on positions alone, but cannot be computed for {length} tokens: {error}. "
-                "If a table of positions ends there, compile with a smaller max_length"
-            ) from error
+            raise self.not_computed(node, length, error) from error
+
+    def not_computed(self, node: fx.Node, length: int, reason: object) -> UnsupportedError:
+        """The error for a node that cannot be computed for that many tokens."""
+        return UnsupportedError(
+            f"{describe(node)} depends on positions alone, but cannot be computed for {length} tokens: {reason}. "
+            "If a table of positions ends there, compile with a smaller max_length"
+        )
 
     def size(self, size: Any, batch: int, length: int) -> Any:
         """A symbolic size as a number."""
         if isinstance(size, int):
             return size
         expression = size.node.expr
+        if expression.is_Symbol and isinstance(size, torch.SymInt):  # almost all are
+            return batch if str(expression) == self.program.batch else length
         found = expression.subs(
             {symbol: batch if str(symbol) == self.program.batch else length for symbol in expression.free_symbols}
         )
