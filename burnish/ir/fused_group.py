@@ -257,12 +257,13 @@ def folded_axis(call: Step | fx.Node, shape: Sequence[Any]) -> int | None:
     return axis if short and axis != len(shape) - 1 else None
 
 
-def bound(step: Step) -> dict[str, Any]:
-    """The arguments of a step by their names, defaults included."""
-    schema = step.target._schema.arguments
+def bound(call: Step | fx.Node) -> dict[str, Any]:
+    """The arguments of a call by their names, defaults included."""
+    target: Any = call.target
+    schema = target._schema.arguments
     found = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    found.update(zip((argument.name for argument in schema), step.args, strict=False))
-    return found | dict(step.kwargs)
+    found.update(zip((argument.name for argument in schema), call.args, strict=False))
+    return found | dict(call.kwargs)
 
 
 def run_group(group: Group, inputs: Sequence[Any], sizes: Sequence[Any]) -> dict[str, Any]:

@@ -306,7 +306,12 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     return OnnxExecutor(
-        artifact.file(MODEL_FILE), artifact.manifest.inputs, artifact.states, artifact.signature, threads
+        artifact.file(MODEL_FILE),
+        artifact.manifest.inputs,
+        artifact.states,
+        artifact.signature,
+        threads,
+        artifact.tables,
     )
 
 
@@ -318,8 +323,8 @@ def _default_backend(artifact: Artifact) -> Backend:
 
 
 def weight_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """The weights by name, mapped from the file."""
-    return {name: artifact.weights[name].materialize() for name in artifact.manifest.weights}
+    """The weights by name, mapped from the file, and tables of positions, made from their formulas."""
+    return {name: weight.materialize() for name, weight in artifact.weights.items()}
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:

@@ -107,7 +107,7 @@ class _Lowering:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 results[node] = self.builder.input(node.name, dtype_of(node), shape_of(node))
-            elif node.op == "get_attr":
+            elif node.op == "get_attr" and self.context.formula(node) is None:
                 results[node] = self.builder.weight(self.program.weight_of(node))
 
     def _lower(self, node: fx.Node) -> None:
