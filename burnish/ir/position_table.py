@@ -65,6 +65,10 @@ class PositionTable:
     def materialize(self) -> Tensor:
         return self.first(self.rows)
 
+    def nbytes_of(self, count: int) -> int:
+        """Bytes of so many rows."""
+        return count * math.prod(self.row) * self.dtype.itemsize
+
     def first(self, count: int) -> Tensor:
         """The first rows [count, ...]."""
         if not 0 < count <= self.rows:

@@ -17,6 +17,7 @@ from burnish.ir.position_table import PositionTable, halves_of
 from burnish.ir.program import Signature
 from burnish.ir.states import State
 from burnish.runtime.executor import Wanted, narrowed
+from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.states import States
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
@@ -31,7 +32,6 @@ _ONNX_TYPES = {
     torch.float64: (11, "tensor(double)"),
     torch.bfloat16: (16, "tensor(bfloat16)"),
 }
-_FEWEST_ROWS = 1024  # of a table of positions: few enough to be made in no time
 _SMALLEST = 5e-324  # the least positive double: zero as soon as it is used where denormals are flushed
 
 
@@ -80,8 +80,7 @@ class OnnxExecutor:
         self._session: Any = _create_session(model, threads or _processors())
         known = halves_of(tables or {})
         self._present: set[str] = _check_types(self._session, self._inputs, states, known, signature, model)
-        self._tables = {name: table for name, table in known.items() if name in self._present}
-        self._rows: dict[str, torch.Tensor] = {}
+        self._tables = PositionRows({name: table for name, table in known.items() if name in self._present})
         # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
         self._logits = torch.empty(0)
@@ -115,7 +114,7 @@ class OnnxExecutor:
     def close(self) -> None:
         """See `Executor.close`."""
         self._bindings.clear()
-        self._rows.clear()
+        self._tables.clear()
         self._session = None
 
     def _run(self, io: Any) -> None:
@@ -143,7 +142,7 @@ class OnnxExecutor:
             position,
             logits_index,
             torch.empty(shape, dtype=self._signature.logits_dtype),
-            {name: self._first_rows(name, states.capacity) for name in self._tables},
+            self._tables.for_capacity(states.capacity),
         )
         names = (*self._inputs, *(spec.name for spec in states.specs))
         values = (binding.tokens, binding.position, binding.logits_index, *states.past)
@@ -156,14 +155,6 @@ class OnnxExecutor:
         for spec, tensor in zip(states.specs, states.present, strict=True):
             binding.io.bind_output(f"{spec.name}_out", "cpu", 0, *_memory(tensor))
         return binding
-
-    def _first_rows(self, name: str, capacity: int) -> torch.Tensor:
-        """At least `capacity` rows of a table, unless it has fewer; made anew where there are not as many yet."""
-        table = self._tables[name]
-        rows = self._rows.get(name)
-        if rows is None or len(rows) < min(capacity, table.rows):
-            rows = self._rows[name] = table.first(min(max(capacity, _FEWEST_ROWS), table.rows))
-        return rows
 
 
 def _memory(tensor: torch.Tensor) -> tuple[int, list[int], int]:

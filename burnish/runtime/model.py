@@ -302,6 +302,7 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
             read_plan(artifact),
             {each: read_kernels(artifact, each) for each in architectures(artifact)},
             weight_tensors(artifact),
+            artifact.tables,
         )
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
@@ -323,8 +324,8 @@ def _default_backend(artifact: Artifact) -> Backend:
 
 
 def weight_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """The weights by name, mapped from the file, and tables of positions, made from their formulas."""
-    return {name: weight.materialize() for name, weight in artifact.weights.items()}
+    """The weights by name, mapped from the file."""
+    return {name: artifact.weights[name].materialize() for name in artifact.manifest.weights}
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:

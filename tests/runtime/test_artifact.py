@@ -48,7 +48,7 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], None], sealed
     change(envelope["manifest"])
     body = json.dumps(envelope["manifest"])
     checksum = digest(body.encode()) if sealed else envelope["sha256"]
-    file.write_text(f'{{"format_version": 2, "sha256": "{checksum}", "manifest": {body}}}')
+    file.write_text(f'{{"format_version": 3, "sha256": "{checksum}", "manifest": {body}}}')
 
 
 # ---------------------------------------------------------------- what is written is what is read
