@@ -66,6 +66,7 @@ class _Folder:
         self.editor = Editor(program)
         self.positions: fx.Node | None = None
         self.tables: list[tuple[Weight, fx.Node]] = []
+        self.kept: dict[fx.Node, str] = {}  # how the table of a node is, in words
 
     def meets_data(self, node: fx.Node) -> bool:
         """Whether `node` is position-only, depends on a size, and is read by something that is not."""
@@ -112,7 +113,7 @@ class _Folder:
                 made[rank, slot] = self._lookup(node, axis, rank, slot)
             user.replace_input_with(node, made[rank, slot])
         table = next(iter(made.values()))
-        self.log.rewrite(node, f"table of positions, read as {table.name}")
+        self.log.rewrite(node, f"table of positions, read as {table.name}; {self.kept[node]}")
 
     # ------------------------------------------------------------ values
 
@@ -140,17 +141,16 @@ class _Folder:
         try:
             table = formula_of(self.program, self.known, node, longest)
         except NoFormula as reason:
-            self.log.note(f"the table of {node.name} is stored: {reason}")
+            self.kept[node] = f"stored, since {reason}"
             return Stored(self._values(node, axis, batch_axis, longest).movedim(axis, 0).contiguous())
         count = min(longest, _CHECKED_ROWS)
         values = self._values(node, axis, batch_axis, count).movedim(axis, 0)
         stored = 2 * stored_bytes(table) > nbytes(table)
         if stored or not torch.equal(table.first(count).nan_to_num(), values.nan_to_num()):
-            self.log.note(
-                f"the table of {node.name} is stored: its formula "
-                + ("takes as much room" if stored else "gives other numbers")
-            )
+            why = "takes as much room" if stored else "gives other numbers"
+            self.kept[node] = f"stored, since its formula {why}"
             return Stored(self._values(node, axis, batch_axis, longest).movedim(axis, 0).contiguous())
+        self.kept[node] = "kept as a formula"
         return table
 
     def _fold_constant(self, node: fx.Node) -> None:

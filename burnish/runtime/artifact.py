@@ -295,6 +295,11 @@ class Artifact:
             found = position_table(entry.rows, entry.body, vectors)
         except WeightError as error:
             raise ArtifactError(f"the table of positions {name!r} in {self.path} is malformed: {error}") from error
+        if entry.rows < self.signature.max_length:
+            raise ArtifactError(
+                f"the table of positions {name!r} in {self.path} has {entry.rows} rows, and the model takes "
+                f"{self.signature.max_length} tokens"
+            )
         if (list(found.row), manifests.dtype_name(found.dtype)) != (entry.row, entry.dtype):
             raise ArtifactError(
                 f"the table of positions {name!r} in {self.path} should have rows of {entry.dtype} {entry.row}, and "
