@@ -149,8 +149,11 @@ VIEWS = frozenset(
 MEMBERS = POINTWISE | REDUCTIONS | GATHERS | {burnish_ops.positions.default, aten.cat.default}
 """What a group is made of; views stand between these."""
 
+COMPLEX = frozenset({aten.polar.default, aten.view_as_real.default})
+"""Of complex numbers: in formulas of position tables, and in no kernel."""
+
 OPS: dict[str, Any] = {
-    "getitem" if op is operator.getitem else str(op).removesuffix(".default"): op for op in (*MEMBERS, *VIEWS)
+    "getitem" if op is operator.getitem else str(op).removesuffix(".default"): op for op in (*MEMBERS, *VIEWS, *COMPLEX)
 }
 """All that a body may call, by the names that texts have for it."""
 

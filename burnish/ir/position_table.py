@@ -29,10 +29,15 @@ from burnish.ir.weights import Cast, Weight, nbytes
 
 aten = torch.ops.aten
 
-POINT_BY_POINT = frozenset(op for op in POINTWISE if op.namespace == "aten")
+POINT_BY_POINT = frozenset({aten.polar.default, *(op for op in POINTWISE if op.namespace == "aten")})
 """What a formula may call for each element."""
 
-REARRANGING = frozenset(op for op in VIEWS if isinstance(op, torch._ops.OpOverload) and "split" not in str(op))
+REARRANGING = frozenset(
+    {
+        aten.view_as_real.default,
+        *(op for op in VIEWS if isinstance(op, torch._ops.OpOverload) and "split" not in str(op)),
+    }
+)
 """The views that it may call: of lists there is no end."""
 
 ALLOWED = POINT_BY_POINT | REARRANGING | {aten.cat.default}

@@ -157,7 +157,13 @@ class Buckets(Positions):
         return torch.log1p(torch.floor((torch.arange(x.shape[1]).float() + 1.0) / 8)).unsqueeze(-1) * 0.1 + 1
 
 
-FORMULAS = [Sinusoidal, Rotary, Outer, Einsum, Repeated, Exchanged, FromOne, Buckets]
+class Polar(Frequencies):
+    def at(self, x: Tensor) -> Tensor:
+        angles = self.angles(x)
+        return torch.view_as_real(torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+
+
+FORMULAS = [Polar, Sinusoidal, Rotary, Outer, Einsum, Repeated, Exchanged, FromOne, Buckets]
 
 
 def tables_of(program: Program) -> list[Weight]:

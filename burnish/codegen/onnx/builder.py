@@ -64,6 +64,7 @@ class Builder:
     def __init__(self, layout: WeightLayout) -> None:
         self.layout = layout
         self.inputs: list[ir.Value] = []
+        self.tables: list[ir.Value] = []  # those of the inputs that are tables of positions
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.functions: dict[Any, ir.Function] = {}
@@ -187,6 +188,7 @@ class Builder:
             value.dtype = onnx_dtype(table.dtype)
             value.shape = ir.Shape(["positions", *table.row])
             self.inputs.append(value)
+            self.tables.append(value)
         return self._leaves[key]
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

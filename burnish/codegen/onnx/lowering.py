@@ -198,6 +198,8 @@ class _Lowering:
         for domain, *_ in self.builder.functions:
             graph.opset_imports.setdefault(domain, 1)
         RemoveUnusedNodesPass()(model)
+        for unread in [table for table in self.builder.tables if not table.uses()]:  # their halves are
+            graph.inputs.remove(unread)
         RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         return model
 
