@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,17 +17,19 @@ import torch
 from burnish.calibration_text import Text, calibration_for
 from burnish.codegen.onnx import lower
 from burnish.frontend import read
-from burnish.ir.errors import NotCausalError, UnsupportedError, UsageError
+from burnish.ir.errors import MixedRowsError, NotCausalError, UnsupportedError, UsageError
 from burnish.ir.program import Program
-from burnish.ir.trace import PassRecord, Trace, Verification
+from burnish.ir.trace import Check, PassRecord, Trace, Verification
 from burnish.ir.weights import Cast, Stored
 from burnish.loader import interpreted
+from burnish.passes.base import Effect, Pass
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import insert_states, lower_for_cpu, lower_for_gpu, raise_operations, whole_pipeline
+from burnish.passes.pipelines import insert_states, lower_for_cpu, lower_for_gpu, raise_operations
 from burnish.passes.shrink import shrink
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform, apply, check_order
-from burnish.passes.verify import Verifier, verify_step
+from burnish.passes.verify import Verifier
+from burnish.passes.verify_run import CompilationChecks
 from burnish.runtime.artifact import Contents, write
 from burnish.runtime.executor_cuda import this_architecture
 from burnish.runtime.kernel_files import GpuCode, architecture_for
@@ -79,9 +82,11 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             out, to say what they cost.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
         tiles: for GPUs, a file that `burnish tune` wrote on such a one. For several architectures, what it has for all.
-        verify: compare the incremental program with the model on random tokens before anything is written. "full"
-            compares each pass's before and after, too; "shrunk" does so on a program that has two layers of each run
-            of equal ones, which takes seconds. A check that fails leaves a folder that shows it again
+        verify: compare what will run with the model, on random tokens and in the ways that it will be used: whole,
+            token by token, in pieces, after going back, rows of unequal lengths, some logits and not all, across the
+            boundaries that the program shows. `trace.checks` says what was compared and what was not. "full" compares
+            each pass's before and after, too; "shrunk" does so on a program that has two layers of each run of equal
+            ones, which takes seconds. A check that fails leaves a folder that shows it again
             (`burnish reproduce`).
         progress: called with the name of each phase as it begins.
         observer: called with the record of each pass and the program after it, beginning with the program as captured.
@@ -114,35 +119,34 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         if observer is not None:
             observer(record, program)
 
-    verifications: dict[int, Verification | None] = {}
+    run = partial(run_passes, trace=trace, observer=observe, on_failure=_leave_reproducer)
+    lossless, lossy = _lowering(source.program, on_gpu, dtype, quantize)
+    planned = [raise_operations(), insert_states(), [*lossless, *lossy]]
+    verifications: list[Verification | None] = []
     if verify == "shrunk":
         with phases("verify"):
-            verifications = _verify_shrunk(source.program)
+            verifications, left = _verify_shrunk(source.program, [each for part in planned for each in part])
+            trace.checks += left
     verifier = Verifier(source.program) if verify == "full" else None
     with phases("passes"):
-        whole = run_passes(
-            source.program, raise_operations(), trace, observe, verifier=verifier, on_failure=_leave_reproducer
-        )
+        whole = run(source.program, planned[0], verifier=verifier)
     if transforms:
         with phases("transform"):
             text = None if calibration is None else calibration_for(source, calibration)
             whole = apply(whole, transforms, text, trace, observe)
     with phases("passes"):
-        step = run_passes(whole, insert_states(), trace, observe, verifier=verifier, on_failure=_leave_reproducer)
-    if verify:
-        with phases("verify"):
-            verify_step(whole if transforms else source.program, step)
+        exact = run(whole, [*planned[1], *lossless], verifier=verifier)
     with phases("lower"):
-        bits = None if quantize is None else BITS[quantize]
-        lowering = lower_for_gpu(dtype or dtype_of(source.program), bits) if on_gpu else lower_for_cpu()
-        step = run_passes(step, lowering, trace, observe, verifier=verifier, on_failure=_leave_reproducer)
-        trace.passes = [
-            replace(record, verification=record.verification or verifications.get(record.number))
-            for record in trace.passes
-        ]
+        step = run(exact, lossy, verifier=verifier)
+        trace.passes = _with_verifications(trace.passes, verifications, len(planned[0]), len(transforms))
         layout = plan_weights(step.weights)
         onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
         gpu = _lower_for_gpu(step, architectures, winners, trace) if on_gpu else None
+        unavailable = _unavailable(architectures) if chosen == "cuda" else None
+        checks = None
+        if verify:
+            checks = CompilationChecks(whole if transforms else source.program, exact, step, chosen, unavailable)
+            trace.checks += checks.planned()
     with phases("write"):
         folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
         contents = Contents(
@@ -159,13 +163,42 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         )
         write(folder, contents)
     with phases("load"):
-        unavailable = _unavailable(architectures) if chosen == "cuda" else None
         if unavailable is not None:
             compiled = hold_temporary(folder, unavailable)
         else:
             compiled = load_temporary(folder, chosen, {"triton-interpret": interpreted})
+    if checks is not None:
+        with phases("verify"):
+            try:
+                checks.make(compiled.executor)
+            except BaseException:
+                compiled.close()
+                raise
     compiled.trace = trace  # which knows the times, that the artifact's does not
     return compiled
+
+
+def _lowering(
+    program: Program, on_gpu: bool, dtype: torch.dtype | None, quantize: str | None
+) -> tuple[list[Pass], list[Pass]]:
+    """The target's passes: those that keep the numbers, and those that begin with the first that does not."""
+    bits = None if quantize is None else BITS[quantize]
+    passes = lower_for_gpu(dtype or dtype_of(program), bits) if on_gpu else lower_for_cpu()
+    first = next((place for place, each in enumerate(passes) if each.effect is Effect.LOSSY), len(passes))
+    return passes[:first], passes[first:]
+
+
+def _with_verifications(
+    records: Sequence[PassRecord], verifications: Sequence[Verification | None], raising: int, transforms: int
+) -> list[PassRecord]:
+    """The records of passes with the checks of a shrunk run, which has no transforms: each check by its own pass."""
+    own = [*records[1 : 1 + raising], *records[1 + raising + transforms :]]
+    checked = {
+        record.number: replace(record, verification=found)
+        for record, found in zip(own, verifications, strict=False)
+        if found is not None
+    }
+    return [checked.get(record.number, record) for record in records]
 
 
 def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, ...]]:
@@ -257,14 +290,21 @@ def _leave_reproducer(failure: Failure) -> None:
     leave_reproducer(failure)
 
 
-def _verify_shrunk(program: Program) -> dict[int, Verification | None]:
-    """The numeric check of each pass by its number, on a shrunk program."""
+def _verify_shrunk(program: Program, passes: Sequence[Pass]) -> tuple[list[Verification | None], list[Check]]:
+    """The numeric check of each pass on a shrunk program, None for one that is lossy; and what was left out, why."""
     small, trace = shrink(program), Trace()
+    left = [
+        Check(f"the pass {each.name} by its before and after: it changes the numbers by design", "")
+        for each in passes
+        if each.effect is Effect.LOSSY
+    ]
     try:
-        run_passes(small, whole_pipeline(), trace, verifier=Verifier(small), on_failure=_leave_reproducer)
-    except (NotCausalError, UnsupportedError) as refusal:  # of what the whole model may not have
+        run_passes(small, passes, trace, verifier=Verifier(small), on_failure=_leave_reproducer)
+    except (NotCausalError, MixedRowsError, UnsupportedError) as refusal:  # of what the whole model may not have
+        rest = ", ".join(each.name for each in passes[len(trace.passes) - 1 :])
+        left.append(Check(f"the passes {rest} by before and after: the shrunk model is refused: {refusal}", ""))
         _log.warning("the shrunk model is refused, so that its passes were not all verified: %s", refusal)
-    return {record.number: record.verification for record in trace.passes}
+    return [record.verification for record in trace.passes[1:]], left
 
 
 class _Phases:

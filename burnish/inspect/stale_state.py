@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.ir.trace import PassRecord
-from burnish.passes.analyses.token_axis import TokenAxes
+from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect
 from burnish.passes.verify import TOLERANCES, logits_of, ragged, random_tokens, run_step
 
@@ -25,9 +25,11 @@ def first_wrong_state(whole: Program, step: Program, record: PassRecord) -> int 
     """
     tokens = random_tokens(whole, 2, min(_LENGTH, whole.signature.max_length))
     length = tokens.shape[1]
-    axes = TokenAxes(whole)
+    labels = AxisLabels(whole)
     along = {
-        node.name: label.axis for node in whole.graph.nodes if (label := axes.of(node)) is not None and label.inner == 1
+        node.name: label.axis
+        for node in whole.graph.nodes
+        if (label := labels.of(node)) is not None and label.inner == 1
     }
     expected: dict[str, Tensor] = {}
 

@@ -14,7 +14,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from burnish.ir import label_rules as rules
 from burnish.ir.ops import define
+from burnish.ir.traits import Traits
 
 CODES: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.uint8}
 LARGEST: dict[str, float] = {"int8": 127.0, "fp8": 448.0}  # what the greatest code stands for, before its scale
@@ -52,7 +54,9 @@ def _scales_shape(x: Tensor, numbers: str) -> Tensor:
     return x.new_empty((*x.shape[:-1], 1))
 
 
-@define("code_scales(Tensor x, str numbers) -> Tensor", shape=_scales_shape)
+@define(
+    "code_scales(Tensor x, str numbers) -> Tensor", Traits(rules.last_axis("has one scale for all {}")), _scales_shape
+)
 def code_scales(x: Tensor, numbers: str) -> Tensor:
     """max |x| over the last axis / the greatest code: x[..., D] -> [..., 1]. `numbers` is a key of `CODES`."""
     return scales_for(x.abs().amax(-1, keepdim=True), numbers, x.dtype)
@@ -62,7 +66,7 @@ def _codes_shape(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
     return torch.empty_like(x, dtype=CODES[numbers])
 
 
-@define("to_codes(Tensor x, Tensor scales, str numbers) -> Tensor", shape=_codes_shape)
+@define("to_codes(Tensor x, Tensor scales, str numbers) -> Tensor", Traits(rules.pointwise), _codes_shape)
 def to_codes(x: Tensor, scales: Tensor, numbers: str) -> Tensor:
     """The codes nearest to x / scales, halves to even: int8 or uint8, in the shape of x; what is too large is cut off.
 
@@ -78,7 +82,7 @@ def _floats_shape(codes: Tensor, scales: Tensor) -> Tensor:
     return torch.empty_like(codes, dtype=scales.dtype)
 
 
-@define("from_codes(Tensor codes, Tensor scales) -> Tensor", shape=_floats_shape)
+@define("from_codes(Tensor codes, Tensor scales) -> Tensor", Traits(rules.pointwise), _floats_shape)
 def from_codes(codes: Tensor, scales: Tensor) -> Tensor:
     """What codes stand for by their scales, which broadcast to them, in the dtype of the scales."""
     parts = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes

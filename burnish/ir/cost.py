@@ -6,7 +6,6 @@ A program with states runs the new token alone; one without runs all tokens agai
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -20,56 +19,19 @@ from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments
 from burnish.ir.quantized_ops import quantized_ops
 from burnish.ir.states import CONTEXT
+from burnish.ir.traits import traits
 
 aten = torch.ops.aten
 
-# They give a name to memory that is there already.
-_VIEWS = {
-    operator.getitem,
-    aten.view.default,
-    aten.reshape.default,
-    aten._unsafe_view.default,
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.permute.default,
-    aten.transpose.int,
-    aten.t.default,
-    aten.expand.default,
-    aten.expand_as.default,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-    aten.unflatten.int,
-    aten.flatten.using_ints,
-    aten.alias.default,
-    aten.detach.default,
-    aten.movedim.int,
-    aten.view_as.default,
-}
-# They read only the rows that are asked for: operand number 0 counts as much as the result.
-_GATHERS = {
-    aten.index_select.default,
-    aten.index.Tensor,
-    aten.gather.default,
-    aten.embedding.default,
-    burnish_ops.lookup.default,
-}
-# The same, of as many operands as belong to the table: all but the last.
+# They read only the rows that are asked for, of as many operands as belong to the table: all but the last.
 _INTEGER_GATHERS = {quantized_ops.quantized_embedding.default}
-# They write the new tokens into the state, operand 0, and leave the rest of it alone.
-_WRITES = {burnish_ops.cache_write.default, burnish_ops.ring_write.default}
 # Beside others, they write the new tokens into states: operands 2 and 3, and results 1 and 2.
 _PROJECTIONS = {fused_ops.attention_projection.default}
 
 
 def is_view(node: fx.Node) -> bool:
     """Whether its op gives a name to memory that is there already."""
-    return node.target in _VIEWS
+    return traits(node.target).view
 
 
 @dataclass(frozen=True)
@@ -96,15 +58,15 @@ class CostCounter:
     def cost(self, node: fx.Node) -> Cost:
         """Nothing for inputs, weights, sizes and views; else one launch, and operands and result once each."""
         val = node.meta.get("val")
-        if node.op != "call_function" or not _tensors(val) or (node.target in _VIEWS and not self._copies(node)):
+        if node.op != "call_function" or not _tensors(val) or (traits(node.target).view and not self._copies(node)):
             return Cost(0, 0)
         read = [self.bytes_of(argument.meta.get("val")) for argument in node.all_input_nodes]
         written = self.bytes_of(val)
-        if node.target in _GATHERS:
+        if traits(node.target).gathers:
             read[0] = min(read[0], written)
         elif node.target in _INTEGER_GATHERS:
             read[:-1] = [self._chosen_rows(node, table) for table in node.all_input_nodes[:-1]]
-        elif node.target in _WRITES:
+        elif traits(node.target).writes == (0,):
             read, written = [0, *read[1:]], read[1]
         elif node.target in _PROJECTIONS:
             read[2:4] = [0, 0]
@@ -157,7 +119,7 @@ class CostCounter:
         needed = 0
         for user in node.users:
             read = size
-            if user.target in _GATHERS and user.args[0] is node:
+            if traits(user.target).gathers and user.args[0] is node:
                 read = self.bytes_of(user.meta["val"])
             elif user.target in _INTEGER_GATHERS:
                 read = self._chosen_rows(user, node)

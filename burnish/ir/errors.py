@@ -23,6 +23,10 @@ class NotCausalError(BurnishError):
     """A position's output depends on a later position, or the analysis cannot prove that it does not."""
 
 
+class MixedRowsError(BurnishError):
+    """A row's output depends on other rows of its batch, or the analysis cannot prove that it does not."""
+
+
 class UnsupportedError(BurnishError):
     """The graph has an operation that a pass or a backend cannot express."""
 

@@ -29,6 +29,7 @@ from burnish.ir.errors import ParseError
 from burnish.ir.ops import burnish_ops, define
 from burnish.ir.parse_line import Reader
 from burnish.ir.program import Origin
+from burnish.ir.traits import Traits
 
 aten = torch.ops.aten
 
@@ -284,7 +285,7 @@ def run_group(group: Group, inputs: Sequence[Any], sizes: Sequence[Any]) -> dict
     return values
 
 
-@define("fused_elementwise(Tensor[] inputs, SymInt[] sizes, *, str body) -> Tensor[]")
+@define("fused_elementwise(Tensor[] inputs, SymInt[] sizes, *, str body) -> Tensor[]", Traits())
 def fused_elementwise(inputs: Sequence[Tensor], sizes: Sequence[int], *, body: str) -> list[Tensor]:
     """What the lines of `body` compute from `inputs` and `sizes`, and return."""
     group = parse_group(body)

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ir import label_rules as rules
 from burnish.ir.ops import ACTIVATIONS, cache_write, define, rms_norm, rotary
 from burnish.ir.quantization import dequantized
+from burnish.ir.traits import Traits
 
 
 def normalized(x: Tensor, weight: Tensor | None, bias: Tensor | None, norm: str, eps: float) -> Tensor:
@@ -36,7 +38,8 @@ def _linear_shape(x: Tensor, weight: Tensor, *rest: object, gated: bool = False,
     "fused_linear(Tensor x, Tensor weight, Tensor? bias=None, Tensor? norm_weight=None, Tensor? norm_bias=None, "
     "Tensor? residual=None, *, Tensor? scales=None, str norm='none', float eps=0.0, str activation='none', "
     "bool gated=False, float scale=1.0, float softcap=0.0) -> Tensor",
-    shape=_linear_shape,
+    Traits(),
+    _linear_shape,
 )
 def fused_linear(
     x: Tensor,
@@ -86,7 +89,8 @@ def _projection_shape(
     "Tensor? bias=None, Tensor? norm_weight=None, Tensor? norm_bias=None, Tensor? query_norm=None, "
     "Tensor? key_norm=None, Tensor? cos=None, Tensor? sin=None, *, Tensor? scales=None, int heads, "
     "str norm='none', float eps=0.0, float head_eps=0.0, bool interleaved=False) -> (Tensor, Tensor, Tensor)",
-    shape=_projection_shape,
+    Traits(position=4, writes=(2, 3)),
+    _projection_shape,
 )
 def attention_projection(
     x: Tensor,
@@ -165,7 +169,7 @@ def _top_scores_shape(x: Tensor, count: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], 2, count), dtype=torch.int32)
 
 
-@define("top_scores(Tensor x, int count) -> Tensor", shape=_top_scores_shape)
+@define("top_scores(Tensor x, int count) -> Tensor", Traits(rules.last_axis("chooses among the {}")), _top_scores_shape)
 def top_scores(x: Tensor, count: int) -> Tensor:
     """int32[..., 2, count]: the bits of the `count` greatest of x[..., N] as float32, and where they are in x.
 

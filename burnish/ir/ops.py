@@ -14,14 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ir import label_rules as rules
+from burnish.ir import label_view_rules as views
+from burnish.ir.states import StateKind
+from burnish.ir.step_forms import StateDescriptor, convolution_step, shift_step
+from burnish.ir.traits import TRAITS, Traits
+
 _Reference = TypeVar("_Reference", bound=Callable[..., Any])
 
 _LIBRARY = torch.library.Library("burnish", "DEF")  # type: ignore[no-untyped-call]
 _REFERENCES: dict[str, Callable[..., Any]] = {}
 
 
-def define(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[_Reference], _Reference]:
-    """Define `burnish::<schema>` with the decorated function as its reference."""
+def define(schema: str, traits: Traits, shape: Callable[..., Any] | None = None) -> Callable[[_Reference], _Reference]:
+    """Define `burnish::<schema>` with the decorated function as its reference; `traits` say what it is."""
 
     def register(reference: _Reference) -> _Reference:
         name = schema.split("(", 1)[0]
@@ -29,6 +35,7 @@ def define(schema: str, shape: Callable[..., Any] | None = None) -> Callable[[_R
         _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
         torch.library.register_fake(f"burnish::{name}", shape or reference, lib=_LIBRARY)
         _REFERENCES[f"burnish.{name}.default"] = reference
+        TRAITS[getattr(torch.ops.burnish, name).default] = traits
         return reference
 
     return register
@@ -51,7 +58,11 @@ def _shape_of_first(x: Tensor, *others: object) -> Tensor:
     return torch.empty_like(x, dtype=dtype)
 
 
-@define("rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor", shape=_shape_of_first)
+@define(
+    "rms_norm(Tensor x, Tensor? weight, float eps) -> Tensor",
+    Traits(rules.last_axis("normalises over the {}")),
+    _shape_of_first,
+)
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, the mean in float32 (Zhang and Sennrich, 2019)."""
     wide = x.float()
@@ -59,7 +70,11 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
     return normed if weight is None else weight * normed
 
 
-@define("rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved=False) -> Tensor", shape=_shape_of_first)
+@define(
+    "rotary(Tensor x, Tensor cos, Tensor sin, bool interleaved=False) -> Tensor",
+    Traits(rules.pointwise),
+    _shape_of_first,
+)
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """Rotary embedding (Su et al., 2021) of the first R elements of x's last axis; the others pass through.
 
@@ -86,7 +101,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@define("gated_activation(Tensor gate, Tensor up, str activation) -> Tensor")
+@define("gated_activation(Tensor gate, Tensor up, str activation) -> Tensor", Traits(rules.pointwise))
 def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     """activation(gate) * up (Shazeer, 2020). `activation` is a key of `ACTIVATIONS`."""
     return ACTIVATIONS[activation](gate) * up
@@ -120,7 +135,8 @@ def _attention_shape(query: Tensor, key: Tensor, value: Tensor, *rest: object, *
     "attention(Tensor query, Tensor key, Tensor value, Tensor? position=None, Tensor? bias=None, Tensor? sinks=None, "
     "Tensor? slopes=None, Tensor? key_positions=None, *, float scale, str mask='causal', int extent=0, "
     "float softcap=0.0) -> Tensor",
-    shape=_attention_shape,
+    Traits(rules.attention, StateDescriptor(StateKind.CACHE, all_tokens=("key", "value")), position=3),
+    _attention_shape,
 )
 def attention(
     query: Tensor,
@@ -179,7 +195,8 @@ def _attention_bias_shape(table: Tensor, position: Tensor | None, query: Tensor,
 
 @define(
     "attention_bias(Tensor table, Tensor? position, Tensor query, Tensor key) -> Tensor",
-    shape=_attention_bias_shape,
+    Traits(rules.attention_bias, position=1),
+    _attention_bias_shape,
 )
 def attention_bias(table: Tensor, position: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
     """The rows and columns of a position-by-position table [Ht, M, M] that a step needs: [B, Ht, S, T].
@@ -193,14 +210,14 @@ def attention_bias(table: Tensor, position: Tensor | None, query: Tensor, key: T
 # ---------------------------------------------------------------- positions and states
 
 
-@define("positions(Tensor tokens, Tensor? position=None) -> Tensor")
+@define("positions(Tensor tokens, Tensor? position=None) -> Tensor", Traits(views.same, position=1))
 def positions(tokens: Tensor, position: Tensor | None = None) -> Tensor:
     """The position of each new token, [B, S]: position[b] + i for tokens[B, S]; a position of None is 0."""
     start = torch.zeros(tokens.shape[:1], dtype=torch.int64) if position is None else position
     return start.unsqueeze(-1) + torch.arange(tokens.shape[1])
 
 
-@define("lookup(Tensor table, Tensor positions) -> Tensor")
+@define("lookup(Tensor table, Tensor positions) -> Tensor", Traits(rules.lookup, gathers=True))
 def lookup(table: Tensor, positions: Tensor) -> Tensor:
     """Rows of a table [M, ...] by position [B, S]: [B, S, ...]."""
     return table[positions]
@@ -219,7 +236,8 @@ def _slot_index(slots: Tensor, new: Tensor, axis: int) -> Tensor:
 
 @define(
     "cache_write(Tensor state, Tensor new, Tensor position, int axis) -> Tensor",
-    shape=_same_as_state,
+    Traits(writes=(0,)),
+    _same_as_state,
 )
 def cache_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tensor:
     """`state` with the S new tokens of `new` written along `axis` from slot position[b] on."""
@@ -229,7 +247,8 @@ def cache_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tens
 
 @define(
     "ring_write(Tensor state, Tensor new, Tensor position, int axis) -> Tensor",
-    shape=_same_as_state,
+    Traits(writes=(0,)),
+    _same_as_state,
 )
 def ring_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tensor:
     """`state` with the newest tokens of `new` written along `axis`, token t in slot t % size."""
@@ -240,7 +259,7 @@ def ring_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tenso
     return state.scatter(axis, _slot_index(slots, new, axis), new)
 
 
-@define("ring_positions(Tensor tokens, Tensor position, int size) -> Tensor")
+@define("ring_positions(Tensor tokens, Tensor position, int size) -> Tensor", Traits())
 def ring_positions(tokens: Tensor, position: Tensor, size: int) -> Tensor:
     """The position held by each slot of a ring before this step, then those of the new tokens: [B, size + S].
 
@@ -260,7 +279,8 @@ def _causal_conv1d_shape(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
 
 @define(
     "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, int dilation, int groups) -> Tensor",
-    shape=_causal_conv1d_shape,
+    Traits(rules.causal_conv1d, StateDescriptor(StateKind.WINDOW, convolution_step)),
+    _causal_conv1d_shape,
 )
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
     """Convolution over the tokens of x[B, C, S] that sees no later token: weight[C', C/groups, K], zeros before."""
@@ -268,14 +288,18 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int,
     return F.conv1d(padded, weight, bias, dilation=dilation, groups=groups)
 
 
-@define("shift(Tensor x, int axis, int amount) -> Tensor", shape=_shape_of_first)
+@define(
+    "shift(Tensor x, int axis, int amount) -> Tensor",
+    Traits(rules.shift, StateDescriptor(StateKind.WINDOW, shift_step)),
+    _shape_of_first,
+)
 def shift(x: Tensor, axis: int, amount: int) -> Tensor:
     """Each token's value moved `amount` tokens later along `axis`; zeros before."""
     first = torch.zeros_like(x.narrow(axis, 0, 1)).repeat_interleave(amount, dim=axis)
     return torch.cat((first, x), dim=axis).narrow(axis, 0, x.shape[axis])
 
 
-@define("moe_linear(Tensor x, Tensor weight, Tensor? bias, Tensor experts) -> Tensor")
+@define("moe_linear(Tensor x, Tensor weight, Tensor? bias, Tensor experts) -> Tensor", Traits(rules.moe_linear))
 def moe_linear(x: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor) -> Tensor:
     """Each token's product with each of its chosen experts' weights.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from burnish.ir.ops import attention, define
+from burnish.ir.traits import Traits
 
 
 def gather_pages(pages: Tensor, block_table: Tensor) -> Tensor:
@@ -25,7 +26,8 @@ def _attention_shape(query: Tensor, key_pages: Tensor, value_pages: Tensor, *res
     "paged_attention(Tensor query, Tensor key_pages, Tensor value_pages, Tensor block_table, Tensor position, "
     "Tensor? sinks=None, Tensor? slopes=None, *, float scale, str mask='causal', int extent=0, float softcap=0.0) "
     "-> Tensor",
-    shape=_attention_shape,
+    Traits(position=4),
+    _attention_shape,
 )
 def paged_attention(
     query: Tensor,
@@ -57,7 +59,11 @@ def _same_as_pages(pages: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(pages)
 
 
-@define("paged_write(Tensor pages, Tensor new, Tensor block_table, Tensor position) -> Tensor", shape=_same_as_pages)
+@define(
+    "paged_write(Tensor pages, Tensor new, Tensor block_table, Tensor position) -> Tensor",
+    Traits(writes=(0,)),
+    _same_as_pages,
+)
 def paged_write(pages: Tensor, new: Tensor, block_table: Tensor, position: Tensor) -> Tensor:
     """`pages` with the tokens of new[B, H, S, D] written to the slots of tokens position[b] to position[b] + S - 1."""
     slots = position.unsqueeze(-1) + torch.arange(new.shape[2])

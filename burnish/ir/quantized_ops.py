@@ -21,6 +21,7 @@ from torch import Tensor
 
 from burnish.ir.ops import define
 from burnish.ir.quantization import Quantized, unpacked
+from burnish.ir.traits import Traits
 from burnish.ir.weights import nbytes
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 256, 16
@@ -58,7 +59,8 @@ def _linear_shape(x: Tensor, values: Tensor, *rest: object, **options: object) -
 @define(
     "quantized_linear(Tensor x, Tensor values, Tensor scales, Tensor? zeros=None, Tensor? offsets=None, "
     "Tensor? bias=None, *, int bits) -> Tensor",
-    shape=_linear_shape,
+    Traits(),
+    _linear_shape,
 )
 def quantized_linear(
     x: Tensor,
@@ -83,7 +85,8 @@ def _embedding_shape(
 @define(
     "quantized_embedding(Tensor values, Tensor scales, Tensor? zeros, Tensor? offsets, Tensor ids, *, int bits, "
     "int size) -> Tensor",
-    shape=_embedding_shape,
+    Traits(),
+    _embedding_shape,
 )
 def quantized_embedding(
     values: Tensor, scales: Tensor, zeros: Tensor | None, offsets: Tensor | None, ids: Tensor, *, bits: int, size: int

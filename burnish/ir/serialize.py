@@ -31,6 +31,7 @@ from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.program import Origin, Program, Signature, Stage, describe, origin
 from burnish.ir.states import State
 from burnish.ir.text import symbol_names, type_text
+from burnish.ir.traits import traits
 from burnish.ir.weights import Weights
 
 _PYTHON_FUNCTIONS: tuple[Callable[..., Any], ...] = (
@@ -76,17 +77,6 @@ _NAMESPACES = {"aten": torch.ops.aten, "burnish": _ops.burnish_ops}
 
 # Functional by schema, and yet they reach out of the graph: to a file, to the terminal.
 _FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
-
-# What export adds to check sizes and dtypes: captured programs call it, and `clean` takes it out.
-_ASSERTIONS = frozenset(
-    {
-        "aten::_assert_async",
-        "aten::_assert_scalar",
-        "aten::_assert_tensor_metadata",
-        "aten::sym_constrain_range",
-        "aten::sym_constrain_range_for_size",
-    }
-)
 
 _CONSTANTS: dict[str, type] = {
     "dtype": torch.dtype,
@@ -314,7 +304,7 @@ def resolve(name: str, assertions: bool = False) -> Callable[..., Any] | str:
     op = getattr(packet, parts[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
     if not isinstance(op, torch._ops.OpOverload):
         return "there is no such op"
-    if assertions and op._schema.name in _ASSERTIONS:
+    if assertions and traits(op).asserts:
         return op
     return _refusal(op) or op
 

@@ -45,6 +45,14 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One way in which what runs was compared with the model before `compile` gave it, or was not."""
+
+    fed: str  # "2 rows of 1, 2, 7, 17 tokens, whole"
+    by: str  # what ran: "the backend onnxruntime"; empty if nothing did
+
+
+@dataclass(frozen=True)
 class PassRecord:
     """What one pass did."""
 
@@ -100,6 +108,7 @@ class Trace:
 
     passes: list[PassRecord] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)  # of the whole program; without verification, none
     quality: list[QualityRecord] = field(default_factory=list)  # where there are transforms and calibration text
 
     def __repr__(self) -> str:

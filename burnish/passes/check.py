@@ -10,26 +10,16 @@ from torch import fx
 
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.infer import fake_mode, inferred
-from burnish.ir.ops import burnish_ops
+from burnish.ir.labels import Along
 from burnish.ir.program import Program, Stage, describe
 from burnish.ir.serialize import check_target
+from burnish.ir.states import StateKind
 from burnish.ir.text import call_text, type_text
 from burnish.ir.trace import NodeRecord
+from burnish.ir.traits import traits
+from burnish.passes.analyses.axis_labels import AxisLabels
 
 aten = torch.ops.aten
-
-# What a step has no meaning for: it would see the new tokens alone.
-_WHOLE_ONLY = {
-    aten.scaled_dot_product_attention.default,
-    burnish_ops.causal_conv1d.default,
-    burnish_ops.shift.default,
-}
-# What needs to know how many tokens came before, and at which argument it is told.
-_AT_POSITION: dict[Any, int] = {
-    burnish_ops.attention.default: 3,
-    burnish_ops.positions.default: 1,
-    burnish_ops.attention_bias.default: 1,
-}
 
 
 def check(program: Program, pass_name: str) -> None:
@@ -81,11 +71,19 @@ def _check_weight(program: Program, node: fx.Node, fail: Any) -> None:
 
 def _check_step(node: fx.Node, fail: Any) -> None:
     check_target(node)
-    if node.target in _WHOLE_ONLY:
+    known = traits(node.target)
+    whole_only = known.state is not None and known.state.kind is StateKind.WINDOW
+    if whole_only or node.target is aten.scaled_dot_product_attention.default:
         raise fail(f"{describe(node)} is left, which a step cannot run on the new tokens alone")
-    place = _AT_POSITION.get(node.target)
+    place = known.position
     if place is not None and (len(node.args) <= place or not isinstance(node.args[place], fx.Node)):
         raise fail(f"{describe(node)} does not know the position of the new tokens")
+
+
+def check_stage(program: Program) -> None:
+    """InvalidProgramError if a program that has just come to its stage is not what the stage promises."""
+    if program.stage is Stage.INCREMENTAL:
+        AxisLabels(program, Along.KEPT)  # nothing behind the tokens that are picked needs their neighbours
 
 
 def check_types(

@@ -11,53 +11,10 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
 from burnish.ir.program import Program, value
+from burnish.ir.traits import traits
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
-
-_ASSERTIONS = {
-    aten._assert_tensor_metadata.default,
-    aten._assert_scalar.default,
-    aten._assert_async.default,
-    aten._assert_async.msg,
-    aten.sym_constrain_range.default,
-    aten.sym_constrain_range_for_size.default,
-}
-
-# The value of each is its first argument, in another place or layout of memory.
-_COPIES = {
-    aten.alias.default,
-    aten.clone.default,
-    aten.contiguous.default,
-    aten.detach.default,
-    aten.lift_fresh.default,
-    aten.lift_fresh_copy.default,
-}
-
-# The value of each is its first argument's if the dtype is the same.
-_CASTS = {
-    aten._to_copy.default,
-    aten.to.device,
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.other,
-    aten.type_as.default,
-}
-
-# Each takes elements of its first argument in their order: where the shape is the same, so is the value.
-# (A slice of the same size starts at 0 with step 1; an expansion to the same shape repeats nothing.)
-_VIEWS = {
-    aten.broadcast_to.default,
-    aten.expand.default,
-    aten.expand_as.default,
-    aten.flatten.using_ints,
-    aten.repeat.default,
-    aten.reshape.default,
-    aten.slice.Tensor,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-}
 
 _NEUTRAL: dict[Any, int] = {
     aten.add.Tensor: 0,
@@ -88,13 +45,6 @@ _LAYOUT_READERS = {
     aten.view.dtype,
     aten.view_as_complex.default,
     aten.view_as_real.default,
-}
-_PASSING_LAYOUT = _VIEWS | {
-    aten.transpose.int,
-    aten.permute.default,
-    aten.unsqueeze.default,
-    aten.select.int,
-    aten.unflatten.int,
 }
 
 
@@ -146,7 +96,7 @@ class Clean:
         for node in program.graph.nodes:  # first: a view does not fit what a clone leaves behind, a reshape does
             _rename(node)
         for node in list(program.graph.nodes):
-            if node.target in _ASSERTIONS:
+            if traits(node.target).asserts:
                 program.graph.erase_node(node)
                 log.rewrite(node, "an assertion of export, removed")
             elif (same := _same_value(node, log)) is not None:
@@ -216,9 +166,10 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
         return source[0]  # type: ignore[index, return-value]
     if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
         return None
-    if target in _COPIES or target in _CASTS:
+    known = traits(target)
+    if known.copy or known.cast:
         return None if _layout_is_read(node) else source
-    if target in _VIEWS:
+    if known.in_order:
         return source
     if target in _DROPOUTS:
         return source if _is_inactive(node, log) else None
@@ -255,7 +206,7 @@ def _layout_is_read(copy: fx.Node) -> bool:
         for user in stack.pop().users:
             if user.target in _LAYOUT_READERS:
                 return True
-            if user.target in _PASSING_LAYOUT and user not in seen:
+            if traits(user.target).view and user not in seen:
                 seen.add(user)
                 stack.append(user)
     return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -13,16 +12,20 @@ from torch._dynamo.source import ConstantSource
 
 from burnish.ir.code_ops import code_ops
 from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.labels import Along
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, Stage, origin
+from burnish.ir.program import Program, Stage, arguments, describe, origin, value
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
+from burnish.ir.step_forms import END
 from burnish.ir.text import dtype_name
+from burnish.ir.traits import state_descriptor
+from burnish.passes.analyses.axis_labels import AxisLabels
+from burnish.passes.analyses.position_only import is_batch
 from burnish.passes.analyses.remember import values_to_remember
-from burnish.passes.analyses.token_axis import TokenAxes
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
-_END = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,10 @@ class InsertStates:
     atomic: ClassVar[bool] = True
 
     def run(self, program: Program, log: Log) -> Program:
-        """Make `program` incremental, in place; NotCausalError or UnsupportedError if that cannot be proved right."""
+        """Make `program` incremental, in place.
+
+        NotCausalError, MixedRowsError or UnsupportedError if that cannot be proved right.
+        """
         return _Inserter(program, log).run()
 
 
@@ -42,7 +48,8 @@ class _Inserter:
     def __init__(self, program: Program, log: Log) -> None:
         self.program = program
         self.log = log
-        self.axes = TokenAxes(program)
+        self.labels = AxisLabels(program)
+        self.rows = AxisLabels(program, Along.ROWS)
         self.editor = Editor(program)
         self.states: list[State] = []
         self.results: list[fx.Node] = []
@@ -53,25 +60,24 @@ class _Inserter:
 
     def run(self) -> Program:
         self._remember_keys_and_values()
-        for node in list(self.program.graph.nodes):
-            rewrite = self._rewrites().get(node.target)
-            if rewrite is not None:
-                rewrite(node)
+        for node in self.labels.mixing:
+            form = state_descriptor(node).step
+            if form is not None:
+                readers = set(node.users)  # not those that the form adds
+                with self.editor.before(node):
+                    stepped, told = form(self, node)
+                node.replace_all_uses_with(stepped, delete_user_cb=readers.__contains__)
+                self.log.rewrite(node, told)
+        for node in self.program.graph.nodes:
+            if node.target is burnish_ops.positions.default:
+                node.args = (self.program.tokens, self.position)
         output = self.program.output
-        logits = output.args[0][0]  # type: ignore[index]
+        logits = arguments(output)[0][0]
         output.args = ((logits, *self.results),)
         remove_dead(self.program)
         symbols = {**self.program.details.get("symbols", {}), str(self.capacity): "capacity"}
         details = {**self.program.details, "symbols": symbols}
         return replace(self.program, states=tuple(self.states), stage=Stage.INCREMENTAL, details=details)
-
-    def _rewrites(self) -> dict[Any, Callable[[fx.Node], None]]:
-        return {
-            burnish_ops.positions.default: self._offset_positions,
-            burnish_ops.causal_conv1d.default: self._convolution,
-            burnish_ops.shift.default: self._shift,
-            aten.cumsum.default: self._running_sum,
-        }
 
     # ------------------------------------------------------------ types and inputs
 
@@ -89,6 +95,11 @@ class _Inserter:
     def _add_state(self, like: fx.Node, name: str, kind: StateKind, shape: list[Any], axis: int) -> fx.Node:
         """A state and the placeholder that reads it. `shape` has the batch's and the capacity's symbols."""
         dtype = like.meta["val"].dtype
+        sizes = [size for size in shape[1:] if size is not self.capacity]
+        if not all(isinstance(size, int) for size in sizes):
+            raise UnsupportedError(
+                f"{describe(like)} has to be remembered from step to step, and its size is no plain number: {sizes}"
+            )
         named: tuple[int | str, ...] = tuple(
             BATCH if index == 0 else CAPACITY if size is self.capacity else int(size)
             for index, size in enumerate(shape)
@@ -102,25 +113,24 @@ class _Inserter:
     # ------------------------------------------------------------ attention
 
     def _remember_keys_and_values(self) -> None:
-        attentions = [n for n in self.program.graph.nodes if n.target is burnish_ops.attention.default]
+        attentions = [node for node in self.labels.mixing if state_descriptor(node).all_tokens]
         if not attentions:
             return
-        wanted = list(dict.fromkeys(operand for node in attentions for operand in node.args[1:3]))
-        remembered = values_to_remember(self.program, self.axes, wanted)
+        remembered = values_to_remember(self.program, self.labels)
         sources = {node: self._sources(node, remembered) for node in attentions}
         reach = self._reach(sources)
         everything: dict[tuple[fx.Node, int], fx.Node] = {}  # (value, window) -> the value for all tokens
         positions: dict[int, fx.Node] = {}
         names = self._names(attentions, remembered)
-        for value, name in names.items():
-            everything[value, reach[value]] = self._remember(value, name, reach[value])
+        for source, name in names.items():
+            everything[source, reach[source]] = self._remember(source, name, reach[source])
         for node in attentions:
             operands: list[fx.Node] = []
             size = reach[sources[node][0]]
-            for operand in node.args[1:3]:
+            query, *asked = arguments(node)[:3]
+            for operand in asked:
                 operands.append(self._for_all(operand, size, everything))
-            arguments: list[Any] = [node.args[0], *operands, self.position, *node.args[4:]]
-            node.args = tuple(arguments)
+            node.args = (query, *operands, self.position, *node.args[4:])
             if size:
                 if size not in positions:
                     with self.editor.after(self.last_input):
@@ -147,7 +157,7 @@ class _Inserter:
             if node in chosen:
                 found[node] = None
             else:
-                stack.extend(argument for argument in node.all_input_nodes if self.axes.of(argument) is not None)
+                stack.extend(argument for argument in node.all_input_nodes if self.labels.of(argument) is not None)
         return list(found)
 
     def _names(self, attentions: list[fx.Node], remembered: list[fx.Node]) -> dict[fx.Node, str]:
@@ -177,7 +187,7 @@ class _Inserter:
 
     def _remember(self, value: fx.Node, name: str, window: int) -> fx.Node:
         """A state for `value`; the value for all tokens (or the window's and the new ones)."""
-        label = self.axes.of(value)
+        label = self.labels.of(value)
         assert label is not None
         shape = list(value.meta["val"].shape)
         shape[label.axis] = window or self.capacity
@@ -197,7 +207,7 @@ class _Inserter:
         """`node` for all tokens: remembered, or computed again from what is."""
         if (node, window) in everything:
             return everything[node, window]
-        if self.axes.of(node) is None:
+        if self.labels.of(node) is None:
             return node
         mapped: Any = fx.map_arg((node.args, node.kwargs), lambda each: self._for_all(each, window, everything))
         arguments, options = mapped
@@ -232,52 +242,45 @@ class _Inserter:
         table, _, query, _ = bias.args
         bias.args = (table, self.position, query, keys)
 
-    # ------------------------------------------------------------ the others
+    # ------------------------------------------------------------ for step forms
 
-    def _offset_positions(self, node: fx.Node) -> None:
-        node.args = (self.program.tokens, self.position)
+    def window(self, source: fx.Node, axis: int, size: int) -> fx.Node:
+        """The last `size` values of `source` along `axis`, and then the new ones; the state moves on."""
+        rows = self._rows_axis(source)
+        x, along = self._exchanged(source, rows), {0: rows, rows: 0}.get(axis, axis)
+        shape = list(value(x).shape)
+        shape[along] = size
+        state = self._add_state(x, f"window_{len(self.states)}", StateKind.WINDOW, shape, along)
+        joined = self.editor.call(aten.cat.default, [state, x], along, like=source)
+        self.results.append(self.editor.call(aten.slice.Tensor, joined, along, -size, END, like=source))
+        return self._exchanged(joined, rows)
 
-    def _window(self, node: fx.Node, axis: int, size: int) -> fx.Node:
-        """The last `size` tokens of `node` and then the new ones; the state moves on."""
-        shape = list(node.meta["val"].shape)
-        shape[axis] = size
-        state = self._add_state(node, f"window_{len(self.states)}", StateKind.WINDOW, shape, axis)
-        joined = self.editor.call(aten.cat.default, [state, node], axis, like=node)
-        self.results.append(self.editor.call(aten.slice.Tensor, joined, axis, -size, _END, like=node))
-        return joined
+    def total(self, source: fx.Node, axis: int) -> fx.Node:
+        """`source`, a running sum along `axis`, with the total of all earlier tokens added."""
+        rows = self._rows_axis(source)
+        with self.editor.after(source):
+            x, along = self._exchanged(source, rows), {0: rows, rows: 0}.get(axis, axis)
+            shape = list(value(x).shape)
+            shape[along] = 1
+            state = self._add_state(x, f"sum_{len(self.states)}", StateKind.ACCUMULATOR, shape, along)
+            total = self.editor.call(aten.add.Tensor, x, state, like=source)
+            self.results.append(self.editor.call(aten.slice.Tensor, total, along, -1, END, like=source))
+            return self._exchanged(total, rows)
 
-    def _convolution(self, node: fx.Node) -> None:
-        x, weight, bias, dilation, groups = node.args
-        assert isinstance(x, fx.Node)
-        assert isinstance(weight, fx.Node)
-        size = (int(weight.meta["val"].shape[-1]) - 1) * int(dilation)  # type: ignore[arg-type]
-        with self.editor.before(node):
-            joined = self._window(x, 2, size) if size else x
-            out = self.editor.call(aten.conv1d.default, joined, weight, bias, [1], [0], [dilation], groups, like=node)
-        self.log.rewrite(node, f"convolution over a window of {size} remembered tokens")
-        self.editor.replace(node, out)
+    def _rows_axis(self, node: fx.Node) -> int:
+        """Where a value that is remembered has the rows of the batch, one entry each."""
+        label = self.rows.of(node)
+        if label is None or not is_batch(self.program, value(node).shape[label.axis]):
+            shape = tuple(str(size) for size in value(node).shape)
+            raise UnsupportedError(
+                f"{describe(node)} has to be remembered from step to step, and none of the axes of its shape {shape} "
+                "has one entry for each row of the batch"
+            )
+        return label.axis
 
-    def _shift(self, node: fx.Node) -> None:
-        x, axis, amount = node.args
-        assert isinstance(x, fx.Node)
-        with self.editor.before(node):
-            joined = self._window(x, int(axis), int(amount))  # type: ignore[arg-type]
-            out = self.editor.call(aten.slice.Tensor, joined, axis, 0, -int(amount), like=node)  # type: ignore[arg-type]
-        self.log.rewrite(node, f"shift by {amount}")
-        self.editor.replace(node, out)
-
-    def _running_sum(self, node: fx.Node) -> None:
-        label = self.axes.of(node)
-        if label is None or label.axis != int(node.args[1]) % node.meta["val"].dim():  # type: ignore[arg-type]
-            return
-        shape = list(node.meta["val"].shape)
-        shape[label.axis] = 1
-        state = self._add_state(node, f"sum_{len(self.states)}", StateKind.ACCUMULATOR, shape, label.axis)
-        with self.editor.before(node.next):
-            total = self.editor.call(aten.add.Tensor, node, state, like=node)
-            self.results.append(self.editor.call(aten.slice.Tensor, total, label.axis, -1, _END, like=node))
-        node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
-        self.log.rewrite(node, "running sum with its total remembered")
+    def _exchanged(self, node: fx.Node, axis: int) -> fx.Node:
+        """`node` with its first axis and `axis` exchanged: states have rows first."""
+        return node if axis == 0 else self.editor.call(aten.transpose.int, node, 0, axis, like=node)
 
 
 def _extent(attention: fx.Node) -> int:

@@ -18,7 +18,7 @@ from burnish.ir.records import node_records
 from burnish.ir.text import program_text, symbol_names
 from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
-from burnish.passes.check import check, check_types
+from burnish.passes.check import check, check_stage, check_types
 from burnish.passes.verify import Verifier
 
 Observer = Callable[[PassRecord, Program], None]
@@ -92,6 +92,8 @@ def _run_pass(each: Pass, before: Program, program: Program, log: Log, last: Pas
     log.claim(-1)
     remove_dead(program)
     check(program, each.name)
+    if program.stage is not before.stage:
+        check_stage(program)
     seconds = time.perf_counter() - started
     record = _record(number, each.name, options_of(each), each.effect, log, before, program, seconds)
     check_types(program, each.name, last.nodes, record.nodes, symbol_names(program))

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir.arguments import argument, arguments
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
 from burnish.passes.analyses.movement import MOVEMENTS, moved_inputs
 from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.rules import Rules
-from burnish.rewrite.arguments import argument, arguments
 from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match
 from burnish.rewrite.pattern import Argument, Variable, either

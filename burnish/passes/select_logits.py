@@ -11,13 +11,12 @@ from torch._dynamo.source import ConstantSource
 
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
-from burnish.ir.ops import burnish_ops
+from burnish.ir.labels import AxisLabel, shape_expressions
 from burnish.ir.program import Program, arguments
-from burnish.passes.analyses.token_axis import TokenAxes, TokenAxis
+from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
-_MIXING = {burnish_ops.attention.default, aten.cumsum.default}
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class SelectLogits:
 
     def run(self, program: Program, log: Log) -> Program:
         """Pick tokens as early as one value holds all that the logits need of them, in place."""
-        axes = TokenAxes(program)
+        labels = AxisLabels(program)
         editor = Editor(program)
         source = editor.mode.from_tensor(
             torch.empty(3, dtype=torch.int64), static_shapes=False, source=ConstantSource("logits_index")
@@ -38,12 +37,11 @@ class SelectLogits:
         index = editor.placeholder("logits_index", source, program.tokens)
         logits = program.output.args[0][0]  # type: ignore[index]
         assert isinstance(logits, fx.Node)
-        found = axes.of(logits)
-        if found is None or found != TokenAxis(1):
-            raise axes.mixes(logits, "gives logits that do not have the tokens on their second axis")
-        chain = _chain(logits, axes)
+        if labels.of(logits) != AxisLabel(1):
+            raise labels.mixes(logits, "gives logits that do not have the {} on their second axis")
+        chain = _chain(logits, labels)
         start = chain[-1]
-        label = axes.of(start)
+        label = labels.of(start)
         assert label is not None
         with editor.after(start):
             picked = editor.call(aten.index_select.default, start, label.axis, index, like=start)
@@ -59,20 +57,23 @@ class SelectLogits:
         return program
 
 
-def _chain(logits: fx.Node, axes: TokenAxes) -> list[fx.Node]:
-    """From the logits backwards, the values that alone carry the tokens; ops that name the number of tokens end it."""
-    chain = [logits]
+def _chain(logits: fx.Node, labels: AxisLabels) -> list[fx.Node]:
+    """From the logits backwards, the values that alone carry the tokens.
+
+    It ends at an op that needs a token's neighbours, and at one that names the number of tokens.
+    """
+    chain, mixing = [logits], set(labels.mixing)
     while True:
         node = chain[-1]
-        if node.op != "call_function" or node.target in _MIXING:
+        if node.op != "call_function" or node in mixing:
             return chain
-        inputs = [argument for argument in node.all_input_nodes if axes.of(argument) is not None]
+        inputs = [argument for argument in node.all_input_nodes if labels.of(argument) is not None]
         others = [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), torch.SymInt)]
         if len(inputs) != 1 or others:
             return chain
-        label = axes.of(inputs[0])
+        label = labels.of(inputs[0])
         if label is None or label.inner != 1 or inputs[0].op != "call_function":
             return chain
-        if str(inputs[0].meta["val"].shape[label.axis]) != axes.program.sequence:
+        if shape_expressions(inputs[0])[label.axis] != labels.symbol:
             return chain
         chain.append(inputs[0])

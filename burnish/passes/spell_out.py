@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from burnish.ir.arguments import arguments
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_group import MOST_FOLDED
 from burnish.ir.ops import burnish_ops
@@ -20,7 +21,6 @@ from burnish.ir.program import Program, value
 from burnish.ir.weights import Stored
 from burnish.passes.base import Effect, Log
 from burnish.passes.clean import same_shape
-from burnish.rewrite.arguments import arguments
 from burnish.rewrite.engine import Lookalike, Refusal
 
 aten = torch.ops.aten

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir.arguments import NO_DEFAULT, arguments, signature
 from burnish.ir.program import Program, describe
-from burnish.rewrite.arguments import NO_DEFAULT, arguments, signature
 from burnish.rewrite.pattern import Argument, Axis, Call, Either, Maybe, Number, Pattern, Variable, size
 
 

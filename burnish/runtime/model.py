@@ -43,7 +43,7 @@ class CompiledModel:
         self.artifact = artifact
         self.backend = backend
         self.tokenizer: Tokenizer | None = artifact.tokenizer()
-        self._executor = executor
+        self.executor = executor
         self._cleanup: Callable[[], object] = executor.close
         self._source: CompiledModel | None = None
 
@@ -151,7 +151,7 @@ class CompiledModel:
 
     def session(self, batch: int = 1, capacity: int = 0) -> Session:
         """A session of `batch` rows: tokens in, logits out, at one's own pace."""
-        return Session(self._executor, self.signature, self.artifact.states, batch, capacity)
+        return Session(self.executor, self.signature, self.artifact.states, batch, capacity)
 
     def save(self, path: Path | str) -> None:
         """Save the compiled model as the folder `path`, all of it or nothing.
@@ -221,7 +221,7 @@ class CompiledModel:
 
     def _own(self, folder: Path) -> None:
         """Delete `folder`, and the one around it if that is then empty, with the model."""
-        self._cleanup = weakref.finalize(self, _discard, self._executor, folder)
+        self._cleanup = weakref.finalize(self, _discard, self.executor, folder)
 
 
 def load(

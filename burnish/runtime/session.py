@@ -12,8 +12,8 @@ from burnish.ir.states import State
 from burnish.runtime.executor import Executor, Wanted
 from burnish.runtime.states import States
 
-_CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
-_SMALLEST_CAPACITY = 64
+CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
+SMALLEST_CAPACITY = 64
 
 
 class Session:
@@ -171,8 +171,8 @@ class Session:
         """Feed tokens [b, n] in chunks; what is wanted of the last, or of every one, in memory of its own."""
         count = tokens.shape[1]
         parts: list[torch.Tensor] = []
-        for start in range(0, count, _CHUNK):
-            chunk = tokens[:, start : start + _CHUNK].contiguous()
+        for start in range(0, count, CHUNK):
+            chunk = tokens[:, start : start + CHUNK].contiguous()
             size = chunk.shape[1]
             index = torch.arange(size) if every else torch.tensor([size - 1])
             result = self._executor.step(chunk, position + start, index, states, wanted)
@@ -187,7 +187,7 @@ class Session:
 
     def _rounded(self, length: int) -> int:
         """The next power of two, so that growing token by token copies little; never more than the model's limit."""
-        rounded = max(_SMALLEST_CAPACITY, 1 << (length - 1).bit_length())
+        rounded = max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length())
         return min(rounded, self._signature.max_length)
 
 

@@ -136,7 +136,7 @@ def test_ids_are_those_of_the_greatest_logits(pair: tuple[CompiledModel, Truth, 
 
 def test_other_streams_and_tensors_on_the_gpu(pair: tuple[CompiledModel, Truth, float]) -> None:
     model, truth, tolerance = pair
-    executor = model._executor
+    executor = model.executor
     ids = ids_of(2, 30)
     expected = truth(ids)
     states = States.allocate(model.artifact.states, 2, 64, executor.device, executor.in_place)

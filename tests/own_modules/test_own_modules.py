@@ -1,4 +1,4 @@
-"""Ten styles compile to step form and match; five models that see later tokens are refused with the line that does."""
+"""Styles of modules compile to step form and match; what sees later tokens or other rows is refused, with the line."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 import burnish
-from burnish.ir.errors import NotCausalError
+from burnish.ir.errors import MixedRowsError, NotCausalError
 from burnish.runtime.model import CompiledModel
+from tests.own_modules.bare import BARE
 from tests.own_modules.causal import LENGTH, STYLES, VOCABULARY
+from tests.own_modules.mixed_rows import MIXED
 from tests.own_modules.not_causal import REFUSED
 
 
@@ -24,7 +26,7 @@ def in_pieces(compiled: CompiledModel, ids: Tensor, pieces: list[int]) -> Tensor
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
-@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_a_module_somebody_wrote_this_morning(style: type[nn.Module], backend: str) -> None:
     torch.manual_seed(0)
@@ -48,7 +50,7 @@ def greedy(model: nn.Module, ids: list[int], count: int) -> list[int]:
     return tokens[len(ids) :]
 
 
-@pytest.mark.parametrize("style", STYLES, ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_prompts_of_unequal_length_generate_what_each_does_alone(style: type[nn.Module]) -> None:
     torch.manual_seed(1)
@@ -66,3 +68,12 @@ def test_what_sees_later_tokens_is_refused_by_line(style: type[nn.Module], code:
     message = str(refusal.value)
     assert code in message
     assert "not_causal.py:" in message
+
+
+@pytest.mark.parametrize("style", MIXED, ids=lambda style: style.__name__)
+def test_what_mixes_the_rows_of_a_batch_is_refused_by_line(style: type[nn.Module]) -> None:
+    with pytest.raises(MixedRowsError) as refusal:
+        burnish.compile(style().eval(), max_length=LENGTH - 1)
+    message = str(refusal.value)
+    assert "mixed_rows.py:" in message
+    assert "# mixes" in message

@@ -13,9 +13,9 @@ from burnish.ir.position_table import PositionTable, stored_bytes
 from burnish.ir.program import Program
 from burnish.ir.text import program_text
 from burnish.ir.weights import Stored, Weight
+from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.position_formula import NoFormula, formula_of
 from burnish.passes.analyses.position_only import PositionOnly
-from burnish.passes.analyses.token_axis import TokenAxes
 from burnish.passes.base import Log
 from burnish.passes.clean import Clean
 from burnish.passes.fold_positions import FoldPositions
@@ -94,7 +94,7 @@ def test_what_depends_on_the_total_length_is_left_alone_and_said() -> None:
 
 def test_what_is_no_table_is_refused_and_not_run_from_position_zero() -> None:
     with pytest.raises(UnsupportedError, match="depends on positions but is no table"):
-        TokenAxes(folded(ByTotalLength())[1])
+        AxisLabels(folded(ByTotalLength())[1])
 
 
 # ---------------------------------------------------------------- formulas

@@ -21,7 +21,7 @@ from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_cache import QuantizeCache
 from burnish.passes.transforms.stream import Stream
 from burnish.passes.transforms.transform import cache_bytes_a_token
-from burnish.passes.verify import verify_step
+from burnish.passes.verify_run import verify_by_reference
 from burnish.runtime.model import CompiledModel
 from tests.own_modules import causal
 
@@ -207,11 +207,11 @@ def test_verification_compares_what_is_not_rounded() -> None:
     torch.manual_seed(0)
     whole = run_passes(raised(causal.NanoGPT), [QuantizeCache()], Trace())
     step = run_passes(whole, insert_states(), Trace())
-    assert 0 < verify_step(whole, step) < 1e-5
+    assert 0 < verify_by_reference(whole, step) < 1e-5
     write = next(node for node in step.graph.nodes if node.args[:1] == (step.placeholders[3],))
     late = step.copy()
     (same,) = (node for node in late.graph.nodes if node.name == write.name)
     same.update_arg(1, late.graph.call_function(torch.ops.aten.mul.Tensor, (same.args[1], 1.01)))
     same.prepend(same.args[1])
     with pytest.raises(VerificationError):
-        verify_step(whole, late)
+        verify_by_reference(whole, late)

@@ -49,7 +49,7 @@ def test_any_chunks_are_the_whole(case: Case, batch: int, chunks: list[int]) -> 
 
 
 def test_long_prompts_are_fed_in_chunks(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "_CHUNK", 7)
+    monkeypatch.setattr(sessions, "CHUNK", 7)
     model, made = case
     ids = random_ids(2, 45)
     close(model(ids), made.whole(ids))

@@ -57,6 +57,12 @@ def _running_sum(c: Context, node: fx.Node, a: Arguments) -> Result:
     return c.builder.op("CumSum", c.tensor(a["self"], dtype_of(node)), c.builder.constant(a["dim"]))
 
 
+def _one_hot(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    if a["num_classes"] < 0:
+        return None  # as many as the largest id says
+    return c.builder.op("OneHot", c.value(a["self"]), c.builder.constant(a["num_classes"]), c.builder.constant([0, 1]))
+
+
 def _difference(c: Context, node: fx.Node, a: Arguments) -> Result:
     """Each element less the one before; of booleans, whether they differ."""
     op, constant = c.builder.op, c.builder.constant
@@ -141,6 +147,7 @@ AXES: dict[Any, Translate] = {
     aten.argmax.default: _arg_reduction("ArgMax"),
     aten.argmin.default: _arg_reduction("ArgMin"),
     aten.cumsum.default: _running_sum,
+    aten.one_hot.default: _one_hot,
     aten.diff.default: _difference,
     **dict.fromkeys((aten.softmax.int, aten._softmax.default), _softmax("Softmax")),
     **dict.fromkeys((aten.log_softmax.int, aten._log_softmax.default), _softmax("LogSoftmax")),

@@ -12,14 +12,7 @@ from burnish.codegen.onnx.builder import same_size
 from burnish.codegen.onnx.context import Arguments, Context, Result, arguments, dtype_of, same_shape, shape_of
 from burnish.ir.ops import burnish_ops
 from burnish.ir.position_table import half_name
-
-_VIEWS = {
-    torch.ops.aten.permute.default,
-    torch.ops.aten.reshape.default,
-    torch.ops.aten.squeeze.dim,
-    torch.ops.aten.unsqueeze.default,
-    torch.ops.aten.view.default,
-}
+from burnish.ir.traits import traits
 
 
 def rotary(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -107,7 +100,7 @@ def _distinct(c: Context, rows: ir.Value, size: int, interleaved: bool, axis: in
 
 def _moves_only_ones(node: fx.Node) -> bool:
     """Whether a node is a view that adds, drops or moves axes of size 1 and leaves the others in their order."""
-    if node.target not in _VIEWS:
+    if node.target is not torch.ops.aten.permute.default and not traits(node.target).in_order:
         return False
     source: fx.Node = node.args[0]  # type: ignore[assignment]
     before, after = shape_of(source), shape_of(node)

@@ -23,20 +23,13 @@ from burnish.codegen.triton.tiles import Target, aimed_at
 from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.ops import burnish_ops
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, arguments, describe, value
+from burnish.ir.traits import traits
 from burnish.runtime.executor import TOP
 from burnish.runtime.plan import Call, Kernel, Launch, Plan, Result, Variant
 
 aten = torch.ops.aten
-
-# Host functions that write new tokens into a state where it is, by the arguments that are states.
-_WRITES_IN_PLACE: dict[Any, tuple[int, ...]] = {
-    burnish_ops.cache_write.default: (0,),
-    burnish_ops.ring_write.default: (0,),
-    fused_ops.attention_projection.default: (2, 3),
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +76,7 @@ def _with_late_writes(program: Program) -> Program:
     program = program.copy()
     output = program.output
     for node in list(program.graph.nodes):
-        if node.target in _WRITES_IN_PLACE and set(node.users) == {output}:
+        if traits(node.target).writes and set(node.users) == {output}:
             output.prepend(node)
     return program
 
@@ -233,7 +226,7 @@ def _call(node: fx.Node, args: Any, kwargs: Any, recorder: Recorder, reason: str
 
 def _check_in_place(node: fx.Node) -> None:
     """Raise UnsupportedError if a later node reads a state as it was before `node` writes it."""
-    places = _WRITES_IN_PLACE.get(node.target, ())
+    places = traits(node.target).writes
     old = [argument for place in places if isinstance(argument := node.args[place], fx.Node)]
     for reader in old:  # grows: a view of the state is the state
         for user in reader.users:

@@ -6,7 +6,6 @@ difference whether queries, keys and values are split, sliced, selected or unbou
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,28 +14,12 @@ from torch import Tensor, fx
 
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, arguments, describe
+from burnish.ir.traits import having
 from burnish.passes.analyses.position_only import PositionOnly
 
 aten = torch.ops.aten
 
-VIEWS = {
-    operator.getitem,
-    aten.reshape.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.index.Tensor,
-    aten.split.Tensor,
-    aten.split_with_sizes.default,
-    aten.chunk.default,
-    aten.unbind.int,
-    aten.unflatten.int,
-    aten.flatten.using_ints,
-}
+VIEWS = having("view") | {aten.index.Tensor}  # a copy of some rows does as well
 
 
 class NoHeads(Exception):

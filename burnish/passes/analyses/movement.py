@@ -7,7 +7,6 @@ are all the same when elements 1, 2, 3, ... are sent through.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,37 +14,11 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.program import Program, value
+from burnish.ir.traits import having
 
 aten = torch.ops.aten
 
-MOVEMENTS = frozenset(
-    {
-        aten.cat.default,
-        aten.chunk.default,
-        aten.clone.default,
-        aten.expand.default,
-        aten.flatten.using_ints,
-        aten.neg.default,
-        aten.permute.default,
-        aten.reshape.default,
-        aten.select.int,
-        aten.slice.Tensor,
-        aten.split.Tensor,
-        aten.split.sizes,
-        aten.split_with_sizes.default,
-        aten.squeeze.default,
-        aten.squeeze.dim,
-        aten.stack.default,
-        aten.transpose.int,
-        aten.unbind.int,
-        aten.unflatten.int,
-        aten.unsqueeze.default,
-        aten.view.default,
-        aten.view_as_complex.default,
-        aten.view_as_real.default,
-        operator.getitem,
-    }
-)
+MOVEMENTS = having("moves")
 _LONGEST = 16  # nodes; a movement that somebody writes for a rotary embedding has at most 8
 _BATCH, _TOKENS = 2, 3  # sizes to run with: different from one another, so that an exchange of the two would show
 

@@ -15,23 +15,12 @@ from torch import fx
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.interpreter import last_uses
 from burnish.ir.program import Program, describe
+from burnish.ir.traits import having
 
 aten = torch.ops.aten
 
-# Ops that read the shape and dtype of their first argument, never its values.
-_SHAPE_READERS = {
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.empty_like.default,
-    aten.new_ones.default,
-    aten.new_zeros.default,
-    aten.new_full.default,
-    aten.new_empty.default,
-}
-
-# Ops that fill a shape with one number: the same for any number of tokens, so a step can run them as they are.
-FILLS = _SHAPE_READERS | {aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format}
+_SHAPE_READERS = having("shape_of_first")
+FILLS = having("fills")  # the same for any number of tokens, so a step can run them as they are
 
 
 class PositionOnly:

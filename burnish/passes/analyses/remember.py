@@ -14,42 +14,29 @@ import networkx as nx
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.arguments import argument
 from burnish.ir.code_ops import code_ops
-from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
+from burnish.ir.traits import state_descriptor, traits
+from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.position_only import is_batch, is_sequence
-from burnish.passes.analyses.token_axis import TokenAxes
 
 aten = torch.ops.aten
 
 _OPERATIONS_A_BYTE = 8.0  # arithmetic that costs as much time as moving one byte; low, so that products are not redone
 _TIE = 1e-3  # among equal cuts, the one nearest to the attention: nothing is left to redo there
 
-# Ops that only say how memory is read; to widen what is remembered in 8 bits is a part of that, and asked for by name.
-_VIEWS = {
-    code_ops.from_codes.default,
-    aten.reshape.default,
-    aten.view.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dim,
-    aten.slice.Tensor,
-    aten.select.int,
-    aten.expand.default,
-}
 _PRODUCTS = {aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default, aten.addmm.default}
-# They see other tokens themselves: to have them for all tokens is to remember them.
-_MIXING = {
-    burnish_ops.attention.default,
-    burnish_ops.causal_conv1d.default,
-    burnish_ops.shift.default,
-    aten.cumsum.default,
-}
 
 
-def values_to_remember(program: Program, axes: TokenAxes, wanted: list[fx.Node]) -> list[fx.Node]:
-    """The nodes whose values, remembered for all tokens, give `wanted` for all tokens most cheaply; in graph order."""
+def values_to_remember(program: Program, labels: AxisLabels) -> list[fx.Node]:
+    """The nodes to remember for all tokens: the cheapest that all is made from that some node wants for all tokens.
+
+    Which operands these are is in the state descriptors of their ops. In graph order.
+    """
+    wanted = list(
+        dict.fromkeys(argument(node, name) for node in labels.mixing for name in state_descriptor(node).all_tokens)
+    )
     network = nx.DiGraph()
     source, sink = "computed for the new tokens", "known for all tokens"
     stack, seen = list(wanted), set(wanted)
@@ -57,19 +44,19 @@ def values_to_remember(program: Program, axes: TokenAxes, wanted: list[fx.Node])
         network.add_edge((node, "out"), sink)  # no capacity: infinite
     while stack:
         node = stack.pop()
-        network.add_edge((node, "in"), (node, "out"), capacity=_cost_to_remember(program, axes, node))
-        redo = _cost_to_redo(program, axes, node)
+        network.add_edge((node, "in"), (node, "out"), capacity=_cost_to_remember(program, labels, node))
+        redo = _cost_to_redo(program, labels, node)
         if math.isinf(redo):
             network.add_edge(source, (node, "in"))
             continue
         network.add_edge(source, (node, "in"), capacity=redo)
-        for argument in node.all_input_nodes:
-            if axes.of(argument) is None:
+        for operand in node.all_input_nodes:
+            if labels.of(operand) is None:
                 continue
-            network.add_edge((argument, "out"), (node, "in"))
-            if argument not in seen:
-                seen.add(argument)
-                stack.append(argument)
+            network.add_edge((operand, "out"), (node, "in"))
+            if operand not in seen:
+                seen.add(operand)
+                stack.append(operand)
     _, (new_side, all_side) = nx.minimum_cut(network, source, sink)
     chosen = {node for node in seen if (node, "in") in new_side and (node, "out") in all_side}
     return [node for node in program.graph.nodes if node in chosen]
@@ -89,9 +76,9 @@ def _bytes_a_token(program: Program, node: fx.Node) -> float:
     return count
 
 
-def _cost_to_remember(program: Program, axes: TokenAxes, node: fx.Node) -> float:
+def _cost_to_remember(program: Program, labels: AxisLabels, node: fx.Node) -> float:
     """Bytes read a past token; infinite where the value cannot be a state: rows first, one token an entry."""
-    label = axes.of(node)
+    label = labels.of(node)
     val = node.meta["val"]
     if label is None or not isinstance(val, Tensor) or not is_batch(program, val.shape[0]):
         return math.inf
@@ -100,15 +87,19 @@ def _cost_to_remember(program: Program, axes: TokenAxes, node: fx.Node) -> float
     return _bytes_a_token(program, node)
 
 
-def _cost_to_redo(program: Program, axes: TokenAxes, node: fx.Node) -> float:
-    if node.op != "call_function" or node.target in _MIXING:
+def _cost_to_redo(program: Program, labels: AxisLabels, node: fx.Node) -> float:
+    known = traits(node.target)
+    if node.op != "call_function" or known.state is not None:  # to have it for all tokens is to remember it
         return math.inf
-    if node.target in _VIEWS:
+    if any(isinstance(operand.meta.get("val"), tuple | list) for operand in node.all_input_nodes):
+        return math.inf  # a part of several values, which are not remembered as one
+    # What only says how memory is read; to widen what is remembered in 8 bits is a part of that, and asked for by name.
+    if known.view or node.target is code_ops.from_codes.default:
         return _TIE
     moved = _bytes_a_token(program, node)
-    for argument in node.all_input_nodes:
-        if axes.of(argument) is not None:
-            moved += _bytes_a_token(program, argument)
+    for each in node.all_input_nodes:
+        if labels.of(each) is not None:
+            moved += _bytes_a_token(program, each)
     if node.target in _PRODUCTS:
         weight = node.args[1].meta["val"]  # type: ignore[union-attr]
         moved += 2.0 * float(math.prod(int(s) for s in weight.shape if isinstance(s, int))) / _OPERATIONS_A_BYTE

@@ -14,8 +14,8 @@ from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, Stage, arguments, value
 from burnish.ir.weights import Stored
+from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.remember import values_to_remember
-from burnish.passes.analyses.token_axis import TokenAxes
 from burnish.passes.base import Effect, Log
 from burnish.passes.fold_positions import FoldPositions
 from burnish.passes.transforms.calibration import Calibration
@@ -87,12 +87,10 @@ class QuantizeCache:
 def _remembered(program: Program) -> dict[str, int]:
     """The names of the values that states would be inserted for, and the axis of their tokens."""
     folded = FoldPositions().run(program.copy(), Log())  # what is read by position is no value of a token
-    axes = TokenAxes(folded)
-    attentions = [node for node in folded.graph.nodes if node.target is burnish_ops.attention.default]
-    wanted = list(dict.fromkeys(operand for node in attentions for operand in arguments(node)[1:3]))
+    labels = AxisLabels(folded)
     found = {}
-    for node in values_to_remember(folded, axes, wanted):
-        label = axes.of(node)
+    for node in values_to_remember(folded, labels):
+        label = labels.of(node)
         assert label is not None
         found[node.name] = label.axis
     return found
