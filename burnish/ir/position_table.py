@@ -18,12 +18,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from burnish.ir.errors import ParseError, WeightError
-from burnish.ir.fused_group import POINTWISE, VIEWS, Group, parse_group, run_group
+from burnish.ir.fused_group import POINTWISE, VIEWS, Group, Read, parse_group, run_group
 from burnish.ir.text import dtype_name
 from burnish.ir.weights import Cast, Weight, nbytes
 
@@ -170,7 +173,7 @@ def position_table(rows: int, body: str, vectors: tuple[Weight, ...]) -> Positio
 
 
 def _checked(group: Group, vectors: tuple[Weight, ...]) -> tuple[tuple[int, ...], torch.dtype]:
-    """The shape and dtype of a row, found without computing one."""
+    """The shape and dtype of a row, found without reading a vector."""
     if len(group.inputs) != 1 + len(vectors) or len(group.sizes) != 1 or len(group.results) != 1:
         raise WeightError(
             f"the formula of a position table takes positions, {len(vectors)} vectors and the number of rows, and "
@@ -183,22 +186,42 @@ def _checked(group: Group, vectors: tuple[Weight, ...]) -> tuple[tuple[int, ...]
         raise WeightError(f"the formula of a position table may not call {wrong.target}: {wrong.text}")
     shapes = []
     for rows in (2, 3):
-        positions = torch.empty(rows, dtype=torch.int64, device="meta")
-        fakes = [torch.empty(vector.shape, dtype=vector.dtype, device="meta") for vector in vectors]
-        try:
-            values = run_group(group, (positions, *fakes), (rows,))
-        except Exception as error:  # ops complain in many ways about sizes that do not fit
-            raise WeightError(f"the formula of a position table does not fit its vectors: {error}") from error
-        found = values[group.results[0]]
-        largest = max(math.prod(value.shape) for value in values.values() if isinstance(value, Tensor))
-        if largest > rows * _MOST_A_ROW:
-            raise WeightError(f"the formula of a position table makes {largest} elements for {rows} rows")
+        found = _tried(group, vectors, rows)
         if not isinstance(found, Tensor) or found.dim() < 1 or found.shape[0] != rows:
             raise WeightError("the formula of a position table does not give one row for each position")
         shapes.append((tuple(found.shape[1:]), found.dtype))
     if shapes[0] != shapes[1]:
         raise WeightError("the formula of a position table gives rows of a size that depends on how many there are")
     return shapes[0]
+
+
+def _tried(group: Group, vectors: tuple[Weight, ...], rows: int) -> object:
+    """What the formula gives for a few rows and vectors of zeros. (PyTorch's meta tensors take a second to load.)"""
+
+    def check(size: int) -> None:
+        if size > rows * _MOST_A_ROW:
+            raise WeightError(f"the formula of a position table makes {size} elements for {rows} rows")
+
+    for vector in vectors:
+        check(math.prod(vector.shape))
+    zeros = (torch.zeros(vector.shape, dtype=vector.dtype) for vector in vectors)
+    values: dict[str, Any] = dict(zip((*group.inputs, *group.sizes), (torch.arange(rows), *zeros, rows), strict=True))
+    for step in group.steps:
+        args, kwargs = tree_map_only(Read, lambda read: values[read.name], (step.args, dict(step.kwargs)))
+        shapes = [each.shape for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        try:
+            if step.target is aten.cat.default:
+                check(sum(map(math.prod, shapes)))
+            elif step.target in POINT_BY_POINT:
+                broadcast = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+                check(math.prod(max(sizes) for sizes in broadcast))
+            values[step.name] = step.target(*args, **kwargs)
+        except WeightError:
+            raise
+        except Exception as error:  # ops complain in many ways about sizes that do not fit
+            raise WeightError(f"the formula of a position table does not fit its vectors: {error}") from error
+        check(math.prod(values[step.name].shape))
+    return values[group.results[0]]
 
 
 def halves_of(tables: Mapping[str, PositionTable]) -> dict[str, PositionTable]:

@@ -148,6 +148,24 @@ HOSTILE: dict[str, tuple[str, str]] = {
         ),
         "elements for 2 rows",
     ),
+    "too wide by broadcasting": (
+        body(
+            "%x: i64 = aten.expand(%positions, [1000000, %rows])",
+            "%y: i64 = aten.permute(%x, [1, 0])",
+            "%a: i64 = aten.unsqueeze(%y, 2)",
+            "%b: i64 = aten.unsqueeze(%y, 1)",
+            "%z: i64 = aten.add.Tensor(%a, %b)",
+        ),
+        "elements for 2 rows",
+    ),
+    "too wide by joining": (
+        body(
+            "%x: i64 = aten.expand(%positions, [1000000, %rows])",
+            "%y: i64 = aten.permute(%x, [1, 0])",
+            "%z: i64 = aten.cat([%y, %y], 1)",
+        ),
+        "elements for 2 rows",
+    ),
     "wider than 64 bits can say": (
         body(
             "%x: f32 = aten.view(%vector_0, [8, 1, 1])",
@@ -176,6 +194,12 @@ def test_what_is_no_formula_is_refused(what: str) -> None:
 def test_a_number_of_rows_out_of_bounds_is_refused(rows: int) -> None:
     with pytest.raises(WeightError, match=r"a position table of .* rows"):
         table(rows=rows)
+
+
+def test_a_vector_that_is_none_is_refused() -> None:
+    large = Stored(torch.zeros(1).expand(2**22, 8))
+    with pytest.raises(WeightError, match="elements for 2 rows"):
+        position_table(ROWS, COSINES, (large,))
 
 
 def test_nothing_is_computed_before_rows_are_asked_for() -> None:

@@ -213,7 +213,16 @@ class Buffered(Positions):
         return self.rows[: x.shape[1]].cos()
 
 
+class Long(Frequencies):
+    def at(self, x: Tensor) -> Tensor:
+        angles = self.angles(x)
+        for _ in range(70):
+            angles = angles.sin() + angles
+        return torch.cat((angles, angles), -1)
+
+
 STORED = {
+    Long: "lines: at most 64",
     Learned: "is no operation on single elements",
     LearnedByRow: "is no operation on single elements",
     LogScaled: "is no operation on single elements",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.errors import WeightError
 from burnish.ir.fused_group import bound
 from burnish.ir.position_table import POINT_BY_POINT, REARRANGING, PositionTable, position_table
 from burnish.ir.program import Program, describe
@@ -53,7 +54,10 @@ def formula_of(program: Program, known: PositionOnly, node: fx.Node, rows: int) 
         order = [axis, *(other for other in range(rank) if other != axis)]
         kind = _kind(node.meta["val"].dtype, ["rows", *(_sizes(program, node)[other] for other in order[1:])])
         writer.line(kind, "aten.permute", writer.names[node], order)
-    return position_table(rows, writer.body(), tuple(writer.vectors))
+    try:
+        return position_table(rows, writer.body(), tuple(writer.vectors))
+    except WeightError as error:  # more lines than a formula may have, say
+        raise NoFormula(str(error)) from error
 
 
 class _Writer:
