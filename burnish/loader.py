@@ -39,4 +39,4 @@ def interpreted(artifact: Artifact) -> Executor:
 
     plan = read_plan(artifact)
     generate_kernels(plan, artifact.program())
-    return InterpretedExecutor(plan, weight_tensors(artifact))
+    return InterpretedExecutor(plan, weight_tensors(artifact), artifact.tables)

@@ -106,7 +106,7 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], object]) -> N
     manifest = json.loads(file.read_bytes())["manifest"]
     change(manifest)
     body = json.dumps(manifest)
-    file.write_text(f'{{"format_version": 2, "sha256": "{digest(body.encode())}", "manifest": {body}}}')
+    file.write_text(f'{{"format_version": 3, "sha256": "{digest(body.encode())}", "manifest": {body}}}')
 
 
 def reshape(manifest: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def leave_folder(manifest: dict[str, Any]) -> None:
 def newer(path: Path) -> None:
     """Claim to be of a later format."""
     file = path / "manifest.json"
-    file.write_text(file.read_text().replace('"format_version": 2', '"format_version": 99'))
+    file.write_text(file.read_text().replace('"format_version": 3', '"format_version": 99'))
 
 
 case("no artifact there", ArtifactError)(lambda folder: burnish.load(folder / "nothing.burnish"))

@@ -35,7 +35,7 @@ def write_onnx(program: Program, path: Path, with_weights: bool) -> None:
     names and shapes. UnsupportedError, with the node, for what ONNX cannot express.
     """
     try:
-        layout = replace(plan_weights(program.weights), file=path.with_suffix(".safetensors").name)
+        layout = replace(plan_weights(program.weights, tables=False), file=path.with_suffix(".safetensors").name)
     except WeightError as error:
         raise UnsupportedError(str(error)) from error
     model = lower_to_model(program, layout)

@@ -150,8 +150,11 @@ VIEWS = frozenset(
 MEMBERS = POINTWISE | REDUCTIONS | GATHERS | {burnish_ops.positions.default, aten.cat.default}
 """What a group is made of; views stand between these."""
 
+COMPLEX = frozenset({aten.polar.default, aten.view_as_real.default})
+"""Of complex numbers: in formulas of position tables, and in no kernel."""
+
 OPS: dict[str, Any] = {
-    "getitem" if op is operator.getitem else str(op).removesuffix(".default"): op for op in (*MEMBERS, *VIEWS)
+    "getitem" if op is operator.getitem else str(op).removesuffix(".default"): op for op in (*MEMBERS, *VIEWS, *COMPLEX)
 }
 """All that a body may call, by the names that texts have for it."""
 
@@ -258,12 +261,13 @@ def folded_axis(call: Step | fx.Node, shape: Sequence[Any]) -> int | None:
     return axis if short and axis != len(shape) - 1 else None
 
 
-def bound(step: Step) -> dict[str, Any]:
-    """The arguments of a step by their names, defaults included."""
-    schema = step.target._schema.arguments
+def bound(call: Step | fx.Node) -> dict[str, Any]:
+    """The arguments of a call by their names, defaults included."""
+    target: Any = call.target
+    schema = target._schema.arguments
     found = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
-    found.update(zip((argument.name for argument in schema), step.args, strict=False))
-    return found | dict(step.kwargs)
+    found.update(zip((argument.name for argument in schema), call.args, strict=False))
+    return found | dict(call.kwargs)
 
 
 def run_group(group: Group, inputs: Sequence[Any], sizes: Sequence[Any]) -> dict[str, Any]:

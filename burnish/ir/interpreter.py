@@ -9,7 +9,10 @@ import torch
 from torch import fx
 
 from burnish.ir.errors import InvalidInputError, InvalidProgramError
+from burnish.ir.ops import burnish_ops
+from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe
+from burnish.ir.weights import Weight
 
 
 def last_uses(nodes: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
@@ -23,6 +26,13 @@ def last_uses(nodes: Iterable[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     for node, user in last.items():
         dying.setdefault(user, []).append(node)
     return dying
+
+
+def _is_looked_up(node: fx.Node, weight: Weight) -> bool:
+    """Whether only rows of a table are read, which can be made one by one."""
+    return isinstance(weight, PositionTable) and all(
+        user.target is burnish_ops.lookup.default and user.args[0] is node for user in node.users
+    )
 
 
 @torch.no_grad()
@@ -47,11 +57,15 @@ def run(
             outputs = fx.map_arg(node.args[0], values.__getitem__)
             return outputs if isinstance(outputs, tuple) else tuple(outputs)
         if node.op == "get_attr":
-            values[node] = program.weights[str(node.target)].materialize()
+            weight = program.weights[str(node.target)]
+            values[node] = weight if _is_looked_up(node, weight) else weight.materialize()
         elif node.op == "call_function":
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
             try:
-                values[node] = node.target(*args, **kwargs) if call is None else call(node, args, kwargs)
+                if isinstance(args[0] if args else None, PositionTable):
+                    values[node] = args[0].at(args[1])
+                else:
+                    values[node] = node.target(*args, **kwargs) if call is None else call(node, args, kwargs)
             except Exception as error:
                 raise InvalidProgramError(f"{describe(node)} failed: {error}") from error
         if watch is not None:

@@ -2,7 +2,8 @@
 
 Rotary cosines and sines, learned and sinusoidal position embeddings, position-dependent scales: however they were
 written, they are evaluated once at the maximum length, checked to be the same at shorter lengths, and read with
-`burnish::lookup`.
+`burnish::lookup`. Where the graph that computes them makes each row from its position alone, the table is kept as that
+formula, checked to give the very same rows, and takes no room.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
+from burnish.ir.position_table import PositionTable, stored_bytes
 from burnish.ir.program import Program, describe
-from burnish.ir.weights import Stored
+from burnish.ir.weights import Stored, Weight, nbytes
+from burnish.passes.analyses.position_formula import NoFormula, formula_of
 from burnish.passes.analyses.position_only import FILLS, PositionOnly, is_batch, is_sequence, sequence_axes
 from burnish.passes.base import Effect, Log
 
@@ -24,6 +27,7 @@ aten = torch.ops.aten
 
 _SHORTER = (3, 7, 19)
 _CONSTANT_BYTES = 2**20  # larger ones stay expressions over their weights
+_CHECKED_ROWS = 2**16  # of a formula, each of whose lines is proved to keep rows apart, so many are compared
 
 
 class NotATable(Exception):
@@ -61,7 +65,8 @@ class _Folder:
         self.known = PositionOnly(program)
         self.editor = Editor(program)
         self.positions: fx.Node | None = None
-        self.tables: list[tuple[Tensor, fx.Node]] = []
+        self.tables: list[tuple[Weight, fx.Node]] = []
+        self.kept: dict[fx.Node, str] = {}  # how the table of a node is, in words
 
     def meets_data(self, node: fx.Node) -> bool:
         """Whether `node` is position-only, depends on a size, and is read by something that is not."""
@@ -108,13 +113,12 @@ class _Folder:
                 made[rank, slot] = self._lookup(node, axis, rank, slot)
             user.replace_input_with(node, made[rank, slot])
         table = next(iter(made.values()))
-        self.log.rewrite(node, f"table of positions, read as {table.name}")
+        self.log.rewrite(node, f"table of positions, read as {table.name}; {self.kept[node]}")
 
     # ------------------------------------------------------------ values
 
-    def _values(self, node: fx.Node, axis: int, batch_axis: int | None) -> Tensor:
-        """The node's value at the maximum length, one row of the batch; checked to be the same at shorter lengths."""
-        longest = self.program.signature.max_length
+    def _values(self, node: fx.Node, axis: int, batch_axis: int | None, longest: int) -> Tensor:
+        """The node's value for `longest` tokens, one row of the batch; checked to be the same at shorter lengths."""
         full: Tensor = self.known.evaluate([node], 1, longest)[0]
         for length in _SHORTER:
             if length >= longest:
@@ -130,6 +134,24 @@ class _Folder:
                     "total length"
                 )
         return full
+
+    def _rows(self, node: fx.Node, axis: int, batch_axis: int | None) -> Weight:
+        """The node's value as a table [max_length, ...] of the other axes in their order, one row of the batch."""
+        longest = self.program.signature.max_length
+        try:
+            table = formula_of(self.program, self.known, node, longest)
+        except NoFormula as reason:
+            self.kept[node] = f"stored, since {reason}"
+            return Stored(self._values(node, axis, batch_axis, longest).movedim(axis, 0).contiguous())
+        count = min(longest, _CHECKED_ROWS)
+        values = self._values(node, axis, batch_axis, count).movedim(axis, 0)
+        stored = 2 * stored_bytes(table) > nbytes(table)
+        if stored or not torch.equal(table.first(count).nan_to_num(), values.nan_to_num()):
+            why = "takes as much room" if stored else "gives other numbers"
+            self.kept[node] = f"stored, since its formula {why}"
+            return Stored(self._values(node, axis, batch_axis, longest).movedim(axis, 0).contiguous())
+        self.kept[node] = "kept as a formula"
+        return table
 
     def _fold_constant(self, node: fx.Node) -> None:
         """A value that has no token axis: it must not depend on the sizes at all."""
@@ -190,11 +212,11 @@ class _Folder:
         shape = node.meta["val"].shape
         shift = rank - len(shape)
         batch_axis = slot - shift if slot >= shift else None
-        values = self._values(node, axis, batch_axis if is_own_batch(self.program, shape, batch_axis) else None)
-        values = values.reshape([1] * shift + list(values.shape))
+        table = self._rows(node, axis, batch_axis if is_own_batch(self.program, shape, batch_axis) else None)
         axis += shift
         rest = [index for index in range(rank) if index not in (axis, slot)]
-        table = values.permute([slot, axis, *rest])[0].contiguous()
+        sizes = [1] * shift + [size if isinstance(size, int) else 1 for size in shape]
+        table = _reshaped(table, [sizes[index] for index in rest])
         with self.editor.before(node):
             looked_up = self.editor.call(
                 burnish_ops.lookup.default, self._table(node, table), self._positions(node), like=node
@@ -207,12 +229,12 @@ class _Folder:
                 return looked_up
             return self.editor.call(aten.permute.default, looked_up, order, like=node)
 
-    def _table(self, node: fx.Node, values: Tensor) -> fx.Node:
+    def _table(self, node: fx.Node, table: Weight) -> fx.Node:
         for known, weight in self.tables:
-            if known.shape == values.shape and known.dtype == values.dtype and torch.equal(known, values):
+            if _same(known, table):
                 return weight
-        weight = self.editor.weight(f"{node.name}_table", Stored(values))
-        self.tables.append((values, weight))
+        weight = self.editor.weight(f"{node.name}_table", table)
+        self.tables.append((table, weight))
         return weight
 
     def _positions(self, like: fx.Node) -> fx.Node:
@@ -223,6 +245,21 @@ class _Folder:
                     burnish_ops.positions.default, self.program.tokens, like=self.program.tokens, name="positions"
                 )
         return self.positions
+
+
+def _reshaped(table: Weight, sizes: list[int]) -> Weight:
+    """The table with rows of these sizes."""
+    if isinstance(table, PositionTable):
+        return table if list(table.row) == sizes else table.with_rows(sizes)
+    return Stored(table.materialize().reshape(table.shape[0], *sizes))
+
+
+def _same(one: Weight, two: Weight) -> bool:
+    """Whether two tables are equal; a formula and what is stored are not compared."""
+    if isinstance(one, PositionTable) or isinstance(two, PositionTable):
+        return isinstance(one, PositionTable) and one.same(two)
+    first, second = one.materialize(), two.materialize()
+    return first.shape == second.shape and first.dtype == second.dtype and torch.equal(first, second)
 
 
 def is_own_batch(program: Program, shape: Any, axis: int | None) -> bool:

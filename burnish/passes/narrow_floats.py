@@ -10,6 +10,7 @@ from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
+from burnish.ir.position_table import cast
 from burnish.ir.program import Program, arguments
 from burnish.ir.weights import Cast
 from burnish.passes.base import Effect, Log
@@ -57,7 +58,7 @@ class NarrowFloats:
                 weight = program.weights[name]
                 source = weight.source if isinstance(weight, Cast) else weight
                 names[name] = program.weights.add(
-                    f"{name}.{_text(self.dtype)}", source if source.dtype == self.dtype else Cast(weight, self.dtype)
+                    f"{name}.{_text(self.dtype)}", source if source.dtype == self.dtype else cast(weight, self.dtype)
                 )
                 count += 1
             node.target = names[name]

@@ -11,11 +11,11 @@ from burnish.ir.cost import CostCounter
 from burnish.ir.edit import remove_dead
 from burnish.ir.errors import BurnishError, InvalidProgramError, VerificationError
 from burnish.ir.full_text import declarations
+from burnish.ir.position_table import stored_bytes
 from burnish.ir.program import Program
 from burnish.ir.records import node_records
 from burnish.ir.text import program_text, symbol_names
 from burnish.ir.trace import Entry, PassRecord, Trace
-from burnish.ir.weights import nbytes
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
 from burnish.passes.check import check, check_stage, check_types
 from burnish.passes.spelling import options_of
@@ -127,7 +127,7 @@ def _record(
         nodes_before=_ops(before),
         nodes_after=_ops(after),
         seconds=seconds,
-        weight_bytes=sum(nbytes(weight) for weight in after.weights.values()),
+        weight_bytes=sum(stored_bytes(weight) for weight in after.weights.values()),
         bytes_a_token=sum(state.bytes_a_token for state in after.states),
         launches=sum(node.launches for node in nodes),
         bytes_moved=sum(node.bytes_moved for node in nodes),

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import InvalidModelError, VerificationError
 from burnish.ir.interpreter import run
+from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe
 from burnish.ir.trace import Verification
 from burnish.ir.weights import Stored, Weight, Weights, nbytes
@@ -176,7 +177,7 @@ class Verifier:
         """The program over weights that are evaluated already, as far as they fit in memory."""
         names: dict[str, Weight] = {}
         for name, weight in program.weights.items():
-            if isinstance(weight, Stored):
+            if isinstance(weight, Stored | PositionTable):  # whose rows are made as they are read
                 continue
             if id(weight) not in self._weights and self._evaluated + nbytes(weight) <= _EVALUATED_BYTES:
                 self._weights[id(weight)] = (weight, Stored(weight.materialize()))

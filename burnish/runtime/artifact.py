@@ -2,7 +2,8 @@
 
 NAME.burnish/
   manifest.json          what everything else is, with sizes and checksums (burnish.runtime.manifest)
-  weights.safetensors    the weights, each at a multiple of 4096 bytes (burnish.runtime.weights_file)
+  weights.safetensors    the weights, each at a multiple of 4096 bytes (burnish.runtime.weights_file); the manifest has
+                         formulas in place of tables of positions (burnish.ir.position_table)
   step.json              the step graph, for the reference executor (burnish.ir.serialize)
   model.onnx             for CPUs: the lowered step graph, its weights pointing into weights.safetensors
   plan.json, kernels/    for GPUs: the launch plan, and its kernels (burnish.runtime.kernel_files)
@@ -24,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from burnish.ir.errors import ArtifactError
+from burnish.ir.errors import ArtifactError, WeightError
+from burnish.ir.position_table import PositionTable, position_table
 from burnish.ir.program import Program, Signature
 from burnish.ir.serialize import program_from_data, program_to_data
 from burnish.ir.states import State
@@ -139,6 +141,16 @@ def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
                 layout.file, place.tensor, manifests.dtype_name(place.dtype), list(place.shape), place.offset
             )
             for name, place in layout.placements.items()
+        },
+        tables={
+            name: manifests.TableEntry(
+                each.table.rows,
+                each.table.body,
+                list(each.vectors),
+                manifests.dtype_name(each.table.dtype),
+                list(each.table.row),
+            )
+            for name, each in layout.tables.items()
         },
         pipeline=list(contents.pipeline),
         generation=dict(contents.generation),
@@ -268,8 +280,40 @@ class Artifact:
         verify(self.path, chosen, threads)
 
     @cached_property
+    def tables(self) -> dict[str, PositionTable]:
+        """The tables of positions by name. Raises ArtifactError for a formula that is none."""
+        return {name: self._table(name, entry) for name, entry in self.manifest.tables.items()}
+
+    def _table(self, name: str, entry: manifests.TableEntry) -> PositionTable:
+        if name in self._placements:
+            raise ArtifactError(f"{self.path} has {name!r} both as a weight and as a table of positions")
+        missing = [vector for vector in entry.vectors if vector not in self._placements]
+        if missing:
+            raise ArtifactError(f"the table of positions {name!r} in {self.path} reads {missing[0]!r}, which it lacks")
+        vectors = tuple(self._stored[vector] for vector in entry.vectors)
+        try:
+            found = position_table(entry.rows, entry.body, vectors)
+        except WeightError as error:
+            raise ArtifactError(f"the table of positions {name!r} in {self.path} is malformed: {error}") from error
+        if entry.rows < self.signature.max_length:
+            raise ArtifactError(
+                f"the table of positions {name!r} in {self.path} has {entry.rows} rows, and the model takes "
+                f"{self.signature.max_length} tokens"
+            )
+        if (list(found.row), manifests.dtype_name(found.dtype)) != (entry.row, entry.dtype):
+            raise ArtifactError(
+                f"the table of positions {name!r} in {self.path} should have rows of {entry.dtype} {entry.row}, and "
+                f"its formula gives {manifests.dtype_name(found.dtype)} {list(found.row)}"
+            )
+        return found
+
+    @cached_property
     def weights(self) -> Weights:
-        """The weights, memory-mapped."""
+        """The weights, memory-mapped, and the tables of positions."""
+        return Weights({**self._stored, **self.tables})
+
+    @cached_property
+    def _stored(self) -> Weights:
         by_file: dict[str, dict[str, Placement]] = {}
         for name, entry in self.manifest.weights.items():
             by_file.setdefault(entry.file, {})[name] = self._placements[name]

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, ref
 import torch
 
 from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.ir.position_table import PositionTable
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import check_room, room_for
 from burnish.runtime.executor import Wanted
@@ -43,8 +44,9 @@ class CudaExecutor:
         plan: Plan,
         kernels: Mapping[int, Mapping[str, tuple[CompiledKernel, bytes]]],
         weights: Mapping[str, torch.Tensor],
+        tables: Mapping[str, PositionTable] | None = None,
     ) -> None:
-        """`kernels` by architecture; `weights` on the CPU, which are copied.
+        """`kernels` by architecture; `weights` on the CPU, which are copied; `tables` of positions.
 
         Raises UsageError where there is no GPU, or not one that the kernels are for, or too little memory.
         """
@@ -63,7 +65,7 @@ class CudaExecutor:
         check_room("the weights", size, self.device)
         with room_for("the weights", size, self.device):
             on_device = {name: tensor.to(self.device) for name, tensor in weights.items()}
-        self._runner: PlanRunner | None = PlanRunner(plan, on_device, self.device, launcher)
+        self._runner: PlanRunner | None = PlanRunner(plan, on_device, self.device, launcher, tables)
         # Of each batch's states: a graph for each result, and the last prompt's step, which its next piece may take.
         self._tokens: WeakKeyDictionary[States, dict[Wanted, _FixedStep]] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[States, dict[tuple[int, int, Wanted], _FixedStep]] = WeakKeyDictionary()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
+from burnish.ir.position_table import PositionTable, halves_of
 from burnish.ir.program import Signature
 from burnish.ir.states import State
 from burnish.runtime.executor import Wanted, narrowed
+from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.states import States
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
@@ -42,6 +44,7 @@ class _Binding:
     position: torch.Tensor
     logits_index: torch.Tensor
     logits: torch.Tensor
+    tables: Mapping[str, torch.Tensor]
 
     def reads(self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor) -> bool:
         """Whether it is on these very tensors, whatever they contain by now."""
@@ -51,8 +54,9 @@ class _Binding:
 class OnnxExecutor:
     """A session on `model.onnx`.
 
-    The model's inputs are the step graph's, by name (those that it does not need may be missing); its outputs are
-    "logits" and, for each state S, "S_out".
+    The model's inputs are the step graph's, by name (those that it does not need may be missing), and the tables of
+    positions that it reads, or their halves; its outputs are "logits" and, for each state S, "S_out". Of a table, as
+    many rows are made as the states have room for tokens.
     """
 
     device = torch.device("cpu")
@@ -65,6 +69,7 @@ class OnnxExecutor:
         states: Sequence[State],
         signature: Signature,
         threads: int | None = None,
+        tables: Mapping[str, PositionTable] | None = None,
     ) -> None:
         """Make the session. `threads`: None for as many as this process has processors.
 
@@ -73,7 +78,9 @@ class OnnxExecutor:
         self._inputs = tuple(inputs)
         self._signature = signature
         self._session: Any = _create_session(model, threads or _processors())
-        self._present: set[str] = _check_types(self._session, self._inputs, states, signature, model)
+        known = halves_of(tables or {})
+        self._present: set[str] = _check_types(self._session, self._inputs, states, known, signature, model)
+        self._tables = PositionRows({name: table for name, table in known.items() if name in self._present})
         # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
         self._logits = torch.empty(0)
@@ -107,6 +114,7 @@ class OnnxExecutor:
     def close(self) -> None:
         """See `Executor.close`."""
         self._bindings.clear()
+        self._tables.clear()
         self._session = None
 
     def _run(self, io: Any) -> None:
@@ -134,12 +142,15 @@ class OnnxExecutor:
             position,
             logits_index,
             torch.empty(shape, dtype=self._signature.logits_dtype),
+            self._tables.for_capacity(states.capacity),
         )
         names = (*self._inputs, *(spec.name for spec in states.specs))
         values = (binding.tokens, binding.position, binding.logits_index, *states.past)
         for name, tensor in zip(names, values, strict=True):
             if name in self._present:
                 binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
+        for name, tensor in binding.tables.items():
+            binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
         binding.io.bind_output("logits", "cpu", 0, *_memory(binding.logits))
         for spec, tensor in zip(states.specs, states.present, strict=True):
             binding.io.bind_output(f"{spec.name}_out", "cpu", 0, *_memory(tensor))
@@ -187,11 +198,17 @@ def _create_session(model: Path, threads: int) -> Any:
 
 
 def _check_types(
-    session: Any, inputs: Sequence[str], states: Sequence[State], signature: Signature, model: Path
+    session: Any,
+    inputs: Sequence[str],
+    states: Sequence[State],
+    tables: Mapping[str, PositionTable],
+    signature: Signature,
+    model: Path,
 ) -> set[str]:
     """The names of the session's inputs, after comparing names, types and ranks with what will be bound."""
     expected_inputs = dict(zip(inputs, [(torch.int64, 2), (torch.int64, 1), (torch.int64, 1)], strict=True))
     expected_inputs |= {state.name: (state.dtype, len(state.shape)) for state in states}
+    expected_inputs |= {name: (table.dtype, len(table.shape)) for name, table in tables.items()}
     expected_outputs = {"logits": (signature.logits_dtype, 3)}
     expected_outputs |= {f"{state.name}_out": (state.dtype, len(state.shape)) for state in states}
     found_inputs = {argument.name: argument for argument in session.get_inputs()}

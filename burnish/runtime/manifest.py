@@ -1,6 +1,6 @@
 """`manifest.json`: what an artifact is, as strictly typed data.
 
-{"format_version": 2,
+{"format_version": 3,
 "sha256": "<of the exact bytes of the value of manifest>",
 "manifest": {...}}
 """
@@ -17,7 +17,7 @@ from burnish.ir.program import Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
 
-FORMAT_VERSION = 2  # 1: launch plans without the result `top`
+FORMAT_VERSION = 3  # 1: launch plans without the result `top`; 2: rows of position tables among the weights
 MANIFEST_FILE = "manifest.json"
 Target = Literal["onnxruntime", "reference", "triton"]
 _AGAIN = "compile or copy the artifact again"
@@ -38,6 +38,16 @@ class WeightEntry(msgspec.Struct, forbid_unknown_fields=True):
     dtype: str
     shape: list[int]
     offset: int
+
+
+class TableEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """One `burnish.ir.position_table.PositionTable`: its formula, and the names of the weights that are its vectors."""
+
+    rows: int
+    body: str
+    vectors: list[str]
+    dtype: str
+    row: list[int]  # the shape of one
 
 
 class StateEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -76,6 +86,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     inputs: list[str]  # names of the step graph's inputs of tokens, position and logits index
     states: list[StateEntry]
     weights: dict[str, WeightEntry]
+    tables: dict[str, TableEntry]
     pipeline: list[str]  # names of the passes, in order; trace/ has the rest
     generation: dict[str, Any]  # the model's own generation defaults
     tokenizer: TokenizerEntry | None

@@ -302,11 +302,17 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
             read_plan(artifact),
             {each: read_kernels(artifact, each) for each in architectures(artifact)},
             weight_tensors(artifact),
+            artifact.tables,
         )
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     return OnnxExecutor(
-        artifact.file(MODEL_FILE), artifact.manifest.inputs, artifact.states, artifact.signature, threads
+        artifact.file(MODEL_FILE),
+        artifact.manifest.inputs,
+        artifact.states,
+        artifact.signature,
+        threads,
+        artifact.tables,
     )
 
 

@@ -10,11 +10,13 @@ import msgspec
 import torch
 
 from burnish.ir.errors import ArtifactError
+from burnish.ir.position_table import PositionTable
 from burnish.ir.serialize import resolve
 from burnish.runtime.arena import Lifetime, place
 from burnish.runtime.device_memory import room_for
 from burnish.runtime.executor import Wanted
 from burnish.runtime.plan import Call, Kernel, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
+from burnish.runtime.position_rows import PositionRows
 
 ALIGNMENT = 16  # bytes or elements: what `Kernel.aligned` promises
 
@@ -44,9 +46,15 @@ class PlanRunner:
     """Binds the variants of a plan to memory."""
 
     def __init__(
-        self, plan: Plan, weights: Mapping[str, torch.Tensor], device: torch.device, launcher: Launcher
+        self,
+        plan: Plan,
+        weights: Mapping[str, torch.Tensor],
+        device: torch.device,
+        launcher: Launcher,
+        tables: Mapping[str, PositionTable] | None = None,
     ) -> None:
         self._plan = plan
+        self._tables = PositionRows(tables or {}, device)
         self._weights = weights
         self._device = device
         self._launcher = launcher
@@ -66,7 +74,8 @@ class PlanRunner:
         arena, buffers = _own_memory(variant, sizes, self._device)
         buffers |= {f"input {number}": tensor for number, tensor in enumerate(inputs)}
         buffers |= {f"state {name}": tensor for name, tensor in states.items()}
-        buffers |= {f"weight {name}": tensor for name, tensor in self._weights.items()}
+        weights = {**self._weights, **self._tables.for_capacity(capacity)}
+        buffers |= {f"weight {name}": tensor for name, tensor in weights.items()}
         memory = Memory(buffers, sizes, self._device)
         result = {"ids": variant.ids, "top": variant.top, "logits": variant.logits}[wanted]
         planned = [*variant.steps, *result.steps]

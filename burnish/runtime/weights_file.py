@@ -1,7 +1,8 @@
 """The weights of an artifact: one safetensors file, laid out before it is written, one weight at a time.
 
 Every weight starts at a multiple of 4096 bytes from the start of the file, so that it can be memory-mapped by
-itself. safetensors allows no gaps, so the bytes between two weights are tensors too, `burnish.padding.N`.
+itself. safetensors allows no gaps, so the bytes between two weights are tensors too, `burnish.padding.N`. Of a table of
+positions, its short vectors are in the file, as TABLE.vector_N, and its rows are not.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from burnish.ir.errors import ArtifactError, WeightError
+from burnish.ir.position_table import PositionTable
 from burnish.ir.weights import Stored, Weight, Weights, nbytes
 from burnish.runtime.hashing import PieceHasher
 
@@ -66,14 +68,25 @@ class WeightLayout:
     header: bytes  # everything before the first weight
     placements: Mapping[str, Placement]  # by the name of the weight
     size: int  # bytes of the whole file
-    weights: Weights
+    weights: Weights  # that are in it
+    tables: Mapping[str, PlacedTable]  # of positions, by the name of the weight: their vectors are in it
 
 
-def plan_weights(weights: Weights) -> WeightLayout:
+@dataclass(frozen=True)
+class PlacedTable:
+    """A table of positions, and the names of its vectors among the weights of the file."""
+
+    table: PositionTable
+    vectors: tuple[str, ...]
+
+
+def plan_weights(weights: Weights, tables: bool = True) -> WeightLayout:
     """Lay out `weights` in the order they have, each tensor once.
 
-    Raises WeightError for a dtype that safetensors does not have.
+    `tables`: those of positions stay formulas; else the file has their rows, for readers that know no formulas. Raises
+    WeightError for a dtype that safetensors does not have.
     """
+    weights, placed = _without_tables(weights) if tables else (weights, {})
     placements: dict[str, Placement] = {}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     known: dict[object, Placement] = {}
@@ -106,7 +119,21 @@ def plan_weights(weights: Weights) -> WeightLayout:
         },
         size=start + offset,
         weights=weights,
+        tables=placed,
     )
+
+
+def _without_tables(weights: Weights) -> tuple[Weights, dict[str, PlacedTable]]:
+    """The weights with the vectors of tables in the place of these, and the tables."""
+    tables = {name: weight for name, weight in weights.items() if isinstance(weight, PositionTable)}
+    kept = weights.keep_only(set(weights) - set(tables))
+    placed = {
+        name: PlacedTable(
+            table, tuple(kept.add(f"{name}.vector_{number}", vector) for number, vector in enumerate(table.vectors))
+        )
+        for name, table in tables.items()
+    }
+    return kept, placed
 
 
 def _entry(dtype: str, shape: tuple[int, ...], offset: int, length: int) -> dict[str, Any]:

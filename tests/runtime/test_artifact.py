@@ -48,7 +48,7 @@ def change_manifest(path: Path, change: Callable[[dict[str, Any]], None], sealed
     change(envelope["manifest"])
     body = json.dumps(envelope["manifest"])
     checksum = digest(body.encode()) if sealed else envelope["sha256"]
-    file.write_text(f'{{"format_version": 2, "sha256": "{checksum}", "manifest": {body}}}')
+    file.write_text(f'{{"format_version": 3, "sha256": "{checksum}", "manifest": {body}}}')
 
 
 # ---------------------------------------------------------------- what is written is what is read
@@ -237,12 +237,12 @@ def test_a_manifest_that_is_none(path: Path, data: bytes) -> None:
         load(path)
 
 
-@pytest.mark.parametrize(("version", "advice"), [(3, "install a newer burnish"), (1, "compile the model again")])
+@pytest.mark.parametrize(("version", "advice"), [(4, "install a newer burnish"), (2, "compile the model again")])
 def test_another_format_version(path: Path, version: int, advice: str) -> None:
     file = path / "manifest.json"
     future = json.dumps({"format_version": version, "kernels": {}})
     file.write_text(future)
-    with pytest.raises(ArtifactError, match=f"format version {version}, and this burnish reads version 2: {advice}"):
+    with pytest.raises(ArtifactError, match=f"format version {version}, and this burnish reads version 3: {advice}"):
         load(path)
 
 

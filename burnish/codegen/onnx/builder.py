@@ -16,6 +16,7 @@ from torch.utils._sympy import functions
 
 from burnish.codegen.onnx.torchlib import new_value
 from burnish.ir.errors import UnsupportedError
+from burnish.ir.position_table import PositionTable
 from burnish.runtime.weights_file import WeightLayout
 
 OPSET = 24  # the first with TensorScatter
@@ -63,6 +64,7 @@ class Builder:
     def __init__(self, layout: WeightLayout) -> None:
         self.layout = layout
         self.inputs: list[ir.Value] = []
+        self.tables: list[ir.Value] = []  # those of the inputs that are tables of positions
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.functions: dict[Any, ir.Function] = {}
@@ -173,6 +175,20 @@ class Builder:
                 name=name,
             )
             self._leaves[key] = self._initializer(name if shape == place.shape else f"{name}.{len(shape)}d", tensor)
+        return self._leaves[key]
+
+    def table(self, name: str, table: PositionTable) -> ir.Value:
+        """A table of positions, or its half: an input, of which whoever runs the model gives as many rows as it needs.
+
+        Not an initializer: ONNX Runtime would make what can be made of its rows when it loads the model.
+        """
+        key = ("table", name)
+        if key not in self._leaves:
+            self._leaves[key] = value = new_value(name)
+            value.dtype = onnx_dtype(table.dtype)
+            value.shape = ir.Shape(["positions", *table.row])
+            self.inputs.append(value)
+            self.tables.append(value)
         return self._leaves[key]
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

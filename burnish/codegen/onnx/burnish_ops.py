@@ -76,7 +76,9 @@ def _positions(c: Context, node: fx.Node, a: Arguments) -> Result:
 
 
 def _lookup(c: Context, node: fx.Node, a: Arguments) -> Result:
-    return c.builder.op("Gather", c.value(a["table"]), c.value(a["positions"]), axis=0)
+    formula = c.formula(a["table"])
+    table = c.value(a["table"]) if formula is None else c.builder.table(str(a["table"].target), formula)
+    return c.builder.op("Gather", table, c.value(a["positions"]), axis=0)
 
 
 def _attention_bias(c: Context, node: fx.Node, a: Arguments) -> Result:

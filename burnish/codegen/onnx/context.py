@@ -12,6 +12,7 @@ from torch import fx
 
 from burnish.codegen.onnx.builder import Builder, Size, onnx_dtype, origin_of_size, same_size
 from burnish.ir.errors import UnsupportedError
+from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe
 
 Result = ir.Value | list[ir.Value]
@@ -50,6 +51,11 @@ class Context:
         if not isinstance(found, ir.Value):
             raise UnsupportedError(f"{describe(node)} gives a list where one tensor is needed")
         return found
+
+    def formula(self, node: fx.Node) -> PositionTable | None:
+        """What makes the rows of the table that `node` reads, if these are not in the weights file."""
+        placed = self.builder.layout.tables.get(str(node.target)) if node.op == "get_attr" else None
+        return None if placed is None else placed.table
 
     def tensor(self, argument: Any, dtype: torch.dtype) -> ir.Value:
         """A node's value or a number, as a tensor of `dtype`."""

@@ -107,7 +107,7 @@ class _Lowering:
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 results[node] = self.builder.input(node.name, dtype_of(node), shape_of(node))
-            elif node.op == "get_attr":
+            elif node.op == "get_attr" and self.context.formula(node) is None:
                 results[node] = self.builder.weight(self.program.weight_of(node))
 
     def _lower(self, node: fx.Node) -> None:
@@ -198,6 +198,8 @@ class _Lowering:
         for domain, *_ in self.builder.functions:
             graph.opset_imports.setdefault(domain, 1)
         RemoveUnusedNodesPass()(model)
+        for unread in [table for table in self.builder.tables if not table.uses()]:  # their halves are
+            graph.inputs.remove(unread)
         RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
         return model
 

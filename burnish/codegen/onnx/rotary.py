@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from burnish.codegen.onnx.builder import same_size
 from burnish.codegen.onnx.context import Arguments, Context, Result, arguments, dtype_of, same_shape, shape_of
 from burnish.ir.ops import burnish_ops
+from burnish.ir.position_table import half_name
 from burnish.ir.traits import traits
 
 
@@ -59,6 +60,10 @@ def _half_table(c: Context, node: fx.Node, interleaved: bool) -> ir.Value | None
     size = int(shape_of(source)[-1])
 
     def make() -> ir.Value:
+        a = arguments(source)
+        if c.formula(a["table"]) is not None:
+            half = _half_of_table(c, a["table"], interleaved)
+            return c.builder.op("Gather", half, c.value(a["positions"]), axis=0)
         rows = c.reshape(c.value(source), shape_of(source), (*shape_of(source)[:2], size))
         return _distinct(c, rows, size, interleaved, axis=2)
 
@@ -76,11 +81,14 @@ def _looked_up(c: Context, node: fx.Node, interleaved: bool) -> fx.Node | None:
     size = shape_of(source)[-1]
     if table.op != "get_attr" or not isinstance(size, int) or size % 2:
         return None
-    twice = c.builder.once(
-        ("halves", table, interleaved),
-        lambda: _halves_are_equal(c.program.weights[str(table.target)].materialize(), interleaved),
-    )
-    return source if twice else None
+    formula = c.formula(table)
+
+    def compare() -> bool:
+        if formula is not None:
+            return formula.has_equal_halves(interleaved)
+        return _halves_are_equal(c.program.weights[str(table.target)].materialize(), interleaved)
+
+    return source if c.builder.once(("halves", table, interleaved), compare) else None
 
 
 def _distinct(c: Context, rows: ir.Value, size: int, interleaved: bool, axis: int) -> ir.Value:
@@ -190,7 +198,10 @@ def _reads_by_position(c: Context, lookup: fx.Node, position: fx.Node) -> bool:
 
 
 def _half_of_table(c: Context, table: fx.Node, interleaved: bool) -> ir.Value:
-    """[M, ..., R] as [M, R / 2]. ONNX Runtime does it once, when it loads the model."""
+    """[M, ..., R] as [M, R / 2]. ONNX Runtime halves it when it loads the model; of a formula, no more is made."""
+    formula = c.formula(table)
+    if formula is not None:
+        return c.builder.table(half_name(str(table.target), interleaved), formula.half(interleaved))
     count, size = int(shape_of(table)[0]), int(shape_of(table)[-1])
 
     def make() -> ir.Value:

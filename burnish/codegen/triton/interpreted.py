@@ -14,6 +14,7 @@ from burnish.codegen.triton.interpreting import interpret
 from burnish.codegen.triton.planner import plan as plan_again
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
+from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
 from burnish.runtime.executor import Wanted
 from burnish.runtime.plan import Kernel, Plan
@@ -50,9 +51,11 @@ class InterpretedExecutor:
     device = torch.device("cpu")
     in_place = True
 
-    def __init__(self, plan: Plan, weights: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self, plan: Plan, weights: Mapping[str, torch.Tensor], tables: Mapping[str, PositionTable] | None = None
+    ) -> None:
         self.launcher = InterpretedLauncher(plan.kernels)
-        self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher)
+        self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher, tables)
         self._last: BoundStep | None = None
 
     def step(

@@ -23,6 +23,7 @@ from burnish.codegen.triton.tiles import Target, aimed_at
 from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
+from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, arguments, describe, value
 from burnish.ir.traits import traits
 from burnish.runtime.executor import TOP
@@ -173,7 +174,10 @@ def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> d
     for node in program.graph.nodes:
         if node.op == "get_attr":
             weight = program.weights[program.weight_of(node)]
-            values[node] = torch.empty(weight.shape, dtype=weight.dtype)
+            # Of a table of positions there are as many rows as the states have room for tokens.
+            table = isinstance(weight, PositionTable)
+            shape = [sizes["capacity"], *weight.shape[1:]] if table else list(weight.shape)
+            values[node] = torch.empty(shape, dtype=weight.dtype)
             recorder.name_buffer(values[node], f"weight {program.weight_of(node)}")
     return values
 
