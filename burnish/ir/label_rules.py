@@ -121,7 +121,7 @@ def _product(labels: Labels, node: fx.Node, left: Any, right: Any) -> Label:
         if label is not None
     ]
     if len(found) == 2 and found[0] != found[1]:
-        raise labels.mixes(node, "multiplies each of the {} with every other, and is no attention that burnish knows")
+        raise labels.mixes(node, "multiplies all {} with one another, and is no attention that burnish recognises")
     return found[0] if found else None
 
 
@@ -138,7 +138,7 @@ def einsum(labels: Labels, node: fx.Node) -> Label:
     if not found:
         return None
     if len(found) != 1 or "." in left:
-        raise labels.mixes(node, "multiplies each of the {} with every other, and is no attention that burnish knows")
+        raise labels.mixes(node, "multiplies all {} with one another, and is no attention that burnish recognises")
     letter, inner = found.pop()
     if letter not in right:
         raise labels.mixes(node, "sums over the {}")

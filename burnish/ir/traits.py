@@ -114,7 +114,7 @@ _state(
     aten.squeeze.dims,
 )
 _state(Traits(views.slice_, view=True, moves=True, in_order=True), aten.slice.Tensor, aten.narrow.default)
-_state(Traits(views.unsqueeze, view=True, moves=True), aten.unsqueeze.default)
+_state(Traits(views.unsqueeze, view=True, moves=True, in_order=True), aten.unsqueeze.default)
 _state(Traits(views.permute, view=True, moves=True), aten.permute.default)
 _state(Traits(views.transpose, view=True, moves=True), aten.transpose.int, aten.t.default)
 _state(Traits(view=True), aten.movedim.int)

@@ -34,7 +34,7 @@ def options_of(each: Pass, all_of_them: bool = True) -> dict[str, str]:
 
 def _options(each: Pass) -> list[Field[Any]]:
     """The fields that text can say: plain values, dtypes, and lists of these."""
-    found = fields(each) if is_dataclass(each) else ()
+    found: tuple[Field[Any], ...] = fields(each) if is_dataclass(each) else ()
     return [field for field in found if field.repr and field.name != "name" and _is_plain(getattr(each, field.name))]
 
 

@@ -25,7 +25,7 @@ MATCHING = {
     "llama4_text": {"cache", "ring"},  # chunks, queries scaled by position
 }
 REFUSED = {
-    "xlnet": "multiplies every token with every other",  # attends in both directions
+    "xlnet": "multiplies all tokens with one another",  # attends in both directions
     "xlm": "reduces over the tokens",  # counts them
 }
 
