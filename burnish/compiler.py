@@ -57,7 +57,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     dtype: torch.dtype | None = None,
     quantize: Literal["int8", "int4"] | None = None,
     transforms: Sequence[Transform] = (),
-    passes: Sequence[Pass] | None = None,
+    passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
     calibration: Text | None = None,
     tokenizer: Any = None,
     tiles: Path | str | None = None,
@@ -81,8 +81,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             caches. For GPUs in groups of 32 without zero points, which is what kernels read.
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,
             `QuantizeCache`. What each costs is in `trace.quality`, if there is `calibration`.
-        passes: all passes, in order, in place of `default_passes(target, dtype=..., transforms=...)`: what `dtype`,
-            `quantize` and `transforms` stand for is then in them.
+        passes: all passes, in order, in place of `default_passes(...)`: what `dtype`, `quantize` and `transforms` stand
+            for is then in them. Or a function that is given those that would run, and gives those that shall.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
             out, to say what they cost.
         tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
@@ -106,9 +106,10 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     if tiles is not None and not architectures:
         raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
     winners = {} if tiles is None else _winners(tiles, architectures)
-    if passes is not None and (transforms or quantize or dtype):
+    listed = None if passes is None or callable(passes) else list(passes)
+    if listed is not None and (transforms or quantize or dtype):
         raise UsageError("give passes=, or dtype=, quantize= and transforms=: these are passes among the others")
-    if calibration is not None and not (transforms or quantize or any(map(is_transform, passes or ()))):
+    if calibration is not None and not (transforms or quantize or any(map(is_transform, listed or ()))):
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
     trace = Trace()
     phases = _Phases(trace, progress)
@@ -126,17 +127,18 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         if observer is not None:
             observer(record, program)
 
-    if passes is None:
+    if listed is None:
         computed_in = dtype or _computed_in(source.program, transforms)
-        passes = default_passes("cuda" if on_gpu else "cpu", dtype=computed_in, transforms=transforms)
+        listed = default_passes("cuda" if on_gpu else "cpu", dtype=computed_in, transforms=transforms)
+        listed = list(passes(listed)) if callable(passes) else listed
     verifications: dict[int, Verification] = {}
     if verify == "shrunk":
         with phases("verify"):
-            verifications, left = _verify_shrunk(source.program, passes)
+            verifications, left = _verify_shrunk(source.program, listed)
             trace.checks += left
     text = None if calibration is None else calibration_for(source, calibration)
     run = Run(source.program, trace, observe, _leave_reproducer, verify == "full", text)
-    for transforming, group in groupby(passes, key=is_transform):
+    for transforming, group in groupby(listed, key=is_transform):
         part = list(group)
         with phases("transform" if transforming else "passes"):
             if transforming:

@@ -57,6 +57,14 @@ def test_a_module_of_ones_own_is_compiled(tmp_path: Path) -> None:
     assert lines[1].count(",") == 9
 
 
+def test_a_pass_of_ones_own_runs_and_its_bug_is_found(tmp_path: Path) -> None:
+    lines = run("own_pass.py", folder=tmp_path)
+    assert "join-scalings: 1 rewrite" in lines[0]
+    assert lines[1].startswith("two scalings")
+    assert lines[2].startswith("VerificationError")
+    assert lines[3].startswith("the culprit: join-scalings")
+
+
 def test_a_saved_model_runs_without_its_source(tmp_path: Path) -> None:
     lines = run("save_and_load.py", folder=tmp_path)
     assert "manifest.json" in lines

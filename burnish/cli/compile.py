@@ -19,7 +19,7 @@ from burnish.cli.app import (
     err,
     reported,
 )
-from burnish.cli.models import compiled_model
+from burnish.cli.models import chosen_passes, compiled_model
 from burnish.cli.transforms import (
     CalibrationOption,
     DropLayersOption,
@@ -73,6 +73,19 @@ def compile(
     verify_full: Annotated[
         bool, typer.Option("--verify-full", help="Compare every pass's before and after, on the whole model.")
     ] = False,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PASS,...",
+            help="All passes, in order, as they are spelled: clean,join-writes,...,narrow-floats{dtype=float16}.",
+        ),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="PASS", help="Leave this pass out. Can be repeated.")
+    ] = None,
+    only_until: Annotated[
+        str | None, typer.Option(metavar="PASS", help="Leave out what comes behind this pass.")
+    ] = None,
     onnx: Annotated[
         Path | None,
         typer.Option(
@@ -84,7 +97,7 @@ def compile(
     with reported():
         from burnish.inspect.onnx_dump import OnnxFolder
         from burnish.inspect.summary import size_text
-        from burnish.inspect.table import pass_table, quality_table
+        from burnish.inspect.table import check_lines, pass_table, quality_table
 
         checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
@@ -97,14 +110,17 @@ def compile(
 
             write_recipe(save_recipe, changes.transforms, changes.calibration)
         passed = quantize if rounded is None else None
+        chosen = chosen_passes(passes, skip or [], only_until)
         with compiled_model(
-            model, max_length, backend, checked, stages, target, dtype, passed, changes, tiles
+            model, max_length, backend, checked, stages, target, dtype, passed, changes, tiles, chosen
         ) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))
             if compiled.trace.quality:
                 err.print(quality_table(compiled.trace.quality))
+            for line in check_lines(compiled.trace.checks):
+                err.print(line, style="dim", markup=False)
             written = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         err.print(
             f"{output}: {size_text(written)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.compiler import Verify
+    from burnish.passes.base import Pass
     from burnish.passes.pipeline import Observer
     from burnish.recipe import Recipe
     from burnish.runtime.model import CompiledModel
@@ -59,6 +60,20 @@ def find_model(text: str) -> Any:
     return model
 
 
+def chosen_passes(
+    listed: str | None, skipped: Sequence[str], until: str | None
+) -> Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None:
+    """What `compile` takes as `passes`, as options say it; None if they say nothing."""
+    if listed is None and not skipped and until is None:
+        return None
+    from burnish.passes.pipelines import known_passes
+    from burnish.passes.spelling import read_passes, without
+
+    if listed is not None:
+        return without(read_passes(listed, known_passes()), skipped, until)
+    return lambda passes: without(passes, skipped, until)
+
+
 @contextmanager
 def compiled_model(
     model: str,
@@ -71,6 +86,7 @@ def compiled_model(
     quantize: Quantization | None = None,
     recipe: Recipe | None = None,
     tiles: Path | None = None,
+    passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
     found = find_model(model)
@@ -96,6 +112,7 @@ def compiled_model(
             transforms=() if recipe is None else recipe.transforms,
             calibration=None if recipe is None else recipe.calibration,
             tiles=tiles,
+            passes=passes,
             verify=verify,
             progress=begin,
             observer=observer,

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from burnish.ir.quality_html import HEADINGS, quality_cells
 from burnish.ir.states import CONTEXT
-from burnish.ir.trace import Entry, PassRecord, QualityRecord, Trace
+from burnish.ir.trace import Check, Entry, PassRecord, QualityRecord, Trace
 
 WIDTH = 100
 _NUMBER = re.compile(r"_?[0-9]+")
@@ -114,6 +114,9 @@ def trace_view(trace: Trace) -> RenderableType:
     if trace.quality:
         parts += [Text(), Text("What the transforms cost, on text held out from calibration", style="bold")]
         parts.append(quality_table(trace.quality))
+    if trace.checks:
+        parts += [Text(), Text("Compared with the model before it was given", style="bold")]
+        parts += [_item(line) for line in check_lines(trace.checks)]
     noted = [record for record in trace.passes if record.notes]
     if noted:
         parts += [Text(), Text("Notes", style="bold")]
@@ -125,6 +128,14 @@ def trace_view(trace: Trace) -> RenderableType:
             for reason in reasons(record.refusals):
                 parts += _reason(record, reason)
     return Group(*parts)
+
+
+def check_lines(checks: Sequence[Check]) -> list[str]:
+    """What was compared, by what ran, and what was not."""
+    made: dict[str, list[str]] = {}
+    for check in checks:
+        made.setdefault(check.by or "not compared", []).append(check.fed)
+    return [f"{by}: {'; '.join(fed)}" for by, fed in made.items()]
 
 
 def quality_table(records: Sequence[QualityRecord]) -> Table:

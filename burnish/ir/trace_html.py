@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from burnish.ir.quality_html import quality_html
 
 if TYPE_CHECKING:
-    from burnish.ir.trace import Entry, PassRecord, Trace
+    from burnish.ir.trace import Check, Entry, PassRecord, Trace
 
 _NUMBER = re.compile(r"_?[0-9]+")
 # Lines are the text's own colour, thinned out, so that they are seen on light and on dark.
@@ -39,6 +39,10 @@ _HEADINGS = (
 )
 
 
+def _check(check: Check) -> str:
+    return f"{check.by or 'not compared'}: {check.fed}"
+
+
 def trace_html(trace: Trace) -> str:
     """The pass table, the phases, notes, and what each pass left alone."""
     headings, sides = [name for name, _ in _HEADINGS], [side for _, side in _HEADINGS]
@@ -52,6 +56,7 @@ def trace_html(trace: Trace) -> str:
         phases = " · ".join(f"{escape(name)} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(f'<div style="opacity:.7">seconds: {phases}</div>')
     parts.append(quality_html(trace.quality))
+    parts.append(_details("compared with the model", [_check(check) for check in trace.checks]) if trace.checks else "")
     notes = [f"{record.name}: {note}" for record in trace.passes for note in record.notes]
     parts.append(_details(counted(len(notes), "note"), notes) if notes else "")
     left = [line for record in trace.passes for line in _grouped(record.name, record.refusals)]
