@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from burnish.ir.fused_group import read_bytes
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.quantized_ops import quantized_ops
 from burnish.ir.states import CONTEXT
 from burnish.ir.traits import traits
@@ -82,7 +82,7 @@ class CostCounter:
         """Whether a reshape of a step cannot be another name for what it reads, as that lies in memory."""
         if node.target is not aten.reshape.default or not self._program.states:
             return False
-        source, result = arguments(node)[0].meta["val"], node.meta["val"]
+        source, result = operands(node)[0].meta["val"], node.meta["val"]
         shape, strides, wanted = (
             [self._number(each) for each in sizes] for sizes in (source.shape, source.stride(), result.shape)
         )
@@ -110,7 +110,7 @@ class CostCounter:
             if node.name in states:
                 axis = node.meta["val"].shape[states[node.name].axis]
                 total += size // self._elements((axis,))
-        logits, *_ = arguments(self._program.output)[0]
+        logits, *_ = operands(self._program.output)[0]
         return total + self.bytes_of(logits.meta["val"])
 
     def _weight_floor(self, node: fx.Node) -> int:
@@ -124,7 +124,7 @@ class CostCounter:
             elif user.target in _INTEGER_GATHERS:
                 read = self._chosen_rows(user, node)
             elif user.target is fused_ops.fused_elementwise.default:
-                read = read_bytes(user, self.bytes_of)[arguments(user)[0].index(node)]
+                read = read_bytes(user, self.bytes_of)[operands(user)[0].index(node)]
             elif user.target is burnish_ops.moe_linear.default:
                 read = self._chosen_experts(user, [size] * len(user.all_input_nodes))[user.all_input_nodes.index(node)]
             needed = max(needed, min(size, read))

@@ -93,6 +93,16 @@ class Program:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
 
     @property
+    def inputs(self) -> list[fx.Node]:
+        """The placeholders that a caller gives: of a step those of `INPUTS`."""
+        return self.placeholders[: len(self.placeholders) - len(self.states)]
+
+    @property
+    def state_inputs(self) -> list[fx.Node]:
+        """The placeholders that read the states, one each, in their order."""
+        return self.placeholders[len(self.placeholders) - len(self.states) :]
+
+    @property
     def tokens(self) -> fx.Node:
         """The placeholder of the token ids."""
         return self.placeholders[0]
@@ -103,7 +113,7 @@ class Program:
         return str(node.target)
 
 
-def arguments(node: fx.Node) -> tuple[Any, ...]:
+def operands(node: fx.Node) -> tuple[Any, ...]:
     """The node's positional arguments, for reading: nodes, numbers, lists of these."""
     return node.args
 

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.weights import Permute
 from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.base import Effect, Log
@@ -48,11 +48,11 @@ class Canonicalize:
 
 def _matmul_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
     """x @ weight, or x @ weight.T, where weight[K, N] is stored."""
-    x, factor = arguments(node)
+    x, factor = operands(node)
     views: list[fx.Node] = []
     while factor.op == "call_function" and factor.target in (*_TRANSPOSES, aten.unsqueeze.default):
         views.append(factor)
-        factor = arguments(factor)[0]
+        factor = operands(factor)[0]
     if factor.op != "get_attr" or factor.meta["val"].dim() != 2 or x.meta["val"].dim() < 2 or x.op == "get_attr":
         return
     turns = sum(view.target in _TRANSPOSES for view in views)
@@ -73,8 +73,8 @@ def _swaps_last(node: fx.Node) -> bool:
     """Whether a transposition swaps the last two axes and nothing else."""
     rank = node.meta["val"].dim()
     if node.target is aten.permute.default:
-        return list(arguments(node)[1]) == [*range(rank - 2), rank - 1, rank - 2]
-    axes = {int(axis) % rank for axis in arguments(node)[1:]} or {0, 1}
+        return list(operands(node)[1]) == [*range(rank - 2), rank - 1, rank - 2]
+    axes = {int(axis) % rank for axis in operands(node)[1:]} or {0, 1}
     return axes == {rank - 2, rank - 1}
 
 
@@ -89,7 +89,7 @@ def _addmm_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) 
 
     Where x is [B, S, K] flattened to [B * S, K] for it, and the result unflattened, the linear takes x as it was.
     """
-    bias, x, weight = arguments(node)
+    bias, x, weight = operands(node)
     if weight.op != "get_attr" or bias.op != "get_attr" or node.kwargs or bias.meta["val"].dim() != 1:
         return
     turned = _transposed(program, editor, weight)

@@ -49,8 +49,8 @@ def check(program: Program, pass_name: str) -> None:
     assert isinstance(outputs, list | tuple)
     if len(outputs) != 1 + len(program.states):
         raise fail(f"{len(outputs)} outputs for logits and {len(program.states)} states")
-    for state, placeholder in zip(program.states, program.placeholders[-len(program.states) :], strict=False):
-        if program.states and state.name != placeholder.name:
+    for state, placeholder in zip(program.states, program.state_inputs, strict=True):
+        if state.name != placeholder.name:
             raise fail(f"the state {state.name} is not the input {placeholder.name}")
     if program.stage is Stage.INCREMENTAL:
         for node in program.graph.nodes:

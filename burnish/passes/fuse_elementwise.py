@@ -21,7 +21,7 @@ from burnish.ir.cost import CostCounter, is_view
 from burnish.ir.edit import Editor
 from burnish.ir.fused_group import REDUCTIONS, folded_axis, row_space
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.text import symbol_names
 from burnish.passes.analyses.group_body import body_of
 from burnish.passes.analyses.group_members import is_member, is_table, refusal, through_views
@@ -171,7 +171,7 @@ class _Grouping:
         if len(self._inputs(members)) > _MOST_INPUTS:
             return f"a group reads at most {_MOST_INPUTS} values"
         results = [node.meta["val"] for node in self._results(members)]
-        sources = [arguments(node)[0].meta["val"] for node in members if node.target in REDUCTIONS]
+        sources = [operands(node)[0].meta["val"] for node in members if node.target in REDUCTIONS]
         reductions = [node for node in members if node.target in REDUCTIONS]
         reduced = [
             value for node, value in zip(reductions, sources, strict=True) if folded_axis(node, value.shape) is None

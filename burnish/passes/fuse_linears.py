@@ -17,7 +17,7 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.quantization import kind_of
 from burnish.ir.weights import Concat, Rows
 from burnish.passes.base import Effect, Log
@@ -171,7 +171,7 @@ class _Fuser:
 
     def _gate_of_halves(self, node: fx.Node) -> tuple[_Linear, str] | None:
         """activation(first half) * second half of one linear."""
-        gate, up, activation = arguments(node)
+        gate, up, activation = operands(node)
         first, second = _half(gate), _half(up)
         if first is None or second is None or first[0] is not second[0] or (first[1], second[1]) != (0, 1):
             return None
@@ -255,12 +255,12 @@ def _half(node: Any) -> tuple[fx.Node, int] | None:
         return None
     width = int(node.meta["val"].shape[-1])
     if node.target is operator.getitem:
-        pieces, index = arguments(node)
+        pieces, index = operands(node)
         along = pieces.args[2] if len(pieces.args) > 2 else pieces.kwargs.get("dim", 0)
         source = pieces.args[0]
         start = sum(int(piece.shape[-1]) for piece in pieces.meta["val"][:index])
     elif node.target is aten.slice.Tensor and len(node.args) < 5:
-        source, along, start = arguments(node)[:3]
+        source, along, start = operands(node)[:3]
     else:
         return None
     last = source.meta["val"].dim() - 1

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.quantization import kind_of
 from burnish.ir.weights import Concat, Rows, Weight
 from burnish.passes.analyses.head_rows import Heads, NoHeads, Rotary, heads_of
@@ -52,22 +52,22 @@ class FuseProjections:
 
 
 def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
-    query, key_write, value_write = arguments(attention)[:3]
+    query, key_write, value_write = operands(attention)[:3]
     for write in (key_write, value_write):
         if write.target is not burnish_ops.cache_write.default or write.args[3] != 2:
             raise NoHeads("keys or values are not read from a cache of its own", write)
-    key_state, new_key, position, _ = arguments(key_write)
-    value_state, new_value, *_ = arguments(value_write)
+    key_state, new_key, position, _ = operands(key_write)
+    value_state, new_value, *_ = operands(value_write)
     if key_state.meta["val"].shape[-1] != value_state.meta["val"].shape[-1]:
         raise NoHeads("keys and values have heads of different sizes", value_state)
     parts = [heads_of(program, end) for end in (query, new_key, new_value)]
     _check_readers(parts, {attention, key_write, value_write})
     linears, order = _rows(parts)
-    if len({kind_of(program.weights[program.weight_of(arguments(linear)[1])]) for linear in linears}) > 1:
+    if len({kind_of(program.weights[program.weight_of(operands(linear)[1])]) for linear in linears}) > 1:
         raise NoHeads("queries, keys and values have weights of different precision", attention)
     options: dict[str, Any] = {"heads": int(query.meta["val"].shape[1]), **_head_options(parts, attention)}
     x, norm_weight, norm_bias, norm_options = _norm(linears[0])
-    weight = _packed(program, editor, [arguments(linear)[1] for linear in linears], order)
+    weight = _packed(program, editor, [operands(linear)[1] for linear in linears], order)
     biases = [bias for linear in linears if (bias := _bias(linear)) is not None]
     bias = _packed(program, editor, biases, order) if biases else None
     first, second, _ = parts
@@ -101,13 +101,13 @@ def _check_readers(parts: list[Heads], ends: set[fx.Node]) -> None:
 def _rows(parts: list[Heads]) -> tuple[list[fx.Node], Tensor]:
     """The linears, and the rows of all of their weights in the order of queries, keys and values."""
     linears = list(dict.fromkeys(part.linear for part in parts))
-    x = arguments(linears[0])[0]
+    x = operands(linears[0])[0]
     starts: dict[fx.Node, int] = {}
     total = 0
     for linear in linears:
-        if arguments(linear)[0] is not x:
+        if operands(linear)[0] is not x:
             raise NoHeads("queries, keys and values are projections of different values", linear)
-        for read in (arguments(linear)[1], _bias(linear)):
+        for read in (operands(linear)[1], _bias(linear)):
             if read is not None and read.op != "get_attr":
                 raise NoHeads("a projection's weight is computed in the graph", read)
         if (_bias(linear) is None) != (_bias(linears[0]) is None):
@@ -140,12 +140,12 @@ def _head_options(parts: list[Heads], attention: fx.Node) -> dict[str, Any]:
 
 def _norm(linear: fx.Node) -> tuple[fx.Node, Any, Any, dict[str, Any]]:
     """What a linear reads, or the norm of: if linears alone read that, each of which can take it in."""
-    x: fx.Node = arguments(linear)[0]
+    x: fx.Node = operands(linear)[0]
     takers = [user for user in x.users if user.target is aten.linear.default and user.args[0] is x]
     if x.target not in _NORMS or len(takers) != len(x.users):
         return x, None, None, {}
     if x.target is burnish_ops.rms_norm.default:
-        source, weight, eps = arguments(x)
+        source, weight, eps = operands(x)
         return source, weight, None, {"norm": "rms", "eps": eps}
     given: tuple[Any, ...] = (*x.args, *(None, None, 1e-5)[len(x.args) - 2 :])
     if len(given[1]) != 1:

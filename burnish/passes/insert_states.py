@@ -15,7 +15,7 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.labels import Along
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, Stage, arguments, describe, origin, value
+from burnish.ir.program import Program, Stage, describe, operands, origin, value
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.step_forms import END
 from burnish.ir.text import dtype_name
@@ -72,7 +72,7 @@ class _Inserter:
             if node.target is burnish_ops.positions.default:
                 node.args = (self.program.tokens, self.position)
         output = self.program.output
-        logits = arguments(output)[0][0]
+        logits = operands(output)[0][0]
         output.args = ((logits, *self.results),)
         remove_dead(self.program)
         symbols = {**self.program.details.get("symbols", {}), str(self.capacity): "capacity"}
@@ -125,12 +125,12 @@ class _Inserter:
         for source, name in names.items():
             everything[source, reach[source]] = self._remember(source, name, reach[source])
         for node in attentions:
-            operands: list[fx.Node] = []
+            known: list[fx.Node] = []
             size = reach[sources[node][0]]
-            query, *asked = arguments(node)[:3]
+            query, *asked = operands(node)[:3]
             for operand in asked:
-                operands.append(self._for_all(operand, size, everything))
-            node.args = (query, *operands, self.position, *node.args[4:])
+                known.append(self._for_all(operand, size, everything))
+            node.args = (query, *known, self.position, *node.args[4:])
             if size:
                 if size not in positions:
                     with self.editor.after(self.last_input):
@@ -140,7 +140,7 @@ class _Inserter:
                 node.kwargs = {**node.kwargs, "key_positions": positions[size]}
             bias = node.kwargs.get("bias")
             if isinstance(bias, fx.Node):
-                self._offset_bias(bias, operands[0])
+                self._offset_bias(bias, known[0])
             self._order_after(node)
 
     def _sources(self, attention: fx.Node, remembered: list[fx.Node]) -> list[fx.Node]:

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.quantization import Quantized, as_quantized
 from burnish.ir.quantized_ops import Blocks, block_of, quantized_ops
 from burnish.passes.base import Effect, Log
@@ -81,9 +81,9 @@ def _call(editor: Editor, user: fx.Node, quantized: Quantized, parts: dict[str, 
     values = (parts["values"], *(parts[part] for part in _PARTS))
     if user.target is aten.embedding.default:
         size = quantized.shape[1]
-        ids = arguments(user)[1]
+        ids = operands(user)[1]
         target = quantized_ops.quantized_embedding.default
         return editor.call(target, *values, ids, like=user, bits=quantized.bits, size=size)
-    bias = arguments(user)[2] if len(user.args) > 2 else user.kwargs.get("bias")
+    bias = operands(user)[2] if len(user.args) > 2 else user.kwargs.get("bias")
     target = quantized_ops.quantized_linear.default
-    return editor.call(target, arguments(user)[0], *values, bias, like=user, bits=quantized.bits)
+    return editor.call(target, operands(user)[0], *values, bias, like=user, bits=quantized.bits)

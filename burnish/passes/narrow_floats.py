@@ -11,7 +11,7 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
 from burnish.ir.position_table import cast
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.weights import Cast
 from burnish.passes.base import Effect, Log
 
@@ -96,13 +96,13 @@ class NarrowFloats:
     def _fix_outputs(self, program: Program, editor: Editor) -> None:
         """Logits in their signature's dtype, states in their own."""
         output = program.output
-        results: list[Any] = list(arguments(output)[0])
+        results: list[Any] = list(operands(output)[0])
         wanted = [program.signature.logits_dtype, *(state.dtype for state in program.states)]
         for place, (result, dtype) in enumerate(zip(results, wanted, strict=True)):
             if _dtype(result) != dtype:
                 with editor.before(output):
                     results[place] = _cast(editor, result, dtype)
-        output.args = (type(arguments(output)[0])(results),)
+        output.args = (type(operands(output)[0])(results),)
 
 
 def _cast(editor: Editor, node: fx.Node, dtype: torch.dtype) -> fx.Node:

@@ -12,7 +12,7 @@ from torch._dynamo.source import ConstantSource
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
 from burnish.ir.labels import AxisLabel, shape_expressions
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log
 
@@ -47,7 +47,7 @@ class SelectLogits:
             picked = editor.call(aten.index_select.default, start, label.axis, index, like=start)
         start.replace_all_uses_with(picked, delete_user_cb=lambda user: user in chain or user is program.output)
         if start is logits:
-            _, *rest = arguments(program.output)[0]
+            _, *rest = operands(program.output)[0]
             program.output.args = ((picked, *rest),)
         for node in reversed(chain[:-1]):
             infer(node, editor.mode)

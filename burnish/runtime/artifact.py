@@ -134,7 +134,7 @@ def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
         burnish=__version__,
         target=contents.target,
         signature=manifests.signature_entry(program.signature),
-        inputs=[node.name for node in program.placeholders[:3]],
+        inputs=[node.name for node in program.inputs],
         states=[manifests.state_entry(state) for state in program.states],
         weights={
             name: manifests.WeightEntry(

@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from burnish.codegen.onnx.builder import CONTRIB, origin_of_size, same_size
-from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, arguments, dtype_of, shape_of
+from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, shape_of
+from burnish.ir.arguments import arguments
 
 aten = torch.ops.aten
 

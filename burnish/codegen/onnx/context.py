@@ -132,20 +132,6 @@ class Context:
         return split
 
 
-def arguments(node: fx.Node) -> Arguments:
-    """The arguments of a node by the names of its op's schema, defaults filled in."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    found: Arguments = {}
-    for index, argument in enumerate(node.target._schema.arguments):
-        if index < len(node.args):
-            found[argument.name] = node.args[index]
-        elif argument.name in node.kwargs:
-            found[argument.name] = node.kwargs[argument.name]
-        else:
-            found[argument.name] = argument.default_value if argument.has_default_value() else None
-    return found
-
-
 def shape_of(node: fx.Node) -> tuple[Size, ...]:
     """The shape of the tensor that `node` gives; symbolic sizes as SymInts."""
     return tuple(node.meta["val"].shape)

@@ -17,7 +17,8 @@ from burnish.codegen.onnx.aten_views import VIEWS, getitem
 from burnish.codegen.onnx.attention import cached_attention, plan_cached_attention, reads_only_shape
 from burnish.codegen.onnx.builder import CONTRIB, OPSET, Builder, onnx_dtype, origin_of_size
 from burnish.codegen.onnx.burnish_ops import BURNISH
-from burnish.codegen.onnx.context import Context, Result, Translate, arguments, dtype_of, shape_of
+from burnish.codegen.onnx.context import Context, Result, Translate, dtype_of, shape_of
+from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, Stage, describe, origin

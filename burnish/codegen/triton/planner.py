@@ -24,7 +24,7 @@ from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.position_table import PositionTable
-from burnish.ir.program import Program, arguments, describe, value
+from burnish.ir.program import Program, describe, operands, value
 from burnish.ir.traits import traits
 from burnish.runtime.executor import TOP
 from burnish.runtime.plan import Call, Kernel, Launch, Plan, Result, Variant
@@ -84,7 +84,7 @@ def _with_late_writes(program: Program) -> Program:
 def _with_choices(program: Program) -> Program:
     """With the results `ids` and `top` before the logits, made before these are widened: that keeps their order."""
     output = program.output
-    logits, *states = arguments(output)[0]
+    logits, *states = operands(output)[0]
     count = min(TOP, int(value(logits).shape[-1]))
     with program.graph.inserting_before(output):
         ids = program.graph.call_function(aten.argmax.default, (_narrow(logits), -1))
@@ -145,7 +145,7 @@ def _variant(program: Program, regime: Regime) -> tuple[Variant, dict[str, Kerne
     with enable_python_dispatcher(), FakeTensorMode(shape_env=environment), torch.no_grad():
         inputs = _inputs(program, sizes, recorder)
         values: dict[fx.Node, Any] = dict(inputs)
-        ids, top, logits, *states = arguments(program.output)[0]
+        ids, top, logits, *states = operands(program.output)[0]
         last = [node for node in (ids, top, logits) if set(node.users) == {program.output}]
         for node in program.graph.nodes:
             if node.op == "call_function" and node not in last:
@@ -241,7 +241,7 @@ def _copy_states(
 ) -> None:
     """What is not in its state's memory by now goes there, after all else was read."""
     moves: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for node, output in zip(program.placeholders[3:], outputs, strict=True):
+    for node, output in zip(program.state_inputs, outputs, strict=True):
         recorder.node, state = node.name, inputs[node]
         if output is state:
             continue

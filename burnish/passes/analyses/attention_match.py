@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
-from burnish.ir.program import Program, arguments, describe
+from burnish.ir.program import Program, describe, operands
 from burnish.passes.analyses.masks import HIDDEN
 from burnish.passes.analyses.position_only import FILLS, PositionOnly, is_sequence
 
@@ -128,7 +128,7 @@ def _walk_up(
         elif target in (aten.add.Tensor, aten.sub.Tensor):
             node = _read_addition(node, data, outer, positions)
         elif target in (aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf):
-            condition, first, second = arguments(node)
+            condition, first, second = operands(node)
             if condition not in positions:
                 raise NoMatch(node, "the mask depends on the input's data")
             kept, hidden = constant(first, positions), constant(second, positions)
@@ -141,7 +141,7 @@ def _walk_up(
             else:
                 raise NoMatch(node, "a where() whose other side is not one number")
         elif target in (aten.masked_fill.Scalar, aten.masked_fill.Tensor):
-            condition, number = arguments(node)[1], constant(node.args[2], positions)
+            condition, number = operands(node)[1], constant(node.args[2], positions)
             if condition not in positions or number is None:
                 raise NoMatch(node, "the mask depends on the input's data")
             outer.append(("hide", condition, number))
@@ -223,7 +223,7 @@ def _read_softcap(
 
 def _read_sinks(node: fx.Node, match: Match, positions: PositionOnly) -> fx.Node:
     """`cat([scores, sinks])`: one more logit a head."""
-    parts, axis = arguments(node)[0], node.args[1] if len(node.args) > 1 else 0
+    parts, axis = operands(node)[0], node.args[1] if len(node.args) > 1 else 0
     rank = node.meta["val"].dim()
     if not isinstance(parts, list | tuple) or len(parts) != 2 or axis not in (-1, rank - 1):
         raise NoMatch(node, "scores joined with something that is not a sink")
@@ -319,15 +319,15 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
         node, sinks = total, cast("fx.Node | None", None)
         while len(node.users) == 1 and node.target is not aten.mul.Tensor:
             user = next(iter(node.users))
-            operands = arguments(user)
-            if user.target is aten.sub.Tensor and operands[0] is node and operands[1] in positions:
-                sinks = operands[1]
+            read = operands(user)
+            if user.target is aten.sub.Tensor and read[0] is node and read[1] in positions:
+                sinks = read[1]
             elif user.target not in CASTS | {aten.sigmoid.default, aten.unsqueeze.default, aten.mul.Tensor}:
                 break
             node = user
         if node.target is aten.mul.Tensor and product in node.args and isinstance(sinks, fx.Node):
             while sinks.target in VIEWS | {aten.unsqueeze.default}:
-                sinks = arguments(sinks)[0]
+                sinks = operands(sinks)[0]
             if match.shifted:
                 raise NoMatch(match.softmax, "scores are shifted beside their sinks")
             if _is_vector(sinks):

@@ -18,7 +18,7 @@ from torch import fx
 from burnish.ir.full_text import node_line
 from burnish.ir.fused_group import parse_group
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.program import arguments, origin
+from burnish.ir.program import operands, origin
 from burnish.ir.text import argument_text, call_text, type_text
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])[0-9]+(?![A-Za-z0-9])")
@@ -103,7 +103,7 @@ def _layer(node: fx.Node) -> str:
 def _op_name(node: fx.Node) -> str:
     target: Any = node.target
     if target is operator.getitem:
-        source, place = arguments(node)
+        source, place = operands(node)
         if source.target is fused_ops.fused_elementwise.default:
             return re.sub(r"_\d+$", "", parse_group(str(source.kwargs["body"])).results[place])
         return f"{_op_name(source)}_part"

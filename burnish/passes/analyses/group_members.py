@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from burnish.ir.fused_group import GATHERS, MEMBERS, REDUCTIONS, VIEWS, folded_axis
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import arguments
+from burnish.ir.program import operands
 
 aten = torch.ops.aten
 
@@ -80,12 +80,12 @@ def keeps_rows(node: fx.Node) -> bool:
     if node.target not in VIEWS:
         return False
     if node.target is operator.getitem:
-        source = arguments(node)[0]
+        source = operands(node)[0]
         return source.target in (aten.split.Tensor, aten.split_with_sizes.default)
-    val, source = node.meta["val"], arguments(node)[0].meta["val"]
+    val, source = node.meta["val"], operands(node)[0].meta["val"]
     if isinstance(val, tuple | list):  # a split, of any axis
         return True
-    given, rank = arguments(node), source.dim()
+    given, rank = operands(node), source.dim()
     if node.target in _BY_SHAPE:
         return bool(val.dim() and rank) and isinstance(val.shape[-1], int) and val.shape[-1] == source.shape[-1]
     if node.target is aten.permute.default:
@@ -94,13 +94,13 @@ def keeps_rows(node: fx.Node) -> bool:
         return rank - 1 not in (given[1] % rank, given[2] % rank)
     if node.target is aten.unsqueeze.default:
         at_end = given[1] % (rank + 1) == rank
-        return not at_end or (arguments(node)[0].target in REDUCTIONS and _drops_axis(arguments(node)[0]))
+        return not at_end or (operands(node)[0].target in REDUCTIONS and _drops_axis(operands(node)[0]))
     axis = (given[1] if len(given) > 1 else node.kwargs.get("dim", 0)) % rank
     return node.target is aten.slice.Tensor or bool(axis != rank - 1)
 
 
 def _drops_axis(node: fx.Node) -> bool:
-    return node.target in _OVER_DIMS and node.meta["val"].dim() < arguments(node)[0].meta["val"].dim()
+    return node.target in _OVER_DIMS and node.meta["val"].dim() < operands(node)[0].meta["val"].dim()
 
 
 def through_views(argument: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
@@ -108,10 +108,10 @@ def through_views(argument: fx.Node) -> tuple[fx.Node, tuple[fx.Node, ...]]:
     chain: list[fx.Node] = []
     while keeps_rows(argument):
         chain.append(argument)
-        argument = arguments(argument)[0]
+        argument = operands(argument)[0]
     return argument, tuple(reversed(chain))
 
 
 def is_table(node: fx.Node, argument: fx.Node) -> bool:
     """Whether `node` reads only some rows of `argument`."""
-    return node.target in GATHERS and node.args[0] is argument and argument not in arguments(node)[1:]
+    return node.target in GATHERS and node.args[0] is argument and argument not in operands(node)[1:]

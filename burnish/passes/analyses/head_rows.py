@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, arguments, describe
+from burnish.ir.program import Program, describe, operands
 from burnish.ir.traits import having
 from burnish.passes.analyses.position_only import PositionOnly
 
@@ -68,7 +68,7 @@ def heads_of(program: Program, end: fx.Node) -> Heads:
         if node.target is burnish_ops.rotary.default and rotary is None and norm is None:
             rotary = _rotary(node)
         elif node.target is burnish_ops.rms_norm.default and norm is None:
-            _, norm, eps = arguments(node)
+            _, norm, eps = operands(node)
             if norm is None:
                 raise NoHeads("a norm of heads has no weight", node)
         elif node.target is aten.mul.Tensor and isinstance(node.args[1], int | float) and norm is None:
@@ -76,7 +76,7 @@ def heads_of(program: Program, end: fx.Node) -> Heads:
         elif node.target not in VIEWS:
             raise NoHeads("it is no view of a linear", node)
         chain.append(node)
-        node = arguments(node)[0]
+        node = operands(node)[0]
     lead = [1 for _ in node.meta["val"].shape[:-1]]
     numbers = torch.arange(int(node.meta["val"].shape[-1])).expand(*lead, -1)
     rows = run_views(program, node, numbers, chain[::-1])
@@ -86,7 +86,7 @@ def heads_of(program: Program, end: fx.Node) -> Heads:
 
 
 def _rotary(node: fx.Node) -> Rotary:
-    _, cos, sin, *rest = arguments(node)
+    _, cos, sin, *rest = operands(node)
     shape = cos.meta["val"].shape
     axes = [axis for axis in (1, 2) if len(shape) == 4 and isinstance(shape[axis], int) and shape[axis] == 1]
     if len(axes) != 1:
@@ -98,9 +98,9 @@ def _keeps_last(node: fx.Node) -> bool:
     """Whether a step between a norm and the heads leaves the last axis as it is."""
     if node.target is aten.transpose.int:
         rank = node.meta["val"].dim()
-        return rank - 1 not in {int(axis) % rank for axis in arguments(node)[1:]}
+        return rank - 1 not in {int(axis) % rank for axis in operands(node)[1:]}
     if node.target is aten.permute.default:
-        return int(arguments(node)[1][-1]) in (-1, node.meta["val"].dim() - 1)
+        return int(operands(node)[1][-1]) in (-1, node.meta["val"].dim() - 1)
     return node.target not in VIEWS
 
 
@@ -121,7 +121,7 @@ def run_views(program: Program, start: fx.Node, numbers: Tensor, chain: list[fx.
 
     for node in chain:
         if node.target not in VIEWS:
-            values[node] = values[arguments(node)[0]]
+            values[node] = values[operands(node)[0]]
             continue
         args, kwargs = fx.map_arg((node.args, node.kwargs), given)
         assert callable(node.target)

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.attention_block import AttentionBlock, attention_block
 from burnish.passes.analyses.head_rows import Heads, NoHeads
@@ -156,15 +156,15 @@ class _Converter:
             )
         editor.replace(attention, new)
         old = block.output
-        bias = (*arguments(old), None)[2]
+        bias = (*operands(old), None)[2]
         columns = merged.output.float()
         joined = torch.empty(columns.shape[0], block.columns.numel())
         joined[:, block.columns.flatten()] = columns.flatten(1)
-        weight = self._weight(arguments(old)[1], joined)
+        weight = self._weight(operands(old)[1], joined)
         if bias is not None:  # of its own: it is refit
             bias = self._weight(bias, self.program.weights[self.program.weight_of(bias)].materialize())
         with editor.before(old):
-            output = editor.call(aten.linear.default, arguments(old)[0], weight, bias, like=old)
+            output = editor.call(aten.linear.default, operands(old)[0], weight, bias, like=old)
         editor.replace(old, output)
         remove_dead(self.program)  # at once: what still reads x keeps its values in memory
         return output, nodes_between(block.x, output)
@@ -173,9 +173,9 @@ class _Converter:
         """A projection of x to heads [B, H, S, D], with the norm and the rotary embedding that `part` has."""
         editor, like = self.editor, part.linear
         heads, size = rows.shape[:2]
-        old = arguments(like)[1]
+        old = operands(like)[1]
         weight = self._weight(old, rows[..., :-1].flatten(0, 1).float())
-        bias = (*arguments(like), None)[2]
+        bias = (*operands(like), None)[2]
         if bias is not None:
             bias = self._weight(bias, rows[..., -1].flatten().float())
         node = editor.call(aten.linear.default, x, weight, bias, like=like)
@@ -218,14 +218,14 @@ def _weights_of(program: Program, block: AttentionBlock) -> Projections:
     """The weights of a block by heads, in float64, biases as the last column."""
 
     def rows(part: Heads) -> Tensor:
-        weight, bias = (*arguments(part.linear)[1:], None)[:2]
+        weight, bias = (*operands(part.linear)[1:], None)[:2]
         values = program.weights[program.weight_of(weight)].materialize().double()
         last = torch.zeros(len(values), 1, dtype=torch.float64)
         if bias is not None:
             last = program.weights[program.weight_of(bias)].materialize().double().unsqueeze(1)
         return torch.cat([values, last], dim=1)[part.rows] * part.scale
 
-    weight = program.weights[program.weight_of(arguments(block.output)[1])].materialize().double()
+    weight = program.weights[program.weight_of(operands(block.output)[1])].materialize().double()
     return Projections(rows(block.query), rows(block.key), rows(block.value), weight[:, block.columns])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.errors import UsageError
-from burnish.ir.program import Program, Stage, arguments
+from burnish.ir.program import Program, Stage, operands
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.head_rows import VIEWS
 from burnish.passes.analyses.layers import Layer, added, find_layers
@@ -155,7 +155,7 @@ def _product_before(stream: fx.Node) -> fx.Node | None:
     stack = [stream]
     while stack:
         node = stack.pop()
-        reads = added(node) or ([arguments(node)[0]] if node.target in VIEWS else [])
+        reads = added(node) or ([operands(node)[0]] if node.target in VIEWS else [])
         if node.target is aten.linear.default and all(each.op == "get_attr" for each in _parameters(node)):
             found.append(node)
         stack += [read for read in reads if len(read.users) == 1]
@@ -164,14 +164,14 @@ def _product_before(stream: fx.Node) -> fx.Node | None:
 
 
 def _parameters(linear: fx.Node) -> list[fx.Node]:
-    return [each for each in arguments(linear)[1:] if each is not None]
+    return [each for each in operands(linear)[1:] if each is not None]
 
 
 def _refit_product(
     program: Program, linear: fx.Node, stream: fx.Node, original: Program, wanted: fx.Node, tokens: Tensor
 ) -> str:
     """Refit a linear so that `stream` comes nearest to what `wanted` is in the original; its weight's name."""
-    read = arguments(linear)[0]
+    read = operands(linear)[0]
     run = Stream(program, tokens)
     inputs = [_rows(each).clone() for each in run.each(read)]
     results = [_rows(each).clone() for each in run.each(linear)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import fx
 
 from burnish.ir.edit import remove_dead
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 
 _NUMBER = re.compile(r"(.*?)(\d+)")
 
@@ -18,8 +18,8 @@ def drop_states(program: Program) -> None:
 
     States are called by a word and a number (`key_3`); the numbers of those that stay have no gaps.
     """
-    logits, *results = arguments(program.output)[0]
-    inputs = program.placeholders[-len(program.states) :]
+    logits, *results = operands(program.output)[0]
+    inputs = program.state_inputs
     made = dict(zip(inputs, results, strict=True))
     needed: set[fx.Node] = set()
     stack = [logits]

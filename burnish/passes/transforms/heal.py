@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor, fx
 
 from burnish.ir.interpreter import last_uses
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.weights import Stored
 from burnish.passes.transforms.quality import at_the_end, logits_node
 from burnish.passes.transforms.quantize_readers import head_of
@@ -63,7 +63,7 @@ class _Teacher:
     @torch.no_grad()
     def __init__(self, original: Program, tokens: Tensor) -> None:
         head, logits = head_of(original), logits_node(original)
-        self.read = logits if head is None else arguments(head)[0]
+        self.read = logits if head is None else operands(head)[0]
         self.nodes = [] if head is None else nodes_between(self.read, logits)
         stream = at_the_end(original, tokens)
         self.values = torch.cat(stream.collect(self.read))  # [windows, length, ...]

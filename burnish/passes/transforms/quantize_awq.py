@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, arguments
+from burnish.ir.program import Program, operands
 from burnish.ir.weights import Stored
 from burnish.passes.transforms.quantize_rounding import Grid, nearest
 from burnish.passes.transforms.stream import Stream, compute
@@ -31,7 +31,7 @@ def obstacle(x: fx.Node, readers: Sequence[fx.Node]) -> str:
     """Why no scales can go into what `readers`, linears that are rounded, read; nothing if they can."""
     if x.target not in _WEIGHT_AT:
         return f"it reads {x.name} ({x.target}), not a norm, whose weight could take scales in: rounded without them"
-    weight, *bias = arguments(x)[_WEIGHT_AT[x.target][0] :][: len(_WEIGHT_AT[x.target])] or (None,)
+    weight, *bias = operands(x)[_WEIGHT_AT[x.target][0] :][: len(_WEIGHT_AT[x.target])] or (None,)
     if x.kwargs or weight is None or any(each.op != "get_attr" for each in [weight, *bias] if each is not None):
         return f"the norm {x.name} has no weight of its own, which could take scales in: rounded without them"
     rest = [user.name for user in x.users if user not in readers]
@@ -44,7 +44,7 @@ def gram_of_norm(program: Program, stream: Stream, norm: fx.Node) -> Tensor:
     """X^T X of what a norm gives on the calibration text, float64[K, K]; the norm itself may be replaced after it."""
     size = int(norm.meta["val"].shape[-1])
     gram = torch.zeros(size, size, dtype=torch.float64)
-    source, *rest = arguments(norm)
+    source, *rest = operands(norm)
     values = [
         program.weights[program.weight_of(each)].materialize() if isinstance(each, fx.Node) else each for each in rest
     ]
@@ -74,7 +74,7 @@ def best_scales(weights: Sequence[Tensor], grids: Sequence[Grid], gram: Tensor) 
 
 def absorb(program: Program, editor: Editor, norm: fx.Node, scales: Tensor) -> None:
     """Let all that reads `norm` read one whose weight and bias are divided by scales[K]."""
-    values = list(arguments(norm))
+    values = list(operands(norm))
     for place in _WEIGHT_AT[norm.target]:
         if place < len(values) and values[place] is not None:
             name = program.weight_of(values[place])

@@ -12,7 +12,7 @@ from burnish.ir.code_ops import CODES, code_ops, scales_for
 from burnish.ir.edit import Editor
 from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, Stage, arguments, value
+from burnish.ir.program import Program, Stage, operands, value
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.remember import values_to_remember
@@ -133,7 +133,7 @@ def _readers(node: fx.Node, attentions: list[fx.Node]) -> list[fx.Node]:
                 stack.append(user)
     wanted: set[fx.Node] = set()
     for attention in attentions:
-        for operand in arguments(attention)[1:3]:
+        for operand in operands(attention)[1:3]:
             if operand is node:
                 wanted.add(attention)
             elif operand in behind:
