@@ -22,9 +22,11 @@ from burnish.frontend.limits import (
     check_length,
     declared_limit,
     position_limit,
+    range_floor,
     range_limit,
     token_limit,
 )
+from burnish.frontend.short_texts import check_short_texts
 from burnish.frontend.source_lines import innermost_line, is_foreign, noted_lines
 from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Program, Signature
@@ -69,13 +71,22 @@ def capture(
         export_format.check_device(name, tensor)
     with _evaluating(module), _in_float32(module) as widened:
         exported = _export(_LanguageModel(module, call), length)
-        return from_exported(
+        program, fewest = _from_exported(
             exported,
             max_length=max_length,
             weights={**widened, **(weights or {})},
             prefix=_PREFIX,
             limit=limit,
         )
+
+    def eager(tokens: torch.Tensor) -> torch.Tensor:
+        found = export_format.logits_of(call(module, tokens))
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    with _evaluating(module):
+        check_short_texts(program, fewest, None if weights else eager)  # with others' weights, its own have no values
+    return program
 
 
 def from_exported(
@@ -91,6 +102,19 @@ def from_exported(
     `prefix` is taken off the names of weights and modules. `limit`: how many tokens the model says that it takes; the
     trace may show that it takes fewer. For the others and for errors see `capture`.
     """
+    program, fewest = _from_exported(exported, max_length, weights, prefix, limit)
+    check_short_texts(program, fewest, None)
+    return program
+
+
+def _from_exported(
+    exported: ExportedProgram,
+    max_length: int | None,
+    weights: Mapping[str, Weight] | None,
+    prefix: str,
+    limit: int | None,
+) -> tuple[Program, tuple[int, int]]:
+    """The program, and the fewest rows and tokens that the trace is for."""
     with _quiet():
         exported = exported.run_decompositions({})  # functional, and nothing decomposed
     tokens = export_format.tokens_of(exported)
@@ -119,13 +143,14 @@ def from_exported(
         _log.warning("compiled for %d tokens: the trace does not hold for %d", length, length + 1)
     logits = next(iter(reversed(graph.nodes))).args[0][0].meta["val"]
     vocabulary = int(logits.shape[-1])
-    return Program(
+    program = Program(
         graph=graph,
         weights=found,
         signature=Signature(vocabulary, length, token_limit(graph, vocabulary), logits.dtype),
         batch=str(batch),
         sequence=str(sequence),
     )
+    return program, (range_floor(exported, batch), range_floor(exported, sequence))
 
 
 class _LanguageModel(nn.Module):

@@ -31,6 +31,12 @@ def range_limit(exported: ExportedProgram, size: torch.SymInt) -> int | None:
     return int(found.upper)
 
 
+def range_floor(exported: ExportedProgram, size: torch.SymInt) -> int:
+    """The lower bound that export found for a size. It takes 0 and 1 for special cases of any program."""
+    found = exported.range_constraints.get(size.node.expr)
+    return int(found.lower) if found is not None and found.lower.is_Integer else 0
+
+
 def check_length(max_length: int | None, limit: int | None) -> None:
     """Raises UsageError unless a model that takes `limit` tokens takes `max_length`."""
     if max_length is not None and max_length < 2:

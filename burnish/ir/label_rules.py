@@ -210,6 +210,14 @@ def second_axis_by_numbers(labels: Labels, node: fx.Node) -> Label:
     return label
 
 
+def second_axis_by_stored_numbers(labels: Labels, node: fx.Node) -> Label:
+    """The same by its other name, which gives two more values that nobody needs."""
+    label = like_first(labels, node)
+    if isinstance(label, AxisLabel) and label.axis == 1:
+        raise labels.mixes(node, "has a scale of its own for each place among the {}")
+    return (label, None, None)
+
+
 def gather(labels: Labels, node: fx.Node) -> Label:
     """Elements along an axis by an index of the same rank."""
     source, axis, index = node.args[0], int(argument(node, "dim")), argument(node, "index")

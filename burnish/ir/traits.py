@@ -72,6 +72,12 @@ def traits(target: Any) -> Traits:
     return _POINTWISE if pointwise else _UNKNOWN
 
 
+def is_random(target: Any) -> bool:
+    """Whether an op draws random numbers. (torch says so of attention, too, for the dropout that it may have.)"""
+    tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
+    return tagged and target is not aten.scaled_dot_product_attention.default
+
+
 def state_descriptor(node: fx.Node) -> StateDescriptor:
     """What a node that lets tokens see earlier ones remembers; InvalidProgramError if its op does not say."""
     known = traits(node.target).state
@@ -203,6 +209,7 @@ _state(
 _state(Traits(rules.layer_norm), aten.layer_norm.default, aten.rms_norm.default)
 _state(Traits(rules.first_axis_apart("normalises over the {}")), aten.group_norm.default)
 _state(Traits(rules.second_axis_by_numbers), aten.batch_norm.default)
+_state(Traits(rules.second_axis_by_stored_numbers), aten._native_batch_norm_legit_no_training.default)
 _state(
     Traits(rules.along("takes a softmax over the {} that is no attention recognised")),
     aten.softmax.int,
@@ -259,5 +266,4 @@ _state(
     aten.floor_divide.default,
     aten.log_sigmoid.default,
     aten.hardswish.default,
-    aten.dropout.default,
 )

@@ -173,10 +173,10 @@ def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log)
         second = _arrange(editor, operands[1], terms[1], batch, [summed[0], column], node)
         result = editor.call(aten.matmul.default, first, second, like=node)
         order = [*batch, row, column]
-        for letter, axis in ((column, -1), (row, -2)):
+        for letter, axis in ((row, -2), (column, -1)):  # in this order: the last axis is the last before and after
             if letter is None:
                 result = editor.call(aten.squeeze.dim, result, axis, like=node)
-                order.remove(letter)
+        order = [letter for letter in order if letter is not None]
         if order != list(output):
             result = editor.call(aten.permute.default, result, [order.index(letter) for letter in output], like=node)
     editor.replace(node, result)

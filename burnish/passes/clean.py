@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
 from burnish.ir.program import Program, value
-from burnish.ir.traits import traits
+from burnish.ir.traits import is_random, traits
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
@@ -216,16 +215,12 @@ def _value_key(node: fx.Node) -> Any:
     """What makes two nodes one value; None if `node` must stay by itself."""
     if node.op == "get_attr":
         return "weight", node.target
-    if node.op != "call_function" or _is_random(node.target):
+    if node.op != "call_function" or is_random(node.target):
         return None
     val = node.meta.get("val")
     if isinstance(val, torch.SymInt):
         return "size", val.node.expr
     return node.target, _argument_key(node.args), _argument_key(node.kwargs)
-
-
-def _is_random(target: Callable[..., Any] | str) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
 
 
 def _argument_key(argument: Any) -> Any:

@@ -67,6 +67,7 @@ class _Inserter:
                 with self.editor.before(node):
                     stepped, told = form(self, node)
                 node.replace_all_uses_with(stepped, delete_user_cb=readers.__contains__)
+                self.rows.labels[stepped] = self.rows.of(node)  # the next form may remember it
                 self.log.rewrite(node, told)
         for node in self.program.graph.nodes:
             if node.target is burnish_ops.positions.default:

@@ -172,6 +172,36 @@ class CountsSoFar(nn.Module):
         return self.head(torch.log1p(counts))
 
 
+class WindowMean(nn.Module):
+    """The mean of the last five tokens, as a running sum without the one of five tokens before; a norm of batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.norm = nn.Embedding(VOCABULARY, SIZE), nn.BatchNorm1d(SIZE)
+        self.head = nn.Linear(SIZE, VOCABULARY)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        so_far = self.e(ids).cumsum(1)
+        last = so_far - F.pad(so_far, (0, 0, 5, 0))[:, : ids.shape[1]]
+        return self.head(self.norm(last.mT / 5).mT)
+
+
+class LinearAttention(nn.Module):
+    """Keys and values added up, and asked by queries; what normalises is an einsum that keeps no axis of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.qkv = nn.Embedding(VOCABULARY, SIZE), nn.Linear(SIZE, 3 * SIZE)
+        self.head = nn.Linear(SIZE, VOCABULARY)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.e(ids)).chunk(3, dim=-1)
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        state = torch.einsum("bsd,bse->bsde", k, v).cumsum(1)
+        total = torch.einsum("bsd,bsd->bs", q, k.cumsum(1))
+        return self.head(torch.einsum("bsd,bsde->bse", q, state) / total.unsqueeze(-1))
+
+
 BARE: list[type[nn.Module]] = [
     LoneConvolution,
     Previous,
@@ -184,4 +214,6 @@ BARE: list[type[nn.Module]] = [
     LogitsThatMix,
     LogitsOfTheTokenBefore,
     CountsSoFar,
+    WindowMean,
+    LinearAttention,
 ]

@@ -20,7 +20,7 @@ from burnish.ir.errors import BurnishError, InvalidProgramError, MixedRowsError,
 from burnish.ir.label_rules import filled
 from burnish.ir.labels import Along, AxisLabel, Label, size_expression
 from burnish.ir.program import Program, describe, value
-from burnish.ir.traits import traits
+from burnish.ir.traits import is_random, traits
 from burnish.passes.analyses.position_only import PositionOnly
 
 aten = torch.ops.aten
@@ -63,6 +63,11 @@ class AxisLabels:
 
     def _label(self, node: fx.Node) -> Label:
         known = traits(node.target)
+        if is_random(node.target):
+            raise UnsupportedError(
+                f"{describe(node)} draws random numbers, so that the answer would be another each time: take it out (a "
+                "dropout asks for training=self.training)"
+            )
         if known.fills or self._same_for_rows(node):
             if self.along is Along.KEPT:
                 return None

@@ -16,7 +16,7 @@ from torch import fx
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.interpreter import last_uses
 from burnish.ir.program import Program, describe
-from burnish.ir.traits import having
+from burnish.ir.traits import having, is_random
 
 aten = torch.ops.aten
 
@@ -58,6 +58,8 @@ class PositionOnly:
                 self.sized.add(node)
                 return
             inputs = node.all_input_nodes
+            if is_random(node.target):
+                return  # another value each time
             if node.target in _SHAPE_READERS:
                 inputs = [argument for argument in inputs if argument is not node.args[0]]
                 symbolic = any(isinstance(size, torch.SymInt) for size in _shape(node))
