@@ -77,6 +77,21 @@ def transpose(labels: Labels, node: fx.Node) -> Label:
     return AxisLabel({first: second, second: first}.get(label.axis, label.axis), label.inner)
 
 
+def last_two(labels: Labels, node: fx.Node) -> Label:
+    """The last two axes for each other."""
+    label = labels.of(node.args[0])
+    if label is None:
+        return None
+    last = rank(node) - 1
+    return AxisLabel({last: last - 1, last - 1: last}.get(label.axis, label.axis), label.inner)
+
+
+def reversed_axes(labels: Labels, node: fx.Node) -> Label:
+    """All axes in the other order."""
+    label = labels.of(node.args[0])
+    return None if label is None else AxisLabel(rank(node) - 1 - label.axis, label.inner)
+
+
 def expand(labels: Labels, node: fx.Node) -> Label:
     """Copies on new axes in front or on axes of size 1; repeated entries are the outer part of their axis."""
     label = labels.of(node.args[0])

@@ -122,7 +122,9 @@ _state(
 _state(Traits(views.slice_, view=True, moves=True, in_order=True), aten.slice.Tensor, aten.narrow.default)
 _state(Traits(views.unsqueeze, view=True, moves=True, in_order=True), aten.unsqueeze.default)
 _state(Traits(views.permute, view=True, moves=True), aten.permute.default)
-_state(Traits(views.transpose, view=True, moves=True), aten.transpose.int, aten.t.default)
+_state(Traits(views.transpose, view=True, moves=True), aten.transpose.int, aten.t.default, aten.swapaxes.default)
+_state(Traits(views.last_two, view=True, moves=True), aten.mT.default)
+_state(Traits(views.reversed_axes, view=True, moves=True), aten.numpy_T.default)
 _state(Traits(view=True), aten.movedim.int)
 _state(Traits(views.select, view=True, moves=True), aten.select.int)
 _state(
@@ -131,11 +133,12 @@ _state(
     aten.split.sizes,
     aten.split_with_sizes.default,
     aten.chunk.default,
+    aten.tensor_split.sections,
     aten.unbind.int,
 )
 _state(Traits(views.getitem, view=True, moves=True), operator.getitem)
 _state(Traits(views.same, moves=True), aten.view_as_complex.default, aten.view_as_real.default)
-_state(Traits(views.same, copy=True, view=True), aten.alias.default, aten.detach.default)
+_state(Traits(views.same, copy=True, view=True), aten.alias.default, aten.detach.default, aten.detach_.default)
 _state(Traits(views.same, copy=True, moves=True), aten.clone.default)
 _state(
     Traits(views.same, copy=True),
@@ -152,7 +155,7 @@ _state(
     aten.to.other,
     aten.type_as.default,
 )
-_state(Traits(views.cat, moves=True), aten.cat.default)
+_state(Traits(views.cat, moves=True), aten.cat.default, aten.concat.default, aten.concatenate.default)
 _state(Traits(views.stack, moves=True), aten.stack.default)
 _state(Traits(views.pad), aten.pad.default, aten.constant_pad_nd.default)
 _state(Traits(rules.along("turns the {} around", "dims")), aten.flip.default)
@@ -216,7 +219,7 @@ _state(
     aten._softmax.default,
     aten._safe_softmax.default,
 )
-_state(Traits(rules.along("takes a softmax over the {}")), aten.log_softmax.int)
+_state(Traits(rules.along("takes a softmax over the {}")), aten.log_softmax.int, aten._log_softmax.default)
 _state(
     Traits(rules.along("reduces over the {}")),
     aten.mean.dim,
@@ -226,6 +229,7 @@ _state(
     aten.max.dim,
     aten.min.dim,
     aten.argmax.default,
+    aten.argmin.default,
     aten.any.dim,
     aten.prod.dim_int,
     aten.linalg_vector_norm.default,
@@ -253,6 +257,11 @@ _state(
 
 _state(
     _POINTWISE,
+    aten.__and__.Tensor,
+    aten.__or__.Tensor,
+    aten.__xor__.Tensor,
+    aten.rsub.Tensor,
+    aten.rsub.Scalar,
     aten.where.ScalarOther,
     aten.where.ScalarSelf,
     aten.where.Scalar,
