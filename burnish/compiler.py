@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
 from burnish.calibration_text import Text, calibration_for
-from burnish.codegen.onnx import lower
 from burnish.frontend import read
 from burnish.ir.errors import MixedRowsError, NotCausalError, UnsupportedError, UsageError
 from burnish.ir.program import Program, Stage
-from burnish.ir.trace import Check, PassRecord, Trace, Verification
-from burnish.ir.weights import Cast, Stored
+from burnish.ir.trace import Check, PassRecord, Trace
 from burnish.loader import interpreted
 from burnish.passes.base import Effect, Pass
 from burnish.passes.pipeline import Failure, Observer, run_passes
-from burnish.passes.pipelines import default_passes
 from burnish.passes.run import Run, is_transform
 from burnish.passes.shrink import shrink
-from burnish.passes.transforms.quantize import Quantize
-from burnish.passes.transforms.quantize_readers import is_tied
 from burnish.passes.transforms.transform import Transform, check_order
 from burnish.passes.verify import Verifier
 from burnish.passes.verify_run import CompilationChecks
 from burnish.runtime.artifact import Contents, write
-from burnish.runtime.executor_cuda import this_architecture
-from burnish.runtime.kernel_files import GpuCode, architecture_for
 from burnish.runtime.model import Backend, CompiledModel, hold_temporary, load_temporary
 from burnish.runtime.weights_file import plan_weights
-
-if TYPE_CHECKING:
-    from burnish.codegen.triton.tile_file import Winner  # imports triton, which CPUs do without
+from burnish.targets.choose import choose
 
 _log = logging.getLogger(__name__)
 
 Verify = bool | Literal["shrunk", "full"]
 Progress = Callable[[str], None]
-BITS = {"int8": 8, "int4": 4}
 
 
 def compile(  # the field's word for it; shadows the builtin only where it is imported by name
@@ -100,12 +89,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         BurnishError: the subclass says what stood in the way; NotCausalError, for one, names the line of the model
             that lets a token see later ones.
     """
-    chosen, architectures = _chosen(target, backend)
-    on_gpu = chosen in ("cuda", "triton-interpret")
-    _check_numbers(dtype, quantize, on_gpu)
-    if tiles is not None and not architectures:
-        raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
-    winners = {} if tiles is None else _winners(tiles, architectures)
+    chosen = choose(target, backend, dtype, quantize, tiles)
     listed = None if passes is None or callable(passes) else list(passes)
     if listed is not None and (transforms or quantize or dtype):
         raise UsageError("give passes=, or dtype=, quantize= and transforms=: these are passes among the others")
@@ -116,7 +100,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     with phases("capture"):
         source = read(model, max_length=max_length, tokenizer=tokenizer)
     if quantize is not None:
-        numbers = quantization(source.program, quantize, on_gpu)
+        numbers = chosen.quantization(source.program, quantize)
         place = sum(each.place <= numbers.place for each in transforms)
         transforms = [*transforms[:place], numbers, *transforms[place:]]
     check_order(transforms)
@@ -128,13 +112,12 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             observer(record, program)
 
     if listed is None:
-        computed_in = dtype or _computed_in(source.program, transforms)
-        listed = default_passes("cuda" if on_gpu else "cpu", dtype=computed_in, transforms=transforms)
+        listed = chosen.passes(source.program, dtype, transforms)
         listed = list(passes(listed)) if callable(passes) else listed
-    verifications: dict[int, Verification] = {}
+    shrunk: dict[int, PassRecord] = {}
     if verify == "shrunk":
         with phases("verify"):
-            verifications, left = _verify_shrunk(source.program, listed)
+            shrunk, left = _verify_shrunk(source.program, listed)
             trace.checks += left
     text = None if calibration is None else calibration_for(source, calibration)
     run = Run(source.program, trace, observe, _leave_reproducer, verify == "full", text)
@@ -149,26 +132,21 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     if step.stage is not Stage.INCREMENTAL:
         raise UsageError("these passes leave the model without states: insert-states has to be among them")
     with phases("lower"):
-        trace.passes = [
-            replace(record, verification=record.verification or verifications.get(record.number - 1))
-            for record in trace.passes
-        ]
         layout = plan_weights(step.weights)
-        onnx_model = lower(step, layout) if chosen == "onnxruntime" else None
-        gpu = _lower_for_gpu(step, architectures, winners, trace) if on_gpu else None
-        unavailable = _unavailable(architectures) if chosen == "cuda" else None
+        lowered = chosen.lower(step, layout, trace)
+        _take_over(trace, shrunk)
         checks = None
         if verify:
-            checks = CompilationChecks(run.reference, run.exact, step, chosen, unavailable)
+            checks = CompilationChecks(run.reference, run.exact, step, chosen.backend, chosen.unavailable)
             trace.checks += checks.planned()
     with phases("write"):
         folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
         contents = Contents(
             program=step,
             layout=layout,
-            model=onnx_model,
-            gpu=gpu,
-            target="triton" if gpu is not None else "reference" if onnx_model is None else "onnxruntime",
+            model=lowered.model,
+            gpu=lowered.gpu,
+            target=lowered.kind,
             name=source.name,
             generation=source.generation,
             tokenizer=source.tokenizer,
@@ -177,10 +155,10 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         )
         write(folder, contents)
     with phases("load"):
-        if unavailable is not None:
-            compiled = hold_temporary(folder, unavailable)
+        if chosen.unavailable is not None:
+            compiled = hold_temporary(folder, chosen.unavailable)
         else:
-            compiled = load_temporary(folder, chosen, {"triton-interpret": interpreted})
+            compiled = load_temporary(folder, chosen.backend, {"triton-interpret": interpreted})
     if checks is not None:
         with phases("verify"):
             try:
@@ -192,110 +170,14 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     return compiled
 
 
-def _chosen(target: str, backend: Backend | None) -> tuple[Backend, tuple[int, ...]]:
-    """Who executes, and the architectures to compile kernels for. Raises UsageError where these do not fit."""
-    if target == "cpu":
-        if backend == "cuda":
-            raise UsageError("backend='cuda' needs target='cuda', or target='cuda:sm_90' for the GPU of that name")
-        if backend == "triton-interpret":
-            from burnish.codegen.triton.interpreting import interpret
-
-            interpret()
-        return backend or "onnxruntime", ()
-    from burnish.codegen.triton.targets import architectures_of  # imports triton, which CPUs do without
-
-    if backend not in (None, "cuda"):
-        raise UsageError(f"target={target!r} is executed by the backend cuda, not by {backend}: leave one of them out")
-    return "cuda", architectures_of(target)
-
-
-def _check_numbers(dtype: torch.dtype | None, quantize: str | None, on_gpu: bool) -> None:
-    if quantize is not None and quantize not in BITS:
-        raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(BITS)}")
-    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
-        raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
-    if not on_gpu and dtype not in (None, torch.float32):
-        raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
-
-
-def quantization(program: Program, numbers: Literal["int8", "int4"], on_gpu: bool) -> Quantize:
-    """The transform that `quantize=` stands for: what the target's products read."""
-    if not on_gpu:
-        return Quantize(numbers)
-    # A table of embeddings that gives the logits, too, would be stored twice: as integers, and as floats to look up.
-    return Quantize(numbers, group=32, symmetric=numbers == "int4", head="float" if is_tied(program) else None)
-
-
-def _computed_in(program: Program, transforms: Sequence[Transform]) -> torch.dtype:
-    """What GPUs compute in where nobody says: what the weights are in, and bfloat16 where they become integers."""
-    return torch.bfloat16 if any(isinstance(each, Quantize) for each in transforms) else dtype_of(program)
-
-
-def dtype_of(program: Program) -> torch.dtype:
-    """What most of the model's weights are in, by bytes, before they were widened; bfloat16 for quantized ones."""
-    total: dict[torch.dtype, int] = {}
-    for weight in program.weights.values():
-        if weight.dtype.is_floating_point:
-            source = weight.source if isinstance(weight, Cast) else weight
-            dtype = source.dtype if isinstance(source, Stored) else torch.bfloat16
-            total[dtype] = total.get(dtype, 0) + math.prod(weight.shape)
-    return max(total, key=total.__getitem__, default=torch.float32)
-
-
-def _winners(tiles: Path | str, architectures: tuple[int, ...]) -> dict[str, Winner | None]:
-    from burnish.codegen.triton.tile_file import winners_for
-
-    return winners_for(tiles, architectures)
-
-
-def _lower_for_gpu(
-    step: Program, architectures: tuple[int, ...], winners: Mapping[str, Winner | None], trace: Trace
-) -> GpuCode:
-    """The launch plan and its kernels; what has no kernel, and which winners were used, is told in the trace."""
-    from burnish.codegen.triton.lower import lower as lower_to_triton
-    from burnish.codegen.triton.lower import target_of
-    from burnish.codegen.triton.planner import fallbacks
-    from burnish.codegen.triton.tile_file import VERSION, TileFile, encoded
-
-    target = target_of(architectures, winners)
-    code = lower_to_triton(step, target)
-    told = [f"{node} runs by PyTorch: {reason}" for node, reason in fallbacks(code.plan).items()]
-    if winners:
-        known = {key: each for key, each in winners.items() if each is not None}
-        used = {key: known[key] for key in target.used}
-        told.append(f"burnish tune has {len(known)} winners for these GPUs, {len(used)} of them for this model")
-        told += [f"not tuned: {key}: {reason}" for key, reason in target.skipped.items()]
-        told += [f"tuned: {key}: {each.tiles}" for key, each in used.items()]
-        code = replace(code, tiles=encoded(TileFile(VERSION, {f"sm_{each}": used for each in architectures})))
-    trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, *told))
-    for line in told:
-        _log.info("%s", line)
-    return code
-
-
-def _unavailable(architectures: tuple[int, ...]) -> str | None:
-    """Why kernels for these cannot run here; None if they can."""
-    try:
-        here = this_architecture()
-    except UsageError as reason:
-        return f"the model was compiled for {_names(architectures)}, and {reason}"
-    if architecture_for(here, list(architectures)) is None:
-        return f"the model was compiled for {_names(architectures)}, and this GPU is an sm_{here}"
-    return None
-
-
-def _names(architectures: tuple[int, ...]) -> str:
-    return ", ".join(f"sm_{each}" for each in architectures)
-
-
 def _leave_reproducer(failure: Failure) -> None:
     from burnish.inspect.reproducer import leave_reproducer  # what almost no compilation needs
 
     leave_reproducer(failure)
 
 
-def _verify_shrunk(program: Program, passes: Sequence[Pass]) -> tuple[dict[int, Verification], list[Check]]:
-    """The numeric check of each pass, by its place, on a shrunk program; and what was left out, and why.
+def _verify_shrunk(program: Program, passes: Sequence[Pass]) -> tuple[dict[int, PassRecord], list[Check]]:
+    """The records of passes over a shrunk program, by their places, each checked; and what was left out, and why.
 
     Transforms, which are made for the whole model, do not run.
     """
@@ -313,8 +195,20 @@ def _verify_shrunk(program: Program, passes: Sequence[Pass]) -> tuple[dict[int, 
         rest = ", ".join(passes[place].name for place in places[len(trace.passes) - 1 :])
         left.append(Check(f"the passes {rest} by before and after: the shrunk model is refused: {refusal}", ""))
         _log.warning("the shrunk model is refused, so that its passes were not all verified: %s", refusal)
-    checked = zip(places, [record.verification for record in trace.passes[1:]], strict=False)
-    return {place: found for place, found in checked if found is not None}, left
+    return dict(zip(places, trace.passes[1:], strict=False)), left
+
+
+def _take_over(trace: Trace, shrunk: Mapping[int, PassRecord]) -> None:
+    """Put the checks of a shrunk program's passes at those of the whole one that did something where these did."""
+    for place, small in shrunk.items():
+        record = trace.passes[place + 1]
+        if small.verification is None:
+            continue
+        if bool(record.rewrites) == bool(small.rewrites):
+            trace.passes[place + 1] = replace(record, verification=small.verification)
+        else:
+            why = "it found nothing to do in two layers of each kind without transforms"
+            trace.checks.append(Check(f"the pass {record.name} by its before and after: {why}", ""))
 
 
 class _Phases:

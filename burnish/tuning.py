@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from burnish.compiler import BITS, dtype_of, quantization
 from burnish.frontend import read
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import Trace
-from burnish.passes.base import Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import insert_states, lower_for_gpu, raise_operations
+from burnish.targets.choose import BITS
 
 if TYPE_CHECKING:
     from burnish.codegen.triton.tile_file import TileFile  # imports triton, which CPUs do without
@@ -45,6 +43,7 @@ def tune(
     from burnish.codegen.triton.targets import architectures_of
     from burnish.codegen.triton.tile_file import VERSION, TileFile
     from burnish.codegen.triton.tune import fastest, trials_of
+    from burnish.targets.gpu import GpuTarget
 
     if target != "cuda":
         raise UsageError(f"tuning for {target!r}: it is measured on this machine's GPU, which is target='cuda'")
@@ -58,9 +57,9 @@ def tune(
     tell = progress or (lambda _: None)
     tell("planning the model")
     program = read(model, max_length=max_length).program
-    rounding: list[Pass] = [] if quantize is None else [quantization(program, quantize, on_gpu=True)]
-    lowering = lower_for_gpu(dtype or (torch.bfloat16 if rounding else dtype_of(program)))
-    step = run_passes(program, [*raise_operations(), *rounding, *insert_states(), *lowering], Trace())
+    chosen = GpuTarget((architecture,))
+    transforms = [] if quantize is None else [chosen.quantization(program, quantize)]
+    step = run_passes(program, chosen.passes(program, dtype, transforms), Trace())
     problems = trials_of(step, target_of((architecture,)))
     winners = {}
     for number, trials in enumerate(problems):

@@ -1,0 +1,59 @@
+"""What a target is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from burnish.ir.program import Program
+from burnish.ir.trace import Trace
+from burnish.passes.base import Pass
+from burnish.passes.transforms.quantize import Quantize
+from burnish.passes.transforms.transform import Transform
+from burnish.runtime.kernel_files import GpuCode
+from burnish.runtime.model import Backend
+from burnish.runtime.weights_file import WeightLayout
+
+Numbers = Literal["int8", "int4"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What a target makes of a step program, beside the program itself and its weights."""
+
+    model: bytes | None = None
+    gpu: GpuCode | None = None
+
+    @property
+    def kind(self) -> Literal["onnxruntime", "reference", "triton"]:
+        """What the artifact says that it is for."""
+        return "triton" if self.gpu is not None else "onnxruntime" if self.model is not None else "reference"
+
+
+class Target(Protocol):
+    """One machine, and one way of running on it."""
+
+    @property
+    def backend(self) -> Backend:
+        """Who executes what is compiled."""
+        ...
+
+    @property
+    def unavailable(self) -> str | None:
+        """Why it cannot be executed here; None if it can."""
+        ...
+
+    def quantization(self, program: Program, numbers: Numbers) -> Quantize:
+        """The transform that `quantize=` stands for: what the target's products read."""
+        ...
+
+    def passes(self, program: Program, dtype: torch.dtype | None, transforms: Sequence[Transform]) -> list[Pass]:
+        """All passes, in order. `dtype`: what to compute in; None for the target's own choice."""
+        ...
+
+    def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
+        """The step program in the target's own form; into the trace goes what there is to tell."""
+        ...

@@ -1,0 +1,45 @@
+"""The target that the options of a compilation name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from burnish.ir.errors import UsageError
+from burnish.runtime.model import Backend
+from burnish.targets.base import Target
+from burnish.targets.cpu import CpuTarget
+
+BITS = {"int8": 8, "int4": 4}
+
+
+def choose(
+    target: str, backend: Backend | None, dtype: torch.dtype | None, quantize: str | None, tiles: Path | str | None
+) -> Target:
+    """What to compile for. Raises UsageError where the options do not fit together. For them see `burnish.compile`."""
+    if quantize is not None and quantize not in BITS:
+        raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(BITS)}")
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
+    if target == "cpu" and tiles is not None:
+        raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
+    if target != "cpu":
+        if backend not in (None, "cuda"):
+            what = f"target={target!r} is executed by the backend cuda, not by {backend}"
+            raise UsageError(f"{what}: leave one of them out")
+        from burnish.targets.gpu import GpuTarget  # imports triton, which CPUs do without
+
+        return GpuTarget.named(target, tiles)
+    if backend == "cuda":
+        raise UsageError("backend='cuda' needs target='cuda', or target='cuda:sm_90' for the GPU of that name")
+    if backend == "triton-interpret":
+        from burnish.codegen.triton.interpreting import interpret
+
+        interpret()
+        from burnish.targets.gpu import GpuTarget  # after that: triton either interprets or compiles
+
+        return GpuTarget(())
+    if dtype not in (None, torch.float32):
+        raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
+    return CpuTarget(backend or "onnxruntime")

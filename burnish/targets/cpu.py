@@ -1,0 +1,43 @@
+"""CPUs: a model for ONNX Runtime, or the graph node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from burnish.codegen.onnx import lower
+from burnish.ir.program import Program
+from burnish.ir.trace import Trace
+from burnish.passes.base import Pass
+from burnish.passes.pipelines import default_passes
+from burnish.passes.transforms.quantize import Quantize
+from burnish.passes.transforms.transform import Transform
+from burnish.runtime.weights_file import WeightLayout
+from burnish.targets.base import Lowered, Numbers
+
+
+@dataclass(frozen=True)
+class CpuTarget:
+    """`backend`: "onnxruntime", or "reference" for the graph node by node in PyTorch."""
+
+    backend: Literal["onnxruntime", "reference"] = "onnxruntime"
+
+    @property
+    def unavailable(self) -> None:
+        """Every machine has a CPU."""
+        return None
+
+    def quantization(self, program: Program, numbers: Numbers) -> Quantize:
+        """See `Target.quantization`."""
+        return Quantize(numbers)
+
+    def passes(self, program: Program, dtype: torch.dtype | None, transforms: Sequence[Transform]) -> list[Pass]:
+        """See `Target.passes`. CPUs compute in float32."""
+        return default_passes("cpu", transforms=transforms)
+
+    def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
+        """See `Target.lower`."""
+        return Lowered(model=lower(step, layout)) if self.backend == "onnxruntime" else Lowered()
