@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from burnish.ir import label_mixing_rules as mixing
 from burnish.ir import label_rules as rules
 from burnish.ir import label_view_rules as views
 from burnish.ir.states import StateKind
@@ -135,7 +136,7 @@ def _attention_shape(query: Tensor, key: Tensor, value: Tensor, *rest: object, *
     "attention(Tensor query, Tensor key, Tensor value, Tensor? position=None, Tensor? bias=None, Tensor? sinks=None, "
     "Tensor? slopes=None, Tensor? key_positions=None, *, float scale, str mask='causal', int extent=0, "
     "float softcap=0.0) -> Tensor",
-    Traits(rules.attention, StateDescriptor(StateKind.CACHE, all_tokens=("key", "value")), position=3),
+    Traits(mixing.attention, StateDescriptor(StateKind.CACHE, all_tokens=("key", "value")), position=3),
     _attention_shape,
 )
 def attention(
@@ -195,7 +196,7 @@ def _attention_bias_shape(table: Tensor, position: Tensor | None, query: Tensor,
 
 @define(
     "attention_bias(Tensor table, Tensor? position, Tensor query, Tensor key) -> Tensor",
-    Traits(rules.attention_bias, position=1),
+    Traits(mixing.attention_bias, position=1),
     _attention_bias_shape,
 )
 def attention_bias(table: Tensor, position: Tensor | None, query: Tensor, key: Tensor) -> Tensor:
@@ -279,7 +280,7 @@ def _causal_conv1d_shape(x: Tensor, weight: Tensor, *rest: object) -> Tensor:
 
 @define(
     "causal_conv1d(Tensor x, Tensor weight, Tensor? bias, int dilation, int groups) -> Tensor",
-    Traits(rules.causal_conv1d, StateDescriptor(StateKind.WINDOW, convolution_step)),
+    Traits(mixing.causal_conv1d, StateDescriptor(StateKind.WINDOW, convolution_step)),
     _causal_conv1d_shape,
 )
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, groups: int) -> Tensor:
@@ -290,7 +291,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int,
 
 @define(
     "shift(Tensor x, int axis, int amount) -> Tensor",
-    Traits(rules.shift, StateDescriptor(StateKind.WINDOW, shift_step)),
+    Traits(mixing.shift, StateDescriptor(StateKind.WINDOW, shift_step)),
     _shape_of_first,
 )
 def shift(x: Tensor, axis: int, amount: int) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir import label_mixing_rules as mixing
 from burnish.ir import label_rules as rules
 from burnish.ir import label_view_rules as views
 from burnish.ir.errors import InvalidProgramError
@@ -243,7 +244,7 @@ _state(Traits(rules.along("sorts the {}")), aten.sort.default, aten.argsort.defa
 _state(Traits(rules.along("splits the {}")), aten.glu.default)
 _state(Traits(rules.along("compares the {} with their neighbours")), aten.diff.default)
 _state(
-    Traits(rules.running_sum, StateDescriptor(StateKind.ACCUMULATOR, running_sum_step)),
+    Traits(mixing.running_sum, StateDescriptor(StateKind.ACCUMULATOR, running_sum_step)),
     aten.cumsum.default,
 )
 _state(Traits(rules.along("multiplies up the {}")), aten.cumprod.default)
