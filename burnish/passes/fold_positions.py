@@ -8,6 +8,7 @@ formula, checked to give the very same rows, and takes no room.
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
 
-_SHORTER = (3, 7, 19)
+_COMPARED = 2**27  # entries of shorter tables that are compared with the longest, at most
 _CONSTANT_BYTES = 2**20  # larger ones stay expressions over their weights
 _CHECKED_ROWS = 2**16  # of a formula, each of whose lines is proved to keep rows apart, so many are compared
 
@@ -56,6 +57,15 @@ class FoldPositions:
                 log.refuse(node, str(reason))
         remove_dead(program)
         return program
+
+
+def shorter_lengths(longest: int) -> list[int]:
+    """Lengths below `longest` that a table of positions must not depend on: all up to 64, both sides of the powers of
+    two, and some that are drawn, the same ones each time.
+    """
+    powers = [2**power + near for power in range(6, longest.bit_length()) for near in (-1, 0, 1)]
+    drawn = random.Random(longest).sample(range(longest), min(16, longest))
+    return sorted({each for each in (*range(1, 65), *powers, *drawn, longest - 1) if 0 < each < longest})
 
 
 class _Folder:
@@ -120,9 +130,11 @@ class _Folder:
     def _values(self, node: fx.Node, axis: int, batch_axis: int | None, longest: int) -> Tensor:
         """The node's value for `longest` tokens, one row of the batch; checked to be the same at shorter lengths."""
         full: Tensor = self.known.evaluate([node], 1, longest)[0]
-        for length in _SHORTER:
-            if length >= longest:
-                continue
+        compared = 0
+        for length in shorter_lengths(longest):
+            compared += full.numel() // longest * length
+            if compared > _COMPARED:
+                break
             short: Tensor = self.known.evaluate([node], 2, length)[0]
             if batch_axis is not None:
                 if not torch.equal(short.select(batch_axis, 0), short.select(batch_axis, 1)):
@@ -161,12 +173,14 @@ class _Folder:
             if len(batch_axes) != 1 or sum(isinstance(size, torch.SymInt) for size in shape) != 1:
                 raise NotATable("its shape depends on the batch in a way not handled")
             one: Tensor = self.known.evaluate([node], 1, 5)[0]
-            many: Tensor = self.known.evaluate([node], 3, 19)[0]
-            if not torch.equal(one.expand_as(many), many):
-                raise NotATable("it depends on the total length or differs between rows")
+            for place, length in enumerate(shorter_lengths(self.program.signature.max_length)):
+                many: Tensor = self.known.evaluate([node], 2 + place % 3, length)[0]
+                if not torch.equal(one.expand_as(many), many):
+                    raise NotATable("it depends on the total length or differs between rows")
             self._broadcast_constant(node, one)
             return
-        lengths = (2, 5, 19, self.program.signature.max_length)
+        longest = self.program.signature.max_length
+        lengths = [*shorter_lengths(longest), longest]
         values: list[Tensor] = [self.known.evaluate([node], 1, length)[0] for length in lengths]
         if not all(torch.equal(values[0], other) for other in values[1:]):
             raise NotATable("it depends on the total length")

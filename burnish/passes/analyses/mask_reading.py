@@ -23,7 +23,7 @@ _TABLE_BYTES = 256 * 2**20
 _LOOK_COST = 10  # what telling an entry's kind takes, in ops like those that compute it
 _ALL_ROWS = 2**32  # ops: 2 to 3 seconds on one core; a mask that takes more is looked at in telling rows
 _TELLING_ROWS = 2**30  # ops spent on these
-_SHORT = (1, 2, 3, 5, 7, 16, 17, 33)  # lengths that are always compared with the longest
+_SHORT = (*range(1, 18), 31, 32, 33)  # lengths that are always compared with the longest
 
 
 @dataclass(frozen=True)
