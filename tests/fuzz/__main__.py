@@ -12,13 +12,11 @@ import time
 from collections import Counter
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.fuzz.cases import Case, Outcome, counted, examine, plain
-from tests.fuzz.draw import cases
-from tests.fuzz.shrink import shrink
+from tests.fuzz.cases import Outcome, counted, examine, smallest, way_of
+from tests.fuzz.draw import drawn
 
-BATCH = 50  # cases a run of hypothesis, which draws those of one run unlike each other
+BATCH = 50
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,82 +27,28 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="how long, at most")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    run = _Run(time.monotonic() + 60 * options.minutes)
-    number = 0
-    while run.drawn < options.examples and run.on_time():
-        run.batch(options.seed * 1_000_000 + number, min(BATCH, options.examples - run.drawn))
-        number += 1
-        print(f"{run.drawn} cases: {counted(run.outcomes).splitlines()[0]}, {run.failed} failed", flush=True)
-    print(f"seed {options.seed}, {run.drawn} cases, {run.failed} failed in {len(run.failures)} ways")
-    print(counted(run.outcomes))
-    for text in run.failures.values():
+    until = time.monotonic() + 60 * options.minutes
+    outcomes: Counter[Outcome] = Counter()
+    failures: dict[str, str] = {}  # by their way: the first of its kind, shrunk
+    done = failed = 0
+    while done < options.examples and time.monotonic() < until:
+        for case in drawn(options.seed * 10_000 + done // BATCH, min(BATCH, options.examples - done)):
+            if time.monotonic() > until:
+                break
+            done += 1
+            try:
+                outcomes[examine(case)] += 1
+            except AssertionError as error:
+                failed += 1
+                if way_of(error) not in failures:
+                    print(f"failed: {error}\n  {case!r}", flush=True)
+                    failures[way_of(error)] = f"failed: {error}\n  {smallest(case, error)!r}"
+        print(f"{done} cases: {counted(outcomes).splitlines()[0]}, {failed} failed", flush=True)
+    print(f"seed {options.seed}, {done} cases, {failed} failed in {len(failures)} ways")
+    print(counted(outcomes))
+    for text in failures.values():
         print(text)
-    return int(run.failed > 0)
-
-
-class _Run:
-    def __init__(self, until: float) -> None:
-        self.until = until
-        self.drawn = 0
-        self.failed = 0
-        self.outcomes: Counter[Outcome] = Counter()
-        self.failures: dict[str, str] = {}  # by their way: the first of its kind, shrunk
-
-    def on_time(self) -> bool:
-        return time.monotonic() < self.until
-
-    def batch(self, number: int, count: int) -> None:
-        """Draw and examine `count` cases."""
-        drawn: list[Case] = []
-
-        @seed(number)
-        @settings(
-            max_examples=count,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(cases())
-        def draw(case: Case) -> None:
-            drawn.append(case)
-
-        draw()
-        for case in drawn:
-            if not self.on_time():
-                return
-            self.examine(case)
-
-    def examine(self, case: Case) -> None:
-        self.drawn += 1
-        try:
-            self.outcomes[examine(case)] += 1
-            return
-        except AssertionError as error:
-            way, told = way_of(error), str(error)
-        self.failed += 1
-        if way in self.failures:
-            return
-        print(f"failed: {told.splitlines()[0]}\n  {case!r}", flush=True)
-        small = shrink(case, lambda other: fails(other, way))
-        self.failures[way] = f"failed: {told}\n  {small!r}"
-        print(f"  shrunk: {small!r}", flush=True)
-
-
-def way_of(error: AssertionError) -> str:
-    """What failures are told apart by."""
-    return plain(str(error))[:60]
-
-
-def fails(case: Case, way: str) -> bool:
-    """Whether a case fails in this way."""
-    try:
-        examine(case)
-    except AssertionError as error:
-        return way_of(error) == way
-    except Exception:  # a description that makes no module
-        return False
-    return False
+    return int(failed > 0)
 
 
 sys.exit(main())

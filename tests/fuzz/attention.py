@@ -177,7 +177,7 @@ class AttentionModule(nn.Module):
         t = x.shape[1]
         place = torch.ones(t, dtype=torch.int64).cumsum(0) - 1 if self.made.positions == "ones" else torch.arange(t)
         i, j = place.unsqueeze(1), place.unsqueeze(0)
-        seen = self.table[:t, :t] if self.made.positions == "table" else visible(self.made.terms, i, j)
+        seen = self.table[..., :t, :t] if self.made.positions == "table" else visible(self.made.terms, i, j)
         return seen, bias(self.made.terms, i, j, self.made.heads, x.dtype)
 
     def hidden(self, scores: Tensor, seen: Tensor) -> Tensor:

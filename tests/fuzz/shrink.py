@@ -40,12 +40,16 @@ def simpler(made: Any) -> Iterator[Any]:
 def shrink(made: T, fails: Callable[[T], bool], seconds: float = 60.0) -> T:
     """The simplest description that `fails`, as far as the time goes."""
     until = time.monotonic() + seconds
+    tried: set[T] = set()
     going = True
     while going:
         going = False
         for other in simpler(made):
             if time.monotonic() > until:
                 return made
+            if other in tried:
+                continue
+            tried.add(other)
             if fails(other):
                 made, going = other, True
                 break
