@@ -16,10 +16,16 @@ import torch
 from torch import Tensor, nn
 
 import burnish
-from burnish import BurnishError
 from burnish.frontend import read
 from burnish.frontend.source import Source
-from burnish.ir.errors import InvalidProgramError, VerificationError
+from burnish.ir.errors import (
+    CaptureError,
+    InvalidModelError,
+    MixedRowsError,
+    NotCausalError,
+    UnsupportedError,
+    UsageError,
+)
 from burnish.passes.base import Pass
 from burnish.runtime.model import Backend, CompiledModel
 from tests.fuzz.attention import Attention
@@ -28,6 +34,8 @@ from tests.fuzz.shrink import shrink
 
 TOLERANCE = 1e-4  # of the largest logit, where float32 itself does not leave more
 ILL = 1e-4  # models that float32 computes less exactly than this say nothing of who computes them
+REFUSALS = (CaptureError, InvalidModelError, MixedRowsError, NotCausalError, UnsupportedError, UsageError)
+"""What compile may raise. Its other errors say that a pass, the check of what runs, or an artifact is at fault."""
 LOSSY = ("int8", "int4", "cache int8", "sparse")
 _PAIRS = 30  # pieces that a text is fed in, at most
 
@@ -112,7 +120,12 @@ def examine(case: Case, backend: Backend | None = None, quick: bool = False) -> 
             raise AssertionError("this module was drawn as a causal one, and eager says that it is not")
     try:
         with ExitStack() as closing:
-            compiled = closing.enter_context(_compiled(case, module, backend))
+            try:
+                compiled = closing.enter_context(_compiled(case, module, backend))
+            except REFUSALS as error:
+                left_out = ", with passes left out" if case.pipeline.without else ""
+                kind = "refused, as it has to be" if leaking else f"refused{left_out}"
+                return Outcome(kind, f"{type(error).__name__}: {plain(str(error))}")
             with torch.no_grad():
                 if leaking and _sees(module, ids, expected, range(1, case.longest)):
                     raise WrongAnswer("a token sees later ones, or a row another, and it was compiled")
@@ -126,12 +139,6 @@ def examine(case: Case, backend: Backend | None = None, quick: bool = False) -> 
                     tolerance = 1e-3
                 for each in models:
                     _Comparison(case, module, each, ids, expected, tolerance).make(quick)
-    except (VerificationError, InvalidProgramError) as error:
-        raise WrongAnswer(f"{type(error).__name__}: {error}") from error
-    except BurnishError as error:
-        reason = f"{type(error).__name__}: {plain(str(error))}"
-        left_out = ", with passes left out" if case.pipeline.without else ""
-        return Outcome("refused, as it has to be" if leaking else f"refused{left_out}", reason)
     except AssertionError:
         raise
     except Exception as error:

@@ -216,7 +216,11 @@ class LanguageModel(nn.Module):
             x = self.norm(x)
         if self.hidden is not None:
             x = F.silu(self.hidden(x))
-        logits = x @ self.embed.weight.T if self.head is None else self.head(x)
+        if self.head is None:
+            table = self.embed.weight
+            logits = x @ (table if made.embedding == "one hot" else table.T)
+        else:
+            logits = self.head(x)
         return logits if self.behind is None else self.behind(logits)
 
 
