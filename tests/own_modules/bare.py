@@ -202,6 +202,19 @@ class LinearAttention(nn.Module):
         return self.head(torch.einsum("bsd,bsde->bse", q, state) / total.unsqueeze(-1))
 
 
+class EachTokenByAConvolution(nn.Module):
+    """Linears spelled as convolutions whose windows are one token wide, around one that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.e, self.head = nn.Embedding(VOCABULARY, SIZE), nn.Conv1d(SIZE, VOCABULARY, 1)
+        self.up, self.conv = nn.Conv1d(SIZE, SIZE, 1, groups=2, bias=False), nn.Conv1d(SIZE, SIZE, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.up(self.e(ids).transpose(1, 2)).relu()
+        return self.head(self.conv(F.pad(x, (2, 0))).relu()).transpose(1, 2)
+
+
 BARE: list[type[nn.Module]] = [
     LoneConvolution,
     Previous,
@@ -216,4 +229,5 @@ BARE: list[type[nn.Module]] = [
     CountsSoFar,
     WindowMean,
     LinearAttention,
+    EachTokenByAConvolution,
 ]

@@ -1,4 +1,4 @@
-"""Five models whose tokens see later ones: each must be refused, with the line that does it."""
+"""Six models whose tokens see later ones: each must be refused, with the line that does it."""
 
 from __future__ import annotations
 
@@ -53,6 +53,17 @@ class BidirectionalConvolution(Base):
         return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
+class PointwiseConvolutionPadded(Base):
+    """A window of one token, and zeros around that move tokens towards the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 1, padding=1)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.conv(x.transpose(1, 2))[..., 2:].transpose(1, 2)
+
+
 # Each with the piece of source that the refusal must name.
 REFUSED: tuple[tuple[type[nn.Module], str], ...] = (
     (Bidirectional, "scaled_dot_product_attention"),
@@ -60,4 +71,5 @@ REFUSED: tuple[tuple[type[nn.Module], str], ...] = (
     (Flip, "x.flip(1)"),
     (PeekingShift, "x[:, 1:]"),
     (BidirectionalConvolution, "self.conv("),
+    (PointwiseConvolutionPadded, "self.conv("),
 )

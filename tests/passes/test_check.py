@@ -12,7 +12,7 @@ from torch import fx
 
 from burnish.frontend import read
 from burnish.ir.edit import Editor
-from burnish.ir.errors import InvalidProgramError
+from burnish.ir.errors import InvalidProgramError, UsageError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
@@ -153,3 +153,10 @@ def attend_to_new_tokens_alone(program: Program) -> None:
 def test_a_step_has_ops_of_its_own(step: Program, harm: Callable[[Program], None], told: str) -> None:
     with pytest.raises(InvalidProgramError, match=told):
         run_passes(step, [Breaks(harm)], Trace())
+
+
+def test_a_pass_that_was_left_out_is_named(captured: Program) -> None:
+    """That is the fault of who chose the passes, and of no pass."""
+    chosen = [each for each in make_incremental() if each.name != "select-logits"]
+    with pytest.raises(UsageError, match="no logits_index: fold-positions, select-logits and insert-states make one"):
+        run_passes(captured, chosen, Trace())

@@ -221,3 +221,21 @@ def test_caches_take_memory_as_they_fill() -> None:
     assert states.past[0].data_ptr() % 64 == 0
     assert states.nbytes == 2 * 4 * 100 * 64 * 2
     assert not states.past[0].any()
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_row_that_begins_at_an_odd_place_is_still_one_that_kernels_can_read(in_place: bool, steps: int) -> None:
+    """Windows of a single id take 8 bytes a row, and kernels are compiled for places that are multiples of 16."""
+    window = State("window", StateKind.WINDOW, ("batch", 1), torch.int64, 1)
+    cache = State("cache", StateKind.CACHE, ("batch", "capacity", 3), torch.float32, 1)
+    states = States.allocate([window, cache], 3, 5, in_place=in_place)
+    row = states.row(1)
+    assert all(tensor.data_ptr() % 16 == 0 for tensor in (*row.past, *row.present))
+    for step in range(steps):
+        row.present[0].fill_(40 + step)
+        row.present[1][:, step] = 1.0
+        row.advance()
+    states.accept(1, row)
+    assert states.past[0].flatten().tolist() == [0, 39 + steps, 0]
+    assert states.past[1].sum(dim=(1, 2)).tolist() == [0.0, 3.0 * steps, 0.0]
