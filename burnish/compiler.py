@@ -23,6 +23,7 @@ from burnish.ir.trace import Check, PassRecord, Trace, Verification
 from burnish.ir.weights import Cast, Stored
 from burnish.loader import interpreted
 from burnish.passes.base import Effect, Pass
+from burnish.passes.compilation_checks import CompilationChecks
 from burnish.passes.pipeline import Failure, Observer, run_passes
 from burnish.passes.pipelines import default_passes
 from burnish.passes.run import Run, is_transform
@@ -31,7 +32,6 @@ from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.quantize_readers import is_tied
 from burnish.passes.transforms.transform import Transform, check_order
 from burnish.passes.verify import Verifier
-from burnish.passes.verify_run import CompilationChecks
 from burnish.runtime.artifact import Contents, write
 from burnish.runtime.executor_cuda import this_architecture
 from burnish.runtime.kernel_files import GpuCode, architecture_for
