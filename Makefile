@@ -5,6 +5,7 @@
 # make bench-gpu   the same on an NVIDIA GPU, beside torch.compile
 # make docs    the pages on passes and on bad input
 # make readme  the real output in README.md, after make demo and make bench
+# make mutants faults put into burnish's own source, one at a time: how many its verification sees
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -25,7 +26,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint format bench bench-gpu docs readme zoo clean
+.PHONY: help install demo test check lint format bench bench-gpu docs readme mutants zoo clean
 .DELETE_ON_ERROR:
 
 help:
@@ -77,6 +78,9 @@ docs: $(VENV)/.installed
 
 readme: $(VENV)/.installed
 	$(BIN)/python docs/readme.py
+
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.mutants --jobs 2 $(MUTANTS)
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo

@@ -259,7 +259,7 @@ class _Run:
             expected = torch.stack([logits[row, count + offset] for row, count in enumerate(lengths)])
             yield (
                 f"a token each for rows of {[count + offset for count in lengths]} tokens",
-                session.append(following.unsqueeze(1)),
+                session.step(following.tolist()),  # as generation does
                 expected.unsqueeze(1),
             )
 
