@@ -24,15 +24,17 @@ class Edit:
 
     def mutant(self) -> Mutant:
         """The files after the edit. AssertionError if a text no longer stands there once: bring the edit up to date."""
-        edited = [(file, self._edited(file, before, after)) for file, before, after in self.changes]
+        edited: dict[str, str] = {}
+        for file, before, after in self.changes:
+            edited[file] = self._edited(edited.get(file), file, before, after)
         file, before, _ = self.changes[0]
         text = (ROOT / file).read_text(encoding="utf-8")
         first = text[: text.index(before)].count("\n") + 1
         last = first + before.rstrip("\n").count("\n")
-        return Mutant(file, self.name, first, last, "by hand", edited[0][1], others=tuple(edited[1:]))
+        return Mutant(file, self.name, first, last, "by hand", edited.pop(file), others=tuple(edited.items()))
 
-    def _edited(self, file: str, before: str, after: str) -> str:
-        text = (ROOT / file).read_text(encoding="utf-8")
+    def _edited(self, text: str | None, file: str, before: str, after: str) -> str:
+        text = text or (ROOT / file).read_text(encoding="utf-8")
         assert text.count(before) == 1, f"{self.name}: {before!r} stands {text.count(before)} times in {file}"
         return text.replace(before, after)
 
@@ -43,11 +45,12 @@ def _edit(name: str, file: str, before: str, after: str) -> Edit:
 
 _CHAIN = (f"{PASSES}/select_logits.py", " or node in mixing:", ":")
 _PICKED = (f"{PASSES}/check.py", "AxisLabels(program, Along.KEPT)  # nothing", "pass  # nothing")
+_LEFT = (f"{PASSES}/check.py", "if whole_only or node.target", "if node.target")
 
 EDITS: tuple[Edit, ...] = (
     # ---- faults that were there, put back
     _edit("tokens-picked-in-front-of-what-mixes", *_CHAIN),
-    Edit("tokens-picked-in-front-of-what-mixes-unchecked", (_CHAIN, _PICKED)),
+    Edit("tokens-picked-in-front-of-what-mixes-unchecked", (_CHAIN, _PICKED, _LEFT)),
     _edit(
         "rows-not-checked",
         f"{ANALYSES}/axis_labels.py",
