@@ -60,6 +60,7 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=12, help="how many mutants to draw of each file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--named", action="store_true", help="only those that were written by hand")
+    parser.add_argument("--drawn", action="store_true", help="only those that a walk over the source makes")
     parser.add_argument("--every", action="store_true", help="go on to all models after one has shown a mutant")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
@@ -79,7 +80,7 @@ def main() -> int:
 
 
 def _mutants(options: argparse.Namespace) -> list[Mutant]:
-    found = [edit.mutant() for edit in EDITS]
+    found = [] if options.drawn else [edit.mutant() for edit in EDITS]
     if not options.named:
         found += [mutant for file in FILES for mutant in mutants_of(file)]
     if options.only:

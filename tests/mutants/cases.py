@@ -76,7 +76,7 @@ _SMALL = _own(
 )
 _LONG = [
     *_own(masks.EightBlocks, masks.BentSlopes, max_length=masks.LENGTH),
-    Case("SlidingWindow-600", causal.SlidingWindow, 600),  # more than a session feeds at once
+    Case("LongText", causal.SlidingWindow, 600),  # more than a session feeds at once
 ]
 _ZOO = {name: _zoo(name) for name in ("gemma3_text", "lfm2")}
 _FUSED = _fused(*_own(causal.NanoGPT, bare.Branches), _ZOO["gemma3_text"])

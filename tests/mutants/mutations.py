@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import copy
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -41,39 +42,47 @@ _TELLS = {"rewrite", "note", "mixes", "refuse", "info", "warning", "debug", "des
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one file, and of others where one is not enough: `source` is the whole file after it."""
+    """A change of one file, and of others where one is not enough; `make` gives it in words, and the changed files."""
 
     file: str  # relative to the repository
-    function: str  # qualified name, empty outside functions
-    first: int  # lines of the statement that changed
+    function: str  # qualified name, or that of an edit by hand; empty outside functions
+    first: int  # lines of the statement that changes
     last: int
-    what: str
-    source: str
-    number: int = 0
-    others: tuple[tuple[str, str], ...] = ()  # file, source
+    number: int
+    make: Callable[[], tuple[str, dict[str, str]]] = field(compare=False, repr=False)
 
     @property
     def name(self) -> str:
         place = self.file.removeprefix("burnish/").removesuffix(".py")
         return f"{place}:{self.first}:{self.function or 'module'}:{self.number}"
 
+    @cached_property
+    def _made(self) -> tuple[str, dict[str, str]]:
+        return self.make()
+
     @property
-    def sources(self) -> dict[str, tuple[str, str]]:
-        """File and source of each changed module, by the module's name."""
-        changed = ((self.file, self.source), *self.others)
-        return {file.removesuffix(".py").replace("/", "."): (file, source) for file, source in changed}
+    def what(self) -> str:
+        return self._made[0]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The text of each changed file."""
+        return self._made[1]
 
 
 def mutants_of(file: str) -> list[Mutant]:
     """All mutants of a file, in the order of its lines."""
     text = (ROOT / file).read_text(encoding="utf-8")
-    found = []
-    for place, change in _changes(ast.parse(text)):
+
+    def made(change: _Change) -> tuple[str, dict[str, str]]:
         tree = ast.parse(text)
         what = change(tree)
-        source = ast.unparse(ast.fix_missing_locations(tree))
-        found.append(Mutant(file, place.function, place.first, place.last, what, source, len(found)))
-    return found
+        return what, {file: ast.unparse(ast.fix_missing_locations(tree))}
+
+    return [
+        Mutant(file, place.function, place.first, place.last, number, partial(made, change))
+        for number, (place, change) in enumerate(_changes(ast.parse(text)))
+    ]
 
 
 def sample(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:

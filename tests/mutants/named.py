@@ -31,7 +31,7 @@ class Edit:
         text = (ROOT / file).read_text(encoding="utf-8")
         first = text[: text.index(before)].count("\n") + 1
         last = first + before.rstrip("\n").count("\n")
-        return Mutant(file, self.name, first, last, "by hand", edited.pop(file), others=tuple(edited.items()))
+        return Mutant(file, self.name, first, last, 0, lambda: ("by hand", edited))
 
     def _edited(self, text: str | None, file: str, before: str, after: str) -> str:
         text = text or (ROOT / file).read_text(encoding="utf-8")
@@ -144,10 +144,10 @@ EDITS: tuple[Edit, ...] = (
         "node.args\n",
     ),
     _edit(
-        "a-ring-one-too-small",
+        "a-ring-two-too-small",
         f"{PASSES}/insert_states.py",
         "0 if 0 in asked else max(asked)",
-        "0 if 0 in asked else max(asked) - 1",
+        "0 if 0 in asked else max(asked) - 2",
     ),
     _edit(
         "the-smallest-window-for-all",
@@ -192,7 +192,6 @@ EDITS: tuple[Edit, ...] = (
         'op("GreaterOrEqual", keys, constant(0))',
         'op("GreaterOrEqual", keys, constant(-99999))',
     ),
-    _edit("onnx-no-local-window", f"{ONNX}/attention.py", 'int(a["extent"]) if windowed else None', "None"),
     _edit("onnx-keys-for-values", f"{ONNX}/attention.py", "(*sources, value.new)", "(*sources, key.new)"),
     _edit("onnx-caches-exchanged", f"{ONNX}/attention.py", "= past_key, past_value", "= past_value, past_key"),
     _edit("onnx-no-softcap", f"{ONNX}/attention.py", '    if a["softcap"]:\n', "    if False:\n"),

@@ -55,7 +55,7 @@ _VERDICTS = ("killed ", "survived ", "equivalent ")
 def test_edits_by_hand_fit_the_source() -> None:
     assert len({edit.name for edit in EDITS}) == len(EDITS)
     for edit in EDITS:
-        for file, source in edit.mutant().sources.values():
+        for file, source in edit.mutant().sources.items():
             assert ast.dump(ast.parse(source)) != ast.dump(ast.parse((ROOT / file).read_text(encoding="utf-8"))), file
 
 
@@ -65,10 +65,10 @@ def test_each_mutant_is_one_change_of_the_source_and_draws_are_the_same_each_tim
     mutants = mutants_of(file)
     assert len(mutants) > 30
     assert len({mutant.name for mutant in mutants}) == len(mutants)
-    assert len({mutant.source for mutant in mutants}) == len(mutants)
+    assert len({mutant.sources[file] for mutant in mutants}) == len(mutants)
     for mutant in mutants:
-        ast.parse(mutant.source)
-        changed = [line for line in mutant.source.splitlines() if line not in source]
+        ast.parse(mutant.sources[file])
+        changed = [line for line in mutant.sources[file].splitlines() if line not in source]
         assert len(changed) <= 2, mutant.what
     drawn = sample(mutants, 9, seed=1)
     assert drawn == sample(mutants_of(file), 9, seed=1)

@@ -56,14 +56,16 @@ class _Finder(importlib.abc.MetaPathFinder):
     """Finds a mutant's modules in place of the files."""
 
     def __init__(self, mutant: Mutant) -> None:
+        self.files = {file.removesuffix(".py").replace("/", "."): file for file in mutant.sources}
         self.sources = mutant.sources
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self.sources:
+        if fullname not in self.files:
             return None
-        loader = _Loader(*self.sources[fullname])
+        file = self.files[fullname]
+        loader = _Loader(file, self.sources[file])
         return importlib.machinery.ModuleSpec(fullname, loader, origin=loader.file)
 
 
