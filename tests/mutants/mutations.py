@@ -38,6 +38,7 @@ _OTHER: dict[type[ast.operator], type[ast.operator]] = {
 _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "sorted": "list", "amax": "amin", "amin": "amax"}
 # What only says something: a mutant of it changes no answer.
 _TELLS = {"rewrite", "note", "mixes", "refuse", "info", "warning", "debug", "describe", "NoMatch", "UnsupportedError"}
+_TELLS |= {"dataclass", "lru_cache"}
 
 
 @dataclass(frozen=True)
