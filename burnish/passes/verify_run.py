@@ -59,7 +59,8 @@ class RunPlan:
         whole = ", ".join(str(length) for length in self.lengths)
         crossed = ", ".join(str(boundary) for boundary in self.crossed)
         made = [
-            f"2 rows of {whole} tokens, whole; of {self.short} token by token, and after going back",
+            f"2 rows of {whole} tokens, whole; of {self.short} token by token, and after going back, "
+            "together and one row alone",
             f"{_ROWS} rows of unequal lengths, then tokens for all of them",
             "logits of the last token, of one in the middle, of several, and the likeliest ids",
             f"a row of {self.long} tokens, whole and in pieces"
@@ -234,8 +235,14 @@ class _Run:
             return
         session = self.session(2)
         session.append(tokens.flip(1)[:, :there])  # other tokens than those that follow
-        session.rewind(0)
+        session.reset()
         session.append(tokens[:, :there])
+        session.rewind(back, row=1)
+        yield (
+            f"a token each, after one of two rows of {there} tokens went back to {back}",
+            session.step([int(tokens[0, there]), int(tokens[1, back])]),
+            torch.stack([logits[0, there], logits[1, back]]).unsqueeze(1),
+        )
         session.rewind(back)
         yield (
             f"tokens from {back} on, after going back there",
@@ -288,7 +295,9 @@ class _Run:
         session = self.session(1)
         start = 0
         for count in pieces:  # compared one by one: a difference is told with the place of its piece
-            part = session.append(tokens[:, start : start + count], every=True)
+            new = tokens[:, start : start + count]
+            # One token as generation feeds it, whose memory is bound once.
+            part = session.append(new, every=True) if count > 1 else session.step(new[:, 0].tolist())
             fed = f"tokens {start} to {start + count - 1} of a row of {length} that is fed in pieces"
             yield fed, part, logits[:, start : start + count]
             start += count

@@ -85,7 +85,6 @@ EDITS: tuple[Edit, ...] = (
         '        raise labels.mixes(node, "takes some',
         '    if False:\n        raise labels.mixes(node, "takes some',
     ),
-    _edit("a-pad-moves-tokens", f"{IR}/label_view_rules.py", "if any(amount != 0 for", "if any(amount > 9 for"),
     _edit(
         "a-convolution-over-tokens-is-pointwise",
         f"{IR}/traits.py",
@@ -215,4 +214,23 @@ EDITS: tuple[Edit, ...] = (
     ),
     _edit("grown-caches-are-empty", f"{RUNTIME}/states.py", "            theirs.copy_(mine)\n", ""),
     _edit("a-step-at-the-first-position", f"{RUNTIME}/session.py", "= min(len(self._tokens[number]), last)", "= 0"),
+    _edit("one-row-goes-back-and-all-do", f"{RUNTIME}/session.py", "if row is None else [row]", "if True else [row]"),
+    _edit("a-reset-keeps-states", f"{RUNTIME}/session.py", "        self._states.clear()\n", ""),
+    _edit("a-reset-keeps-positions", f"{RUNTIME}/session.py", "        self._position.zero_()\n", ""),
+    _edit(
+        "a-step-makes-no-room", f"{RUNTIME}/session.py", "        self._reserve(1 + max(map(len, self._tokens)))\n", ""
+    ),
+    _edit(
+        "a-binding-of-other-tokens",
+        f"{RUNTIME}/executor_onnx.py",
+        "if binding is None or not binding.reads(tokens, position, logits_index):",
+        "if binding is None:",
+    ),
+    Edit(
+        "a-binding-of-the-other-side",
+        (
+            (f"{RUNTIME}/executor_onnx.py", "bindings.get(states.parity)", "bindings.get(0)"),
+            (f"{RUNTIME}/executor_onnx.py", "bindings[states.parity] = self", "bindings[0] = self"),
+        ),
+    ),
 )

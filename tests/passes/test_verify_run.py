@@ -35,9 +35,9 @@ def stays(self: States, *_: object) -> None:
 @pytest.mark.parametrize(
     ("place", "name", "fault", "style", "told"),
     [
-        (Session, "step", step_at_the_first_position, NanoGPT, "a token each for rows of"),
+        (Session, "step", step_at_the_first_position, NanoGPT, "a token each, after"),
         (States, "advance", stays, AverageSoFar, "token by token"),
-        (States, "accept", stays, AverageSoFar, "after going back"),
+        (States, "accept", stays, AverageSoFar, "a token each, after"),
     ],
     ids=["a-step-of-generation", "states-stay", "a-row-alone"],
 )
