@@ -25,6 +25,8 @@ MUTANTS = (
     "states-never-move-on",
     "going-back-clears-nothing",
     "a-step-at-the-first-position",
+    "a-reset-keeps-states",
+    "a-binding-of-the-other-side",
 )
 MODELS = (
     "ConvolutionBehindResidual",

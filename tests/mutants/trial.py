@@ -179,9 +179,12 @@ def _difference(compiled: Any, example: Example) -> str:
     if differs(session.step([int(ids[0, 9]), int(ids[1, 20])])[:, 0], torch.stack([logits[0, 9], logits[1, 20]])):
         return "after each row went back by itself"
     session.reset()
+    if differs(session.append(ids[:, :9], every=True), logits[:, :9]):
+        return "after a reset"
+    session = compiled.session(batch=2)
     for place in range(min(limit, 80)):  # makes room on its way
         if differs(session.step(ids[:, place].tolist()), logits[:, place : place + 1]):
-            return f"step {place} of a session that was reset"
+            return f"step {place}"
     session = compiled.session(batch=2)
     rows = [ids[0, :9].tolist(), ids[1, :20].tolist()]
     if differs(session.append(rows)[:, 0], torch.stack([logits[0, 8], logits[1, 19]])):
