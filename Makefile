@@ -7,6 +7,8 @@
 # make docs    the pages on passes and on bad input
 # make readme  the real output in README.md, after make demo and make bench
 # make fuzz    an hour of random modules beside eager; MINUTES=... and SEED=... take others
+
+# make mutants faults put into burnish's own source, one at a time: how many its verification sees
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -30,7 +32,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo fuzz clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo fuzz mutants clean
 .DELETE_ON_ERROR:
 
 help:
@@ -86,6 +88,9 @@ docs: $(VENV)/.installed
 
 readme: $(VENV)/.installed
 	$(BIN)/python docs/readme.py
+
+mutants: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.mutants --jobs 2 $(MUTANTS)
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo

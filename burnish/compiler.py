@@ -20,12 +20,12 @@ from burnish.ir.program import Program, Stage
 from burnish.ir.trace import Check, PassRecord, Trace
 from burnish.loader import interpreted
 from burnish.passes.base import Effect, Pass
+from burnish.passes.compilation_checks import CompilationChecks
 from burnish.passes.pipeline import Failure, Observer, run_passes
 from burnish.passes.run import Run, is_transform
 from burnish.passes.shrink import shrink
 from burnish.passes.transforms.transform import Transform, check_order
 from burnish.passes.verify import Verifier
-from burnish.passes.verify_run import CompilationChecks
 from burnish.runtime.artifact import Contents, write
 from burnish.runtime.model import Backend, CompiledModel, hold_temporary, load_temporary
 from burnish.runtime.weights_file import plan_weights

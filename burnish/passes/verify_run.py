@@ -17,8 +17,7 @@ from torch import Tensor
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import VerificationError
 from burnish.ir.labels import rank
-from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, value
+from burnish.ir.program import Program
 from burnish.ir.states import StateKind
 from burnish.ir.trace import Check
 from burnish.ir.traits import traits
@@ -60,7 +59,8 @@ class RunPlan:
         whole = ", ".join(str(length) for length in self.lengths)
         crossed = ", ".join(str(boundary) for boundary in self.crossed)
         made = [
-            f"2 rows of {whole} tokens, whole; of {self.short} token by token, and after going back",
+            f"2 rows of {whole} tokens, whole; of {self.short} token by token, and after going back, "
+            "together and one row alone",
             f"{_ROWS} rows of unequal lengths, then tokens for all of them",
             "logits of the last token, of one in the middle, of several, and the likeliest ids",
             f"a row of {self.long} tokens, whole and in pieces"
@@ -235,8 +235,14 @@ class _Run:
             return
         session = self.session(2)
         session.append(tokens.flip(1)[:, :there])  # other tokens than those that follow
-        session.rewind(0)
+        session.reset()
         session.append(tokens[:, :there])
+        session.rewind(back, row=1)
+        yield (
+            f"a token each, after one of two rows of {there} tokens went back to {back}",
+            session.step([int(tokens[0, there]), int(tokens[1, back])]),
+            torch.stack([logits[0, there], logits[1, back]]).unsqueeze(1),
+        )
         session.rewind(back)
         yield (
             f"tokens from {back} on, after going back there",
@@ -260,7 +266,7 @@ class _Run:
             expected = torch.stack([logits[row, count + offset] for row, count in enumerate(lengths)])
             yield (
                 f"a token each for rows of {[count + offset for count in lengths]} tokens",
-                session.append(following.unsqueeze(1)),
+                session.step(following.tolist()),  # as generation does
                 expected.unsqueeze(1),
             )
 
@@ -289,7 +295,9 @@ class _Run:
         session = self.session(1)
         start = 0
         for count in pieces:  # compared one by one: a difference is told with the place of its piece
-            part = session.append(tokens[:, start : start + count], every=True)
+            new = tokens[:, start : start + count]
+            # One token as generation feeds it, whose memory is bound once.
+            part = session.append(new, every=True) if count > 1 else session.step(new[:, 0].tolist())
             fed = f"tokens {start} to {start + count - 1} of a row of {length} that is fed in pieces"
             yield fed, part, logits[:, start : start + count]
             start += count
@@ -320,21 +328,6 @@ def _pieces(length: int, boundaries: Sequence[int]) -> list[int]:
     return pieces
 
 
-def tolerance_of(step: Program, eight_bits: bool) -> float:
-    """How far an executor's logits may be from float32 ones, relative to the largest, for what it computes in.
-
-    `eight_bits`: it rounds what it multiplies with integers to 8 bits.
-    """
-    dtypes = {value(node).dtype for node in step.graph.nodes if isinstance(node.meta.get("val"), Tensor)}
-    coded = any(node.target is burnish_ops.to_codes.default for node in step.graph.nodes)
-    integers = any(str(node.target).startswith("burnish.quantized_") for node in step.graph.nodes)
-    if coded or (eight_bits and integers):
-        return PRECISIONS["8 bits"]
-    if torch.bfloat16 in dtypes:
-        return PRECISIONS["bfloat16"]
-    return PRECISIONS["float16" if torch.float16 in dtypes else "float32"]
-
-
 PRECISIONS = {"float32": TOLERANCES[Effect.REASSOCIATES], "float16": 2e-2, "bfloat16": 1e-1, "8 bits": 3e-1}
 """Of the largest logit: what rounding to so many bits, layer after layer, may come to."""
 
@@ -351,57 +344,3 @@ def verify_by_reference(captured: Program, step: Program, verifier: RunVerifier 
         executor = ReferenceExecutor(Verifier(step).evaluated(wide))
         by = "the program, run node by node,"
         return verifier.verify(wide, executor, PRECISIONS["float32"], by, briefly=not Verifier.fits(step))
-
-
-class CompilationChecks:
-    """What a compilation compares before it gives anything: the executor of its target, and, where that rounds or is
-    not here, the program that it was made of.
-    """
-
-    def __init__(
-        self, captured: Program, exact: Program, lowered: Program, backend: str, unavailable: str | None
-    ) -> None:
-        """`exact`: the step program before it is said in which numbers to compute; `unavailable`: why no backend."""
-        self.exact, self.lowered = exact, lowered
-        self.backend, self.unavailable = backend, unavailable
-        self.verifier = RunVerifier(captured, plan_run(captured, exact))
-        self.tolerance = tolerance_of(lowered, eight_bits=backend == "onnxruntime")
-        self.rounds = self.tolerance > PRECISIONS["float32"]
-        self.slow = backend == "triton-interpret"  # seconds a token
-
-    def planned(self) -> list[Check]:
-        """All that `make` will compare, and what not, in words."""
-        ran = f"the backend {self.backend}"
-        plan, nodes = self.verifier.plan, "the program, node by node in float32"
-        by_nodes = plan.checks(nodes) if Verifier.fits(self.exact) else self._brief(nodes)
-        if self.unavailable is not None:
-            found = [*by_nodes, Check(f"{ran}: {self.unavailable}", "")]
-            return found if self.lowered is self.exact else [*found, *self._brief("the lowered program, node by node")]
-        if self.slow:
-            return [*by_nodes, *self._brief(ran)]
-        return [*plan.checks(ran), *(by_nodes if self.rounds else [])]
-
-    def _brief(self, by: str) -> list[Check]:
-        return [Check("a short text and one more token", by)]
-
-    def make(self, executor: Executor) -> None:
-        """Compare; VerificationError, with the stage that the fault is in, where something differs."""
-        ran = f"the backend {self.backend}"
-        if self.unavailable is not None or self.slow or self.rounds:
-            verify_by_reference(self.verifier.captured, self.exact, self.verifier)
-        if self.unavailable is not None:
-            if self.lowered is not self.exact:
-                by = "the lowered program, run node by node,"
-                self.verifier.verify(self.lowered, ReferenceExecutor(self.lowered), self.tolerance, by, briefly=True)
-            return
-        try:
-            self.verifier.verify(self.lowered, executor, self.tolerance, ran, briefly=self.slow)
-        except VerificationError as error:
-            raise VerificationError(f"{error}. {self._stage()}") from error
-
-    def _stage(self) -> str:
-        try:
-            verify_by_reference(self.verifier.captured, self.exact, self.verifier)
-        except VerificationError:
-            return "So does the program when it is run node by node: the fault is in a pass (burnish bisect finds it)"
-        return "The program is right when it is run node by node: the fault is in the code made of it or what runs it"

@@ -1,0 +1,55 @@
+"""The check of what runs sees faults of the session and of the executor, and lets what is right pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import burnish
+from burnish.ir.errors import VerificationError
+from burnish.runtime.session import Session
+from burnish.runtime.states import States
+from tests.own_modules.bare import AverageSoFar
+from tests.own_modules.causal import NanoGPT
+
+
+def model(style: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return style().eval()
+
+
+def step_at_the_first_position(self: Session, tokens: Any, active: Any = None, wanted: Any = "logits") -> Tensor:
+    """A step of generation that does not know how many tokens there are."""
+    position = torch.zeros(self.batch, dtype=torch.int64)
+    return self._executor.step(torch.tensor(tokens).unsqueeze(1), position, self._first, self._states, wanted)
+
+
+def stays(self: States, *_: object) -> None:
+    """States that are never handed on."""
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "style", "told"),
+    [
+        (Session, "step", step_at_the_first_position, NanoGPT, "a token each, after"),
+        (States, "advance", stays, AverageSoFar, "token by token"),
+        (States, "accept", stays, AverageSoFar, "a token each, after"),
+    ],
+    ids=["a-step-of-generation", "states-stay", "a-row-alone"],
+)
+def test_a_fault_of_what_runs_is_seen(
+    place: type,
+    name: str,
+    fault: Callable[..., Any],
+    style: type[nn.Module],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    burnish.compile(model(style), max_length=40).close()
+    monkeypatch.setattr(place, name, fault)
+    with pytest.raises(VerificationError, match=told):
+        burnish.compile(model(style), max_length=40)
