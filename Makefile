@@ -7,7 +7,6 @@
 # make docs    the pages on passes and on bad input
 # make readme  the real output in README.md, after make demo and make bench
 # make fuzz    an hour of random modules beside eager; MINUTES=... and SEED=... take others
-
 # make mutants faults put into burnish's own source, one at a time: how many its verification sees
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #

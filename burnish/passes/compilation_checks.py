@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from burnish.ir.errors import VerificationError
-from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, value
+from burnish.ir.program import Program
 from burnish.ir.trace import Check
 from burnish.passes.verify import Verifier
-from burnish.passes.verify_run import PRECISIONS, RunVerifier, plan_run, verify_by_reference
+from burnish.passes.verify_run import PRECISIONS, RunVerifier, plan_run, tolerance_of, verify_by_reference
 from burnish.runtime.executor import Executor
 from burnish.runtime.executor_reference import ReferenceExecutor
-
-
-def tolerance_of(step: Program, eight_bits: bool) -> float:
-    """How far an executor's logits may be from float32 ones, relative to the largest, for what it computes in.
-
-    `eight_bits`: it rounds what it multiplies with integers to 8 bits.
-    """
-    dtypes = {value(node).dtype for node in step.graph.nodes if isinstance(node.meta.get("val"), Tensor)}
-    coded = any(node.target is burnish_ops.to_codes.default for node in step.graph.nodes)
-    integers = any(str(node.target).startswith("burnish.quantized_") for node in step.graph.nodes)
-    if coded or (eight_bits and integers):
-        return PRECISIONS["8 bits"]
-    if torch.bfloat16 in dtypes:
-        return PRECISIONS["bfloat16"]
-    return PRECISIONS["float16" if torch.float16 in dtypes else "float32"]
 
 
 class CompilationChecks:

@@ -7,9 +7,11 @@ program alone, so that the same compilation makes the same checks; what was left
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -17,16 +19,20 @@ from torch import Tensor
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import VerificationError
 from burnish.ir.labels import rank
-from burnish.ir.program import Program
+from burnish.ir.ops import burnish_ops
+from burnish.ir.program import Program, value
 from burnish.ir.states import StateKind
 from burnish.ir.trace import Check
 from burnish.ir.traits import traits
 from burnish.passes.base import Effect
+from burnish.passes.conditioning import rounding_noise
 from burnish.passes.verify import TOLERANCES, Verifier, check_numbers, logits_of, relative_difference
 from burnish.runtime.executor import Executor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.session import CHUNK, SMALLEST_CAPACITY, Session
 from burnish.runtime.states import States
+
+_log = logging.getLogger(__name__)
 
 _LOGITS_BYTES = 2**30  # of the longest row's logits, which are all held at once
 _TOKENS = 640  # of the longest row, for models of any size: a few seconds of what compiling them takes
@@ -170,6 +176,8 @@ class RunVerifier:
         for fed, found, expected in run.brief() if briefly else run.all():
             difference = relative_difference(found.float(), expected)
             largest = float(difference.max())
+            if tolerance < largest <= _MOST_NOISE:
+                tolerance = max(tolerance, self._noise)
             if not bool((difference <= tolerance).all()):  # also true for NaN
                 first = int((~(difference <= tolerance)).nonzero()[0])
                 raise VerificationError(
@@ -178,6 +186,14 @@ class RunVerifier:
                 )
             worst = max(worst, largest)
         return worst
+
+    @cached_property
+    def _noise(self) -> float:
+        """What rounding alone does to the captured program's logits. Asked for where it could explain a difference."""
+        noise = rounding_noise(_without_assertions(self.captured), *self.text(2, self.plan.short))
+        if noise > PRECISIONS["float32"]:
+            _log.warning("rounding alone moves this model's logits by %.0e of the largest: compared no closer", noise)
+        return min(noise, _MOST_NOISE)
 
 
 def _without_assertions(captured: Program) -> Program:
@@ -328,8 +344,28 @@ def _pieces(length: int, boundaries: Sequence[int]) -> list[int]:
     return pieces
 
 
+_MOST_NOISE = 1e-2  # of the largest logit: what differs by more is wrong, whatever rounding does
 PRECISIONS = {"float32": TOLERANCES[Effect.REASSOCIATES], "float16": 2e-2, "bfloat16": 1e-1, "8 bits": 3e-1}
 """Of the largest logit: what rounding to so many bits, layer after layer, may come to."""
+
+
+def tolerance_of(step: Program, eight_bits: bool = False) -> float:
+    """How far an executor's logits may be from float32 ones, relative to the largest, for what it computes in.
+
+    `eight_bits`: it rounds what it multiplies with integers to 8 bits.
+    """
+    coded = any(node.target is burnish_ops.to_codes.default for node in step.graph.nodes)
+    integers = any(str(node.target).startswith("burnish.quantized_") for node in step.graph.nodes)
+    if coded or (eight_bits and integers):
+        return PRECISIONS["8 bits"]
+    return _tolerance_of_floats(step)
+
+
+def _tolerance_of_floats(program: Program) -> float:
+    """The same for the narrowest floats that a program itself computes in."""
+    dtypes = {value(node).dtype for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)}
+    narrowest = next((each for each in (torch.bfloat16, torch.float16) if each in dtypes), torch.float32)
+    return PRECISIONS[str(narrowest).removeprefix("torch.")]
 
 
 def verify_by_reference(captured: Program, step: Program, verifier: RunVerifier | None = None) -> float:
@@ -343,4 +379,4 @@ def verify_by_reference(captured: Program, step: Program, verifier: RunVerifier 
     with unrounded():
         executor = ReferenceExecutor(Verifier(step).evaluated(wide))
         by = "the program, run node by node,"
-        return verifier.verify(wide, executor, PRECISIONS["float32"], by, briefly=not Verifier.fits(step))
+        return verifier.verify(wide, executor, _tolerance_of_floats(wide), by, briefly=not Verifier.fits(step))

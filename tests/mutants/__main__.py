@@ -40,7 +40,7 @@ _PASSES = (
     "select_logits",
     "spell_out",
 )
-_IR = ("label_rules", "label_view_rules", "traits", "step_forms", "ops", "states")
+_IR = ("label_rules", "label_mixing_rules", "label_view_rules", "traits", "step_forms", "ops", "states")
 _WHOLE = ("burnish/passes/analyses", "burnish/codegen/onnx")  # folders
 FILES: tuple[str, ...] = (
     *(f"burnish/passes/{name}.py" for name in _PASSES),

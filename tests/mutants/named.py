@@ -94,13 +94,13 @@ EDITS: tuple[Edit, ...] = (
     ),
     _edit(
         "attention-without-a-mask-passes",
-        f"{IR}/label_rules.py",
+        f"{IR}/label_mixing_rules.py",
         'labels.along is Along.TOKENS and argument(node, "mask") == "none"',
         'False and argument(node, "mask") == "none"',
     ),
     _edit(
         "a-table-shows-later-tokens",
-        f"{IR}/label_rules.py",
+        f"{IR}/label_mixing_rules.py",
         '> float("-inf")).triu(1).any())',
         '> float("inf")).triu(1).any())',
     ),
