@@ -177,23 +177,33 @@ class RunVerifier:
             difference = relative_difference(found.float(), expected)
             largest = float(difference.max())
             if tolerance < largest <= _MOST_NOISE:
-                tolerance = max(tolerance, self._noise)
+                tolerance = max(tolerance, min(self._noise, _MOST_NOISE))
             if not bool((difference <= tolerance).all()):  # also true for NaN
                 first = int((~(difference <= tolerance)).nonzero()[0])
                 raise VerificationError(
                     f"{by} gives other logits than the model for {fed}: relative difference {largest:.2e} (allowed: "
-                    f"{tolerance:.0e}), first for the logits at place {first}"
+                    f"{tolerance:.0e}), first for the logits at place {first}{self._remark()}"
                 )
             worst = max(worst, largest)
         return worst
 
+    def _remark(self) -> str:
+        if self._noise <= PRECISIONS["float32"]:
+            return ""
+        return (
+            f" (weights that are off by half a unit in the last place move this model's logits by {self._noise:.0e}, so "
+            "that no two ways of computing it agree: verify=False compiles it unseen)"
+        )
+
     @cached_property
     def _noise(self) -> float:
-        """What rounding alone does to the captured program's logits. Asked for where it could explain a difference."""
-        noise = rounding_noise(_without_assertions(self.captured), *self.text(2, self.plan.short))
+        """What rounding may do to the captured program's logits. Asked for where it could explain a difference."""
+        program = _without_assertions(self.captured)
+        self.text(2, 1)
+        noise = 3 * max(rounding_noise(program, *text) for text in self._known.values())
         if noise > PRECISIONS["float32"]:
             _log.warning("rounding alone moves this model's logits by %.0e of the largest: compared no closer", noise)
-        return min(noise, _MOST_NOISE)
+        return noise
 
 
 def _without_assertions(captured: Program) -> Program:
@@ -344,7 +354,7 @@ def _pieces(length: int, boundaries: Sequence[int]) -> list[int]:
     return pieces
 
 
-_MOST_NOISE = 1e-2  # of the largest logit: what differs by more is wrong, whatever rounding does
+_MOST_NOISE = 2e-2  # of the largest logit: what differs by more is wrong, whatever rounding does
 PRECISIONS = {"float32": TOLERANCES[Effect.REASSOCIATES], "float16": 2e-2, "bfloat16": 1e-1, "8 bits": 3e-1}
 """Of the largest logit: what rounding to so many bits, layer after layer, may come to."""
 
