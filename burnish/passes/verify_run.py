@@ -191,8 +191,8 @@ class RunVerifier:
         if self._noise <= PRECISIONS["float32"]:
             return ""
         return (
-            f" (weights that are off by half a unit in the last place move this model's logits by {self._noise:.0e}, so "
-            "that no two ways of computing it agree: verify=False compiles it unseen)"
+            f" (weights off by half a unit in the last place move this model's logits by {self._noise:.0e}, so that "
+            "no two ways of computing it agree: verify=False compiles it unseen)"
         )
 
     @cached_property
