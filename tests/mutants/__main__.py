@@ -59,7 +59,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", action="append", help="mutants whose name, or file, fits this pattern")
     parser.add_argument("--models", nargs="*", help="of these models only", choices=sorted(CASES), metavar="MODEL")
-    parser.add_argument("--each", type=int, default=12, help="how many mutants to draw of each file")
+    parser.add_argument("--each", type=int, default=3, help="how many mutants to draw of each file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--named", action="store_true", help="only those that were written by hand")
     parser.add_argument("--drawn", action="store_true", help="only those that a walk over the source makes")
