@@ -262,7 +262,11 @@ class _Run:
         session = self.session(2)
         session.append(tokens.flip(1)[:, :there])  # other tokens than those that follow
         session.reset()
-        session.append(tokens[:, :there])
+        yield (
+            f"2 rows of {there} tokens, after a reset",
+            session.append(tokens[:, :there], every=True),
+            logits[:, :there],
+        )
         session.rewind(back, row=1)
         yield (
             f"a token each, after one of two rows of {there} tokens went back to {back}",

@@ -8,6 +8,7 @@ import importlib.machinery
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -70,15 +71,16 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def forked(work: Callable[[], Any], seconds: int) -> Any:
-    """What `work` gives, as JSON has it, from a fork of this process; None if it dies or takes too long."""
+    """What `work` gives, as JSON has it, from a fork of this process; None if it takes more `seconds`.
+
+    ChildProcessError if the fork ends otherwise.
+    """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reader)
         status = 1
         try:
-            import signal
-
             signal.alarm(seconds)
             with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
                 os.chdir(folder)  # where failures leave their reproducers
@@ -95,8 +97,12 @@ def forked(work: Callable[[], Any], seconds: int) -> Any:
     os.close(writer)
     with os.fdopen(reader) as pipe:
         text = pipe.read()
-    os.waitpid(child, 0)
-    return json.loads(text) if text else None
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM:
+        return None
+    if not text:
+        raise ChildProcessError(f"the process ended with status {status}")
+    return json.loads(text)
 
 
 def attempt(mutant: Mutant | None, examples: Iterable[Example], every: bool = False) -> list[dict[str, str]]:

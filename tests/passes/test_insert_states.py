@@ -85,7 +85,7 @@ def test_verification_names_a_wrong_step() -> None:
     step = run_passes(program, make_incremental(), Trace())
     attention = next(node for node in step.graph.nodes if "burnish.attention" in str(node.target))
     attention.kwargs = {**attention.kwargs, "scale": attention.kwargs["scale"] * 1.1}  # type: ignore[operator]
-    with pytest.raises(VerificationError, match="first at token 1"):
+    with pytest.raises(VerificationError, match="first for the logits at place 1"):
         verify_by_reference(program, step)
 
 
