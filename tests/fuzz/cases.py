@@ -36,7 +36,7 @@ TOLERANCE = 1e-4  # of the largest logit, where float32 itself does not leave mo
 ILL = 1e-4  # models that float32 computes less exactly than this say nothing of who computes them
 REFUSALS = (CaptureError, InvalidModelError, MixedRowsError, NotCausalError, UnsupportedError, UsageError)
 """What compile may raise. Its other errors say that a pass, the check of what runs, or an artifact is at fault."""
-LOSSY = ("int8", "int4", "cache int8", "sparse")
+LOSSY = ("int8", "cache int8")
 _PAIRS = 30  # pieces that a text is fed in, at most
 
 
@@ -59,9 +59,7 @@ class Pipeline:
                 {
                     "merge heads": burnish.ConvertToGQA(1),
                     "int8": burnish.Quantize("int8"),
-                    "int4": burnish.Quantize("int4"),
                     "cache int8": burnish.QuantizeCache("int8"),
-                    "sparse": burnish.Sparsify(),
                 }[self.transform]
             )
         found: list[Pass] = []

@@ -43,7 +43,7 @@ def test_drawn_modules_compiled_in_drawn_ways_give_what_eager_does(part: int) ->
             raise AssertionError(f"{error}\n{smallest(case, error)!r}") from error
     print(counted(outcomes))
     matched = sum(count for outcome, count in outcomes.items() if outcome.kind == "matched")
-    assert matched > EXAMPLES // PARTS // 2, counted(outcomes)
+    assert matched > EXAMPLES // PARTS // 3, counted(outcomes)  # or what is drawn says little
 
 
 def alone(*mixers: Mixer, longest: int = 40, verify: bool = False) -> Case:

@@ -22,7 +22,7 @@ def small(case: Case) -> bool:
 
 @pytest.mark.timeout(900)
 def test_drawn_modules_give_what_eager_does() -> None:
-    cases = list({case.model: case for case in drawn(77, 10 * EXAMPLES) if small(case)}.values())[:EXAMPLES]
+    cases = list({case.model: case for case in drawn(77, 30 * EXAMPLES) if small(case)}.values())[:EXAMPLES]
     found = [examine(replace(case, pipeline=Pipeline()), "triton-interpret", quick=True) for case in cases]
     kinds = [outcome.kind for outcome in found]
     assert len(kinds) == EXAMPLES
