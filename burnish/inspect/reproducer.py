@@ -103,7 +103,8 @@ def read_reproducer(folder: Path) -> tuple[Program, list[Pass]]:
         raise UsageError(f"{folder} is no reproducer: it has no {FILE}") from error
     except msgspec.DecodeError as error:
         raise UsageError(f"{folder / FILE} is malformed: {error}") from error
-    return load_dump(folder / DUMP_FILE), [read_pass(each, known_passes()) for each in data.passes]
+    passes = [read_pass(each, known_passes()) for each in data.passes]
+    return load_dump(folder / DUMP_FILE), passes
 
 
 def reproduce(folder: Path) -> Trace:

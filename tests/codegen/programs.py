@@ -121,7 +121,7 @@ class OnnxStep:
     """A lowered program in a folder of its own; called with all inputs by name."""
 
     def __init__(self, program: Program, folder: Path) -> None:
-        layout = plan_weights(program.weights)
+        layout = plan_weights(program.weights, tables=False)
         write_weights(layout, folder / layout.file)
         self.bytes = lower(program, layout)
         (folder / "model.onnx").write_bytes(self.bytes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -19,8 +19,9 @@ from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, origin
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Concat, Permute, Weights
-from burnish.passes import raise_attention
-from burnish.passes.analyses.masks import Mask, classify
+from burnish.passes.analyses.attention_match import Match
+from burnish.passes.analyses.mask_reading import MaskReader
+from burnish.passes.analyses.masks import Mask
 from burnish.passes.base import Effect, Log, Pass
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import default_passes
@@ -185,11 +186,12 @@ def test_a_planted_fault_is_named_exactly(name: str) -> None:
 def test_a_mask_that_is_off_by_one_is_named_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the code itself: windows are taken for one token wider than they are."""
 
-    def wider(bias: Tensor, has_sinks: bool) -> Mask:
-        mask = classify(bias, has_sinks)
-        return Mask(mask.kind, mask.extent + 1, mask.slopes, mask.table) if mask.kind == "window" else mask
+    def wider(reader: MaskReader, match: Match, heads: int) -> Mask:
+        mask = read_mask(reader, match, heads)
+        return replace(mask, extent=mask.extent + 1) if mask.kind == "window" else mask
 
-    monkeypatch.setattr(raise_attention, "classify", wider)
+    read_mask = MaskReader.read
+    monkeypatch.setattr(MaskReader, "read", wider)
     program = captured("gemma2")  # whose layers have a window, none, ...
     found = bisect(program, default_passes(), numbers_check(program))
     assert found is not None

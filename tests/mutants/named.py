@@ -88,8 +88,7 @@ EDITS: tuple[Edit, ...] = (
     _edit(
         "a-convolution-over-tokens-is-pointwise",
         f"{IR}/traits.py",
-        'Traits(rules.first_axis_apart("convolves over the {} with a window that reaches later ones, or is not '
-        'recognised"))',
+        "Traits(rules.convolution)",
         "Traits(rules.like_first)",
     ),
     _edit(

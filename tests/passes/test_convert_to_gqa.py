@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from burnish.passes.transforms.merge_heads import Pairs, Projections, aligned, p
 from burnish.passes.transforms.quality import measure
 from burnish.passes.verify import logits_of
 from tests.own_modules.causal import NanoGPT
+from tests.tolerances import assert_near
 from tests.zoo.configs import build
 
 VOCABULARY, HEADS, KV_HEADS, SIZE, WIDTH = 97, 8, 4, 8, 64
@@ -268,3 +270,35 @@ def test_a_model_without_attention_is_an_error() -> None:
 def test_refitting_needs_text() -> None:
     with pytest.raises(UsageError, match="needs calibration text"):
         burnish.compile(llama(), transforms=[ConvertToGQA(1, method="refit")])
+
+
+class OneBehindTheOther(nn.Module):
+    """The second attention reads the output of the first, with nothing between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(29, 16), nn.Linear(16, 29)
+        self.projections = nn.ModuleList(nn.Linear(16, 48) for _ in range(2))
+        self.outputs = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        for projection, output in zip(self.projections, self.outputs, strict=True):
+            parts = (part.unflatten(-1, (4, 4)).transpose(1, 2) for part in projection(x).chunk(3, dim=-1))
+            x = output(F.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).flatten(2))
+        return self.head(x)
+
+
+@torch.no_grad()
+def test_an_attention_reads_what_the_one_before_it_has_become() -> None:
+    torch.manual_seed(0)
+    model = OneBehindTheOther().eval()
+    for projection in model.projections:  # keys and values of two heads are those of the two others
+        for rows in (projection.weight, projection.bias):
+            for first in (16, 32):
+                rows[first + 8 : first + 16] = rows[first : first + 8]
+    ids = torch.randint(29, (2, 20))
+    with burnish.compile(model, max_length=32, transforms=[burnish.ConvertToGQA(2)]) as compiled:
+        (record,) = [each for each in compiled.trace.passes if each.name == "convert-to-gqa"]
+        assert ["exactly" in entry.text for entry in record.rewrites] == [True, True]
+        assert_near(compiled(ids), model(ids))

@@ -81,9 +81,9 @@ def test_bytes_are_near_the_floor() -> None:
     trace, _ = fused("llama")
     step = run_passes(read(build("llama")).program, make_incremental(), Trace())
     cache = sum(state.bytes_a_token for state in step.states)
-    tables, embedding = 2 * 128 * 16 * 4, 131 * 64 * 4  # of which one row is read
+    frequencies, embedding = 2 * 8 * 4, 131 * 64 * 4  # of formulas of tables; of which one row is read
     rows, small = 2 * 16 * 4 + 64 * 4, 8 * 3 + 131 * 4  # of tables and embedding; tokens, position, index, logits
-    weights = trace.passes[-1].weight_bytes - embedding - tables + rows
+    weights = trace.passes[-1].weight_bytes - embedding - frequencies + rows
     assert trace.passes[-1].floor_bytes == weights + cache * (CONTEXT + 1) + cache + small
     assert trace.passes[-1].floor_bytes < trace.passes[-1].bytes_moved < 1.1 * trace.passes[-1].floor_bytes
 

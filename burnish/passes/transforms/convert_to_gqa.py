@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -111,6 +111,7 @@ class _Converter:
 
     def convert(self, block: AttentionBlock) -> str:
         """Convert one attention; tells how."""
+        block = replace(block, x=operands(block.query.linear)[0])  # where an earlier one's output was, its new one is
         weights = _weights_of(self.program, block)
         moment = torch.eye(weights.key.shape[-1], dtype=torch.float64)
         pairs = _pairs(block)
