@@ -83,12 +83,15 @@ def relative_difference(found: Tensor, expected: Tensor) -> Tensor:
     Infinities that agree do not differ. Neither they nor what stands for them says how large logits are: models mask
     entries of their vocabulary with -inf or with the smallest number of a dtype.
     """
-    sizes = expected.abs().float()
-    told = sizes[sizes < _MASKED]
-    scale = float(told.max()) if told.numel() else 0.0
-    scale = scale or 1.0  # logits of zero
-    difference = torch.where(found == expected, 0.0, (found.float() - expected.float()).abs())
-    return difference.amax(dim=(0, 2)) / scale
+    sizes = expected.float().abs()
+    largest = float(sizes.max()) if sizes.numel() else 0.0
+    if not largest < _MASKED:  # also true for NaN
+        told = sizes[sizes < _MASKED]
+        largest = float(told.max()) if told.numel() else 0.0
+    difference = torch.sub(found.float(), expected.float()).abs_()
+    if not bool(difference.isfinite().all()):
+        difference.masked_fill_(found == expected, 0.0)
+    return difference.amax(dim=(0, 2)) / (largest or 1.0)  # logits of zero are compared as they are
 
 
 def check_numbers(expected: Tensor) -> None:
