@@ -6,7 +6,8 @@ from torch import fx
 
 from burnish.ir.arguments import argument
 from burnish.ir.label_rules import like_first
-from burnish.ir.labels import Along, AxisLabel, Label, Labels, rank, shape_expressions
+from burnish.ir.labels import Along, AxisLabel, Label, Labels, rank
+from burnish.ir.shapes import shape_expressions
 
 
 def _remembers(labels: Labels, node: fx.Node, label: AxisLabel, axis: int, how: str) -> AxisLabel:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.arguments import argument
-from burnish.ir.labels import Along, AxisLabel, Label, Labels, Rule, rank, shape_expressions
+from burnish.ir.labels import Along, AxisLabel, Label, Labels, Rule, rank
+from burnish.ir.shapes import shape_expressions
 
 
 def tensors_of(node: fx.Node) -> list[fx.Node]:

@@ -9,7 +9,8 @@ import sympy
 from torch import fx
 
 from burnish.ir.arguments import argument
-from burnish.ir.labels import AxisLabel, Label, Labels, rank, shape_expressions
+from burnish.ir.labels import AxisLabel, Label, Labels, rank
+from burnish.ir.shapes import shape_expressions
 
 
 def same(labels: Labels, node: fx.Node) -> Label:

@@ -64,16 +64,6 @@ Rule = Callable[[Labels, fx.Node], Label]
 """Where the entries stand in the node's value, from where they stand in its arguments; raises if it mixes them."""
 
 
-def size_expression(size: Any) -> sympy.Expr:
-    """A size as an expression in the symbols."""
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(int(size))
-
-
-def shape_expressions(node: fx.Node) -> tuple[sympy.Expr, ...]:
-    """The shape of a node's value, as expressions in the symbols."""
-    return tuple(size_expression(size) for size in node.meta["val"].shape)
-
-
 def rank(node: Any) -> int:
     """The number of axes of a node's value."""
     return int(node.meta["val"].dim())

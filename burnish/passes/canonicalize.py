@@ -10,8 +10,8 @@ from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.program import Program, operands
+from burnish.ir.shapes import is_sequence
 from burnish.ir.weights import Permute
-from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten

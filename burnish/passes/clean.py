@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
 from burnish.ir.program import Program, value
+from burnish.ir.shapes import same_shape
 from burnish.ir.traits import is_random, traits
 from burnish.passes.base import Effect, Log
 
@@ -138,19 +139,8 @@ def same_type(one: Any, other: Any) -> bool:
         and isinstance(other, Tensor)
         and one.dtype == other.dtype
         and one.device == other.device
-        and same_shape(one, other)
+        and same_shape(one.shape, other.shape)
     )
-
-
-def same_shape(one: Tensor, other: Tensor) -> bool:
-    """Whether the shapes are provably the same; asks without adding a guard to the symbols."""
-    return one.dim() == other.dim() and all(
-        _size_key(left) == _size_key(right) for left, right in zip(one.shape, other.shape, strict=True)
-    )
-
-
-def _size_key(size: int | torch.SymInt) -> Any:
-    return size.node.expr if isinstance(size, torch.SymInt) else size
 
 
 def _same_value(node: fx.Node, log: Log) -> fx.Node | None:

@@ -19,9 +19,10 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
 from burnish.ir.position_table import PositionTable, stored_bytes
 from burnish.ir.program import Program, describe
+from burnish.ir.shapes import is_batch, is_sequence
 from burnish.ir.weights import Stored, Weight, nbytes
 from burnish.passes.analyses.position_formula import NoFormula, formula_of
-from burnish.passes.analyses.position_only import FILLS, PositionOnly, is_batch, is_sequence, sequence_axes
+from burnish.passes.analyses.position_only import FILLS, PositionOnly, sequence_axes
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten

@@ -17,11 +17,11 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, operands
+from burnish.ir.program import Program, operands, value
 from burnish.ir.quantization import kind_of
+from burnish.ir.shapes import same_shape
 from burnish.ir.weights import Concat, Rows
 from burnish.passes.base import Effect, Log
-from burnish.passes.clean import same_shape
 from burnish.passes.pack_linears import packed_name
 
 aten = torch.ops.aten
@@ -214,11 +214,11 @@ class _Fuser:
             found = _Linear.of(product)
             if found is None or found.residual is not None or set(product.users) != {node}:  # type: ignore[union-attr]
                 continue
-            if same_shape(residual.meta["val"], node.meta["val"]) and same_shape(  # type: ignore[union-attr]
-                product.meta["val"],  # type: ignore[union-attr]
-                node.meta["val"],
-            ):
-                return replace(found, residual=residual), "residual added to a linear"  # type: ignore[arg-type]
+            if not isinstance(residual, fx.Node):
+                continue
+            shape = value(node).shape
+            if same_shape(value(residual).shape, shape) and same_shape(value(product).shape, shape):  # type: ignore[arg-type]
+                return replace(found, residual=residual), "residual added to a linear"
         return None
 
     def _scale(self, node: fx.Node) -> tuple[_Linear, str] | None:

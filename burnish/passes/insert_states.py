@@ -16,12 +16,12 @@ from burnish.ir.errors import UnsupportedError
 from burnish.ir.labels import Along
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, Stage, describe, operands, origin, value
+from burnish.ir.shapes import is_batch
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.step_forms import END
 from burnish.ir.text import dtype_name
 from burnish.ir.traits import state_descriptor
 from burnish.passes.analyses.axis_labels import AxisLabels
-from burnish.passes.analyses.position_only import is_batch
 from burnish.passes.analyses.remember import values_to_remember
 from burnish.passes.base import Effect, Log
 

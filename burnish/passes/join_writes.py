@@ -14,8 +14,8 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.program import Program
+from burnish.ir.shapes import same_shape
 from burnish.passes.base import Effect, Log
-from burnish.passes.clean import same_shape
 
 aten = torch.ops.aten
 
@@ -73,7 +73,7 @@ def _copied(editor: Editor, node: fx.Node) -> fx.Node:
     want, have = node.meta["val"], value.meta["val"]
     if have.dtype != want.dtype:
         value = editor.call(aten._to_copy.default, value, like=node, dtype=want.dtype)
-    if not same_shape(want, have):
+    if not same_shape(want.shape, have.shape):
         value = editor.call(aten.expand_as.default, value, into, like=node)
     return value
 
@@ -81,7 +81,7 @@ def _copied(editor: Editor, node: fx.Node) -> fx.Node:
 def _is_whole(node: fx.Node) -> bool:
     """Whether slice_scatter writes every entry: as many as there are, in their order."""
     written = node.args[1]
-    return isinstance(written, fx.Node) and same_shape(written.meta["val"], node.meta["val"])
+    return isinstance(written, fx.Node) and same_shape(written.meta["val"].shape, node.meta["val"].shape)
 
 
 def _pieces(node: fx.Node, known: dict[fx.Node, tuple[int, list[_Piece]]]) -> tuple[int, list[_Piece]] | None:

@@ -12,7 +12,7 @@ from torch import fx
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
-from burnish.passes.clean import same_shape
+from burnish.ir.shapes import same_shape
 from burnish.passes.rules import Rules
 from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match
@@ -95,7 +95,7 @@ def _require_gated(program: Program, match: Match) -> None:
     """Refusal unless both factors have the product's shape, and the second is not the first (relu(x) * relu(x))."""
     first, second = match.node(gate), match.node(up)
     for factor in (first, second):
-        if not same_shape(value(factor), value(match.root)):
+        if not same_shape(value(factor).shape, value(match.root).shape):
             raise Refusal("a factor that is repeated to the product's shape", factor)
     if second in first.users:
         raise Lookalike("both factors are made from one value", match.root)

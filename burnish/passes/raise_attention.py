@@ -12,6 +12,7 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe
+from burnish.ir.shapes import is_batch, is_sequence
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.attention_match import (
     SOFTMAXES,
@@ -24,7 +25,7 @@ from burnish.passes.analyses.attention_match import (
 )
 from burnish.passes.analyses.mask_reading import MaskReader
 from burnish.passes.analyses.masks import Mask
-from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence
+from burnish.passes.analyses.position_only import PositionOnly
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten

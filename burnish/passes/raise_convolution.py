@@ -11,8 +11,8 @@ from burnish.ir.arguments import argument, arguments
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
+from burnish.ir.shapes import is_sequence
 from burnish.passes.analyses.movement import MOVEMENTS, moved_inputs
-from burnish.passes.analyses.position_only import is_sequence
 from burnish.passes.rules import Rules
 from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match

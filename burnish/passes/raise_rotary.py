@@ -15,9 +15,8 @@ from torch import Tensor, fx
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
+from burnish.ir.shapes import is_batch, is_sequence, same_shape
 from burnish.passes.analyses.movement import common_sources, concrete_shape, moved, numbered
-from burnish.passes.analyses.position_only import is_batch, is_sequence
-from burnish.passes.clean import same_shape
 from burnish.passes.rules import Rules
 from burnish.rewrite.engine import Lookalike, Refusal, Rule
 from burnish.rewrite.matching import Match
@@ -174,7 +173,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _like_shape(editor: Editor, source: fx.Node, root: fx.Node) -> fx.Node:
     """`source` in the shape of `root`."""
     program = editor.program
-    if same_shape(value(source), value(root)):
+    if same_shape(value(source).shape, value(root).shape):
         return source
     sizes: list[Any] = []
     for size in value(root).shape:

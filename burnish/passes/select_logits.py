@@ -11,8 +11,9 @@ from torch._dynamo.source import ConstantSource
 
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
-from burnish.ir.labels import AxisLabel, shape_expressions
+from burnish.ir.labels import AxisLabel
 from burnish.ir.program import Program, operands
+from burnish.ir.shapes import shape_expressions
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log
 

@@ -18,9 +18,9 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_group import MOST_FOLDED
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
+from burnish.ir.shapes import same_shape
 from burnish.ir.weights import Stored
 from burnish.passes.base import Effect, Log
-from burnish.passes.clean import same_shape
 from burnish.rewrite.engine import Lookalike, Refusal
 
 aten = torch.ops.aten
@@ -197,7 +197,7 @@ def _masked_write(editor: Editor, node: fx.Node) -> fx.Node:
     given = arguments(node)
     x, indices, number = given["self"], given["indices"], given["values"]
     mask = indices[0] if len(indices) == 1 else None
-    if mask is None or value(mask).dtype != torch.bool or not same_shape(value(mask), value(x)):
+    if mask is None or value(mask).dtype != torch.bool or not same_shape(value(mask).shape, value(x).shape):
         raise Refusal("it writes at places that are counted, not at those of one mask of its shape", node)
     if value(number).dim() != 0 or value(number).dtype != value(x).dtype or given["accumulate"]:
         raise Refusal("what it writes is not one number of its own type", node)

@@ -9,9 +9,10 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from burnish.codegen.onnx.builder import CONTRIB, origin_of_size, same_size
+from burnish.codegen.onnx.builder import CONTRIB, origin_of_size
 from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, shape_of
 from burnish.ir.arguments import arguments
+from burnish.ir.shapes import same_size
 
 aten = torch.ops.aten
 

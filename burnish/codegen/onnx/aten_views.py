@@ -9,8 +9,9 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from burnish.codegen.onnx.builder import Size, origin_of_size, same_size
-from burnish.codegen.onnx.context import Arguments, Context, Heads, Result, Translate, dtype_of, same_shape, shape_of
+from burnish.codegen.onnx.builder import Size, origin_of_size
+from burnish.codegen.onnx.context import Arguments, Context, Heads, Result, Translate, dtype_of, shape_of
+from burnish.ir.shapes import same_shape, same_size
 
 aten = torch.ops.aten
 _END = 2**63 - 1

@@ -16,14 +16,15 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from burnish.codegen.onnx.builder import CONTRIB, Size, origin_of_size, same_size
+from burnish.codegen.onnx.builder import CONTRIB, Size, origin_of_size
 from burnish.codegen.onnx.codes import with_scales_apart
-from burnish.codegen.onnx.context import Arguments, Context, Result, dtype_of, same_shape, shape_of
+from burnish.codegen.onnx.context import Arguments, Context, Result, dtype_of, shape_of
 from burnish.codegen.onnx.rotary import unturned
 from burnish.ir.arguments import arguments
 from burnish.ir.code_ops import code_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
+from burnish.ir.shapes import same_shape, same_size
 from burnish.ir.states import StateKind
 
 

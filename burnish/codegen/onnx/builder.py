@@ -17,6 +17,7 @@ from torch.utils._sympy import functions
 from burnish.codegen.onnx.torchlib import new_value
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.position_table import PositionTable
+from burnish.ir.shapes import size_expression
 from burnish.runtime.weights_file import WeightLayout
 
 OPSET = 24  # the first with TensorScatter
@@ -46,16 +47,6 @@ def onnx_dtype(dtype: torch.dtype) -> ir.DataType:
     if dtype not in DTYPES:
         raise UnsupportedError(f"ONNX has no tensors of {dtype}; use the reference backend")
     return DTYPES[dtype]
-
-
-def size_expression(size: Size) -> sympy.Expr:
-    """The size as an expression over the symbols of the program's sizes."""
-    return sympy.Integer(size) if isinstance(size, int) else size.node.expr
-
-
-def same_size(left: Size, right: Size) -> bool:
-    """Whether two sizes are the same expression. Guards on nothing."""
-    return bool(size_expression(left) == size_expression(right))
 
 
 class Builder:

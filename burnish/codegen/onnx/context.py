@@ -10,10 +10,11 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from burnish.codegen.onnx.builder import Builder, Size, onnx_dtype, origin_of_size, same_size
+from burnish.codegen.onnx.builder import Builder, Size, onnx_dtype, origin_of_size
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe
+from burnish.ir.shapes import same_size
 
 Result = ir.Value | list[ir.Value]
 Arguments = dict[str, Any]
@@ -143,11 +144,6 @@ def dtype_of(node: fx.Node) -> torch.dtype:
     if isinstance(found, torch.Tensor):
         return found.dtype
     return torch.float32 if isinstance(found, float | torch.SymFloat) else torch.int64
-
-
-def same_shape(left: Sequence[Size], right: Sequence[Size]) -> bool:
-    """Whether two shapes are the same, size by size."""
-    return len(left) == len(right) and all(map(same_size, left, right))
 
 
 Translate = Callable[[Context, fx.Node, Arguments], Result | None]

@@ -8,11 +8,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx
 
-from burnish.codegen.onnx.builder import same_size
-from burnish.codegen.onnx.context import Arguments, Context, Result, dtype_of, same_shape, shape_of
+from burnish.codegen.onnx.context import Arguments, Context, Result, dtype_of, shape_of
 from burnish.ir.arguments import arguments
 from burnish.ir.ops import burnish_ops
 from burnish.ir.position_table import half_name
+from burnish.ir.shapes import same_shape, same_size
 from burnish.ir.traits import traits
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import sympy
 import torch
 
+from burnish.ir.shapes import product, size_expression
+
 Size = int | torch.SymInt
 
 
@@ -35,22 +37,9 @@ COLUMNS = Term("columns", frozenset({"columns"}))
 _ROW = frozenset({"row"})
 
 
-def expression(size: Size) -> Any:
-    """A size, to be compared and printed."""
-    return sympy.Integer(size) if isinstance(size, int) else size.node.expr
-
-
 def equal(one: Size, two: Size) -> bool:
     """Whether two sizes are known to be the same, for all sizes of the inputs."""
-    return bool(sympy.expand(expression(one) - expression(two)) == 0)
-
-
-def product(sizes: Sequence[Size]) -> Size:
-    """How many elements."""
-    found: Size = 1
-    for size in sizes:
-        found = found * size
-    return found
+    return bool(sympy.expand(size_expression(one) - size_expression(two)) == 0)
 
 
 class Scalars:
@@ -63,14 +52,14 @@ class Scalars:
     def name(self, size: Size, name: str) -> None:
         """What a size that is no number is called."""
         if not isinstance(size, int):
-            self._names[sympy.expand(expression(size))] = name
+            self._names[sympy.expand(size_expression(size))] = name
             self.values[name] = size
 
     def text(self, size: Size) -> str:
         """A size in the source."""
         if isinstance(size, int):
             return str(size)
-        whole = sympy.expand(expression(size))
+        whole = sympy.expand(size_expression(size))
         factor, rest = whole.as_coeff_Mul()
         if whole in self._names or not factor.is_Integer or not rest.free_symbols:
             factor, rest = sympy.Integer(1), whole

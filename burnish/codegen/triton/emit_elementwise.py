@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from burnish.codegen.triton.element_formulas import COMPARISONS, CONDITIONS, Operand, cast, formula, rounded
-from burnish.codegen.triton.element_index import COLUMNS, ZERO, Indices, Size, Term, broadcast, equal, product
+from burnish.codegen.triton.element_index import COLUMNS, ZERO, Indices, Size, Term, broadcast, equal
 from burnish.codegen.triton.element_lines import Lines, Value, printable
 from burnish.codegen.triton.element_reductions import Reductions
 from burnish.codegen.triton.element_views import Views
@@ -25,6 +25,7 @@ from burnish.codegen.triton.spec import TYPES
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import GATHERS, REDUCTIONS, VIEWS, Group, Read, Step, bound, folded_axis, row_space
 from burnish.ir.ops import burnish_ops
+from burnish.ir.shapes import product
 
 aten = torch.ops.aten
 

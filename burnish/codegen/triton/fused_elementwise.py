@@ -17,12 +17,13 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from burnish.codegen.triton.element_index import Size, equal, product
+from burnish.codegen.triton.element_index import Size, equal
 from burnish.codegen.triton.emit_elementwise import Emitted, emit
 from burnish.codegen.triton.generated import load_source
 from burnish.codegen.triton.spec import KernelSpec, pointer
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import VIEWS, Group, parse_group, run_group
+from burnish.ir.shapes import product
 from burnish.ir.text import argument_text, dtype_name
 
 MODULES = "burnish.codegen.triton.generated_kernels"  # generated modules are named as if they lay in there

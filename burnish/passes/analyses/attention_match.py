@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.program import Program, describe, operands
+from burnish.ir.shapes import is_sequence
 from burnish.passes.analyses.masks import HIDDEN
-from burnish.passes.analyses.position_only import FILLS, PositionOnly, is_sequence
+from burnish.passes.analyses.position_only import FILLS, PositionOnly
 
 aten = torch.ops.aten
 

@@ -16,8 +16,9 @@ from torch import Tensor, fx
 
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.program import describe
+from burnish.ir.shapes import is_batch
 from burnish.passes.analyses.block_rules import GATHERS, rule_of
-from burnish.passes.analyses.position_only import PositionOnly, is_batch, sequence_axes
+from burnish.passes.analyses.position_only import PositionOnly, sequence_axes
 
 SMALL = 2**20  # entries: values up to this are computed whole, whatever their axes
 WHOLE = 2**24  # entries: so are those up to this, where there is no other way

@@ -20,9 +20,10 @@ from burnish.ir.errors import WeightError
 from burnish.ir.fused_group import bound
 from burnish.ir.position_table import POINT_BY_POINT, REARRANGING, PositionTable, position_table
 from burnish.ir.program import Program, describe
+from burnish.ir.shapes import is_batch, is_sequence
 from burnish.ir.text import argument_text, dtype_name, target_text
 from burnish.ir.weights import Stored, Weight, nbytes
-from burnish.passes.analyses.position_only import PositionOnly, is_batch, is_sequence, sequence_axes
+from burnish.passes.analyses.position_only import PositionOnly, sequence_axes
 
 aten = torch.ops.aten
 

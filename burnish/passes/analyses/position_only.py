@@ -194,13 +194,3 @@ def sequence_axes(program: Program, node: fx.Node) -> list[int]:
         ):
             axes.append(axis)
     return axes
-
-
-def is_batch(program: Program, size: Any) -> bool:
-    """Whether a size is the number of rows."""
-    return isinstance(size, torch.SymInt) and str(size.node.expr) == program.batch
-
-
-def is_sequence(program: Program, size: Any) -> bool:
-    """Whether a size is the number of tokens."""
-    return isinstance(size, torch.SymInt) and str(size.node.expr) == program.sequence

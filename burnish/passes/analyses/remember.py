@@ -17,9 +17,9 @@ from torch import Tensor, fx
 from burnish.ir.arguments import argument
 from burnish.ir.code_ops import code_ops
 from burnish.ir.program import Program
+from burnish.ir.shapes import is_batch, is_sequence
 from burnish.ir.traits import state_descriptor, traits
 from burnish.passes.analyses.axis_labels import AxisLabels
-from burnish.passes.analyses.position_only import is_batch, is_sequence
 
 aten = torch.ops.aten
 

@@ -1,0 +1,53 @@
+"""Sizes and shapes: what is provably the same. Nothing here adds a guard to the symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import sympy
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from burnish.ir.program import Program
+
+Size: TypeAlias = int | torch.SymInt
+
+
+def size_expression(size: Any) -> sympy.Expr:
+    """A size as an expression in the symbols."""
+    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(int(size))
+
+
+def shape_expressions(node: fx.Node) -> tuple[sympy.Expr, ...]:
+    """The shape of a node's value, as expressions in the symbols."""
+    return tuple(size_expression(size) for size in node.meta["val"].shape)
+
+
+def same_size(left: Size, right: Size) -> bool:
+    """Whether two sizes are the same expression."""
+    return bool(size_expression(left) == size_expression(right))
+
+
+def same_shape(left: Sequence[Size], right: Sequence[Size]) -> bool:
+    """Whether two shapes are the same, size by size."""
+    return len(left) == len(right) and all(map(same_size, left, right))
+
+
+def product(sizes: Iterable[Size]) -> Size:
+    """How many elements."""
+    found: Size = 1
+    for size in sizes:
+        found = found * size
+    return found
+
+
+def is_batch(program: Program, size: Any) -> bool:
+    """Whether a size is the number of rows."""
+    return isinstance(size, torch.SymInt) and str(size.node.expr) == program.batch
+
+
+def is_sequence(program: Program, size: Any) -> bool:
+    """Whether a size is the number of tokens."""
+    return isinstance(size, torch.SymInt) and str(size.node.expr) == program.sequence
