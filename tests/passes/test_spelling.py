@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import burnish
-from burnish.ir.errors import InvalidProgramError, UsageError
+from burnish.ir.errors import UsageError
 from burnish.passes.narrow_floats import NarrowFloats
 from burnish.passes.pipelines import default_passes, known_passes
 from burnish.passes.spelling import options_of, read_pass, read_passes, spelled, without
@@ -90,7 +90,7 @@ def test_lists_that_make_no_step_are_refused() -> None:
     model = Branches().eval()
     with pytest.raises(UsageError, match="insert-states has to be among them"):
         burnish.compile(model, max_length=40, passes=without(default_passes(), ["insert-states"]))
-    with pytest.raises(InvalidProgramError, match=r"has no logits_index: .*select-logits"):
+    with pytest.raises(UsageError, match=r"has no logits_index: .*select-logits"):
         burnish.compile(model, max_length=40, passes=without(default_passes(), ["select-logits"]))
     with pytest.raises(UsageError, match="give passes="):
         burnish.compile(model, max_length=40, passes=default_passes(), quantize="int8")
