@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 
 from burnish.ir.errors import CaptureError
-from burnish.ir.interpreter import run
+from burnish.ir.interpreter import run, without_assertions
 from burnish.ir.program import Program
-from burnish.ir.traits import is_random, traits
+from burnish.ir.traits import is_random
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def check_short_texts(
         return
     if any(is_random(node.target) for node in program.graph.nodes):
         return  # is refused later, by line
-    trace = _without_assertions(program)
+    trace = without_assertions(program)
     generator = torch.Generator().manual_seed(0)
     rows, lengths = (range(1, max(SPECIAL, min(size, _MOST))) for size in fewest)
     longest = program.signature.max_length
@@ -51,14 +51,6 @@ def check_short_texts(
         difference = float((found.float() - expected.float()).abs().max())
         if difference > _TOLERANCE.get(expected.dtype, 1e-3) * float(expected.abs().max()):
             raise _one_branch(shape[1] if what == "tokens" else shape[0], what)
-
-
-def _without_assertions(program: Program) -> Program:
-    trace = program.copy()
-    for node in reversed(list(trace.graph.nodes)):
-        if traits(node.target).asserts:
-            trace.graph.erase_node(node)
-    return trace
 
 
 def _one_branch(size: int, what: str) -> CaptureError:

@@ -12,6 +12,7 @@ from burnish.ir.errors import InvalidInputError, InvalidProgramError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe
+from burnish.ir.traits import traits
 from burnish.ir.weights import Weight
 
 
@@ -33,6 +34,15 @@ def _is_looked_up(node: fx.Node, weight: Weight) -> bool:
     return isinstance(weight, PositionTable) and all(
         user.target is burnish_ops.lookup.default and user.args[0] is node for user in node.users
     )
+
+
+def without_assertions(program: Program) -> Program:
+    """A copy that runs for any number of rows and tokens: export asserts what it took for granted of the sizes."""
+    copy = program.copy()
+    for node in reversed(list(copy.graph.nodes)):
+        if traits(node.target).asserts:
+            copy.graph.erase_node(node)
+    return copy
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ op's schema.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -163,40 +163,31 @@ def layer_norm(labels: Labels, node: fx.Node) -> Label:
     return label
 
 
-def last_axis(how: str) -> Rule:
-    """An op that works along the last axis of its first argument, whatever its arguments say."""
+def _refusing(how: str, uses: Callable[[int, int], bool]) -> Rule:
+    """An op that works along the axes of its first argument for which `uses(axis, rank)` holds."""
 
     def rule(labels: Labels, node: fx.Node) -> Label:
         label = like_first(labels, node)
-        if isinstance(label, AxisLabel) and label.axis == rank(node.args[0]) - 1:
+        if isinstance(label, AxisLabel) and uses(label.axis, rank(node.args[0])):
             raise labels.mixes(node, how)
         return label
 
     return rule
+
+
+def last_axis(how: str) -> Rule:
+    """An op that works along the last axis of its first argument, whatever its arguments say."""
+    return _refusing(how, lambda axis, axes: axis == axes - 1)
 
 
 def last_two_axes(how: str) -> Rule:
     """An op that works along the last two axes of its first argument."""
-
-    def rule(labels: Labels, node: fx.Node) -> Label:
-        label = like_first(labels, node)
-        if isinstance(label, AxisLabel) and label.axis >= rank(node.args[0]) - 2:
-            raise labels.mixes(node, how)
-        return label
-
-    return rule
+    return _refusing(how, lambda axis, axes: axis >= axes - 2)
 
 
 def first_axis_apart(how: str) -> Rule:
     """An op that keeps the first axis of its first argument apart, and no other."""
-
-    def rule(labels: Labels, node: fx.Node) -> Label:
-        label = like_first(labels, node)
-        if isinstance(label, AxisLabel) and label.axis != 0:
-            raise labels.mixes(node, how)
-        return label
-
-    return rule
+    return _refusing(how, lambda axis, _: axis != 0)
 
 
 def convolution(labels: Labels, node: fx.Node) -> Label:
@@ -216,24 +207,21 @@ def convolution(labels: Labels, node: fx.Node) -> Label:
     return label
 
 
-def second_axis_by_numbers(labels: Labels, node: fx.Node) -> Label:
+_second_axis_by_numbers = _refusing("has a scale of its own for each place among the {}", lambda axis, _: axis == 1)
+
+
+def batch_norm(labels: Labels, node: fx.Node) -> Label:
     """A batch norm that does not train: its second axis by numbers of weights, each element for itself."""
     if argument(node, "training"):
         if labels.of(node.args[0]) is not None:
             raise labels.mixes(node, "normalises over the {} (its norm is in training mode)")
         return None
-    label = like_first(labels, node)
-    if isinstance(label, AxisLabel) and label.axis == 1:
-        raise labels.mixes(node, "has a scale of its own for each place among the {}")
-    return label
+    return _second_axis_by_numbers(labels, node)
 
 
-def second_axis_by_stored_numbers(labels: Labels, node: fx.Node) -> Label:
+def batch_norm_with_statistics(labels: Labels, node: fx.Node) -> Label:
     """The same by its other name, which gives two more values that nobody needs."""
-    label = like_first(labels, node)
-    if isinstance(label, AxisLabel) and label.axis == 1:
-        raise labels.mixes(node, "has a scale of its own for each place among the {}")
-    return (label, None, None)
+    return (_second_axis_by_numbers(labels, node), None, None)
 
 
 def gather(labels: Labels, node: fx.Node) -> Label:

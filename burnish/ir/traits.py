@@ -208,8 +208,8 @@ _state(Traits(rules.einsum), aten.einsum.default)
 _state(Traits(rules.convolution), aten.conv1d.default, aten.conv1d.padding)
 _state(Traits(rules.layer_norm), aten.layer_norm.default, aten.rms_norm.default)
 _state(Traits(rules.first_axis_apart("normalises over the {}")), aten.group_norm.default)
-_state(Traits(rules.second_axis_by_numbers), aten.batch_norm.default)
-_state(Traits(rules.second_axis_by_stored_numbers), aten._native_batch_norm_legit_no_training.default)
+_state(Traits(rules.batch_norm), aten.batch_norm.default)
+_state(Traits(rules.batch_norm_with_statistics), aten._native_batch_norm_legit_no_training.default)
 _state(
     Traits(rules.along("takes a softmax over the {} that is no attention recognised")),
     aten.softmax.int,

@@ -49,7 +49,7 @@ class _Inserter:
         self.program = program
         self.log = log
         self.labels = AxisLabels(program)
-        self.rows = AxisLabels(program, Along.ROWS)
+        self.rows = AxisLabels(program, Along.ROWS, self.labels.positions)
         self.editor = Editor(program)
         self.states: list[State] = []
         self.results: list[fx.Node] = []

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import VerificationError
+from burnish.ir.interpreter import without_assertions
 from burnish.ir.labels import rank
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
 from burnish.ir.states import StateKind
 from burnish.ir.trace import Check
-from burnish.ir.traits import traits
 from burnish.passes.base import Effect
 from burnish.passes.conditioning import rounding_noise
 from burnish.passes.verify import TOLERANCES, Verifier, check_numbers, logits_of, relative_difference
@@ -155,7 +155,7 @@ class RunVerifier:
 
     def _run_captured(self) -> None:
         """The captured program on all texts: its weights are evaluated once, and let go."""
-        program = _without_assertions(self.captured)
+        program = without_assertions(self.captured)
         over = Verifier(program).evaluated(program)
         generator = torch.Generator().manual_seed(0)
         shapes = [*((2, length) for length in self.plan.lengths), (_ROWS, self.plan.short), (1, self.plan.long)]
@@ -198,21 +198,12 @@ class RunVerifier:
     @cached_property
     def _noise(self) -> float:
         """What rounding may do to the captured program's logits. Asked for where it could explain a difference."""
-        program = _without_assertions(self.captured)
+        program = without_assertions(self.captured)
         self.text(2, 1)
         noise = 3 * max(rounding_noise(program, *text) for text in self._known.values())
         if noise > PRECISIONS["float32"]:
             _log.warning("rounding alone moves this model's logits by %.0e of the largest: compared no closer", noise)
         return noise
-
-
-def _without_assertions(captured: Program) -> Program:
-    """The program for any number of rows and tokens: export asserts what it took for granted of the sizes."""
-    program = captured.copy()
-    for node in reversed(list(program.graph.nodes)):
-        if traits(node.target).asserts:
-            program.graph.erase_node(node)
-    return program
 
 
 class _Run:

@@ -33,11 +33,12 @@ class AxisLabels:
     `mixing` are the nodes that let a token see earlier ones and have a state descriptor, in order.
     """
 
-    def __init__(self, program: Program, along: Along = Along.TOKENS) -> None:
+    def __init__(self, program: Program, along: Along = Along.TOKENS, positions: PositionOnly | None = None) -> None:
+        """`positions`: those of the program, where they are known already."""
         self.program = program
         self.along = along
         self.symbol = self._symbol()
-        self.positions = PositionOnly(program)
+        self.positions = positions or PositionOnly(program)
         self.mixing: list[fx.Node] = []
         self.labels: dict[fx.Node, Label] = {}
         for node in program.graph.nodes:
