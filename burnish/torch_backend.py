@@ -23,7 +23,7 @@ from burnish.ir.fused_ops import fused_ops
 from burnish.ir.program import Program, Signature
 from burnish.ir.weights import Weights
 from burnish.passes.base import Log
-from burnish.passes.fuse_elementwise import FuseElementwise
+from burnish.passes.fuse.elementwise import FuseElementwise
 
 _log = logging.getLogger(__name__)
 _NO_SIGNATURE = Signature(vocabulary=1, max_length=1, token_limit=1)

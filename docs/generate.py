@@ -100,9 +100,9 @@ def description(each: Pass) -> str:
 
 def modules() -> Iterator[ModuleType]:
     """The modules of burnish.passes that each have one pass."""
-    for found in pkgutil.iter_modules(burnish.passes.__path__):
-        if found.name not in ("pipelines", "rules"):
-            yield importlib.import_module(f"burnish.passes.{found.name}")
+    for found in pkgutil.walk_packages(burnish.passes.__path__, "burnish.passes."):
+        if found.name.rpartition(".")[2] not in ("pipelines", "rules"):
+            yield importlib.import_module(found.name)
 
 
 def page(each: Pass, before: PassRecord, after: PassRecord) -> str:

@@ -26,7 +26,7 @@ from burnish.ir.weights import Stored, Weight
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_cpu, make_incremental
 from tests.codegen.programs import VOCABULARY, Maker, OnnxStep, aten, ops
-from tests.passes.test_lower_quantized import quantized, tied, with_integers
+from tests.passes.lower.test_lower_quantized import quantized, tied, with_integers
 from tests.zoo.configs import build
 
 KINDS = [(8, "none"), (4, "none"), (4, "whole"), (4, "fractional")]

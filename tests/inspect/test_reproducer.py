@@ -15,9 +15,9 @@ from burnish.ir.errors import UsageError, VerificationError, WeightError
 from burnish.ir.program import Program
 from burnish.passes import pipelines
 from burnish.passes.base import Pass
-from burnish.passes.clean import Clean
 from burnish.passes.pipeline import Failure
 from burnish.passes.pipelines import default_passes
+from burnish.passes.raise_.clean import Clean
 from tests.inspect.test_bisect import Faulty, in_layer, swap_operands
 from tests.own_modules.causal import NanoGPT
 from tests.zoo.configs import build

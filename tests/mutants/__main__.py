@@ -23,30 +23,11 @@ from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample
 from tests.mutants.named import EDITS
 from tests.mutants.trial import CAUGHT, WRONG, attempt, forked, lines_run, third_parties
 
-_PASSES = (
-    "canonicalize",
-    "clean",
-    "fold_positions",
-    "fuse_elementwise",
-    "fuse_linears",
-    "fuse_projections",
-    "insert_states",
-    "join_writes",
-    "pack_linears",
-    "raise_activation",
-    "raise_attention",
-    "raise_convolution",
-    "raise_norm",
-    "raise_rotary",
-    "select_logits",
-    "spell_out",
-)
 _IR = ("label_rules", "label_mixing_rules", "label_view_rules", "traits", "step_forms", "ops", "states")
-_WHOLE = ("burnish/passes/analyses", "burnish/codegen/onnx")  # folders
+_ROOMS = ("passes/raise_", "passes/states", "passes/fuse", "passes/analyses", "codegen/onnx")
 FILES: tuple[str, ...] = (
-    *(f"burnish/passes/{name}.py" for name in _PASSES),
     *(f"burnish/ir/{name}.py" for name in _IR),
-    *(str(file.relative_to(ROOT)) for folder in _WHOLE for file in sorted((ROOT / folder).glob("[!_]*.py"))),
+    *(str(file.relative_to(ROOT)) for room in _ROOMS for file in sorted((ROOT / "burnish" / room).glob("[!_]*.py"))),
     "burnish/runtime/session.py",
     "burnish/runtime/states.py",
 )

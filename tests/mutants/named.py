@@ -43,7 +43,7 @@ def _edit(name: str, file: str, before: str, after: str) -> Edit:
     return Edit(name, ((file, before, after),))
 
 
-_CHAIN = (f"{PASSES}/select_logits.py", " or node in mixing:", ":")
+_CHAIN = (f"{PASSES}/states/select_logits.py", " or node in mixing:", ":")
 _PICKED = (f"{PASSES}/check.py", "AxisLabels(program, Along.KEPT)  # nothing", "pass  # nothing")
 _LEFT = (f"{PASSES}/check.py", "if whole_only or node.target", "if node.target")
 
@@ -119,43 +119,43 @@ EDITS: tuple[Edit, ...] = (
     _edit("a-window-one-too-short", f"{IR}/step_forms.py", "[-1]) - 1) * dilation", "[-1]) - 1) * dilation - 1"),
     _edit(
         "a-window-keeps-the-oldest",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "joined, along, -size, END, like=source))",
         "joined, along, 0, size, like=source))",
     ),
     _edit(
         "a-total-keeps-the-first",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "total, along, -1, END, like=source))",
         "total, along, 0, 1, like=source))",
     ),
     _edit(
         "a-total-starts-again",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "total = self.editor.call(aten.add.Tensor, x, state, like=source)",
         "total = x",
     ),
     _edit(
         "positions-of-whole-texts",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "(self.program.tokens, self.position)\n",
         "node.args\n",
     ),
     _edit(
         "a-ring-two-too-small",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "0 if 0 in asked else max(asked)",
         "0 if 0 in asked else max(asked) - 2",
     ),
     _edit(
         "the-smallest-window-for-all",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "0 if 0 in asked else max(asked)",
         "min(asked) if asked else 0",
     ),
     _edit(
         "states-in-another-order",
-        f"{PASSES}/insert_states.py",
+        f"{PASSES}/states/insert_states.py",
         "output.args = ((logits, *self.results),)",
         "output.args = ((logits, *self.results[::-1]),)",
     ),

@@ -60,7 +60,7 @@ def test_edits_by_hand_fit_the_source() -> None:
 
 
 def test_each_mutant_is_one_change_of_the_source_and_draws_are_the_same_each_time() -> None:
-    file = "burnish/passes/select_logits.py"
+    file = "burnish/passes/states/select_logits.py"
     source = ast.unparse(ast.parse((ROOT / file).read_text(encoding="utf-8"))).splitlines()
     mutants = mutants_of(file)
     assert len(mutants) > 30

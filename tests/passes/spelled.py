@@ -14,8 +14,8 @@ from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.text import node_text, symbol_names
 from burnish.passes.base import Log, Pass
-from burnish.passes.clean import Clean
 from burnish.passes.pipeline import check
+from burnish.passes.raise_.clean import Clean
 
 WIDTH, VOCABULARY = 8, 31
 

@@ -13,8 +13,8 @@ from burnish.ir.errors import UnsupportedError
 from burnish.passes.analyses.position_blocks import PositionBlocks
 from burnish.passes.analyses.position_only import PositionOnly, sequence_axes
 from burnish.passes.base import Log
-from burnish.passes.canonicalize import Canonicalize
-from burnish.passes.clean import Clean
+from burnish.passes.raise_.canonicalize import Canonicalize
+from burnish.passes.raise_.clean import Clean
 
 LENGTH = 23
 Positions = Callable[[Tensor, Tensor, Tensor], Tensor]  # queries[t, 1], keys[1, t], a table[64] -> [t, t] or [1, t, t]

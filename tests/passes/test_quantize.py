@@ -21,7 +21,7 @@ from burnish.ir.quantized_ops import stored_bytes
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Stored, Weights, nbytes
-from burnish.passes.lower_quantized import LowerQuantized
+from burnish.passes.lower.lower_quantized import LowerQuantized
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import raise_operations
 from burnish.passes.transforms.calibration import Calibration, calibration_of

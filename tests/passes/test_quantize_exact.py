@@ -13,7 +13,7 @@ from burnish.ir.program import Program
 from burnish.ir.quantization import as_quantized
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Stored, Weights, nbytes
-from burnish.passes.lower_quantized import LowerQuantized
+from burnish.passes.lower.lower_quantized import LowerQuantized
 from burnish.passes.pipeline import run_passes
 from burnish.passes.transforms.quantize_exact import found_again
 from burnish.passes.transforms.quantize_rounding import Grid, nearest

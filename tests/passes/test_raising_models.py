@@ -12,12 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from burnish.frontend.capture import capture
 from burnish.ir.interpreter import run
 from burnish.passes.base import Log
-from burnish.passes.clean import Clean
 from burnish.passes.pipeline import check
-from burnish.passes.raise_activation import RAISE_ACTIVATIONS
-from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
-from burnish.passes.raise_norm import RAISE_NORMS
-from burnish.passes.raise_rotary import RAISE_ROTARY
+from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
+from burnish.passes.raise_.clean import Clean
+from burnish.passes.raise_.convolution import RAISE_CONVOLUTIONS
+from burnish.passes.raise_.norm import RAISE_NORMS
+from burnish.passes.raise_.rotary import RAISE_ROTARY
 
 PASSES = (Clean(), RAISE_NORMS, RAISE_ROTARY, RAISE_ACTIVATIONS, RAISE_CONVOLUTIONS)
 SIZES: dict[str, Any] = {

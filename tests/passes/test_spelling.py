@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import burnish
 from burnish.ir.errors import UsageError
-from burnish.passes.narrow_floats import NarrowFloats
+from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.pipelines import default_passes, known_passes
 from burnish.passes.spelling import options_of, read_pass, read_passes, spelled, without
 from burnish.passes.transforms.drop_layers import DropLayers

@@ -17,7 +17,7 @@ from burnish.ir.weights import Stored
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.remember import values_to_remember
 from burnish.passes.base import Effect, Log
-from burnish.passes.fold_positions import FoldPositions
+from burnish.passes.states.fold_positions import FoldPositions
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.stream import Stream
 

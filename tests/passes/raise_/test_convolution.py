@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from burnish.ir.program import Program
-from burnish.passes.raise_convolution import RAISE_CONVOLUTIONS
+from burnish.passes.raise_.convolution import RAISE_CONVOLUTIONS
 from tests.passes.spelled import Body, Spelled, ops_of, rewritten, spelled, spelled_all, text_of, texts
 
 

@@ -18,12 +18,12 @@ from burnish.ir.quantized_ops import Blocks, block_of, dequantized_blocks
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Concat, Rows, Stored, Weight, Weights
-from burnish.passes.lower_quantized import LowerQuantized
-from burnish.passes.pack_linears import PackLinears
+from burnish.passes.fuse.pack_linears import PackLinears
+from burnish.passes.lower.lower_quantized import LowerQuantized
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_cpu, lower_for_gpu, make_incremental
 from tests.codegen.programs import VOCABULARY, Maker, aten
-from tests.passes.test_narrow_floats import logits
+from tests.passes.lower.test_narrow_floats import logits
 from tests.zoo.configs import build
 
 ZEROS = ("none", "whole", "fractional")

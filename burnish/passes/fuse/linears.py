@@ -22,7 +22,7 @@ from burnish.ir.quantization import kind_of
 from burnish.ir.shapes import same_shape
 from burnish.ir.weights import Concat, Rows
 from burnish.passes.base import Effect, Log
-from burnish.passes.pack_linears import packed_name
+from burnish.passes.fuse.pack_linears import packed_name
 
 aten = torch.ops.aten
 

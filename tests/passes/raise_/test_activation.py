@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ir.program import Program
-from burnish.passes.raise_activation import RAISE_ACTIVATIONS
+from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
 from tests.passes.spelled import Body, Spelled, ops_of, rewritten, spelled, spelled_all, text_of, texts
 
 ROOT = math.sqrt(2 / math.pi)

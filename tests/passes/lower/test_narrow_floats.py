@@ -9,7 +9,7 @@ from torch import nn
 from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
-from burnish.passes.narrow_floats import NarrowFloats
+from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
 from burnish.runtime.executor_reference import ReferenceExecutor

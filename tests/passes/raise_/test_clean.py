@@ -11,7 +11,7 @@ from torch import Tensor
 
 from burnish.ir.program import Program
 from burnish.passes.base import Log
-from burnish.passes.clean import Clean
+from burnish.passes.raise_.clean import Clean
 from tests.passes.spelled import Body, Spelled, captured, ops_of, rewritten, text_of
 
 

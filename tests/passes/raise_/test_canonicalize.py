@@ -11,8 +11,8 @@ from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.text import call_text
 from burnish.passes.base import Log
-from burnish.passes.canonicalize import Canonicalize
-from burnish.passes.clean import Clean
+from burnish.passes.raise_.canonicalize import Canonicalize
+from burnish.passes.raise_.clean import Clean
 from tests.tolerances import assert_near
 
 WIDTH = 8

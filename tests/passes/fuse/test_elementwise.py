@@ -23,11 +23,11 @@ from burnish.ir.serialize import program_from_data, program_to_data
 from burnish.ir.text import call_text
 from burnish.ir.trace import Trace
 from burnish.passes.base import Log
-from burnish.passes.clean import Clean
-from burnish.passes.fuse_elementwise import FuseElementwise
+from burnish.passes.fuse.elementwise import FuseElementwise
 from burnish.passes.pipeline import check, run_passes
 from burnish.passes.pipelines import fuse_for_gpu, make_incremental
-from burnish.passes.raise_norm import RAISE_NORMS
+from burnish.passes.raise_.clean import Clean
+from burnish.passes.raise_.norm import RAISE_NORMS
 from burnish.passes.verify import Verifier
 from tests.passes.spelled import Body, Spelled, captured
 from tests.zoo.configs import build

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ir.program import Program
-from burnish.passes.raise_norm import RAISE_NORMS
+from burnish.passes.raise_.norm import RAISE_NORMS
 from tests.passes.spelled import Body, Spelled, ops_of, rewritten, spelled, spelled_all, text_of, texts
 
 

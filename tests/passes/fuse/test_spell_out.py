@@ -12,10 +12,10 @@ from burnish.ir.parse import parse_program
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.base import Log
-from burnish.passes.fuse_elementwise import FuseElementwise
+from burnish.passes.fuse.elementwise import FuseElementwise
+from burnish.passes.fuse.spell_out import SpellOut
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import fuse_for_gpu, make_incremental
-from burnish.passes.spell_out import SpellOut
 from tests.passes.spelled import Body, Spelled, ops_of, rewritten, spelled_all, texts
 from tests.zoo.configs import build
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from burnish.passes.join_writes import JoinWrites
+from burnish.passes.raise_.join_writes import JoinWrites
 from tests.passes.spelled import Body, Spelled, ops_of, rewritten, spelled
 
 

@@ -23,9 +23,9 @@ from burnish.ir.text import node_text
 from burnish.passes.analyses import mask_reading, masks
 from burnish.passes.analyses.position_blocks import PositionBlocks
 from burnish.passes.base import Log
-from burnish.passes.canonicalize import Canonicalize
-from burnish.passes.clean import Clean
-from burnish.passes.raise_attention import RaiseAttention
+from burnish.passes.raise_.attention import RaiseAttention
+from burnish.passes.raise_.canonicalize import Canonicalize
+from burnish.passes.raise_.clean import Clean
 
 
 class Attention(nn.Module):

@@ -17,8 +17,8 @@ from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.position_formula import NoFormula, formula_of
 from burnish.passes.analyses.position_only import PositionOnly
 from burnish.passes.base import Log
-from burnish.passes.clean import Clean
-from burnish.passes.fold_positions import FoldPositions
+from burnish.passes.raise_.clean import Clean
+from burnish.passes.states.fold_positions import FoldPositions
 
 
 class Positions(nn.Module):

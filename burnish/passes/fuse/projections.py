@@ -21,7 +21,7 @@ from burnish.ir.quantization import kind_of
 from burnish.ir.weights import Concat, Rows, Weight
 from burnish.passes.analyses.head_rows import Heads, NoHeads, Rotary, heads_of
 from burnish.passes.base import Effect, Log
-from burnish.passes.pack_linears import packed_name
+from burnish.passes.fuse.pack_linears import packed_name
 
 aten = torch.ops.aten
 

@@ -16,13 +16,13 @@ from burnish.ir.program import Program
 from burnish.ir.text import call_text
 from burnish.ir.trace import Trace
 from burnish.passes.base import Log
-from burnish.passes.canonicalize import Canonicalize
-from burnish.passes.clean import Clean
-from burnish.passes.fuse_linears import FuseLinears
+from burnish.passes.fuse.linears import FuseLinears
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import fuse_for_gpu, make_incremental
-from burnish.passes.raise_activation import RAISE_ACTIVATIONS
-from burnish.passes.raise_norm import RAISE_NORMS
+from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
+from burnish.passes.raise_.canonicalize import Canonicalize
+from burnish.passes.raise_.clean import Clean
+from burnish.passes.raise_.norm import RAISE_NORMS
 from burnish.passes.verify import Verifier, relative_difference
 from tests.tolerances import assert_near
 from tests.zoo.configs import build

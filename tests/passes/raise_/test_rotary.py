@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from burnish.ir.program import Program
-from burnish.passes.raise_rotary import RAISE_ROTARY
+from burnish.passes.raise_.rotary import RAISE_ROTARY
 from tests.passes.spelled import Spelled, ops_of, rewritten, spelled_all, text_of, texts
 
 Body = Callable[[Tensor, Tensor], Tensor]  # of x[batch, tokens, 8] and angles[tokens, 4]

@@ -1,0 +1,1 @@
+"""In which numbers a program is computed."""

@@ -1,0 +1,1 @@
+"""Captured -> raised: attention, norms, rotary embeddings and activations by their names."""

@@ -1,0 +1,1 @@
+"""Raised -> incremental: positions, the choice of logits, and what a step remembers."""
