@@ -17,6 +17,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from burnish.frontend import exported as export_format
+from burnish.frontend.functional import functional
 from burnish.frontend.limits import (
     check_every_length,
     check_length,
@@ -116,10 +117,10 @@ def _from_exported(
 ) -> tuple[Program, tuple[int, int]]:
     """The program, and the fewest rows and tokens that the trace is for."""
     with _quiet():
-        exported = exported.run_decompositions({})  # functional, and nothing decomposed
-    tokens = export_format.tokens_of(exported)
+        exported, operations = functional(exported)
+    tokens = export_format.tokens_of(exported, operations)
     batch, sequence = export_format.size_symbols(tokens)
-    graph, found = export_format.translate(exported, tokens, weights or {}, prefix)
+    graph, found = export_format.translate(exported, operations, tokens, weights or {}, prefix)
     traced = range_limit(exported, sequence)
     check_length(max_length, traced)
     length = max_length or min((each for each in (limit, traced) if each is not None), default=None)
@@ -231,7 +232,7 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
         try:
             with _quiet(), _specialisations() as lines, torch.no_grad():
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
-            export_format.size_symbols(export_format.tokens_of(exported))
+            export_format.size_symbols(export_format.tokens_of(exported, exported.graph))
             return exported
         except InvalidModelError:
             raise

@@ -29,14 +29,14 @@ def logits_of(output: Any) -> Any:
     return output
 
 
-def tokens_of(exported: ExportedProgram) -> fx.Node:
-    """The one input. Raises InvalidModelError unless it is token ids."""
+def tokens_of(exported: ExportedProgram, graph: fx.Graph) -> fx.Node:
+    """The one input, in a graph of the program's signature. Raises InvalidModelError unless it is token ids."""
     names = {
         spec.arg.name
         for spec in exported.graph_signature.input_specs
         if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument)
     }
-    nodes = [node for node in exported.graph.nodes if node.op == "placeholder" and node.name in names]
+    nodes = [node for node in graph.nodes if node.op == "placeholder" and node.name in names]
     expected = "one input is expected, token ids int64[batch, sequence]"
     if len(nodes) != 1:
         raise InvalidModelError(f"the model takes {len(nodes)} inputs ({', '.join(sorted(names))}): {expected}")
@@ -61,9 +61,9 @@ def size_symbols(tokens: fx.Node) -> tuple[torch.SymInt, torch.SymInt]:
 
 
 def translate(
-    exported: ExportedProgram, tokens: fx.Node, given: Mapping[str, Weight], prefix: str
+    exported: ExportedProgram, operations: fx.Graph, tokens: fx.Node, given: Mapping[str, Weight], prefix: str
 ) -> tuple[fx.Graph, Weights]:
-    """The graph with its parameters, buffers and constants as weights; one weight for tied ones.
+    """The program's operations with its parameters, buffers and constants as weights; one weight for tied ones.
 
     `given` has the weights to use instead of the tensors of those names. `prefix` is taken off names.
     """
@@ -81,7 +81,7 @@ def translate(
     }
     weights, names = Weights(), dict[Any, str]()
     graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
-    for node in exported.graph.nodes:
+    for node in operations.nodes:
         if node is tokens:
             copied = graph.placeholder("tokens")
         elif node.op == "placeholder":
