@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-
-import pytest
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
