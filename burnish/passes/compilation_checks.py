@@ -5,8 +5,9 @@ from __future__ import annotations
 from burnish.ir.errors import VerificationError
 from burnish.ir.program import Program
 from burnish.ir.trace import Check
+from burnish.passes.run_plan import plan_run
 from burnish.passes.verify import Verifier
-from burnish.passes.verify_run import PRECISIONS, RunVerifier, plan_run, tolerance_of, verify_by_reference
+from burnish.passes.verify_run import PRECISIONS, RunVerifier, tolerance_of, verify_by_reference
 from burnish.runtime.executor import Executor
 from burnish.runtime.executor_reference import ReferenceExecutor
 

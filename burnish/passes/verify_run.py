@@ -1,16 +1,14 @@
 """The check of what runs: an executor of the lowered program against the program as captured, in the ways it is used.
 
 Whole, token by token, in pieces, after going back, unequal rows in one batch, some logits and not all, at lengths on
-both sides of each boundary that the program shows, and at one long length that is drawn. What is fed depends on the
-program alone, so that the same compilation makes the same checks; what was left out is said in words.
+both sides of each boundary that the program shows, and at one long length that is drawn (run_plan.py).
 """
 
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -19,121 +17,20 @@ from torch import Tensor
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import VerificationError
 from burnish.ir.interpreter import without_assertions
-from burnish.ir.labels import rank
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, value
-from burnish.ir.states import StateKind
-from burnish.ir.trace import Check
 from burnish.passes.base import Effect
 from burnish.passes.conditioning import rounding_noise
+from burnish.passes.run_plan import ROWS, RunPlan, pieces, plan_run
 from burnish.passes.verify import TOLERANCES, Verifier, check_numbers, logits_of, relative_difference
 from burnish.runtime.executor import Executor
 from burnish.runtime.executor_reference import ReferenceExecutor
-from burnish.runtime.session import CHUNK, SMALLEST_CAPACITY, Session
+from burnish.runtime.session import Session
 from burnish.runtime.states import States
 
 _log = logging.getLogger(__name__)
 
-_LOGITS_BYTES = 2**30  # of the longest row's logits, which are all held at once
-_TOKENS = 640  # of the longest row, for models of any size: a few seconds of what compiling them takes
-_OPERATIONS = 4e9  # or as many tokens as these allow, for small models
-_SQUARE = 100  # operations that take as long as reading and writing one number
-_LONGEST = 2048
-_SHORT, _ROWS = 17, 3
-_LONGEST_PAIR = 60  # of the two rows of a drawn length
-_STEPS = 48  # of one token each, across the boundaries of the longest row
-
 _Fed = Iterator[tuple[str, Tensor, Tensor]]  # in words; the logits found, those expected
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What is fed to a program, and what is not."""
-
-    lengths: tuple[int, ...]  # of two rows that are fed whole, two of them drawn
-    long: int  # of one row that is fed in several ways
-    crossed: tuple[int, ...]  # boundaries that it crosses one token at a time
-    beyond: tuple[int, ...]  # boundaries that it does not reach, and the model's limit if it is longer
-
-    @property
-    def short(self) -> int:
-        """The length of the rows that are fed in many ways."""
-        return min(_SHORT, self.lengths[-1])
-
-    def checks(self, by: str) -> list[Check]:
-        """The plan in words."""
-        whole = ", ".join(str(length) for length in self.lengths)
-        crossed = ", ".join(str(boundary) for boundary in self.crossed)
-        made = [
-            f"2 rows of {whole} tokens, whole; of {self.short} token by token, and after going back, "
-            "together and one row alone",
-            f"{_ROWS} rows of unequal lengths, then tokens for all of them",
-            "logits of the last token, of one in the middle, of several, and the likeliest ids",
-            f"a row of {self.long} tokens, whole and in pieces"
-            + (f", one token at a time across {crossed}" if crossed else ""),
-        ]
-        found = [Check(each, by) for each in made]
-        if self.beyond:
-            beyond = ", ".join(str(boundary) for boundary in self.beyond)
-            found.append(Check(f"texts longer than {self.long} tokens; boundaries there: {beyond}", ""))
-        return found
-
-
-def plan_run(captured: Program, step: Program) -> RunPlan:
-    """What to feed to a step program that was made of `captured`."""
-    limit = step.signature.max_length
-    affordable = _affordable(captured, limit)
-    known = sorted(boundary for boundary in _boundaries(step) if boundary < limit)
-    crossed = [boundary for boundary in known if boundary + 3 <= affordable]
-    least = max([min(41, affordable), *(boundary + 3 for boundary in crossed)])
-    # Drawn, and the same for the same program: its size is the seed.
-    draw = random.Random(sum(rank(node) for node in captured.graph.nodes if node.op == "get_attr"))
-    long = limit if affordable == limit else draw.randint(max(least, affordable // 2), affordable)
-    drawn = (draw.randint(3, _SHORT - 1), draw.randint(_SHORT + 1, max(_SHORT + 1, min(long, _LONGEST_PAIR))))
-    short = sorted({min(each, limit) for each in (1, 2, _SHORT, *drawn)})
-    beyond = [boundary for boundary in known if boundary + 3 > long]
-    if long < limit:
-        beyond.append(limit)
-    return RunPlan(tuple(short), long, tuple(each for each in crossed if each + 3 <= long), tuple(beyond))
-
-
-def _boundaries(step: Program) -> set[int]:
-    """Numbers of tokens at which the program, or what runs it, begins to do something else."""
-    found = {CHUNK, SMALLEST_CAPACITY}
-    for node in step.graph.nodes:
-        extent = node.kwargs.get("extent") if node.op == "call_function" else None
-        if isinstance(extent, int) and extent > 0:
-            found |= {extent, 2 * extent} if node.kwargs.get("mask") == "chunk" else {extent}
-    for state in step.states:
-        size = state.shape[state.axis]
-        if state.kind in (StateKind.RING, StateKind.WINDOW) and isinstance(size, int):
-            found.add(size)
-    return found
-
-
-def _affordable(captured: Program, limit: int) -> int:
-    """The longest row whose logits can be computed whole in a small part of the time that compiling takes."""
-    weights = sum(
-        float(torch.Size(weight.shape).numel()) for weight in captured.weights.values() if len(weight.shape) > 1
-    )
-    width = 0.0  # of the products of scores: elements a pair of tokens
-    for node in captured.graph.nodes:
-        val = node.meta.get("val")
-        if isinstance(val, Tensor):
-            squares = sum(captured.sequence in str(size) for size in val.shape) > 1
-            width += _elements(val) if squares else 0
-    most = max(2 * weights * _TOKENS, _OPERATIONS)
-    length = min(limit, max(1, _LOGITS_BYTES // (4 * captured.signature.vocabulary)), _LONGEST)
-    while length > 41 and 2 * weights * length + _SQUARE * width * length**2 > 1.25 * most:
-        length = int(length * 0.9)
-    return length
-
-
-def _elements(val: Tensor) -> float:
-    count = 1.0
-    for size in val.shape:
-        count *= size if isinstance(size, int) else 1
-    return count
 
 
 class RunVerifier:
@@ -145,25 +42,28 @@ class RunVerifier:
     def __init__(self, captured: Program, plan: RunPlan) -> None:
         self.captured = captured
         self.plan = plan
-        self._known: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}  # by length
 
     def text(self, rows: int, length: int) -> tuple[Tensor, Tensor]:
         """Random tokens [rows, length], and the captured program's logits for them."""
         if not self._known:
             self._run_captured()
-        return self._known[rows, length]
+        tokens, logits = self._known[length]
+        return tokens[:rows], logits[:rows]
 
     def _run_captured(self) -> None:
         """The captured program on all texts: its weights are evaluated once, and let go."""
         program = without_assertions(self.captured)
         over = Verifier(program).evaluated(program)
         generator = torch.Generator().manual_seed(0)
-        shapes = [*((2, length) for length in self.plan.lengths), (_ROWS, self.plan.short), (1, self.plan.long)]
+        shapes = [(ROWS if length == self.plan.short else 2, length) for length in self.plan.lengths]
+        if self.plan.long not in self.plan.lengths:
+            shapes.append((1, self.plan.long))
         for rows, length in shapes:
             tokens = torch.randint(program.signature.token_limit, (rows, length), generator=generator)
             logits = logits_of(over, tokens).float()
             check_numbers(logits)
-            self._known[rows, length] = tokens, logits
+            self._known[length] = tokens, logits
 
     def verify(self, step: Program, executor: Executor, tolerance: float, by: str, briefly: bool = False) -> float:
         """The largest difference of an executor of `step` from the captured program, relative to the largest logit.
@@ -272,13 +172,13 @@ class _Run:
         )
 
     def _unequal_rows(self) -> _Fed:
-        tokens, logits = self.text(_ROWS, self.plan.short)
+        tokens, logits = self.text(ROWS, self.plan.short)
         length = tokens.shape[1]
         steps = min(4, length - 1)
         if steps < 1:
             return
-        lengths = [max(1, (length - steps) * (row + 1) // _ROWS) for row in range(_ROWS)]
-        session = self.session(_ROWS)
+        lengths = [max(1, (length - steps) * (row + 1) // ROWS) for row in range(ROWS)]
+        session = self.session(ROWS)
         prompts = [tokens[row, :count].tolist() for row, count in enumerate(lengths)]
         expected = torch.stack([logits[row, count - 1] for row, count in enumerate(lengths)])
         yield f"rows of {lengths} tokens", session.append(prompts), expected.unsqueeze(1)
@@ -311,42 +211,27 @@ class _Run:
     def _long(self) -> _Fed:
         tokens, logits = self.text(1, self.plan.long)
         length = tokens.shape[1]
-        yield f"a row of {length} tokens", self.session(1).append(tokens, every=True), logits
-        pieces = _pieces(length, self.plan.crossed)
-        session = self.session(1)
-        start = 0
-        for count in pieces:  # compared one by one: a difference is told with the place of its piece
-            new = tokens[:, start : start + count]
-            # One token as generation feeds it, whose memory is bound once.
-            part = session.append(new, every=True) if count > 1 else session.step(new[:, 0].tolist())
-            fed = f"tokens {start} to {start + count - 1} of a row of {length} that is fed in pieces"
-            yield fed, part, logits[:, start : start + count]
+        session, start = self.session(1), 0
+        for count in pieces(self.plan.pieced, self.plan.crossed):  # a difference is told with the place of its piece
+            yield self._piece(session, start, start + count, "that is fed in pieces")
             start += count
-        for boundary in self.plan.crossed[::-1]:  # in the middle of a piece
+        session = self.session(1)
+        yield f"a row of {length} tokens", session.append(tokens, every=True), logits
+        for boundary in self.plan.crossed[::-1]:
             start, end = max(0, boundary - 5), min(length, boundary + 6)
+            if boundary + 2 > self.plan.pieced:
+                session.rewind(boundary - 2)
+                for place in range(boundary - 2, min(length, boundary + 2)):
+                    yield self._piece(session, place, place + 1, "after going back")
             session.rewind(start)
-            part = session.append(tokens[:, start:end], every=True)
-            yield f"tokens {start} to {end - 1} of a row at once, after going back", part, logits[:, start:end]
+            yield self._piece(session, start, end, "in one piece, after going back")
 
-
-def _pieces(length: int, boundaries: Sequence[int]) -> list[int]:
-    """Pieces that add up to `length`: across each boundary one token at a time, between them ragged."""
-    singles: set[int] = set()
-    for boundary in boundaries:
-        near = range(max(0, boundary - 2), min(length, boundary + 2))
-        if len(singles) + len(near) <= _STEPS:
-            singles.update(near)
-    pieces, start = [], 0
-    ragged = iter((9, 1, 1, 5))
-    while start < length:
-        if start in singles:
-            count = 1
-        else:
-            following = min((place for place in singles if place > start), default=length)
-            count = min(next(ragged, length), following - start)
-        pieces.append(count)
-        start += count
-    return pieces
+    def _piece(self, session: Session, start: int, end: int, how: str) -> tuple[str, Tensor, Tensor]:
+        """Tokens of the long row; one alone as generation feeds it, whose memory is bound once."""
+        tokens, logits = self.text(1, self.plan.long)
+        new = tokens[:, start:end]
+        found = session.append(new, every=True) if end > start + 1 else session.step(new[:, 0].tolist())
+        return f"tokens {start} to {end - 1} of a row of {tokens.shape[1]} {how}", found, logits[:, start:end]
 
 
 _MOST_NOISE = 2e-2  # of the largest logit: what differs by more is wrong, whatever rounding does
