@@ -57,12 +57,12 @@ demo: $(VENV)/.smollm2
 	@$(BIN)/python examples/demo.py "$$PROMPT"
 
 test: $(VENV)/.smollm2
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=25
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto --dist loadfile tests/triton
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder --durations=25
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder tests/triton
 
 test-narrow: $(VENV)/.smollm2
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
-		$(BIN)/python -m pytest -q -n auto --dist loadfile $(TESTS)
+		$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: lint test
 

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests import captures
+
 os.environ["COLUMNS"] = "100"
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -29,6 +31,15 @@ if WORKERS > 1:
 ROOT = Path(__file__).parents[1]
 DURATIONS = Path(__file__).with_name("durations.json")  # seconds by file
 LONG = 10.0  # seconds: what takes longer is marked slow, with the reason
+
+
+captures.install()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Equal modules are captured once, but for tests of that."""
+    captures.enabled = ROOT / "tests" / "frontend" not in item.path.parents
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

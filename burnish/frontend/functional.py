@@ -59,6 +59,7 @@ class _Functional:
         self.made: dict[fx.Node, Any] = {}
         self.sharing: dict[int, set[fx.Node]] = {}  # exported nodes by the storage that their values lie in
         self.sizes: dict[sympy.Expr, fx.Node] = {}
+        self.axes: dict[sympy.Expr, tuple[fx.Node, int]] = {}  # of the inputs, by their sizes
         vals = (node.meta.get("val") for node in exported.graph.nodes)
         mode = next((val.fake_mode for val in vals if isinstance(val, FakeTensor)), None)
         if mode is None:
@@ -150,9 +151,7 @@ class _Functional:
         elif node.op == "placeholder" and isinstance(val, Tensor):
             for axis, size in enumerate(val.shape):
                 if isinstance(size, torch.SymInt):
-                    read = self.graph.call_function(aten.sym_size.int, (node, axis), name="sym_size")
-                    read.meta["val"] = size
-                    self._know_size(read)
+                    self.axes.setdefault(size.node.expr, (node, axis))
 
     def size(self, size: torch.SymInt, node: fx.Node) -> fx.Node | int:
         """A node of a symbolic size, which `node` needs."""
@@ -160,11 +159,14 @@ class _Functional:
         if expression.is_Integer:
             return int(expression)
         if expression not in self.sizes:
-            unknown = [each for each in expression.free_symbols if each not in self.sizes]
-            if unknown:
-                raise _NeedsTracing(f"the size {unknown[0]} is one that tensors say")
             last = next(iter(reversed(self.graph.nodes)))
-            known = {symbol: fx.Proxy(self.sizes[symbol]) for symbol in expression.free_symbols}
+            known = {}
+            for symbol in sorted(expression.free_symbols, key=str):
+                if symbol not in self.sizes and symbol not in self.axes:
+                    raise _NeedsTracing(f"the size {symbol} is one that tensors say")
+                if symbol not in self.sizes:
+                    self.sizes[symbol] = self.graph.call_function(aten.sym_size.int, self.axes[symbol])
+                known[symbol] = fx.Proxy(self.sizes[symbol])
             made = sympy_interp(PythonReferenceAnalysis, known, expression).node
             while last is not made:
                 last = last.next

@@ -51,12 +51,7 @@ def without_sizes(text: str) -> list[str]:
 # ---------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize(
-    "model_type",
-    [
-        *("gemma2", "gpt_oss", "roberta", "bloom"),
-    ],
-)
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "roberta", "bloom"])
 def test_every_stage_of_a_model_comes_back(model_type: str) -> None:
     passes = default_passes()
     programs = [read(build(model_type)).program]
@@ -66,6 +61,8 @@ def test_every_stage_of_a_model_comes_back(model_type: str) -> None:
     texts = [full_text(program) for program in programs]
     tokens = random_tokens(programs[0], 2, 9)
     for number, (program, text, record) in enumerate(zip(programs, texts, trace.passes, strict=True)):
+        if text in texts[:number]:  # the pass found nothing
+            continue
         again = parse_program(text, program.weights)
         assert full_text(again) == text
         assert program_text(again) == program_text(program)

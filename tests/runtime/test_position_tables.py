@@ -139,12 +139,11 @@ def test_whole_models_keep_formulas(model_type: str, tables: int) -> None:
     ids = torch.randint(50, (2, 21), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model(ids).logits
-    backend: Backend
-    for backend in ("onnxruntime", "reference"):
-        with burnish.compile(model, backend=backend) as compiled:
-            assert len(compiled.artifact.tables) == tables
-            found = compiled(ids)
-        assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    with burnish.compile(model) as compiled:
+        assert len(compiled.artifact.tables) == tables
+        with burnish.load(compiled.artifact.path, backend="reference") as reference:
+            for each in (compiled, reference):
+                assert float((each(ids) - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
 # ---------------------------------------------------------------- rows in memory
