@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch._dynamo.config
 
 from tests import captures
 
@@ -34,6 +35,9 @@ LONG = 10.0  # seconds: what takes longer is marked slow, with the reason
 
 
 captures.install()
+
+# What types are kept by: small models have few equal operations, and it costs more than it saves.
+torch._dynamo.config.fake_tensor_cache_enabled = False
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 
 import torch
+import torch._dynamo.config
 
 from tests.fuzz.cases import Outcome, counted, examine, smallest, way_of
 from tests.fuzz.draw import drawn
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="how long, at most")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    torch._dynamo.config.fake_tensor_cache_enabled = False  # as in tests/conftest.py
     until = time.monotonic() + 60 * options.minutes
     outcomes: Counter[Outcome] = Counter()
     failures: dict[str, str] = {}  # by their way: the first of its kind, shrunk

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 
 import torch
+import torch._dynamo.config
 
 from tests.mutants.cases import CASES, Example, example
 from tests.mutants.mutations import ROOT, Mutant, mutants_of, sample
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch._dynamo.config.fake_tensor_cache_enabled = False  # as in tests/conftest.py
     started = time.perf_counter()
     mutants = _mutants(options)
     examples = _examples(options.models or list(CASES))
