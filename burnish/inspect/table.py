@@ -87,11 +87,10 @@ def pass_table(trace: Trace) -> Table:
 
 
 def _row(record: PassRecord, timed: bool, verified: bool) -> Sequence[RenderableType]:
-    options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
     first = record.number == 0
     return (
         str(record.number),
-        Text(f"{record.name}({options})" if options else record.name),
+        Text(record.spelling),
         "" if first else _EFFECTS.get(record.effect, record.effect),
         "" if first else str(len(record.rewrites)),
         str(len(record.refusals) or ""),

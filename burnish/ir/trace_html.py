@@ -69,13 +69,12 @@ def trace_html(trace: Trace) -> str:
 
 
 def _cells(record: PassRecord, timed: bool, verified: bool) -> list[str]:
-    options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
     sign, meaning = _EFFECTS.get(record.effect, (record.effect, record.effect))
     first = record.number == 0
     error = record.verification
     cells = [
         str(record.number),
-        escape(f"{record.name}({options})" if options else record.name),
+        escape(record.spelling),
         "" if first else f'<span title="{escape(meaning)}">{escape(sign)}</span>',
         "" if first else f"{len(record.rewrites)}",
         f"{len(record.refusals) or ''}",
