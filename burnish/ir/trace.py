@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from burnish.ir.trace_html import counted, trace_html
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -127,4 +125,11 @@ class Trace:
         )
 
     def _repr_html_(self) -> str:
+        from burnish.inspect.html.notebook import trace_html  # for a notebook alone
+
         return trace_html(self)
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 pass`, `2 passes`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}{'es' if thing.endswith('s') else 's'}"

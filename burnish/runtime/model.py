@@ -26,7 +26,6 @@ from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
 from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels, read_plan
-from burnish.runtime.model_html import model_html
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
@@ -204,6 +203,8 @@ class CompiledModel:
         )
 
     def _repr_html_(self) -> str:
+        from burnish.inspect.html.notebook import model_html  # for a notebook alone
+
         trace: Trace | str
         try:
             trace = self.trace
