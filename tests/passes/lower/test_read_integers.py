@@ -14,7 +14,7 @@ from burnish.frontend import read
 from burnish.ir.errors import UsageError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
-from burnish.ir.quantization import Quantized, as_quantized, pack, regrouped, rounded
+from burnish.ir.quantization import Quantized, as_quantized, pack, regrouped
 from burnish.ir.quantized_ops import block_of, dequantized_blocks, in_blocks
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
@@ -24,6 +24,7 @@ from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import known_passes, lower_for_cpu, lower_for_gpu, make_incremental
 from burnish.passes.spelling import read_pass
+from burnish.passes.transforms.quantize_rounding import Grid, nearest
 from tests.codegen.programs import VOCABULARY, Maker, aten, ops
 from tests.passes.lower.test_narrow_floats import logits
 from tests.zoo.configs import build
@@ -239,7 +240,7 @@ def with_integers(program: Program, bits: int, group: int) -> Program:
     """The program with the weights of its linears rounded, as a transform would."""
     chosen = {str(node.args[1].target) for node in program.graph.nodes if node.target is aten.linear.default}
     weights = {
-        name: rounded(weight, bits, weight.shape[1] if group == 0 else group)
+        name: nearest(weight.materialize(), Grid(bits, weight.shape[1] if group == 0 else group))
         if name in chosen and (group == 0 or weight.shape[1] % group == 0)
         else weight
         for name, weight in program.weights.items()
