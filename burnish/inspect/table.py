@@ -192,11 +192,6 @@ def rewrites_view(trace: Trace) -> RenderableType:
     return Group(Text("Rewritten", style="bold"), *parts)
 
 
-def trace_text(trace: Trace, width: int = WIDTH) -> str:
-    """`trace_view` as plain text."""
-    return plain_text(trace_view(trace), width)
-
-
 def plain_text(view: RenderableType, width: int = WIDTH) -> str:
     """Anything that rich can show, as text without colours."""
     console = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, force_terminal=False)
