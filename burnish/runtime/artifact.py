@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ from burnish.runtime.tokenization import Tokenizer, TokenizerData
 from burnish.runtime.weights_file import Placement, WeightLayout, map_weights, read_header, write_weights
 from burnish.version import __version__
 
+_T = TypeVar("_T")
 STEP_FILE = "step.json"
 MODEL_FILE = "model.onnx"
 TRACE_FILE = "trace/trace.json"
@@ -325,15 +326,13 @@ class Artifact:
 
     def program(self) -> Program:
         """The step graph over the memory-mapped weights."""
-        data = self._json(STEP_FILE, Any)
+        data = self.decoded(STEP_FILE, Any)
         return program_from_data(data, self.weights, self.signature, self.states)
 
     def trace(self) -> Trace:
         """The record of the compilation."""
-        trace = self._json(TRACE_FILE, Trace)
-        assert isinstance(trace, Trace)
-        stored = self._json(NODES_FILE, _Nodes)
-        assert isinstance(stored, _Nodes)
+        trace = self.decoded(TRACE_FILE, Trace)
+        stored = self.decoded(NODES_FILE, _Nodes)
         known = range(len(stored.nodes))
         sizes = {len(trace.passes), len(stored.passes), len(stored.declarations)}
         if len(sizes) != 1 or not all(index in known for indices in stored.passes for index in indices):
@@ -367,7 +366,8 @@ class Artifact:
                 except OSError:  # another file system, or one without hard links
                     shutil.copyfile(self.path / name, target)
 
-    def _json(self, name: str, kind: Any) -> Any:
+    def decoded(self, name: str, kind: type[_T]) -> _T:
+        """What the JSON of a file says. Raises ArtifactError where it is not of that kind."""
         try:
             return msgspec.json.decode(self.file(name).read_bytes(), type=kind)
         except msgspec.DecodeError as error:
