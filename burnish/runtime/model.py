@@ -193,12 +193,10 @@ class CompiledModel:
 
     def __repr__(self) -> str:
         manifest = self.artifact.manifest
-        files = {entry.file for entry in manifest.weights.values()}
-        size = sum(manifest.files[file].bytes for file in files)
         token = sum(state.bytes_a_token for state in self.artifact.states)
         return (
             f"CompiledModel({manifest.name!r}, backend={self.backend!r}, vocabulary={self.signature.vocabulary}, "
-            f"max_length={self.signature.max_length}, weights={size / 1e6:.1f} MB, "
+            f"max_length={self.signature.max_length}, weights={self.artifact.weight_bytes / 1e6:.1f} MB, "
             f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
         )
 

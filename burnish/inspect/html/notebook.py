@@ -69,11 +69,10 @@ def _details(title: str, lines: Iterable[str]) -> str:
 def model_html(artifact: Artifact, backend: str, trace: Trace | str) -> str:
     """Name, target, sizes and states, and the trace, folded away; or in its place what keeps it from being shown."""
     manifest, signature = artifact.manifest, artifact.signature
-    size = sum(manifest.files[file].bytes for file in {entry.file for entry in manifest.weights.values()})
     rows = {
         "runs on": f"{backend}, compiled for {manifest.target} by burnish {manifest.burnish}",
         "tokens": f"vocabulary of {signature.vocabulary:,}; at most {signature.max_length:,} in a conversation",
-        "weights": f"{len(manifest.weights)}, {size / 1e6:,.1f} MB",
+        "weights": f"{len(manifest.weights)}, {artifact.weight_bytes / 1e6:,.1f} MB",
         "states": ", ".join(state_lines(artifact)) or "none",
         "tokenizer": "none: it reads and writes token ids" if manifest.tokenizer is None else "included",
     }
