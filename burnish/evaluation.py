@@ -61,16 +61,12 @@ def evaluate(models: Sequence[CompiledModel], text: Text, most: int | None = Non
     return [
         Evaluation(
             quality,
-            sum(model.artifact.file(file).stat().st_size for file in _weight_files(model)),
+            model.artifact.weight_bytes,
             sum(state.bytes_a_token for state in model.artifact.states),
             rate,
         )
         for model, quality, rate in zip(models, qualities, rates, strict=True)
     ]
-
-
-def _weight_files(model: CompiledModel) -> set[str]:
-    return {entry.file for entry in model.artifact.manifest.weights.values()}
 
 
 def speeds(models: Sequence[CompiledModel], window: torch.Tensor) -> list[float]:

@@ -11,7 +11,7 @@ from burnish.frontend import read
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
-from burnish.targets.choose import BITS
+from burnish.passes.transforms.quantize import BITS
 
 if TYPE_CHECKING:
     from burnish.codegen.triton.tile_file import TileFile  # imports triton, which CPUs do without

@@ -114,19 +114,19 @@ def test_full_dumps_are_run_and_written_as_onnx(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "14 of 14 programs as ONNX in onnx" in " ".join(done.stderr.split())
-    assert (tmp_path / "onnx" / "13-lower-quantized.onnx").exists()
+    assert (tmp_path / "onnx" / "13-read-integers.onnx").exists()
 
     done_dump = call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "dump", "--full")
     assert done_dump.exit_code == 0, done_dump.stderr
-    last = tmp_path / "dump" / "13-lower-quantized.txt"
+    last = tmp_path / "dump" / "13-read-integers.txt"
     assert f"run one with: burnish inspect --run {last}" in " ".join(done_dump.stdout.split())
     done_run = call("inspect", "--run", last, "--onnx", tmp_path / "one")
     assert done_run.exit_code == 0, done_run.stderr
     assert "incremental: " in done_run.stdout
     assert "[2, 24, 20]" in done_run.stdout
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
-        "13-lower-quantized.onnx",
-        "13-lower-quantized.safetensors",
+        "13-read-integers.onnx",
+        "13-read-integers.safetensors",
     ]
 
     call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "folded")

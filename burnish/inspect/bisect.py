@@ -250,9 +250,9 @@ def culprit_view(culprit: Culprit) -> RenderableType:
     return Group(*rows)
 
 
-def program_difference(before: Program, after: Program, context: int = 1) -> str:
+def program_difference(before: Program, after: Program) -> str:
     """What changed in the nodes, as a unified diff without its head: types, names and places in full."""
-    lines = difflib.unified_diff(_node_lines(before), _node_lines(after), n=context, lineterm="")
+    lines = difflib.unified_diff(_node_lines(before), _node_lines(after), n=1, lineterm="")
     return "\n".join(list(lines)[2:])
 
 

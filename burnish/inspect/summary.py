@@ -31,9 +31,8 @@ def summary(artifact: Artifact) -> RenderableType:
     add("model", manifest.name)
     add("made by", f"burnish {manifest.burnish}, for {manifest.target}")
     add("tokens", f"vocabulary of {signature.vocabulary}; at most {signature.max_length} in a conversation")
-    weight_bytes = sum(artifact.file(file).stat().st_size for file in {e.file for e in manifest.weights.values()})
-    add("weights", f"{len(manifest.weights)}, {size_text(weight_bytes)}")
-    add("states", "\n".join(_states(artifact)) or "none")
+    add("weights", f"{len(manifest.weights)}, {size_text(artifact.weight_bytes)}")
+    add("states", "\n".join(state_lines(artifact)) or "none")
     if manifest.tokenizer is None:
         add("tokenizer", "none: it reads and writes token ids")
     else:
@@ -55,7 +54,7 @@ def size_text(count: int) -> str:
     return f"{count} B"
 
 
-def _states(artifact: Artifact) -> list[str]:
+def state_lines(artifact: Artifact) -> list[str]:
     """A line for each kind of state, with how many there are, then what a token costs."""
     kinds = Counter(
         f"{state.kind.value} {dtype_name(state.dtype)}[{', '.join(str(size) for size in state.shape)}]"

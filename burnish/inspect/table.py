@@ -13,18 +13,28 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from burnish.ir.quality_html import HEADINGS, quality_cells
 from burnish.ir.states import CONTEXT
 from burnish.ir.trace import Check, Entry, PassRecord, QualityRecord, Trace
 
 WIDTH = 100
 _NUMBER = re.compile(r"_?[0-9]+")
 INSTALLED = re.compile(r"/\S*/site-packages/")  # where a library is installed says nothing about the model
-_EFFECTS = {
-    "exact": Text("=", style="green"),
-    "reassociates": Text("≈", style="cyan"),
-    "lossy": Text("≠", style="yellow"),
+EFFECTS = {
+    "exact": ("=", "exact"),
+    "reassociates": ("≈", "the same but for the order of additions"),
+    "lossy": ("≠", "another function"),
 }
+_STYLES = {"=": "green", "≈": "cyan", "≠": "yellow"}
+_HEADINGS = ("#", "pass", "", "rewrites", "refused", "nodes", "launches", "moved\nMB", "weights\nMB", "cache\nB/token")
+QUALITY_HEADINGS = (
+    "model",
+    "parameters, M",
+    "weights, MB",
+    "cache, B/token",
+    "perplexity",
+    "KL, nats",
+    "same top token",
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,6 @@ def reasons(entries: Iterable[Entry]) -> list[Reason]:
 
 def pass_table(trace: Trace) -> Table:
     """A row for each pass; at most WIDTH columns wide."""
-    verified = any(record.verification for record in trace.passes)
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
@@ -68,31 +77,44 @@ def pass_table(trace: Trace) -> Table:
         f"after {CONTEXT}, (≥) the least there can be: weights, cache, in and out, each once",
         caption_justify="left",
     )
-    table.add_column("#", justify="right")
-    table.add_column("pass", overflow="fold")
-    table.add_column("")
-    times = [record.seconds for record in trace.passes if record.seconds is not None]
-    headings = ["rewrites", "refused", "nodes", "launches", "moved\nMB", "weights\nMB", "cache\nB/token"]
-    for heading in [*headings, *(["ms"] if times else []), *(["error"] if verified else [])]:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for record in trace.passes:
-        table.add_row(*_row(record, bool(times), verified))
+    for place, heading in enumerate(headings(trace)):
+        named = place in (1, 2)
+        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="fold")
+    for number, name, sign, *rest in pass_cells(trace):
+        table.add_row(number, Text(name), Text(sign, style=_STYLES.get(sign, "")), *rest)
     if len(trace.passes) > 1:
         table.add_section()
         floor = trace.passes[-1].floor_bytes
         least = f"(≥ {floor / 1e6:,.0f})" if floor else ""
+        times = [record.seconds for record in trace.passes if record.seconds is not None]
         total = [f"{sum(times) * 1e3:.0f}"] if times else []
         table.add_row("", "all", "", "", "", "", "", least, "", "", *total, style="bold")
     return table
 
 
-def _row(record: PassRecord, timed: bool, verified: bool) -> Sequence[RenderableType]:
-    options = ", ".join(f"{key}={value}" for key, value in record.options.items() if value != record.name)
+def headings(trace: Trace) -> list[str]:
+    """Of the columns of `pass_cells`: times and errors where some pass has them."""
+    timed, verified = _measured(trace)
+    return [*_HEADINGS, *(["ms"] if timed else []), *(["error"] if verified else [])]
+
+
+def pass_cells(trace: Trace) -> list[list[str]]:
+    """A row for each pass, under `headings`."""
+    return [_cells(record, *_measured(trace)) for record in trace.passes]
+
+
+def _measured(trace: Trace) -> tuple[bool, bool]:
+    """Whether some pass has a time, and whether some pass was checked."""
+    timed = any(record.seconds is not None for record in trace.passes)
+    return timed, any(record.verification for record in trace.passes)
+
+
+def _cells(record: PassRecord, timed: bool, verified: bool) -> list[str]:
     first = record.number == 0
-    return (
+    return [
         str(record.number),
-        Text(f"{record.name}({options})" if options else record.name),
-        "" if first else _EFFECTS.get(record.effect, record.effect),
+        record.spelling,
+        "" if first else EFFECTS.get(record.effect, (record.effect, ""))[0],
         "" if first else str(len(record.rewrites)),
         str(len(record.refusals) or ""),
         str(record.nodes_after),
@@ -102,7 +124,7 @@ def _row(record: PassRecord, timed: bool, verified: bool) -> Sequence[Renderable
         str(record.bytes_a_token or ""),
         *(["" if first or record.seconds is None else f"{record.seconds * 1e3:.0f}"] if timed else []),
         *([f"{record.verification.difference:.0e}" if record.verification else ""] if verified else []),
-    )
+    ]
 
 
 def trace_view(trace: Trace) -> RenderableType:
@@ -141,11 +163,24 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
 def quality_table(records: Sequence[QualityRecord]) -> Table:
     """A row for each model: before the transforms, and after each of them."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
-    for place, heading in enumerate(HEADINGS):
+    for place, heading in enumerate(QUALITY_HEADINGS):
         table.add_column(heading.replace(", ", "\n"), justify="right" if place else "left", overflow="fold")
     for record in records:
         table.add_row(*map(Text, quality_cells(record)))
     return table
+
+
+def quality_cells(record: QualityRecord) -> tuple[str, ...]:
+    """A row under `QUALITY_HEADINGS`."""
+    return (
+        record.name,
+        f"{record.parameters / 1e6:,.1f}",
+        f"{record.weight_bytes / 1e6:,.1f}",
+        f"{record.cache_bytes_a_token:,}",
+        f"{record.perplexity:,.3f}",
+        f"{record.divergence:.4f}",
+        f"{100 * record.agreement:.1f}%",
+    )
 
 
 def rewrites_view(trace: Trace) -> RenderableType:
@@ -155,11 +190,6 @@ def rewrites_view(trace: Trace) -> RenderableType:
         for reason in reasons(record.rewrites):
             parts += _reason(record, reason)
     return Group(Text("Rewritten", style="bold"), *parts)
-
-
-def trace_text(trace: Trace, width: int = WIDTH) -> str:
-    """`trace_view` as plain text."""
-    return plain_text(trace_view(trace), width)
 
 
 def plain_text(view: RenderableType, width: int = WIDTH) -> str:

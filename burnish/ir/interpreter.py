@@ -50,12 +50,10 @@ def run(
     program: Program,
     inputs: Sequence[torch.Tensor],
     watch: Callable[[fx.Node, Any], None] | None = None,
-    call: Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any] | None = None,
 ) -> tuple[Any, ...]:
     """The outputs of `program` for `inputs`, one tensor a placeholder in order.
 
-    `watch` is called with each node and its value. `call` computes a node from the values of its arguments, in place of
-    its op. A value is freed after its last use.
+    `watch` is called with each node and its value. A value is freed after its last use.
     """
     placeholders = program.placeholders
     if len(inputs) != len(placeholders):
@@ -75,7 +73,7 @@ def run(
                 if isinstance(args[0] if args else None, PositionTable):
                     values[node] = args[0].at(args[1])
                 else:
-                    values[node] = node.target(*args, **kwargs) if call is None else call(node, args, kwargs)
+                    values[node] = node.target(*args, **kwargs)
             except Exception as error:
                 raise InvalidProgramError(f"{describe(node)} failed: {error}") from error
         if watch is not None:

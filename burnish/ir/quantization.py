@@ -13,66 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from burnish.ir.weights import Concat, Rows, Weight
 
-LARGEST = {8: 127, 4: 7}
 SCALE_DTYPE = torch.float16
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizedWeight:
-    """A weight[N, K] of floats in `bits` bits, rounded to the nearest; `group` divides K."""
-
-    source: Weight
-    bits: int
-    group: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        rows, size = self.source.shape
-        return (rows, size * self.bits // 8)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.int8 if self.bits == 8 else torch.uint8
-
-    @cached_property
-    def scales(self) -> Scales:
-        """What the integers are multiplied by."""
-        return Scales(self)
-
-    def materialize(self) -> Tensor:
-        """The integers, as they are stored."""
-        groups = _groups(self.source.materialize(), self.group)
-        scales = _scales(groups, self.bits).float()
-        quotient = torch.where(scales > 0, groups / scales.clamp_min(1e-30), 0.0)
-        q = quotient.round().clamp(-LARGEST[self.bits] - (self.bits == 4), LARGEST[self.bits])
-        return pack((q + 8 * (self.bits == 4)).flatten(1), self.bits, self.group)
-
-
-@dataclass(frozen=True, eq=False)
-class Scales:
-    """The scales[N, K / group] of a quantized weight."""
-
-    of: QuantizedWeight
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        rows, size = self.of.source.shape
-        return (rows, size // self.of.group)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return SCALE_DTYPE
-
-    def materialize(self) -> Tensor:
-        """The scales, float16."""
-        return _scales(_groups(self.of.source.materialize(), self.of.group), self.of.bits).reshape(self.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +46,6 @@ class Quantized:
         """The floats."""
         zeros = None if self.zeros is None else self.zeros.materialize()
         return dequantized(self.values.materialize(), self.scales.materialize(), zeros)
-
-
-def rounded(source: Weight, bits: int, group: int) -> Quantized:
-    """`source` rounded to the nearest, when it is asked for."""
-    integers = QuantizedWeight(source, bits, group)
-    return Quantized(integers, integers.scales, None, bits, group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,12 +168,3 @@ def dequantized(weight: Tensor, scales: Tensor, zeros: Tensor | None = None) -> 
         q = q - 8
     floats: Tensor = (q * scales.float().unsqueeze(-1)).flatten(-2)
     return floats
-
-
-def _groups(weight: Tensor, group: int) -> Tensor:
-    return weight.float().reshape(*weight.shape[:-1], -1, group)
-
-
-def _scales(groups: Tensor, bits: int) -> Tensor:
-    """The scale of each group, as it is stored: the largest magnitude becomes the largest integer."""
-    return (groups.abs().amax(-1, keepdim=True) / LARGEST[bits]).to(SCALE_DTYPE)

@@ -22,7 +22,7 @@ from torch import Tensor
 from burnish.ir.ops import define
 from burnish.ir.quantization import Quantized, unpacked
 from burnish.ir.traits import Traits
-from burnish.ir.weights import nbytes
+from burnish.ir.weights import Weight, nbytes
 
 _LARGEST_BLOCK, _SMALLEST_BLOCK = 256, 16
 
@@ -117,7 +117,7 @@ def block_of(bits: int, group: int, size: int) -> int | None:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A quantized weight[N, K] in blocks of `block`: its values, the weight itself; the rest, its other parts."""
+    """A quantized weight[N, K] in blocks of `block`: its values, the weight itself; the rest, in its `parts`."""
 
     source: Quantized
     block: int
@@ -132,19 +132,12 @@ class Blocks:
         return torch.uint8
 
     @cached_property
-    def scales(self) -> BlockScales:
-        """float32[N, blocks]."""
-        return BlockScales(self)
-
-    @cached_property
-    def zeros(self) -> BlockZeros | None:
-        """uint8[N, blocks / 2], zero points of 4 bits; None: 8, and 128 of 8 bits."""
-        return BlockZeros(self) if self.source.zeros is not None and self.source.whole_zeros else None
-
-    @cached_property
-    def offsets(self) -> BlockOffsets | None:
-        """float32[N, blocks], where zero points are not whole."""
-        return BlockOffsets(self) if self.source.zeros is not None and not self.source.whole_zeros else None
+    def parts(self) -> dict[str, Weight]:
+        """All that is stored: values; scales; of 4 bits also zeros, or where these are not whole, offsets."""
+        found: dict[str, Weight] = {"values": self, "scales": BlockScales(self)}
+        if self.source.zeros is not None:
+            found |= {"zeros": BlockZeros(self)} if self.source.whole_zeros else {"offsets": BlockOffsets(self)}
+        return found
 
     def materialize(self) -> Tensor:
         """The integers, as they are stored."""
@@ -163,6 +156,12 @@ class Blocks:
         """What each group has, [N, groups], for each block, [N, blocks]."""
         first = torch.arange(self.shape[1]) * self.block
         return of_groups[:, first // self.source.group]
+
+
+def in_blocks(weight: Quantized) -> Blocks | None:
+    """A weight in the longest blocks that fit its groups; None where none do."""
+    block = block_of(weight.bits, weight.group, weight.shape[1])
+    return None if block is None else Blocks(weight, block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,8 +228,5 @@ class BlockOffsets:
 
 def stored_bytes(weight: Quantized) -> int:
     """Bytes of a weight as an artifact for CPUs has it: in blocks, or in floats where no blocks fit."""
-    block = block_of(weight.bits, weight.group, weight.shape[1])
-    if block is None:
-        return nbytes(weight)
-    blocks = Blocks(weight, block)
-    return sum(nbytes(part) for part in (blocks, blocks.scales, blocks.zeros, blocks.offsets) if part is not None)
+    blocks = in_blocks(weight)
+    return nbytes(weight) if blocks is None else sum(map(nbytes, blocks.parts.values()))

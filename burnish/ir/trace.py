@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from burnish.ir.trace_html import counted, trace_html
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -58,7 +56,7 @@ class PassRecord:
 
     number: int  # 1 for the first pass; 0 is the graph as captured
     name: str
-    options: dict[str, str]
+    options: dict[str, str]  # that are not the defaults
     effect: str  # "exact", "reassociates", "lossy"
     rewrites: tuple[Entry, ...]
     refusals: tuple[Entry, ...]
@@ -75,6 +73,12 @@ class PassRecord:
     declarations: str = ""  # what else its full text has (burnish.ir.full_text)
     verification: Verification | None = None
     floor_bytes: int = 0  # that one more token cannot do without (burnish.ir.cost); 0 before there are states
+
+    @property
+    def spelling(self) -> str:
+        """The pass and its options, as they are given: `narrow-floats{dtype=bfloat16}`."""
+        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.name}{{{options}}}" if options else self.name
 
     def __repr__(self) -> str:
         return (
@@ -121,4 +125,11 @@ class Trace:
         )
 
     def _repr_html_(self) -> str:
+        from burnish.inspect.html.notebook import trace_html  # for a notebook alone
+
         return trace_html(self)
+
+
+def counted(count: int, thing: str) -> str:
+    """`1 pass`, `2 passes`."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}{'es' if thing.endswith('s') else 's'}"

@@ -12,7 +12,6 @@ from burnish.passes.fuse.linears import FuseLinears
 from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
-from burnish.passes.lower.lower_quantized import LowerQuantized
 from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
@@ -84,7 +83,7 @@ def fuse_for_cpu() -> list[Pass]:
 
 def narrow_for_cpu() -> list[Pass]:
     """What says in which numbers it is computed. Up to here, weights that stand for integers are floats to everyone."""
-    return [LowerQuantized()]
+    return [ReadIntegers("blocks")]
 
 
 def lower_for_cpu() -> list[Pass]:
@@ -113,7 +112,7 @@ def narrow_for_gpu(dtype: torch.dtype) -> list[Pass]:
 
     Last: all that comes before can be compared in float32, over weights that are floats to everyone.
     """
-    return [ReadIntegers(), *([] if dtype == torch.float32 else [NarrowFloats(dtype)])]
+    return [ReadIntegers("plain"), *([] if dtype == torch.float32 else [NarrowFloats(dtype)])]
 
 
 def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
@@ -133,7 +132,7 @@ def default_passes(
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
 
 
-NARROWING = (LowerQuantized, ReadIntegers, NarrowFloats)
+NARROWING = (ReadIntegers, NarrowFloats)
 """Passes that say in which numbers to compute: a program before them can be compared in float32."""
 
 
@@ -141,4 +140,7 @@ def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
     listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16)]
-    return list({each.name: each for each in listed}.values())
+    found: dict[str, Pass] = {}
+    for each in listed:
+        found.setdefault(each.name, each)
+    return list(found.values())

@@ -19,16 +19,16 @@ _SPELLED = re.compile(r"\s*([A-Za-z][\w.-]*)\s*(?:\{(.*)\})?\s*", re.DOTALL)
 
 def spelled(each: Pass) -> str:
     """A pass as text: its name, and in braces those of its options that are not the defaults."""
-    options = ",".join(f"{name}={text}" for name, text in options_of(each, all_of_them=False).items())
+    options = ",".join(f"{name}={text}" for name, text in options_of(each).items())
     return f"{each.name}{{{options}}}" if options else each.name
 
 
-def options_of(each: Pass, all_of_them: bool = True) -> dict[str, str]:
-    """The options of a pass as text: its fields, but for those that are not shown in its repr."""
+def options_of(each: Pass) -> dict[str, str]:
+    """The options of a pass that are not the defaults, as text: its fields, but for those not shown in its repr."""
     return {
         field.name: _text(getattr(each, field.name))
         for field in _options(each)
-        if all_of_them or getattr(each, field.name) != field.default
+        if getattr(each, field.name) != field.default
     }
 
 

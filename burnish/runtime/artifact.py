@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -40,6 +40,7 @@ from burnish.runtime.tokenization import Tokenizer, TokenizerData
 from burnish.runtime.weights_file import Placement, WeightLayout, map_weights, read_header, write_weights
 from burnish.version import __version__
 
+_T = TypeVar("_T")
 STEP_FILE = "step.json"
 MODEL_FILE = "model.onnx"
 TRACE_FILE = "trace/trace.json"
@@ -266,12 +267,21 @@ class Artifact:
         """Whether the manifest lists the file."""
         return name in self.manifest.files
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the files that have weights."""
+        return sum(self.manifest.files[file].bytes for file in self._weight_files)
+
+    @property
+    def _weight_files(self) -> set[str]:
+        return {entry.file for entry in self.manifest.weights.values()}
+
     def verify(self, weights: bool = True, others: bool = True, threads: int | None = None) -> None:
         """Compare the contents of the weight files, and of the others, with their checksums.
 
         Raises ArtifactError, which names the file. Reads every byte: about 0.4 s for each 500 MB and thread.
         """
-        heavy = {entry.file for entry in self.manifest.weights.values()}
+        heavy = self._weight_files
         chosen = (
             (name, entry.bytes, entry.sha256)
             for name, entry in self.manifest.files.items()
@@ -325,15 +335,13 @@ class Artifact:
 
     def program(self) -> Program:
         """The step graph over the memory-mapped weights."""
-        data = self._json(STEP_FILE, Any)
+        data = self.decoded(STEP_FILE, Any)
         return program_from_data(data, self.weights, self.signature, self.states)
 
     def trace(self) -> Trace:
         """The record of the compilation."""
-        trace = self._json(TRACE_FILE, Trace)
-        assert isinstance(trace, Trace)
-        stored = self._json(NODES_FILE, _Nodes)
-        assert isinstance(stored, _Nodes)
+        trace = self.decoded(TRACE_FILE, Trace)
+        stored = self.decoded(NODES_FILE, _Nodes)
         known = range(len(stored.nodes))
         sizes = {len(trace.passes), len(stored.passes), len(stored.declarations)}
         if len(sizes) != 1 or not all(index in known for indices in stored.passes for index in indices):
@@ -367,7 +375,8 @@ class Artifact:
                 except OSError:  # another file system, or one without hard links
                     shutil.copyfile(self.path / name, target)
 
-    def _json(self, name: str, kind: Any) -> Any:
+    def decoded(self, name: str, kind: type[_T]) -> _T:
+        """What the JSON of a file says. Raises ArtifactError where it is not of that kind."""
         try:
             return msgspec.json.decode(self.file(name).read_bytes(), type=kind)
         except msgspec.DecodeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from burnish.runtime.artifact import Artifact
 
 PLAN_FILE = "plan.json"
-_T = TypeVar("_T")
 _KEY = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{16}")
 
 
@@ -60,7 +59,7 @@ def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
 
 def read_plan(artifact: Artifact) -> Plan:
     """The launch plan. Raises ArtifactError if it is none."""
-    plan = _decoded(artifact, PLAN_FILE, Plan)
+    plan = artifact.decoded(PLAN_FILE, Plan)
     wrong = [key for key in plan.kernels if not _KEY.fullmatch(key)]
     if wrong:
         raise ArtifactError(f"{PLAN_FILE} in {artifact.path} has a kernel with the key {wrong[0]!r}")
@@ -75,7 +74,7 @@ def architectures(artifact: Artifact) -> list[int]:
 
 def read_kernels(artifact: Artifact, architecture: int) -> dict[str, tuple[CompiledKernel, bytes]]:
     """The kernels for one architecture by key."""
-    facts = _decoded(artifact, f"kernels/sm_{architecture}.json", dict[str, CompiledKernel])
+    facts = artifact.decoded(f"kernels/sm_{architecture}.json", dict[str, CompiledKernel])
     return {
         key: (kernel, artifact.file(f"kernels/sm_{architecture}/{key}.cubin").read_bytes())
         for key, kernel in facts.items()
@@ -90,10 +89,3 @@ def architecture_for(device: int, available: list[int]) -> int | None:
     """
     fits = [each for each in available if each == device or (each // 10 == device // 10 == 8 and each <= device)]
     return max(fits, default=None)
-
-
-def _decoded(artifact: Artifact, name: str, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(artifact.file(name).read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
-        raise ArtifactError(f"{name} in {artifact.path} is malformed: {error}") from error

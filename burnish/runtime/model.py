@@ -26,7 +26,6 @@ from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
 from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels, read_plan
-from burnish.runtime.model_html import model_html
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
@@ -194,16 +193,16 @@ class CompiledModel:
 
     def __repr__(self) -> str:
         manifest = self.artifact.manifest
-        files = {entry.file for entry in manifest.weights.values()}
-        size = sum(manifest.files[file].bytes for file in files)
         token = sum(state.bytes_a_token for state in self.artifact.states)
         return (
             f"CompiledModel({manifest.name!r}, backend={self.backend!r}, vocabulary={self.signature.vocabulary}, "
-            f"max_length={self.signature.max_length}, weights={size / 1e6:.1f} MB, "
+            f"max_length={self.signature.max_length}, weights={self.artifact.weight_bytes / 1e6:.1f} MB, "
             f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
         )
 
     def _repr_html_(self) -> str:
+        from burnish.inspect.html.notebook import model_html  # for a notebook alone
+
         trace: Trace | str
         try:
             trace = self.trace

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 
 from burnish.ir.errors import UsageError
+from burnish.passes.transforms.quantize import BITS
 from burnish.runtime.model import Backend
 from burnish.targets.base import Target
 from burnish.targets.cpu import CpuTarget
-
-BITS = {"int8": 8, "int4": 4}
 
 
 def choose(

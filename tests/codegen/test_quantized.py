@@ -20,13 +20,13 @@ from burnish.frontend import read
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized
-from burnish.ir.quantized_ops import Blocks, block_of
+from burnish.ir.quantized_ops import block_of, in_blocks
 from burnish.ir.trace import Trace
-from burnish.ir.weights import Stored, Weight
+from burnish.ir.weights import Stored
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_cpu, make_incremental
 from tests.codegen.programs import VOCABULARY, Maker, OnnxStep, aten, ops
-from tests.passes.lower.test_lower_quantized import quantized, tied, with_integers
+from tests.passes.lower.test_read_integers import quantized, tied, with_integers
 from tests.zoo.configs import build
 
 KINDS = [(8, "none"), (4, "none"), (4, "whole"), (4, "fractional")]
@@ -34,13 +34,10 @@ KINDS = [(8, "none"), (4, "none"), (4, "whole"), (4, "fractional")]
 
 def parts(m: Maker, weight: Quantized, name: str = "weight") -> list[fx.Node | None]:
     """Values, scales, zero points and offsets of a weight in blocks."""
-    block = block_of(weight.bits, weight.group, weight.shape[1])
-    assert block is not None
-    blocks = Blocks(weight, block)
-    found: list[Weight | None] = [blocks, blocks.scales, blocks.zeros, blocks.offsets]
-    return [
-        None if each is None else m.weight(f"{name}.{index}", each.materialize()) for index, each in enumerate(found)
-    ]
+    blocks = in_blocks(weight)
+    assert blocks is not None
+    found = {part: m.weight(f"{name}.{part}", each.materialize()) for part, each in blocks.parts.items()}
+    return [found.get(part) for part in ("values", "scales", "zeros", "offsets")]
 
 
 def inputs(tokens: Tensor) -> dict[str, Tensor]:

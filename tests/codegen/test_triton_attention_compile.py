@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from burnish.codegen.triton.attention import Attention
-from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.combine_splits import combine_splits_spec
 from burnish.codegen.triton.kernels.decode_attention import decode_attention_spec
 from burnish.codegen.triton.kernels.flash_attention import flash_attention_spec
 from burnish.codegen.triton.tiles import SplitTiles, Target, aimed_at, prompt_tiles
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 SMOLLM2 = Attention(torch.bfloat16, 9, 3, 64, 64, scale=0.125)
 LLAMA_8B = Attention(torch.bfloat16, 32, 8, 128, 128, scale=128**-0.5)
@@ -35,7 +36,7 @@ FROM_CACHE = "LDGSTS.E.BYPASS.128"  # 16 bytes from global to shared memory, pas
 )
 def test_decode(attention: Attention, architecture: int, combines: bool) -> None:
     binary = compile_kernel(decode_attention_spec(attention, 1, SPLIT, combines=combines), architecture)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     machine = disassembly(binary)
     assert FROM_CACHE in machine
     assert "LDGSTS.E.BYPASS.64" not in machine
@@ -59,10 +60,10 @@ def test_prefill(tokens: int, attention: Attention, architecture: int) -> None:
     machine = disassembly(binary)
     assert TENSOR_CORES[architecture] in machine
     assert FROM_CACHE in machine
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
 
 
 def test_the_kernel_that_combines() -> None:
     binary = compile_kernel(combine_splits_spec(torch.bfloat16, None, 32, 1, 16, 128), 90)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert "LDG.E.128" in disassembly(binary)

@@ -7,10 +7,11 @@ import re
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.conv1d import conv1d_spec
 from burnish.codegen.triton.kernels.cumsum import cumsum_spec
 from burnish.codegen.triton.spec import KernelSpec
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 
 @pytest.mark.parametrize("architecture", [80, 90, 100])
@@ -27,5 +28,5 @@ from burnish.codegen.triton.spec import KernelSpec
 )
 def test_it_compiles_and_spills_nothing(spec: KernelSpec, architecture: int) -> None:
     binary = compile_kernel(spec, architecture)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert re.search(r"\bSTG\.E", disassembly(binary))

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from burnish.codegen.triton import compile as compiling
-from burnish.codegen.triton.compile import Binary, compile_each, compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import Binary, compile_each, compile_kernel
 from burnish.codegen.triton.kernels.fused_linear import fused_linear_spec
 from burnish.codegen.triton.spec import KernelSpec, spec_key
 from burnish.codegen.triton.tile_candidates import descriptor_candidates
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at
 from burnish.ir.errors import UnsupportedError
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 TENSOR_CORES = {90: "HGMMA", 100: "UTCHMMA", 120: "HMMA"}
 GATE_AND_UP: dict[str, Any] = {
@@ -35,7 +36,7 @@ def test_tiles_are_loaded_by_the_tensor_memory_accelerator(architecture: int) ->
     machine = disassembly(binary)
     assert machine.count("UTMALDG.2D") >= 2 * 3  # x and the weight, in three stages
     assert TENSOR_CORES[architecture] in machine
-    assert resources(binary).spill_bytes <= (24 if architecture == 120 else 0)  # which the ptxas of Triton 3.6 takes
+    assert spill_bytes(binary) <= (24 if architecture == 120 else 0)  # which the ptxas of Triton 3.6 takes
     assert binary.scratch_bytes == 2 * 128
     assert binary.num_warps == 8
     assert "setmaxnreg" not in binary.ptx

@@ -9,9 +9,10 @@ import torch
 from inline_snapshot import snapshot
 from torch import Tensor
 
-from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.fused_elementwise import elementwise_spec
 from burnish.codegen.triton.spec import spec_key
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 NORM = """\
 input %down_proj: bf16[batch, sequence, 4096]
@@ -75,7 +76,7 @@ GROUPS: dict[str, tuple[str, list[Tensor]]] = {
 def test_groups_compile_without_spills_and_load_16_bytes(name: str, architecture: int) -> None:
     binary = compile_kernel(elementwise_spec(*GROUPS[name]), architecture)
     machine = disassembly(binary)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert "LDG.E.128" in machine
     assert "STG.E.128" in machine
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_kernel
 from burnish.codegen.triton.kernels.fused_linear import fused_linear_spec
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at, product_tiles
 from burnish.ir.errors import UnsupportedError
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 TENSOR_CORES = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}
 
@@ -37,7 +38,7 @@ def test_gate_and_up_of_a_layer(rows: int, size_n: int, size_k: int, architectur
     )
     binary = compile_kernel(spec, architecture)
     machine = disassembly(binary)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     wide = re.findall(r"(?:LDG\.E|LDGSTS\.E\.BYPASS)\.128", machine)
     assert len(wide) >= 8  # of the weight, 16 bytes each
     if rows > 8:
@@ -58,7 +59,7 @@ def test_weights_of_8_and_4_bits(rows: int, bits: int, architecture: int) -> Non
     )
     binary = compile_kernel(spec, architecture)
     machine = disassembly(binary)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert len(re.findall(r"(?:LDG\.E|LDGSTS\.E\.BYPASS)[.\w]*\.128", machine)) >= (4 if rows == 1 else 1)
     assert bool(re.search(r"\bH\w*MMA", machine)) == (rows > 1)
 
@@ -68,7 +69,7 @@ def test_weights_of_8_and_4_bits(rows: int, bits: int, architecture: int) -> Non
 def test_down_and_its_residual(rows: int, architecture: int) -> None:
     tiles = tiles_on(architecture, rows, 4096, 14336, residual=True)
     binary = compile_kernel(fused_linear_spec(torch.bfloat16, 14336, tiles, has=frozenset({"residual"})), architecture)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert TENSOR_CORES.get(architecture, "HMMA") in disassembly(binary)
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.gather import gather_spec
 from burnish.codegen.triton.kernels.moe_linear import moe_linear_spec
 from burnish.codegen.triton.kernels.scatter import scatter_spec
@@ -15,6 +15,7 @@ from burnish.codegen.triton.kernels.topk import topk_spec
 from burnish.codegen.triton.kernels.zeros_like import zeros_like_spec
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.codegen.triton.tiles import expert_tiles
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -37,7 +38,7 @@ def test_experts_read_16_bytes_at_a_time(
     )
     binary = compile_kernel(spec, architecture)
     wide = re.findall(r"(?:LDG\.E|LDGSTS\.E\.BYPASS)[.\w]*\.128", disassembly(binary))
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert len(wide) >= 8
 
 
@@ -60,4 +61,4 @@ def test_experts_read_16_bytes_at_a_time(
     ids=lambda spec: f"{spec.name}-{next(iter(spec.arguments.values()))}",
 )
 def test_the_choice_of_experts_does_not_spill(spec: KernelSpec, architecture: int) -> None:
-    assert resources(compile_kernel(spec, architecture)).spill_bytes == 0
+    assert spill_bytes(compile_kernel(spec, architecture)) == 0

@@ -7,8 +7,9 @@ import re
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import compile_kernel, disassembly, resources
+from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.top_scores import top_scores_spec
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 
 @pytest.mark.parametrize(
@@ -24,5 +25,5 @@ from burnish.codegen.triton.kernels.top_scores import top_scores_spec
 )
 def test_rounds(dtype: torch.dtype, size: int, architecture: int) -> None:
     binary = compile_kernel(top_scores_spec(dtype, size, 128), architecture)
-    assert resources(binary).spill_bytes == 0
+    assert spill_bytes(binary) == 0
     assert re.search(r"LDG\.E[.\w]*\.128", disassembly(binary)), "no 16-byte loads"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from burnish.codegen.triton.compile import compile_all, disassembly, resources
+from burnish.codegen.triton.compile import compile_all
 from burnish.codegen.triton.planner import fallbacks, plan
 from burnish.codegen.triton.tiles import Target
 from burnish.frontend import read
@@ -17,6 +17,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
 from burnish.runtime.plan import Launch, Plan
+from tests.codegen.machine_code import disassembly, spill_bytes
 
 SHAPES = {
     "SmolLM2, two layers": {
@@ -73,7 +74,7 @@ def test_machine_code(planned: tuple[Program, Plan, dict[str, object]], architec
     for key, binary in binaries.items():
         code = disassembly(binary)
         if key in decode:
-            assert resources(binary).spill_bytes == 0, key
+            assert spill_bytes(binary) == 0, key
         many_rows = key not in kernels_of(launches, 0)
         if "attention_kernel" in key or (many_rows and ("linear" in key or "projection" in key)):
             assert TENSOR_CORES.search(code), f"{key} has no tensor-core instructions"

@@ -32,8 +32,7 @@ from burnish.codegen.triton.tiles import SplitTiles, Target, aimed_at
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.paged_ops import paged_write as paged_reference
-from burnish.ir.quantization import QuantizedWeight
-from burnish.ir.weights import Stored
+from burnish.passes.transforms.quantize_rounding import Grid, nearest
 from burnish.runtime.executor_cuda import this_architecture
 
 DEVICE = "cuda"
@@ -145,8 +144,8 @@ def test_linears_by_tensor_descriptors(norm: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("rows", [1, 5, 70])
 def test_linears_of_integers(dtype: torch.dtype, bits: int, rows: int) -> None:
-    quantized = QuantizedWeight(Stored(normal(96, 1024, dtype=torch.float32) / 32), bits, 32)
-    weight, scales = quantized.materialize(), quantized.scales.materialize().to(dtype)
+    quantized = nearest(normal(96, 1024, dtype=torch.float32) / 32, Grid(bits, 32))
+    weight, scales = quantized.values.materialize(), quantized.scales.materialize().to(dtype)
     x = normal(rows, 1024, dtype=dtype)
     expected = fused_ops.fused_linear(x.double(), weight, scales=scales.double())
     assert_same(fused_linear(here(x), here(weight), scales=here(scales)), expected)

@@ -199,7 +199,7 @@ def test_the_command(make: Callable[..., Artifact]) -> None:
     assert call("inspect", first.path, "--diff", "04", "05").stdout == done.stdout
     done = call("inspect", first.path, second.path)
     assert done.exit_code == 0, done.stderr
-    assert "+++ deep.burnish 13 lower-quantized" in done.stdout
+    assert "+++ deep.burnish 13 read-integers" in done.stdout
     assert "raise-norms: rewrites 6 → 14" in done.stdout
     assert "are equal" in call("inspect", first.path, first.path).stdout
     wrong = call("inspect", first.path, "--diff", "clear")

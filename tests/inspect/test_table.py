@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from burnish.inspect.table import WIDTH, plain_text, reasons, rewrites_view, trace_text
+from burnish.inspect.table import WIDTH, plain_text, reasons, rewrites_view, trace_view
 from burnish.ir.trace import Entry, PassRecord, Trace
 
 
@@ -48,12 +48,12 @@ TRACE = Trace(
 
 
 def test_everything_fits_the_width() -> None:
-    lines = trace_text(TRACE).splitlines()
+    lines = plain_text(trace_view(TRACE)).splitlines()
     assert max(len(line) for line in lines) <= WIDTH
 
 
 def test_rows_say_what_the_passes_did() -> None:
-    text = trace_text(TRACE)
+    text = plain_text(trace_view(TRACE))
     row = next(line for line in text.splitlines() if "raise-attention" in line)
     assert row.split() == [
         *("1", "raise-attention", "≈", "30", "11234", "1234", "56,789", "53,806", "1046080", "12346")
@@ -61,9 +61,9 @@ def test_rows_say_what_the_passes_did() -> None:
     assert "seconds: capture 12.3 · passes 1.5" in text
     assert "frozen for 8192 tokens" in text
     untimed = Trace([replace(record, seconds=None) for record in TRACE.passes])  # as an artifact has it
-    row = next(line for line in trace_text(untimed).splitlines() if "raise-attention" in line)
+    row = next(line for line in plain_text(trace_view(untimed)).splitlines() if "raise-attention" in line)
     assert row.split()[-1] == "1046080"
-    assert not {"ms", "seconds:"} & set(trace_text(untimed).split())
+    assert not {"ms", "seconds:"} & set(plain_text(trace_view(untimed)).split())
 
 
 def test_refusals_are_grouped_by_reason_most_frequent_first() -> None:
@@ -72,7 +72,7 @@ def test_refusals_are_grouped_by_reason_most_frequent_first() -> None:
         (30, "cos of layer 0 is read elsewhere"),
         (2, "the tables differ"),
     ]
-    text = trace_text(TRACE)
+    text = plain_text(trace_view(TRACE))
     assert "30 ×: cos of layer 0 is read elsewhere" in text
     assert "first: mul_0 (aten.mul) in layers.0" in text
 
@@ -83,4 +83,4 @@ def test_rewrites_are_shown_on_request() -> None:
 
 
 def test_an_empty_trace_has_a_table() -> None:
-    assert "pass" in trace_text(Trace())
+    assert "pass" in plain_text(trace_view(Trace()))

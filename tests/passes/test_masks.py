@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,10 +11,27 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from burnish.passes.analyses import masks
-from burnish.passes.analyses.masks import Dense, Mask, NotANumber, departs, differs, shows, table_of
+from burnish.passes.analyses.masks import Mask, NotANumber, departs, differs, shows, table_of
 from burnish.passes.analyses.masks import classify as classify_bias
 
 HIDDEN_VALUES = [float("-inf"), torch.finfo(torch.float32).min, -1e4]
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A bias [H|1, L, L] that is held whole."""
+
+    values: Tensor
+
+    @property
+    def length(self) -> int:
+        return self.values.shape[-1]
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.values[:, start:stop]
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        return self.values[:, :, start:stop]
 
 
 def classify(bias: Tensor, has_sinks: bool) -> Mask:

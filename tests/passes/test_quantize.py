@@ -21,7 +21,7 @@ from burnish.ir.quantized_ops import stored_bytes
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Stored, Weights, nbytes
-from burnish.passes.lower.lower_quantized import LowerQuantized
+from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import raise_operations
 from burnish.passes.transforms.calibration import Calibration, calibration_of
@@ -348,7 +348,7 @@ def test_scales_of_channels_make_a_layer_lose_less() -> None:
 
 def artifact_bytes(program: Program) -> int:
     """Bytes of all weights after they are lowered."""
-    lowered = run_passes(program, [LowerQuantized()], Trace())
+    lowered = run_passes(program, [ReadIntegers()], Trace())
     return sum(nbytes(weight) for weight in lowered.weights.values())
 
 

@@ -13,7 +13,7 @@ from burnish.ir.program import Program
 from burnish.ir.quantization import as_quantized
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Stored, Weights, nbytes
-from burnish.passes.lower.lower_quantized import LowerQuantized
+from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.pipeline import run_passes
 from burnish.passes.transforms.quantize_exact import found_again
 from burnish.passes.transforms.quantize_rounding import Grid, nearest
@@ -115,5 +115,5 @@ def test_a_model_of_dequantized_weights_loses_nothing_in_them(method: str) -> No
 @pytest.mark.parametrize("made", [small, dequantized_model])
 def test_the_report_counts_what_the_artifact_stores(made: object, options: dict[str, object]) -> None:
     after, _ = quantized(made(), **options)  # type: ignore[operator]
-    lowered = run_passes(after, [LowerQuantized()], Trace())
+    lowered = run_passes(after, [ReadIntegers()], Trace())
     assert weight_bytes(after) == sum(nbytes(weight) for weight in lowered.weights.values())

@@ -13,8 +13,7 @@ from torch import Tensor
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.quantization import QuantizedWeight
-from burnish.ir.weights import Stored
+from burnish.passes.transforms.quantize_rounding import Grid, nearest
 
 
 def drawn(
@@ -152,6 +151,6 @@ def test_heads_without_pairs_are_refused() -> None:
 @pytest.mark.parametrize("has", [("cos", "sin"), ("query_norm", "key_norm")], ids=str)
 def test_weights_of_8_and_4_bits(bits: int, tokens: int, has: tuple[str, ...]) -> None:
     arguments = drawn(has=has, tokens=tokens, size_k=96)
-    quantized = QuantizedWeight(Stored(arguments["weight"]), bits, 32)
-    arguments |= {"weight": quantized.materialize(), "scales": quantized.scales.materialize()}
+    quantized = nearest(arguments["weight"], Grid(bits, 32))
+    arguments |= {"weight": quantized.values.materialize(), "scales": quantized.scales.materialize()}
     check(arguments, head_eps=1e-6)

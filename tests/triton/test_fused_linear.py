@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from burnish.codegen.triton.kernels.fused_linear import fused_linear, rows_of
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.quantization import QuantizedWeight
-from burnish.ir.weights import Stored
+from burnish.passes.transforms.quantize_rounding import Grid, nearest
 
 
 def check(rows: int, n: int, k: int, dtype: torch.dtype = torch.float32, gated: bool = False, **options: Any) -> None:
@@ -115,8 +114,8 @@ def test_leading_axes_stay() -> None:
 def test_weights_of_8_and_4_bits(rows: int, n: int, groups: int, group: int, bits: int, gated: bool) -> None:
     torch.manual_seed(rows + n)
     size_k = groups * group
-    quantized = QuantizedWeight(Stored(torch.randn(n, size_k)), bits, group)
-    weight, scales = quantized.materialize(), quantized.scales.materialize()
+    quantized = nearest(torch.randn(n, size_k), Grid(bits, group))
+    weight, scales = quantized.values.materialize(), quantized.scales.materialize()
     x, norm_weight = torch.randn(rows, size_k), torch.randn(size_k)
     options: dict[str, Any] = {"norm": "rms", "eps": 1e-5, "gated": gated, "activation": "silu"}
     expected = fused_ops.fused_linear(x, weight, None, norm_weight, scales=scales, **options)
@@ -125,6 +124,6 @@ def test_weights_of_8_and_4_bits(rows: int, n: int, groups: int, group: int, bit
 
 
 def test_groups_that_the_kernel_does_not_take_are_refused() -> None:
-    quantized = QuantizedWeight(Stored(torch.randn(4, 16)), 8, 16)
+    quantized = nearest(torch.randn(4, 16), Grid(8, 16))
     with pytest.raises(UnsupportedError, match="16 weights share a scale: the kernel takes 32, 64 and 128"):
-        fused_linear(torch.randn(1, 16), quantized.materialize(), scales=quantized.scales.materialize())
+        fused_linear(torch.randn(1, 16), quantized.values.materialize(), scales=quantized.scales.materialize())

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -45,15 +41,6 @@ class Binary:
         """What a launcher takes: facts and machine code."""
         facts = CompiledKernel(self.name, self.shared_bytes, self.num_warps, self.scratch_bytes, self.ptxas)
         return facts, self.cubin
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What ptxas says that a kernel takes."""
-
-    registers: int
-    stack_bytes: int
-    spill_bytes: int
 
 
 def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
@@ -140,28 +127,3 @@ def _compiled_beside_others(spec: KernelSpec, architecture: int) -> Binary | Uns
         if cause is None:  # not https://github.com/python/cpython/issues/106905
             raise
         return None
-
-
-def resources(binary: Binary) -> Resources:
-    """Registers, stack and spills, as the cubin itself says."""
-    text = _tool("cuobjdump", "-res-usage", binary.cubin)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", text)
-    assert found is not None, text
-    machine = disassembly(binary)
-    spills = sum(machine.count(op) for op in ("STL", "LDL"))
-    return Resources(int(found[1]), int(found[2]), 4 * spills)
-
-
-def disassembly(binary: Binary) -> str:
-    """The machine code as text."""
-    return _tool("cuobjdump", "-sass", binary.cubin)
-
-
-def _tool(name: str, option: str, cubin: bytes) -> str:
-    """What one of the CUDA tools in Triton's wheel prints of a cubin."""
-    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        done = subprocess.run([str(path), option, file.name], capture_output=True, text=True, check=True)
-    return done.stdout

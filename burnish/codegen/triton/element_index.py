@@ -85,10 +85,10 @@ class Indices:
 
     def of_row(self, shape: Sequence[Size]) -> list[Term]:
         """The index of the row in a tensor whose rows are so many."""
-        return self.split(self.part(1, None), shape, outermost=True)
+        return self.split(self.part(1, None), shape)
 
-    def split(self, term: Term, shape: Sequence[Size], outermost: bool = False) -> list[Term]:
-        """A place along one axis as an index in axes that are this one, split. `outermost`: all of it is inside."""
+    def split(self, term: Term, shape: Sequence[Size]) -> list[Term]:
+        """A place along one axis as an index in axes that are this one, split."""
         terms = []
         first = next((i for i, size in enumerate(shape) if not equal(size, 1)), 0)
         for i, size in enumerate(shape):

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from burnish.inspect.html.data import Kernels, report_data
+from burnish.inspect.html.quality import quality_html
 from burnish.ir.errors import UsageError
-from burnish.ir.quality_html import quality_html
 from burnish.ir.trace import Trace
 
 # In the order in which they build on each other.

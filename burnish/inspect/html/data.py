@@ -73,7 +73,7 @@ def _pass(record: PassRecord, tables: _Tables) -> dict[str, Any]:
     return {
         "number": record.number,
         "name": record.name,
-        "options": {key: value for key, value in record.options.items() if value != record.name},
+        "options": record.options,
         "effect": record.effect,
         "seconds": record.seconds,
         "launches": record.launches,

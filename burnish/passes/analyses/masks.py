@@ -37,23 +37,6 @@ class Bias(Protocol):
 
 
 @dataclass(frozen=True)
-class Dense:
-    """A bias [H|1, L, L] that is held whole."""
-
-    values: Tensor
-
-    @property
-    def length(self) -> int:
-        return self.values.shape[-1]
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self.values[:, start:stop]
-
-    def columns(self, start: int, stop: int) -> Tensor:
-        return self.values[:, :, start:stop]
-
-
-@dataclass(frozen=True)
 class Mask:
     """The kind of a mask and what is left over after it.
 

@@ -1,87 +1,165 @@
-"""Products whose weights stand for integers read these and their scales.
+"""What reads a weight that stands for integers reads the integers and scales, packed as the target's kernels want.
 
-For kernels of `fused_linear` and `attention_projection`. Where they cannot read the integers, the weight stays in
-floats, and the log says why.
+All readers of a weight have to, or none does: it is stored once. Where they cannot, it stays in floats, and the log
+says why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.errors import UsageError
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.program import Program
+from burnish.ir.program import Program, operands
 from burnish.ir.quantization import Quantized, as_quantized, regrouped
+from burnish.ir.quantized_ops import in_blocks, quantized_ops
+from burnish.ir.similar import did_you_mean
+from burnish.ir.weights import Weight
 from burnish.passes.base import Effect, Log
 
-PRODUCTS = (fused_ops.fused_linear.default, fused_ops.attention_projection.default)
-_GROUPS = (128, 64, 32)  # that the kernels know
+aten = torch.ops.aten
+
+Parts = dict[str, Weight]  # of one weight, as they are stored: values, scales, and what else it has
+Nodes = dict[str, fx.Node]  # that read them
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An op that can read integers: where it has its weight, and what computes the same from the parts of one."""
+
+    at: int
+    call: Callable[[Editor, fx.Node, Nodes, Quantized], fx.Node]
+    float32_only: bool = False
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the kernels of a target read such weights: the parts of one, or why it has none, and the ops that can."""
+
+    parts: Callable[[Quantized], Parts | str]
+    readers: Mapping[Any, Reader]
 
 
 @dataclass(frozen=True)
 class ReadIntegers:
-    """fused_linear(x, w), attention_projection(x, w) of a w that stands for integers -> the same of these, and scales.
+    """packing: of `PACKINGS`, the target's choice.
 
-    What else reads such a weight keeps it in floats.
+    "blocks": linear(x, w) -> quantized_linear(x, values, scales, ...), and embedding likewise, for ONNX Runtime.
+    "plain": fused_linear(x, w) -> fused_linear(x, values, scales=...), and attention_projection likewise, for Triton.
     """
 
+    packing: str = "blocks"
     name: ClassVar[str] = "read-integers"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
     atomic: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        """UsageError for a packing that there is not."""
+        if self.packing not in PACKINGS:
+            meant = did_you_mean(self.packing, PACKINGS)
+            raise UsageError(f"there is no packing {self.packing!r}{meant}: there are {' and '.join(PACKINGS)}")
+
     def run(self, program: Program, log: Log) -> Program:
-        """Let every product read the integers that its weight has, in place."""
+        """Let the readers of each such weight read the integers, in place."""
+        packing = PACKINGS[self.packing]
         editor = Editor(program)
         for leaf in [node for node in program.graph.nodes if node.op == "get_attr"]:
-            given = as_quantized(program.weights[program.weight_of(leaf)])
-            if given is None:
+            name = program.weight_of(leaf)
+            quantized = as_quantized(program.weights[name])
+            if quantized is None:
                 continue
-            quantized, reason = _for_kernels(given)
+            parts = _obstacle(leaf, packing.readers) or packing.parts(quantized)
+            if isinstance(parts, str):
+                log.refuse(next(iter(leaf.users)), f"{parts}: the weight stays in floats")
+                continue
+            suffixes = {"values": f"int{quantized.bits}"}
+            nodes = {part: editor.weight(f"{name}.{suffixes.get(part, part)}", each) for part, each in parts.items()}
             for user in list(leaf.users):
-                reason = obstacle(user) or reason
-                if reason:
-                    log.refuse(user, f"{reason}: the weight stays in floats")
-                    continue
-                use_integers(program, editor, user, quantized)
-                log.rewrite(user, f"{given.bits} bits, a scale for each {given.group}")
+                with editor.before(user):
+                    new = packing.readers[user.target].call(editor, user, nodes, quantized)
+                editor.replace(user, new)
+                log.rewrite(user, f"{quantized.bits} bits, a scale for each {quantized.group}")
         remove_dead(program)
         return program
 
 
-def _for_kernels(weight: Quantized) -> tuple[Quantized, str]:
-    """The weight in groups that the kernels know, or why there are none."""
+def _obstacle(leaf: fx.Node, readers: Mapping[Any, Reader]) -> str:
+    """Why what reads a weight cannot read its integers; nothing if all can."""
+    for user in leaf.users:
+        reader = readers.get(user.target)
+        if reader is None:
+            return f"{user.name} ({user.target}) has no kernel that reads integers"
+        if [place for place, each in enumerate(user.args) if each is leaf] != [reader.at]:
+            return f"{user.name} ({user.target}) reads it as something else than its weight"
+        if reader.float32_only and user.meta["val"].dtype != torch.float32:
+            return f"{user.name} computes in {user.meta['val'].dtype}, and integers are multiplied with float32"
+    return ""
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def _blocks(weight: Quantized) -> Parts | str:
+    blocks = in_blocks(weight)
+    return f"there are no blocks of 16 or more in groups of {weight.group}" if blocks is None else blocks.parts
+
+
+def _linear_of_blocks(editor: Editor, user: fx.Node, parts: Nodes, weight: Quantized) -> fx.Node:
+    bias = operands(user)[2] if len(user.args) > 2 else user.kwargs.get("bias")
+    target = quantized_ops.quantized_linear.default
+    return editor.call(target, operands(user)[0], *_four(parts), bias, like=user, bits=weight.bits)
+
+
+def _embedding_of_blocks(editor: Editor, user: fx.Node, parts: Nodes, weight: Quantized) -> fx.Node:
+    target = quantized_ops.quantized_embedding.default
+    ids = operands(user)[1]
+    return editor.call(target, *_four(parts), ids, like=user, bits=weight.bits, size=weight.shape[1])
+
+
+def _four(parts: Nodes) -> tuple[fx.Node | None, ...]:
+    return tuple(parts.get(name) for name in ("values", "scales", "zeros", "offsets"))
+
+
+# ---------------------------------------------------------------- plain
+
+_GROUPS = (128, 64, 32)  # that the kernels know
+
+
+def _plain(weight: Quantized) -> Parts | str:
+    """Integers and scales as they are, but that long groups of 8 bits become shorter ones."""
     if weight.zeros is not None:
-        return weight, "the kernels know no zero points"
-    if weight.group in _GROUPS:
-        return weight, ""
-    smaller = next((group for group in _GROUPS if weight.group % group == 0), None)
-    if smaller is None or weight.bits != 8:
-        return weight, f"the kernels know groups of 32, 64 and 128, and these are of {weight.group}"
-    return regrouped(weight, smaller), ""
+        return "the kernels know no zero points"
+    if weight.group not in _GROUPS:
+        smaller = next((group for group in _GROUPS if weight.group % group == 0), None)
+        if smaller is None or weight.bits != 8:
+            return f"the kernels know groups of 32, 64 and 128, and these are of {weight.group}"
+        weight = regrouped(weight, smaller)
+    return {"values": weight.values, "scales": weight.scales}
 
 
-def obstacle(node: fx.Node) -> str:
-    """Why a node cannot read integers in place of its weight, whatever they are; nothing if it can."""
-    if node.target not in PRODUCTS:
-        return f"{node.target} has no kernel that reads integers"
-    weight = node.args[1]
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return "its weight is computed in the graph"
-    if not weight.meta["val"].dtype.is_floating_point:
-        return "its weight is of integers already"
-    others = [user for user in weight.users if user is not node]
-    return f"its weight is read by {others[0].name} too, and would be stored twice" if others else ""
+def _product_of_plain(editor: Editor, user: fx.Node, parts: Nodes, weight: Quantized) -> fx.Node:
+    x, _, *rest = operands(user)
+    options: dict[str, Any] = {**user.kwargs, "scales": parts["scales"]}
+    return editor.call(user.target, x, parts["values"], *rest, like=user, **options)
 
 
-def use_integers(program: Program, editor: Editor, node: fx.Node, quantized: Quantized) -> None:
-    """Let one of `PRODUCTS` read integers and scales in place of its weight."""
-    name = program.weight_of(node.args[1])  # type: ignore[arg-type]
-    values = editor.weight(f"{name}.int{quantized.bits}", quantized.values)
-    scales = editor.weight(f"{name}.scales", quantized.scales)
-    options: dict[str, Any] = {**node.kwargs, "scales": scales}
-    with editor.before(node):
-        new = editor.call(node.target, node.args[0], values, *node.args[2:], like=node, **options)
-    editor.replace(node, new)
+_PRODUCT = Reader(1, _product_of_plain)
+
+PACKINGS: Mapping[str, Packing] = {
+    "blocks": Packing(
+        _blocks,
+        {
+            aten.linear.default: Reader(1, _linear_of_blocks, float32_only=True),
+            aten.embedding.default: Reader(0, _embedding_of_blocks, float32_only=True),
+        },
+    ),
+    "plain": Packing(
+        _plain, {fused_ops.fused_linear.default: _PRODUCT, fused_ops.attention_projection.default: _PRODUCT}
+    ),
+}

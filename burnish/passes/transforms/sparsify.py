@@ -15,7 +15,7 @@ from burnish.ir.quantization import as_quantized
 from burnish.ir.weights import Stored
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
-from burnish.passes.transforms.quality import logits_node
+from burnish.passes.transforms.quantize_readers import head_of
 from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
@@ -48,14 +48,14 @@ class Sparsify:
             raise UsageError(f"{self} needs calibration text: give calibration=, or method='magnitude'")
         method = self.method or ("magnitude" if self.calibration is None else "wanda")
         stream = None if self.calibration is None or method == "magnitude" else Stream(program, self.calibration.tokens)
-        head = _behind_the_last_sum(program)
+        head = head_of(program)
         editor = Editor(program)
         norms: dict[fx.Node, Tensor] = {}  # of each value that linears read
         for linear in [node for node in program.graph.nodes if node.target is aten.linear.default]:
             read, leaf = linear.args[:2]
             assert isinstance(read, fx.Node)
             assert isinstance(leaf, fx.Node)
-            reason = _obstacle(program, leaf, linear in head)
+            reason = _obstacle(program, leaf, linear is head)
             if reason:
                 log.refuse(linear, reason)
                 continue
@@ -99,14 +99,3 @@ def _channel_norms(stream: Stream, read: fx.Node) -> Tensor:
         total = squares if total is None else total + squares
     assert total is not None
     return total.sqrt().float()
-
-
-def _behind_the_last_sum(program: Program) -> set[fx.Node]:
-    """The linears that the logits come from by operations on elements alone: the head."""
-    node = logits_node(program)
-    while node.target is not aten.linear.default:
-        reads = [read for read in node.all_input_nodes if read.op == "call_function"]
-        if len(reads) != 1:
-            return set()
-        node = reads[0]
-    return {node}

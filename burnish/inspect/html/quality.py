@@ -5,43 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
+from burnish.inspect.table import QUALITY_HEADINGS, quality_cells
 from burnish.ir.states import CONTEXT
+from burnish.ir.trace import QualityRecord
 
-if TYPE_CHECKING:
-    from burnish.ir.trace import QualityRecord
-
-HEADINGS = (
-    "model",
-    "parameters, M",
-    "weights, MB",
-    "cache, B/token",
-    "perplexity",
-    "KL, nats",
-    "same top token",
-)
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 240, 60, 36, 20
-
-
-def quality_cells(record: QualityRecord) -> tuple[str, ...]:
-    """A row under `HEADINGS`."""
-    return (
-        record.name,
-        f"{record.parameters / 1e6:,.1f}",
-        f"{record.weight_bytes / 1e6:,.1f}",
-        f"{record.cache_bytes_a_token:,}",
-        f"{record.perplexity:,.3f}",
-        f"{record.divergence:.4f}",
-        f"{100 * record.agreement:.1f}%",
-    )
 
 
 def quality_html(records: Sequence[QualityRecord]) -> str:
     """The table and the chart; nothing without records. It has no styles of its own, which pages may forbid."""
     if not records:
         return ""
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in QUALITY_HEADINGS)
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in quality_cells(record)) + "</tr>" for record in records
     )
@@ -74,7 +50,9 @@ def quality_svg(records: Sequence[QualityRecord]) -> str:
         _text(_LEFT, _TOP - 8, "perplexity", "start"),
     ]
     for number, ((x, y), record) in enumerate(zip(places, records, strict=True)):
-        told = ", ".join(f"{heading} {cell}" for heading, cell in zip(HEADINGS, quality_cells(record), strict=True))
+        told = ", ".join(
+            f"{heading} {cell}" for heading, cell in zip(QUALITY_HEADINGS, quality_cells(record), strict=True)
+        )
         parts.append(
             f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="currentColor"><title>{escape(told)}</title></circle>'
         )

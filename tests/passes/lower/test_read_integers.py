@@ -11,18 +11,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from burnish.frontend import read
+from burnish.ir.errors import UsageError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
-from burnish.ir.quantization import Quantized, as_quantized, pack, regrouped, rounded
-from burnish.ir.quantized_ops import Blocks, block_of, dequantized_blocks
+from burnish.ir.quantization import Quantized, as_quantized, pack, regrouped
+from burnish.ir.quantized_ops import block_of, dequantized_blocks, in_blocks
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Concat, Rows, Stored, Weight, Weights
 from burnish.passes.fuse.pack_linears import PackLinears
-from burnish.passes.lower.lower_quantized import LowerQuantized
+from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import lower_for_cpu, lower_for_gpu, make_incremental
-from tests.codegen.programs import VOCABULARY, Maker, aten
+from burnish.passes.pipelines import known_passes, lower_for_cpu, lower_for_gpu, make_incremental
+from burnish.passes.spelling import read_pass
+from burnish.passes.transforms.quantize_rounding import Grid, nearest
+from tests.codegen.programs import VOCABULARY, Maker, aten, ops
 from tests.passes.lower.test_narrow_floats import logits
 from tests.zoo.configs import build
 
@@ -48,20 +51,16 @@ def quantized(rows: int, groups: int, bits: int, group: int, zeros: str = "none"
     )
 
 
-def in_blocks(weight: Quantized) -> Tensor:
+def floats_of_blocks(weight: Quantized) -> Tensor:
     """The floats that its blocks stand for."""
-    block = block_of(weight.bits, weight.group, weight.shape[1])
-    assert block is not None
-    blocks = Blocks(weight, block)
-    values, scales, zeros, offsets = (_values(part) for part in (blocks, blocks.scales, blocks.zeros, blocks.offsets))
-    assert values is not None
-    assert scales is not None
-    return dequantized_blocks(values, scales, zeros, offsets, weight.bits, weight.shape[1])
+    blocks = in_blocks(weight)
+    assert blocks is not None
+    values = {name: _values(part) for name, part in blocks.parts.items()}
+    parts = (values["values"], values["scales"], values.get("zeros"), values.get("offsets"))
+    return dequantized_blocks(*parts, weight.bits, weight.shape[1])
 
 
-def _values(part: Weight | None) -> Tensor | None:
-    if part is None:
-        return None
+def _values(part: Weight) -> Tensor:
     values = part.materialize()
     assert (tuple(values.shape), values.dtype) == (part.shape, part.dtype)
     return values
@@ -76,13 +75,13 @@ def _values(part: Weight | None) -> Tensor | None:
 )
 def test_blocks_stand_for_the_same_floats(rows: int, groups: int, bits_and_zeros: tuple[int, str], group: int) -> None:
     weight = quantized(rows, groups, bits_and_zeros[0], group, bits_and_zeros[1])
-    torch.testing.assert_close(in_blocks(weight), weight.materialize(), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(floats_of_blocks(weight), weight.materialize(), rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [8, 20, 72])
 def test_rows_of_one_scale_may_end_within_a_block(size: int) -> None:
     weight = quantized(3, 1, 8, size)
-    torch.testing.assert_close(in_blocks(weight), weight.materialize())
+    torch.testing.assert_close(floats_of_blocks(weight), weight.materialize())
 
 
 def test_blocks_are_as_long_as_groups_let_them_be() -> None:
@@ -98,9 +97,9 @@ def test_smaller_groups_of_8_bits_are_the_same_weight() -> None:
 # ---------------------------------------------------------------- the pass
 
 
-def lowered(program: Program) -> tuple[Program, PassRecord]:
+def lowered(program: Program, packing: str = "blocks") -> tuple[Program, PassRecord]:
     trace = Trace()
-    return run_passes(program, [LowerQuantized()], trace), trace.passes[-1]
+    return run_passes(program, [ReadIntegers(packing)], trace), trace.passes[-1]
 
 
 def tied(weight: Weight, m: Maker | None = None) -> Program:
@@ -124,7 +123,7 @@ def test_a_table_and_a_head_read_the_same_integers() -> None:
         f"burnish.quantized_linear(%quantized_embedding_default, {table}, None, bits=4)",
     ]
     assert list(after.weights) == ["table.int4", "table.scales", "table.zeros"]
-    assert [entry.text for entry in record.rewrites] == ["4 bits, a scale for each 32, in blocks of 32"] * 2
+    assert [entry.text for entry in record.rewrites] == ["4 bits, a scale for each 32"] * 2
     inputs = [torch.tensor([[1, 5, 2]]), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)]
     torch.testing.assert_close(run(after, inputs), run(program, inputs), rtol=1e-5, atol=1e-4)
 
@@ -139,8 +138,7 @@ def test_a_weight_that_is_read_in_another_way_stays_in_floats() -> None:
     after, record = lowered(program)
     assert list(after.weights) == ["table"]
     assert [entry.text for entry in record.refusals] == [
-        "sum_default (aten.sum.default) does not multiply by its rows, and looks none of them up: the weight stays in "
-        "floats"
+        "sum_default (aten.sum.default) has no kernel that reads integers: the weight stays in floats"
     ]
 
 
@@ -156,6 +154,57 @@ def test_floats_are_left_alone() -> None:
     assert list(after.weights) == ["table"]
     assert not record.rewrites
     assert not record.refusals
+
+
+def test_a_weight_that_is_multiplied_stays_in_floats() -> None:
+    m = Maker()
+    table = m.weight("table", torch.zeros(64, 64))
+    m.weights._entries["table"] = quantized(64, 2, 4, 32)
+    x = m.call(aten.linear.default, m.embed(64), table)
+    squared = m.call(aten.linear.default, table, table)
+    program = m.program(m.call(aten.linear.default, x, squared))
+    after, record = lowered(program)
+    assert "table" in after.weights
+    (refusal,) = record.refusals
+    assert refusal.text == (
+        "linear_default_1 (aten.linear.default) reads it as something else than its weight: the weight stays in floats"
+    )
+
+
+def products(weight: Weight) -> Program:
+    """Two products of one weight[N, 64], as Triton's kernels compute them."""
+    m = Maker()
+    x, node = m.embed(64), m.weight("w", torch.zeros(weight.shape))
+    m.weights._entries["w"] = weight
+    first = m.call(ops.fused_linear.default, x, node, norm="rms", eps=1e-6)
+    second = m.call(ops.fused_linear.default, x, node, activation="silu")
+    return m.program(m.call(aten.add.Tensor, first, second))
+
+
+def test_products_for_gpus_share_the_integers_of_one_weight() -> None:
+    program = products(quantized(5, 1, 8, 64))
+    after, record = lowered(program, "plain")
+    assert calls(after)[1:3] == [
+        "burnish.fused_linear(%embedding_default, @w.int8, norm='rms', eps=1e-06, scales=@w.scales)",
+        "burnish.fused_linear(%embedding_default, @w.int8, activation='silu', scales=@w.scales)",
+    ]
+    assert [entry.text for entry in record.rewrites] == ["8 bits, a scale for each 64"] * 2
+    inputs = [torch.tensor([[1, 5, 2]]), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)]
+    torch.testing.assert_close(run(after, inputs), run(program, inputs), rtol=1e-5, atol=1e-4)
+
+
+def test_groups_that_kernels_for_gpus_do_not_know_stay_in_floats() -> None:
+    after, record = lowered(products(quantized(5, 4, 4, 16)), "plain")
+    assert "w" in after.weights
+    (refusal,) = record.refusals
+    assert refusal.text == "the kernels know groups of 32, 64 and 128, and these are of 16: the weight stays in floats"
+
+
+def test_a_packing_is_spelled_and_another_is_refused() -> None:
+    assert read_pass("read-integers{packing=plain}", known_passes()) == ReadIntegers("plain")
+    assert read_pass("read-integers", known_passes()) == ReadIntegers("blocks")
+    with pytest.raises(UsageError, match=r"no packing 'plane' \(did you mean plain\?\): there are blocks and plain"):
+        read_pass("read-integers{packing=plane}", known_passes())
 
 
 # ---------------------------------------------------------------- what moves weights about
@@ -191,7 +240,7 @@ def with_integers(program: Program, bits: int, group: int) -> Program:
     """The program with the weights of its linears rounded, as a transform would."""
     chosen = {str(node.args[1].target) for node in program.graph.nodes if node.target is aten.linear.default}
     weights = {
-        name: rounded(weight, bits, weight.shape[1] if group == 0 else group)
+        name: nearest(weight.materialize(), Grid(bits, weight.shape[1] if group == 0 else group))
         if name in chosen and (group == 0 or weight.shape[1] % group == 0)
         else weight
         for name, weight in program.weights.items()
