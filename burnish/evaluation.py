@@ -61,7 +61,7 @@ def evaluate(models: Sequence[CompiledModel], text: Text, most: int | None = Non
     return [
         Evaluation(
             quality,
-            model.artifact.weight_bytes,
+            model.artifact.manifest.weight_bytes,
             sum(state.bytes_a_token for state in model.artifact.states),
             rate,
         )

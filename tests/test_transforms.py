@@ -22,6 +22,7 @@ from burnish.inspect.table import plain_text, trace_view
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.recipe import Recipe, read_recipe, write_recipe
 from burnish.runtime.artifact import Artifact
+from tests import captures
 
 VOCABULARY = 61
 
@@ -54,7 +55,7 @@ ALL = [burnish.DropLayers(count=1), burnish.ConvertToGQA(kv_heads=2, heal=2), bu
 
 def compiled(path: Path | str) -> None:
     """All transforms that take text, and an artifact of what they leave."""
-    with burnish.compile(llama(), transforms=ALL, calibration=ids()) as made:
+    with captures.anew(), burnish.compile(llama(), transforms=ALL, calibration=ids()) as made:
         made.save(path)
 
 

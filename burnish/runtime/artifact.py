@@ -267,21 +267,12 @@ class Artifact:
         """Whether the manifest lists the file."""
         return name in self.manifest.files
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the files that have weights."""
-        return sum(self.manifest.files[file].bytes for file in self._weight_files)
-
-    @property
-    def _weight_files(self) -> set[str]:
-        return {entry.file for entry in self.manifest.weights.values()}
-
     def verify(self, weights: bool = True, others: bool = True, threads: int | None = None) -> None:
         """Compare the contents of the weight files, and of the others, with their checksums.
 
         Raises ArtifactError, which names the file. Reads every byte: about 0.4 s for each 500 MB and thread.
         """
-        heavy = self._weight_files
+        heavy = self.manifest.weight_files
         chosen = (
             (name, entry.bytes, entry.sha256)
             for name, entry in self.manifest.files.items()

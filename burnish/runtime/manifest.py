@@ -92,6 +92,16 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     tokenizer: TokenizerEntry | None
     files: dict[str, FileEntry]
 
+    @property
+    def weight_files(self) -> set[str]:
+        """The files that have weights."""
+        return {entry.file for entry in self.weights.values()}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of these files."""
+        return sum(self.files[file].bytes for file in self.weight_files)
+
 
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
     format_version: int

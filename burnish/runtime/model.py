@@ -196,7 +196,7 @@ class CompiledModel:
         token = sum(state.bytes_a_token for state in self.artifact.states)
         return (
             f"CompiledModel({manifest.name!r}, backend={self.backend!r}, vocabulary={self.signature.vocabulary}, "
-            f"max_length={self.signature.max_length}, weights={self.artifact.weight_bytes / 1e6:.1f} MB, "
+            f"max_length={self.signature.max_length}, weights={self.artifact.manifest.weight_bytes / 1e6:.1f} MB, "
             f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
         )
 
