@@ -95,7 +95,7 @@ def test_the_cost_is_shown(artifact: Path) -> None:
 
 
 def test_another_process_makes_the_same_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
-    program = "from tests.test_transforms import compiled; from sys import argv; compiled(argv[1])"
+    program = "from tests import conftest, test_transforms; from sys import argv; test_transforms.compiled(argv[1])"
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     again = tmp_path / "again.burnish"
     subprocess.run(

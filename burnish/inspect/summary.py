@@ -31,7 +31,7 @@ def summary(artifact: Artifact) -> RenderableType:
     add("model", manifest.name)
     add("made by", f"burnish {manifest.burnish}, for {manifest.target}")
     add("tokens", f"vocabulary of {signature.vocabulary}; at most {signature.max_length} in a conversation")
-    add("weights", f"{len(manifest.weights)}, {size_text(artifact.weight_bytes)}")
+    add("weights", f"{len(manifest.weights)}, {size_text(artifact.manifest.weight_bytes)}")
     add("states", "\n".join(state_lines(artifact)) or "none")
     if manifest.tokenizer is None:
         add("tokenizer", "none: it reads and writes token ids")

@@ -72,7 +72,7 @@ def model_html(artifact: Artifact, backend: str, trace: Trace | str) -> str:
     rows = {
         "runs on": f"{backend}, compiled for {manifest.target} by burnish {manifest.burnish}",
         "tokens": f"vocabulary of {signature.vocabulary:,}; at most {signature.max_length:,} in a conversation",
-        "weights": f"{len(manifest.weights)}, {artifact.weight_bytes / 1e6:,.1f} MB",
+        "weights": f"{len(manifest.weights)}, {artifact.manifest.weight_bytes / 1e6:,.1f} MB",
         "states": ", ".join(state_lines(artifact)) or "none",
         "tokenizer": "none: it reads and writes token ids" if manifest.tokenizer is None else "included",
     }
