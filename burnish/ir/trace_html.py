@@ -52,6 +52,8 @@ def trace_html(trace: Trace) -> str:
         headings, sides = [*headings, heading], [*sides, "right"]
     rows = "".join(_row(_cells(record, timed, verified), sides, "td", f"border-top:{LINE}") for record in trace.passes)
     parts = [f'<table style="{TABLE}"><thead>{_row(headings, sides, "th")}</thead><tbody>{rows}</tbody></table>']
+    if stages := trace.stages():
+        parts.append(f'<div style="opacity:.7">stages: {escape(stages)}</div>')
     if trace.phases:
         phases = " · ".join(f"{escape(name)} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(f'<div style="opacity:.7">seconds: {phases}</div>')

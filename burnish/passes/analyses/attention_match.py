@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.program import Program, describe, operands
-from burnish.ir.shapes import is_sequence
 from burnish.passes.analyses.masks import HIDDEN
 from burnish.passes.analyses.position_only import FILLS, PositionOnly
 
@@ -29,7 +28,6 @@ CASTS = {
     aten.alias.default,
     aten.detach.default,
 }
-SOFTMAXES = {aten.softmax.int, aten._softmax.default, aten._safe_softmax.default}
 PRODUCTS = {aten.matmul.default, aten.bmm.default}
 
 
@@ -334,13 +332,3 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
             if _is_vector(sinks):
                 return node, sinks
     return None
-
-
-def is_over_tokens(program: Program, softmax: fx.Node) -> bool:
-    """Whether a softmax's input has tokens on both of its last axes (a sink may stand beside them)."""
-    shape = softmax.args[0].meta["val"].shape  # type: ignore[union-attr]
-    if len(shape) < 2:
-        return False
-    last = shape[-1]
-    depends = isinstance(last, torch.SymInt) and program.sequence in {str(x) for x in last.node.expr.free_symbols}
-    return depends and is_sequence(program, shape[-2])

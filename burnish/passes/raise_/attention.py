@@ -11,15 +11,14 @@ from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, describe
-from burnish.ir.shapes import is_batch, is_sequence
+from burnish.ir.program import Program, describe, operands
+from burnish.ir.shapes import is_batch, is_over_tokens, is_sequence
+from burnish.ir.spec import SOFTMAXES
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.attention_match import (
-    SOFTMAXES,
     VIEWS,
     Match,
     NoMatch,
-    is_over_tokens,
     match_attention,
     sink_scale,
 )
@@ -46,7 +45,7 @@ class RaiseAttention:
             if node.op != "call_function":
                 continue
             try:
-                if node.target in SOFTMAXES and is_over_tokens(program, node):
+                if node.target in SOFTMAXES and is_over_tokens(program, operands(node)[0].meta["val"].shape):
                     raiser.raise_softmax(node)
                 elif node.target is aten.scaled_dot_product_attention.default:
                     raiser.raise_sdpa(node)

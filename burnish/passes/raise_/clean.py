@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
 from burnish.ir.program import Program, value
+from burnish.ir.second_names import FIRST_NAMES
 from burnish.ir.shapes import same_shape
 from burnish.ir.traits import is_random, traits
 from burnish.passes.base import Effect, Log
@@ -35,9 +36,6 @@ _DROPOUTS = {
     aten.feature_dropout.default,
 }
 
-# Views that are only valid on some layouts of memory; a reshape is the same value on all.
-_RESHAPES = {aten.view.default, aten._unsafe_view.default}
-
 # These read the layout of memory: a copy that makes it must stay in front of them.
 _LAYOUT_READERS = {
     aten.as_strided.default,
@@ -46,41 +44,6 @@ _LAYOUT_READERS = {
     aten.view_as_complex.default,
     aten.view_as_real.default,
 }
-
-
-# Second names of ATen's, kept by export where the user wrote them.
-_SECOND_NAMES = {
-    "absolute": "abs",
-    "clip": "clamp",
-    "concat": "cat",
-    "concatenate": "cat",
-    "divide": "div",
-    "greater": "gt",
-    "greater_equal": "ge",
-    "less": "lt",
-    "less_equal": "le",
-    "multiply": "mul",
-    "negative": "neg",
-    "not_equal": "ne",
-    "special_erf": "erf",
-    "special_expit": "sigmoid",
-    "subtract": "sub",
-    "true_divide": "div",
-}
-_SYNONYMS: dict[Any, Any] = (
-    {
-        aten.__and__.Tensor: aten.bitwise_and.Tensor,
-        aten.__or__.Tensor: aten.bitwise_or.Tensor,
-        aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
-    }
-    | {
-        getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)
-        for second, first in _SECOND_NAMES.items()
-        for overload in getattr(aten, second).overloads()
-        if "out" not in overload
-    }
-    | dict.fromkeys(_RESHAPES, aten.reshape.default)
-)
 
 
 @dataclass(frozen=True)
@@ -110,8 +73,8 @@ class Clean:
 
 def _rename(node: fx.Node) -> None:
     """Give the op of a node its first name."""
-    if node.target in _SYNONYMS:
-        node.target = _SYNONYMS[node.target]
+    if node.target in FIRST_NAMES:
+        node.target = FIRST_NAMES[node.target]
     elif node.target is aten.square.default:
         node.target, node.args = aten.pow.Tensor_Scalar, (node.args[0], 2)
     elif node.target is aten.type_as.default:

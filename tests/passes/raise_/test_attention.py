@@ -351,7 +351,7 @@ def test_a_mask_that_shows_a_later_token_anywhere_is_told(name: str) -> None:
 def test_a_mask_that_no_step_could_keep_is_refused_by_line(mask: Callable[..., Tensor], reason: str) -> None:
     with pytest.raises(UnsupportedError, match=reason) as refusal:
         raised(Masked(mask), M)
-    assert "test_raise_attention.py:" in str(refusal.value)
+    assert "test_attention.py:" in str(refusal.value)
 
 
 def test_sequences_of_a_batch_that_are_masked_differently_are_refused() -> None:
@@ -462,7 +462,7 @@ def test_a_long_mask_that_shows_later_tokens_is_refused(mask: Callable[..., Tens
     program.signature = replace(program.signature, max_length=LONG)
     with pytest.raises(NotCausalError, match=r"lets token .* attend to token") as refusal:
         RaiseAttention().run(program, Log())
-    assert "test_raise_attention.py:" in str(refusal.value)
+    assert "test_attention.py:" in str(refusal.value)
 
 
 # ---------------------------------------------------------------- masks that nobody thought of
