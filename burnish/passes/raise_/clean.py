@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
-from burnish.ir.program import Program, value
+from burnish.ir.program import Program, operands, value
 from burnish.ir.second_names import FIRST_NAMES
 from burnish.ir.shapes import same_shape
 from burnish.ir.traits import is_random, traits
@@ -113,9 +113,10 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
     target = node.target
     if getattr(target, "__name__", "") == "getitem":
         return _kept_by_native_dropout(node, log)
-    source = node.args[0]
-    if target is aten.cat.default and len(source) == 1:  # type: ignore[arg-type]
-        return source[0]  # type: ignore[index, return-value]
+    source, *rest = operands(node)
+    if target is aten.cat.default and len(source) == 1:
+        only: fx.Node = source[0]
+        return only
     if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
         return None
     known = traits(target)
@@ -126,10 +127,10 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
     if target in _DROPOUTS:
         return source if _is_inactive(node, log) else None
     if target in _NEUTRAL:
-        amount = node.args[1]
+        amount = rest[0]
         return source if isinstance(amount, int | float) and amount == _NEUTRAL[target] else None
     if target is aten.permute.default:
-        order = [int(axis) % len(node.args[1]) for axis in node.args[1]]  # type: ignore[arg-type, union-attr]
+        order = [axis % len(rest[0]) for axis in rest[0]]
         return source if order == list(range(len(order))) else None
     return None
 
