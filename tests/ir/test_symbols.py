@@ -19,6 +19,7 @@ from burnish.ir.text import type_text
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import make_incremental
+from tests.ir.decoders import VOCABULARY, decoder
 
 aten = torch.ops.aten
 
@@ -76,18 +77,14 @@ def test_states_and_sizes_are_in_the_text_and_come_back() -> None:
 
 def test_passes_take_a_program_made_by_hand() -> None:
     """And give a step of it, whose sizes are as open as those of an exported one."""
-    torch.manual_seed(0)
-    made, tokens = TypedGraph.of_tokens()
-    table = made.weight("table", torch.randn(11, 8))
-    x = made.call(aten.embedding.default, table, tokens)
-    heads = made.call(aten.unsqueeze.default, x, 1)
-    seen = made.call(aten.scaled_dot_product_attention.default, heads, heads, heads, None, 0.0, True)
-    logits = made.call(aten.linear.default, made.call(aten.squeeze.dim, seen, 1), table)
-    program = made.program(logits, signature=Signature(11, 16, 11))
-    ids = torch.randint(11, (2, 6))
+    program = decoder()
+    ids = torch.randint(VOCABULARY, (2, 6), generator=torch.Generator().manual_seed(0))
     (expected,) = run(program, [ids])
-    step = run_passes(program, make_incremental(), Trace())
-    assert step.states
+    trace = Trace()
+    step = run_passes(program, make_incremental(), trace)
+    ops = [str(node.target) for node in step.graph.nodes]
+    for name in ("attention", "rms_norm", "gated_activation"):
+        assert ops.count(f"burnish.{name}.default") == (4 if name == "rms_norm" else 2)
     states = [torch.zeros(state.concrete_shape(2, 16)) for state in step.states]
     for start, stop in ((0, 4), (4, 5), (5, 6)):
         position = torch.full((2,), start)
