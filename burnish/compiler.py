@@ -16,7 +16,7 @@ import torch
 from burnish.calibration_text import Text, calibration_for
 from burnish.frontend import read
 from burnish.ir.errors import MixedRowsError, NotCausalError, UnsupportedError, UsageError
-from burnish.ir.program import Program, Stage
+from burnish.ir.program import Program
 from burnish.ir.trace import Check, PassRecord, Trace
 from burnish.loader import interpreted
 from burnish.passes.base import Effect, Pass
@@ -29,6 +29,7 @@ from burnish.passes.verify import Verifier
 from burnish.runtime.artifact import Contents, write
 from burnish.runtime.model import Backend, CompiledModel, hold_temporary, load_temporary
 from burnish.runtime.weights_file import plan_weights
+from burnish.targets.base import claim_lowered
 from burnish.targets.choose import choose
 
 _log = logging.getLogger(__name__)
@@ -129,9 +130,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             else:
                 run.passes(part)
     step = run.program
-    if step.stage is not Stage.INCREMENTAL:
-        raise UsageError("these passes leave the model without states: insert-states has to be among them")
     with phases("lower"):
+        claim_lowered(step, chosen, trace)
         layout = plan_weights(step.weights)
         lowered = chosen.lower(step, layout, trace)
         _take_over(trace, shrunk)

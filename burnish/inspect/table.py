@@ -128,8 +128,10 @@ def _cells(record: PassRecord, timed: bool, verified: bool) -> list[str]:
 
 
 def trace_view(trace: Trace) -> RenderableType:
-    """The pass table, the seconds of each phase where they are known, the notes, and the refusals by reason."""
+    """The pass table, the stages, the seconds of each phase where they are known, the notes, the refusals by reason."""
     parts: list[RenderableType] = [pass_table(trace)]
+    if stages := trace.stages():
+        parts.append(Text(f"stages: {stages}"))
     if trace.phases:
         phases = " · ".join(f"{name} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(Text(f"seconds: {phases}"))

@@ -26,7 +26,7 @@ import sympy
 import torch
 from torch import fx
 
-from burnish.ir.program import Origin, Program, origin
+from burnish.ir.program import Origin, Program, Stage, origin
 from burnish.ir.text import (
     argument_text,
     call_text,
@@ -74,7 +74,7 @@ def declarations(program: Program) -> str:
         [
             heading(program),
             f"program {program.stage.value}: vocabulary={signature.vocabulary}, max_length={signature.max_length}, "
-            f"token_limit={signature.token_limit}, logits_dtype={dtype_name(signature.logits_dtype)}",
+            f"token_limit={signature.token_limit}, logits_dtype={dtype_name(signature.logits_dtype)}{_raised(program)}",
             *_sizes(program),
             *(f"weight {weight_name(name)}: {_type(w.dtype, w.shape)}" for name, w in program.weights.items()),
             *(
@@ -84,6 +84,12 @@ def declarations(program: Program) -> str:
             f"return {argument_text(program.output.args[0], _names(program))}\n",
         ]
     )
+
+
+def _raised(program: Program) -> str:
+    """The raising passes behind a program that is not yet raised."""
+    halfway = program.stage is Stage.CAPTURED and program.raised_by
+    return f", raised_by={'+'.join(sorted(program.raised_by))}" if halfway else ""
 
 
 def _assembled(declared: str, lines: Sequence[str]) -> str:

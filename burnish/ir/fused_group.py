@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map_only
 from burnish.ir.errors import ParseError
 from burnish.ir.ops import burnish_ops, define
 from burnish.ir.parse_line import Reader
-from burnish.ir.program import Origin
+from burnish.ir.program import Origin, operands
 from burnish.ir.traits import Traits
 
 aten = torch.ops.aten
@@ -345,15 +345,14 @@ def read_bytes(node: fx.Node, nbytes: Any) -> list[int]:
 
     `nbytes` gives the bytes of a fake value.
     """
-    inputs, sizes = node.args
-    assert isinstance(inputs, list | tuple)
+    inputs, sizes = operands(node)
     group = parse_group(str(node.kwargs["body"]))
-    fakes = [each.meta["val"] for each in inputs]  # type: ignore[union-attr]
+    fakes = [each.meta["val"] for each in inputs]
     whole = [nbytes(fake) for fake in fakes]
     tables = {step.args[0].name for step in group.steps if step.target in GATHERS} & set(group.inputs)
     if not tables:
         return whole
-    known = [each.meta["val"] if isinstance(each, fx.Node) else each for each in sizes]  # type: ignore[union-attr]
+    known = [each.meta["val"] if isinstance(each, fx.Node) else each for each in sizes]
     with enable_python_dispatcher(), fakes[0].fake_mode:
         values = run_group(group, fakes, known)
     read = dict.fromkeys(group.inputs, 0)

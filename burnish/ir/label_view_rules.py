@@ -10,6 +10,7 @@ from torch import fx
 
 from burnish.ir.arguments import argument
 from burnish.ir.labels import AxisLabel, Label, Labels, rank
+from burnish.ir.program import operands, value
 from burnish.ir.shapes import shape_expressions
 
 
@@ -23,7 +24,7 @@ def reshape(labels: Labels, node: fx.Node) -> Label:
     label = labels.of(node.args[0])
     if label is None:
         return None
-    before, after = shape_expressions(node.args[0]), shape_expressions(node)  # type: ignore[arg-type]
+    before, after = shape_expressions(operands(node)[0]), shape_expressions(node)
     found = _reshaped(before, label, after, labels.symbol)
     if found is None:
         shapes = f"reads {_text(before)} as {_text(after)}"
@@ -73,8 +74,8 @@ def transpose(labels: Labels, node: fx.Node) -> Label:
     label = labels.of(node.args[0])
     if label is None:
         return None
-    axes = (0, 1) if len(node.args) == 1 else node.args[1:3]  # t() has none
-    first, second = (int(axis) % rank(node) for axis in axes)  # type: ignore[arg-type]
+    axes = (0, 1) if len(node.args) == 1 else operands(node)[1:3]  # t() has none
+    first, second = (int(axis) % rank(node) for axis in axes)
     return AxisLabel({first: second, second: first}.get(label.axis, label.axis), label.inner)
 
 
@@ -110,13 +111,13 @@ def unsqueeze(labels: Labels, node: fx.Node) -> Label:
 
 def squeeze(labels: Labels, node: fx.Node) -> Label:
     """Without some of the axes of size 1."""
-    source = node.args[0]
+    source = operands(node)[0]
     label = labels.of(source)
     if label is None:
         return None
-    wanted = node.args[1] if len(node.args) > 1 else list(range(rank(source)))
-    listed = [wanted] if isinstance(wanted, int) else list(wanted)  # type: ignore[arg-type]
-    gone = [int(axis) % rank(source) for axis in listed if source.meta["val"].shape[axis] == 1]  # type: ignore[union-attr]
+    wanted = operands(node)[1] if len(node.args) > 1 else list(range(rank(source)))
+    listed = [wanted] if isinstance(wanted, int) else list(wanted)
+    gone = [int(axis) % rank(source) for axis in listed if value(source).shape[axis] == 1]
     return AxisLabel(label.axis - sum(axis < label.axis for axis in gone), label.inner)
 
 
@@ -176,4 +177,4 @@ def pad(labels: Labels, node: fx.Node) -> Label:
 def getitem(labels: Labels, node: fx.Node) -> Label:
     """One of several values."""
     parts = labels.parts(node.args[0])
-    return parts[int(node.args[1])] if isinstance(parts, tuple) else parts  # type: ignore[arg-type]
+    return parts[int(operands(node)[1])] if isinstance(parts, tuple) else parts

@@ -7,7 +7,6 @@ with symbols for sizes, so that passes can run on the program; what a line says 
 
 from __future__ import annotations
 
-import hashlib
 import operator
 import re
 from collections.abc import Mapping
@@ -15,30 +14,27 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._dynamo.source import ConstantSource, TensorProperty, TensorPropertySource
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext, StrictMinMaxConstraint
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.value_ranges import ValueRanges
 
 from burnish.ir.errors import InvalidProgramError, ParseError
-from burnish.ir.infer import fake_weight, infer
+from burnish.ir.infer import infer
 from burnish.ir.parse_line import Reader
 from burnish.ir.program import Origin, Program, Signature, Stage
 from burnish.ir.serialize import PYTHON_FUNCTIONS, resolve
+from burnish.ir.spec import RAISED_BY
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
+from burnish.ir.symbols import TypedGraph
 from burnish.ir.text import dtype_name, type_text
-from burnish.ir.weights import Stored, Weight, Weights
+from burnish.ir.weights import Stored, Weight
 
 _PROGRAM = re.compile(
     r"program (?P<stage>\w+): vocabulary=(?P<vocabulary>\d+), max_length=(?P<max_length>\d+), "
-    r"token_limit=(?P<token_limit>\d+), logits_dtype=(?P<dtype>\w+)"
+    r"token_limit=(?P<token_limit>\d+), logits_dtype=(?P<dtype>\w+)(?:, raised_by=(?P<raised_by>[\w+-]+))?"
 )
 _SIZE = re.compile(
     r"size (?P<name>[A-Za-z_]\w*): (?P<symbol>[A-Za-z_]\w*) from (?P<lower>\d+)(?: to (?P<upper>\d+))?, "
     r"example (?P<example>\d+)$"
 )
-_FOLDED = re.compile(r"# (captured|incremental): \d+ operations")
+_FOLDED = re.compile(rf"# ({'|'.join(stage.value for stage in Stage)}): \d+ operations")
 
 
 def parse_program(text: str, weights: Mapping[str, Weight] | Mapping[str, torch.Tensor]) -> Program:
@@ -90,22 +86,20 @@ class _Parser:
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
         self.given = weights
-        self.weights = Weights()
         self.signature: Signature | None = None
         self.stage = Stage.CAPTURED
-        self.mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
-        self.sizes: dict[str, torch.SymInt] = {}
+        self.raised_by: frozenset[str] = frozenset()
+        self.made = TypedGraph()
         self.states: dict[str, State] = {}
-        self.graph = fx.Graph()
         self.nodes: dict[str, fx.Node] = {}
         self.reads: dict[str, fx.Node] = {}  # the first node that reads each weight
-        self.complete = False
+        self.results: list[fx.Node] | None = None
 
     def line(self, reader: Reader) -> None:
         """Read one line."""
         word = re.match(r"\w*", reader.text)
         assert word is not None
-        if self.complete:
+        if self.results is not None:
             raise reader.wrong("nothing can follow the line that begins with 'return'")
         if self.signature is None:
             self._program(reader)
@@ -127,24 +121,16 @@ class _Parser:
         """The program."""
         if self.signature is None:
             raise ParseError(f"line {last}: the text ends, and has no line that begins with 'program'")
-        if not self.complete:
+        if self.results is None:
             raise ParseError(f"line {last}: the text ends, and has no line that begins with 'return'")
-        symbols = {name: str(size) for name, size in self.sizes.items()}
-        own = {symbols[name]: name for name in symbols if name not in ("batch", "sequence")}
-        placeholders = {node.name: node for node in self.graph.nodes if node.op == "placeholder"}
+        placeholders = {node.name for node in self.nodes.values() if node.op == "placeholder"}
         for name in self.states:
             if name not in placeholders:
                 raise ParseError(f"the state %{name} has no line 'input %{name}: ...'")
-        return Program(
-            graph=self.graph,
-            weights=self.weights,
-            signature=self.signature,
-            states=tuple(self.states.values()),
-            stage=self.stage,
-            batch=symbols["batch"],
-            sequence=symbols["sequence"],
-            details={"symbols": own} if own else {},
-        )
+        self.made.states = list(self.states.values())
+        program = self.made.program(*self.results, signature=self.signature, stage=self.stage)
+        program.raised_by = self.raised_by
+        return program
 
     # ------------------------------------------------------------ declarations
 
@@ -158,6 +144,9 @@ class _Parser:
         if found["stage"] not in stages:
             raise reader.wrong(f"there is no stage {found['stage']!r}; there are {', '.join(stages)}")
         self.stage = stages[found["stage"]]
+        self.raised_by = frozenset((found["raised_by"] or "").split("+")) - {""}
+        if unknown := self.raised_by - RAISED_BY:
+            raise reader.wrong(f"there is no raising pass {min(unknown)!r}; there are {', '.join(sorted(RAISED_BY))}")
         dtype = Reader(found["dtype"], reader.line).dtype()
         numbers = {name: reader.number(found[name]) for name in ("vocabulary", "max_length", "token_limit")}
         for name, number in numbers.items():
@@ -169,27 +158,15 @@ class _Parser:
         found = reader.match(_SIZE, "a size, as in 'size batch: s52 from 2, example 3'")
         lower, example, name = reader.number(found["lower"]), reader.number(found["example"]), found["name"]
         upper = reader.number(found["upper"]) if found["upper"] else None
-        if name in self.sizes:
+        if name in self.made.sizes:
             raise reader.wrong(f"there are two sizes named {name!r}")
         if example < max(lower, 2) or (upper is not None and example > upper):
             raise reader.wrong(f"the example {example} has to be at least 2 and within the range")
-        limits = ValueRanges(lower, int_oo if upper is None else upper)
-        context: Any = StatelessSymbolicContext(
-            dynamic_sizes=[DimDynamic.DYNAMIC],
-            constraint_sizes=[StrictMinMaxConstraint(vr=limits, warn_only=False)],
-        )
-        fake = self.mode.from_tensor(
-            torch.empty(example, dtype=torch.int8, device="meta"),
-            symbolic_context=context,
-            source=_source(name, found["symbol"]),
-        )
-        size = fake.shape[0]
-        assert isinstance(size, torch.SymInt)
-        self.sizes[name] = size
+        self.made.size(name, example, lower, upper, found["symbol"])
 
     def _weight(self, reader: Reader) -> None:
         name, dtype, shape = _weight_line(reader)
-        if name in self.weights:
+        if name in self.made.weights:
             raise reader.wrong(f"there are two weights named {name!r}")
         if name not in self.given:
             raise reader.wrong(f"the weight {name!r} was not given")
@@ -199,7 +176,7 @@ class _Parser:
         if (tuple(weight.shape), weight.dtype) != (shape, dtype):
             there = f"{dtype_name(weight.dtype)}{list(weight.shape)}"
             raise reader.wrong(f"the weight {name!r} should be {dtype_name(dtype)}{list(shape)} and is {there}")
-        self.weights.add(name, weight)
+        self.made.weights.add(name, weight)
 
     def _state(self, reader: Reader) -> None:
         reader.expect("state ")
@@ -233,22 +210,19 @@ class _Parser:
         reader.expect(": ")
         dtype, shape = reader.dtype(), reader.shape()
         for size in shape:
-            if isinstance(size, str) and size not in self.sizes:
+            if isinstance(size, str) and size not in self.made.sizes:
                 raise reader.wrong(f"there is no size {size!r}: it needs a line 'size {size}: ...' ahead of this one")
         place = reader.origin()
         try:
-            with self.mode:
-                val = torch.empty([self.sizes[size] if isinstance(size, str) else size for size in shape], dtype=dtype)
+            node = self.made.input(name, shape, dtype)
         except RuntimeError as error:
             raise reader.wrong(f"%{name} cannot be {dtype_name(dtype)}{shape}: {error}") from error
-        node = self.graph.create_node("placeholder", name, name=name)
         if name in self.states:
             state = self.states[name]
             if (state.dtype, list(state.shape)) != (dtype, shape):
                 raise reader.wrong(f"the state %{name} is declared as another type")
             self.states[name] = State(name, state.kind, state.shape, state.dtype, state.axis, place.module)
         self._add(reader, name, node, place)
-        node.meta["val"] = val
 
     def _node(self, reader: Reader) -> None:
         name = reader.node()
@@ -257,23 +231,22 @@ class _Parser:
         reader.expect(" = ")
         if reader.text.startswith("@", reader.place):
             weight = reader.weight()
-            if weight not in self.weights:
+            if weight not in self.made.weights:
                 raise reader.wrong(f"there is no weight {weight!r}: it needs a line 'weight @{weight}: ...' ahead")
-            node = self.graph.create_node("get_attr", weight, name=name)
-            node.meta["val"] = fake_weight(self.weights[weight], self.mode)
+            node = self.made.read(weight, name)
             self.reads.setdefault(weight, node)
             self._add(reader, name, node, reader.origin())
         else:
             target, args, kwargs = reader.call(lambda read: self._read(reader, read))
-            node = self.graph.create_node("call_function", _function(reader, target), args, kwargs, name=name)
+            node = self.made.graph.create_node("call_function", _function(reader, target), args, kwargs, name=name)
             self._add(reader, name, node, reader.origin())
             if node.target is operator.pow:
                 _check_power(reader, node)
             try:
-                infer(node, self.mode)
+                infer(node, self.made.mode)
             except InvalidProgramError as error:
                 raise reader.wrong(str(error)) from error
-        found = type_text(node.meta["val"], {str(size): name for name, size in self.sizes.items()})
+        found = type_text(node.meta["val"], {str(size): name for name, size in self.made.sizes.items()})
         if found != kind:
             raise reader.wrong(f"%{name} is said to be {kind}, but is {found}")
 
@@ -286,10 +259,9 @@ class _Parser:
         if len(results) != 1 + len(self.states):
             raise reader.wrong(f"{len(results)} results for logits and {len(self.states)} states")
         for name in ("batch", "sequence"):
-            if name not in self.sizes:
+            if name not in self.made.sizes:
                 raise reader.wrong(f"there is no line 'size {name}: ...'")
-        self.graph.output(tuple(results)).meta["origin"] = Origin()
-        self.complete = True
+        self.results = results
 
     def _add(self, reader: Reader, name: str, node: fx.Node, place: Origin) -> None:
         if name in self.nodes:
@@ -325,15 +297,3 @@ def _check_power(reader: Reader, node: fx.Node) -> None:
     known = base.node.hint if isinstance(base, torch.SymInt) else base
     if not isinstance(exponent, int | float) or abs(exponent) > 64 or (isinstance(known, int) and abs(known) >= 2**63):
         raise reader.wrong(f"{base} to the power of {exponent} is not worked out: only to powers from -64 to 64")
-
-
-def _source(name: str, symbol: str) -> ConstantSource:
-    """Where a size comes from. torch numbers symbols by a hash of that: a source for the number that is wanted.
-
-    Expressions print in the order of their symbols' names, so that others would print otherwise.
-    """
-    for source in map(ConstantSource, (name, *(f"{name}_{number}" for number in range(1000)))):
-        hashed = hashlib.sha256(TensorPropertySource(source, TensorProperty.SIZE, 0).name.encode()).hexdigest()
-        if f"s{int(hashed, 16) % 100}" == symbol:
-            return source
-    return ConstantSource(name)

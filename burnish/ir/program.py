@@ -24,10 +24,17 @@ from burnish.ir.weights import Weights
 
 
 class Stage(Enum):
-    """How far a program has come; each stage allows a set of ops."""
+    """How far a program has come; each stage has a specification (`burnish.ir.spec`)."""
 
     CAPTURED = "captured"  # tokens in, logits out: ATen as exported, more and more of it raised to burnish ops
+    RAISED = "raised"  # what the raising passes take away is gone, or was refused with a reason
     INCREMENTAL = "incremental"  # step form: states in, states out
+    LOWERED = "lowered"  # step form, and a target has looked at it: it runs all of it
+
+    @property
+    def is_step(self) -> bool:
+        """Whether a program at it is a step program."""
+        return self in (Stage.INCREMENTAL, Stage.LOWERED)
 
 
 INPUTS = ("tokens", "position", "logits_index")
@@ -68,6 +75,7 @@ class Program:
     signature: Signature
     states: tuple[State, ...] = ()
     stage: Stage = Stage.CAPTURED
+    raised_by: frozenset[str] = frozenset()  # the raising passes whose clauses hold (`burnish.ir.spec`)
     batch: str = "batch"  # the symbols that stand for the sizes, as they print in shapes
     sequence: str = "sequence"
     details: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +113,8 @@ class Program:
     @property
     def tokens(self) -> fx.Node:
         """The placeholder of the token ids."""
-        return self.placeholders[0]
+        first: fx.Node = next(node for node in self.graph.nodes if node.op == "placeholder")
+        return first
 
     def weight_of(self, node: fx.Node) -> str:
         """The name of the weight that a `get_attr` node reads."""

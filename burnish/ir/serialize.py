@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
@@ -149,22 +150,24 @@ def _node_to_data(node: fx.Node, symbols: dict[str, str]) -> _Node:
     )
 
 
-def check_target(node: fx.Node) -> None:
-    """InvalidProgramError if the node calls something that an artifact cannot hold."""
-    _target_name(node)
+def is_foreign(target: Any) -> bool:
+    """Whether a program that calls `target` cannot be stored: it is no op or function of the language."""
+    return _name_of(target) is None
 
 
 def _target_name(node: fx.Node) -> str:
-    target = node.target
+    name = _name_of(node.target)
+    if name is None:
+        raise InvalidProgramError(f"{describe(node)} calls something that an artifact cannot hold")
+    return name
+
+
+@cache
+def _name_of(target: Any) -> str | None:
+    """What a stored graph calls an op or function; None for what it may not call."""
     if isinstance(target, torch._ops.OpOverload):
-        name = str(target)
-        if target.namespace in _NAMESPACES and _refusal(target) is None:
-            return name
-    else:
-        for name, function in _FUNCTION_OF.items():
-            if function is target:
-                return name
-    raise InvalidProgramError(f"{describe(node)} calls something that an artifact cannot hold")
+        return str(target) if target.namespace in _NAMESPACES and _refusal(target) is None else None
+    return next((name for name, function in _FUNCTION_OF.items() if function is target), None)
 
 
 def _argument_to_data(argument: Any, node: fx.Node) -> Any:

@@ -51,3 +51,12 @@ def is_batch(program: Program, size: Any) -> bool:
 def is_sequence(program: Program, size: Any) -> bool:
     """Whether a size is the number of tokens."""
     return isinstance(size, torch.SymInt) and str(size.node.expr) == program.sequence
+
+
+def is_over_tokens(program: Program, shape: Sequence[Size]) -> bool:
+    """Whether a shape has tokens on both of its last axes (a sink may stand beside them on the very last)."""
+    if len(shape) < 2:
+        return False
+    last = shape[-1]
+    depends = isinstance(last, torch.SymInt) and program.sequence in {str(each) for each in last.node.expr.free_symbols}
+    return depends and is_sequence(program, shape[-2])

@@ -73,6 +73,7 @@ class PassRecord:
     declarations: str = ""  # what else its full text has (burnish.ir.full_text)
     verification: Verification | None = None
     floor_bytes: int = 0  # that one more token cannot do without (burnish.ir.cost); 0 before there are states
+    stage: str = ""  # that the program has reached (burnish.ir.program.Stage); empty in older artifacts
 
     @property
     def spelling(self) -> str:
@@ -123,6 +124,14 @@ class Trace:
             f"{' → '.join(dict.fromkeys([*nodes[:1], *nodes[-1:]])) or 'no'} nodes"
             + (f", {sum(self.phases.values()):.1f} s)" if self.phases else ")")
         )
+
+    def stages(self) -> str:
+        """Which pass brought the program to each stage: "captured → raised (8) → incremental (11) → lowered (13)"."""
+        reached: dict[str, int] = {}
+        for record in self.passes:
+            if record.stage:
+                reached.setdefault(record.stage, record.number)
+        return " → ".join(f"{stage} ({number})" if number else stage for stage, number in reached.items())
 
     def _repr_html_(self) -> str:
         from burnish.inspect.html.notebook import trace_html  # for a notebook alone

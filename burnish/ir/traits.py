@@ -17,7 +17,8 @@ from burnish.ir import label_rules as rules
 from burnish.ir import label_view_rules as views
 from burnish.ir.errors import InvalidProgramError
 from burnish.ir.labels import Rule
-from burnish.ir.program import describe
+from burnish.ir.program import describe, value
+from burnish.ir.shapes import product, same_size
 from burnish.ir.states import StateKind
 from burnish.ir.step_forms import StateDescriptor, running_sum_step
 
@@ -77,6 +78,21 @@ def is_random(target: Any) -> bool:
     """Whether an op draws random numbers. (torch says so of attention, too, for the dropout that it may have.)"""
     tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
     return tagged and target is not aten.scaled_dot_product_attention.default
+
+
+def keeps_value(node: fx.Node) -> bool:
+    """Whether a node's value is its first argument's, but for its dtype and its place or layout in memory."""
+    known = traits(node.target)
+    return known.copy or known.cast
+
+
+def reshapes(node: fx.Node) -> bool:
+    """Whether a node's value has all elements of its first argument, in their order, in whatever shape."""
+    if not traits(node.target).in_order:
+        return False
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return same_size(product(value(source).shape), product(value(node).shape))
 
 
 def state_descriptor(node: fx.Node) -> StateDescriptor:

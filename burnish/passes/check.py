@@ -1,32 +1,30 @@
-"""The cheap checks, always on: a program keeps the rules of the language after each pass."""
+"""The cheap checks, always on: after each pass a program keeps the rules of the language and of its stage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import fx
 
-from burnish.ir.errors import InvalidProgramError, UsageError
+from burnish.ir.errors import InvalidProgramError, UnsupportedError, UsageError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
 from burnish.ir.program import INPUTS, Program, Stage, describe
-from burnish.ir.serialize import check_target
-from burnish.ir.states import StateKind
+from burnish.ir.spec import CAPTURED, RAISED, RAISED_BY, breaches, clauses_of
 from burnish.ir.text import call_text, type_text
 from burnish.ir.trace import NodeRecord
-from burnish.ir.traits import traits
 from burnish.passes.analyses.axis_labels import AxisLabels
-
-aten = torch.ops.aten
+from burnish.passes.base import Log
 
 
 def check(program: Program, pass_name: str) -> None:
-    """InvalidProgramError if the program breaks a rule: order, types, weights, states, the ops of its stage."""
+    """InvalidProgramError if the program breaks a rule that holds at every stage: order, types, weights, states."""
 
     def fail(what: str) -> InvalidProgramError:
-        return InvalidProgramError(f"after the pass {pass_name}: {what}. This is a bug in the pass; please report it")
+        return _broken(pass_name, what)
 
     for size, name, what in zip(
         program.tokens.meta["val"].shape, (program.batch, program.sequence), ("rows", "tokens"), strict=True
@@ -52,13 +50,13 @@ def check(program: Program, pass_name: str) -> None:
     for state, placeholder in zip(program.states, program.state_inputs, strict=True):
         if state.name != placeholder.name:
             raise fail(f"the state {state.name} is not the input {placeholder.name}")
-    if program.stage is Stage.INCREMENTAL:
-        for node in program.graph.nodes:
-            if node.op == "call_function":
-                _check_step(node, fail)
 
 
-def _check_weight(program: Program, node: fx.Node, fail: Any) -> None:
+def _broken(pass_name: str, what: str) -> InvalidProgramError:
+    return InvalidProgramError(f"after the pass {pass_name}: {what}. This is a bug in the pass; please report it")
+
+
+def _check_weight(program: Program, node: fx.Node, fail: Callable[[str], InvalidProgramError]) -> None:
     if str(node.target) not in program.weights:
         raise fail(f"{node.name} reads the weight {node.target!r}, which does not exist")
     weight, val = program.weights[str(node.target)], node.meta["val"]
@@ -69,15 +67,52 @@ def _check_weight(program: Program, node: fx.Node, fail: Any) -> None:
         )
 
 
-def _check_step(node: fx.Node, fail: Any) -> None:
-    check_target(node)
-    known = traits(node.target)
-    whole_only = known.state is not None and known.state.kind is StateKind.WINDOW
-    if whole_only or node.target is aten.scaled_dot_product_attention.default:
-        raise fail(f"{describe(node)} is left, which a step cannot run on the new tokens alone")
-    place = known.position
-    if place is not None and (len(node.args) <= place or not isinstance(node.args[place], fx.Node)):
-        raise fail(f"{describe(node)} does not know the position of the new tokens")
+def check_captured(program: Program) -> None:
+    """UnsupportedError if a program from a frontend is none that passes can work on."""
+    if program.stage is not Stage.CAPTURED:
+        return
+    more = [node.name for node in program.placeholders[1:] if node.name != "logits_index"]
+    if more:
+        raise UnsupportedError(f"a captured program has one input, the tokens, and this one has {', '.join(more)}, too")
+    read = (node for node in program.graph.nodes if node.users)
+    for node, clause in breaches(program, read, CAPTURED):
+        raise UnsupportedError(
+            f"{describe(node)} {clause.told}, and burnish compiles programs whose operations all give new values: "
+            "write it with such operations"
+        )
+
+
+def check_clauses(before: Program, after: Program, pass_name: str, log: Log, ended: bool) -> None:
+    """InvalidProgramError if a program breaks the specification of its stage, by what a pass left or what it made.
+
+    ended: the pass ran to its end, so that what it takes away is gone. What its `log` refuses may stay.
+    """
+    refused = {entry.node for entry in log.refusals}
+    known = {(node.name, node.target) for node in before.graph.nodes}
+    everywhere = [clause for clause in clauses_of(after.stage) if not clause.by]
+    raising = () if after.stage.is_step else RAISED
+    own = [clause for clause in raising if ended and clause.by == pass_name]
+    gone = before.raised_by if before.stage is Stage.CAPTURED else RAISED_BY
+    others = [clause for clause in raising if clause.by in gone and clause.by != pass_name]
+    made = [node for node in after.graph.nodes if (node.name, node.target) not in known] if others else []
+    left = breaches(after, after.graph.nodes, [*everywhere, *own])
+    for node, clause in chain(left, breaches(after, made, others)):
+        if clause.refusable and node.name in refused:
+            continue
+        what = f"{describe(node)} {clause.told}"
+        if clause.by and clause.by != pass_name:
+            what += f", and there are no new ones of these behind the pass {clause.by}"
+        elif clause.by:
+            what += ", and is left without a reason" if clause.refusable else ", and is left"
+        raise _broken(pass_name, what)
+
+
+def claim(program: Program, pass_name: str) -> None:
+    """Note, in place, that a raising pass has run to its end; when all have, the program is raised."""
+    if program.stage is Stage.CAPTURED and pass_name in RAISED_BY:
+        program.raised_by |= {pass_name}
+        if program.raised_by == RAISED_BY:
+            program.stage = Stage.RAISED
 
 
 def check_stage(program: Program) -> None:

@@ -17,7 +17,7 @@ from burnish.ir.records import node_records
 from burnish.ir.text import program_text, symbol_names
 from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
-from burnish.passes.check import check, check_stage, check_types
+from burnish.passes.check import check, check_captured, check_clauses, check_stage, check_types, claim
 from burnish.passes.spelling import options_of
 from burnish.passes.verify import Verifier
 
@@ -51,6 +51,7 @@ def run_passes(
     rewrites in all (None: no limit) the rest of the passes do not run; an atomic pass counts as one.
     """
     if not trace.passes:
+        check_captured(program)
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
         if observer is not None:
             observer(trace.passes[0], program)
@@ -80,9 +81,11 @@ def _run_pass(each: Pass, before: Program, program: Program, log: Log, last: Pas
     """What a pass makes of `program`, a copy of `before`, checked; and its record."""
     started = time.perf_counter()
     number = last.number + 1
+    ended = False
     try:
         with suppress(OutOfFuel):  # the rewrite that used it up is complete
             program = each.run(program, log)
+            ended = True
     except BurnishError:
         raise
     except Exception as error:
@@ -92,6 +95,9 @@ def _run_pass(each: Pass, before: Program, program: Program, log: Log, last: Pas
     log.claim(-1)
     remove_dead(program)
     check(program, each.name)
+    check_clauses(before, program, each.name, log, ended)
+    if ended:
+        claim(program, each.name)
     if program.stage is not before.stage:
         check_stage(program)
     seconds = time.perf_counter() - started
@@ -135,6 +141,7 @@ def _record(
         nodes=nodes,
         floor_bytes=CostCounter(after).floor(),
         declarations=declarations(after),
+        stage=after.stage.value,
     )
 
 

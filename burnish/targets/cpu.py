@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from burnish.codegen.onnx import lower
+from burnish.codegen.onnx.lowering import check_translated
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.base import Pass
@@ -37,6 +38,12 @@ class CpuTarget:
     def passes(self, program: Program, dtype: torch.dtype | None, transforms: Sequence[Transform]) -> list[Pass]:
         """See `Target.passes`. CPUs compute in float32."""
         return default_passes("cpu", transforms=transforms)
+
+    def legal(self, step: Program) -> dict[str, str]:
+        """See `Target.legal`. The reference runs whatever an artifact can hold."""
+        if self.backend == "onnxruntime":
+            check_translated(step)
+        return {}
 
     def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
         """See `Target.lower`."""

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import fx
 
 from burnish.codegen.triton.lower import lower, target_of
+from burnish.codegen.triton.lowerings import KERNELS
 from burnish.codegen.triton.planner import fallbacks
 from burnish.codegen.triton.targets import architectures_of
 from burnish.codegen.triton.tile_file import VERSION, TileFile, Winner, encoded, winners_for
+from burnish.ir.cost import is_view
 from burnish.ir.errors import UsageError
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
@@ -28,7 +31,7 @@ from burnish.passes.transforms.transform import Transform
 from burnish.runtime.executor_cuda import this_architecture
 from burnish.runtime.kernel_files import architecture_for
 from burnish.runtime.weights_file import WeightLayout
-from burnish.targets.base import Lowered, Numbers
+from burnish.targets.base import Lowered, Numbers, otherwise
 
 _log = logging.getLogger(__name__)
 
@@ -79,11 +82,20 @@ class GpuTarget:
         own = torch.bfloat16 if rounded else dtype_of(program)
         return default_passes("cuda", dtype=dtype or own, transforms=transforms)
 
+    def legal(self, step: Program) -> dict[str, str]:
+        """See `Target.legal`: a node is a kernel's, another name of memory or of sizes, or it runs by PyTorch."""
+        return {
+            node.name: f"there is no kernel for {node.target}"
+            for node in step.graph.nodes
+            if node.op == "call_function" and node.target not in KERNELS and not is_view(node) and _on_tensors(node)
+        }
+
     def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
-        """See `Target.lower`: what has no kernel, and which winners were used, is told in the trace."""
+        """See `Target.lower`: what its kernel refuses, and which winners were used, is told in the trace."""
         target = target_of(self.architectures, self.winners)
         code = lower(step, target)
-        told = [f"{node} runs by PyTorch: {reason}" for node, reason in fallbacks(code.plan).items()]
+        rest = fallbacks(code.plan).items() - self.legal(step).items()
+        told = [otherwise(node, reason) for node, reason in sorted(rest)]
         if self.winners:
             known = {key: each for key, each in self.winners.items() if each is not None}
             used = {key: known[key] for key in target.used}
@@ -95,6 +107,12 @@ class GpuTarget:
         for line in told:
             _log.info("%s", line)
         return Lowered(gpu=code)
+
+
+def _on_tensors(node: fx.Node) -> bool:
+    """Whether a node makes tensors of tensors: what it does with sizes is worked out as kernels are planned."""
+    reads = any(isinstance(each.meta["val"], torch.Tensor) for each in node.all_input_nodes)
+    return reads and not isinstance(node.meta["val"], torch.SymInt | torch.SymFloat | torch.SymBool | int)
 
 
 def dtype_of(program: Program) -> torch.dtype:

@@ -11,16 +11,12 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, fx
-from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from burnish.codegen.onnx import lower, output_name
-from burnish.ir.infer import fake_weight, infer
 from burnish.ir.interpreter import run
 from burnish.ir.program import Origin, Program, Signature, Stage
 from burnish.ir.states import State, StateKind
-from burnish.ir.weights import Stored, Weights
+from burnish.ir.symbols import TypedGraph
 from burnish.runtime.weights_file import plan_weights, write_weights
 
 aten = torch.ops.aten
@@ -28,61 +24,31 @@ ops = torch.ops.burnish
 VOCABULARY = 23
 
 
-class Maker:
+class Maker(TypedGraph):
     """Makes a step program node by node. Inputs: tokens[B, S], position[B], logits_index[K], then the states."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.mode = FakeTensorMode(shape_env=ShapeEnv())
-        self.graph = fx.Graph()
-        self.weights = Weights()
-        self.states: list[State] = []
+        super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
-        self.capacity = self._symbol("capacity", 41)
-        self.tokens = self._placeholder("tokens", self._fake(torch.zeros(3, 5, dtype=torch.int64), "tokens"))
-        self.batch, self.new = self.tokens.meta["val"].shape
-        self.position = self._placeholder("position", self._empty((self.batch,), torch.int64))
-        self.index = self._placeholder("logits_index", self._fake(torch.zeros(2, dtype=torch.int64), "kept"))
-
-    def _fake(self, tensor: Tensor, name: str) -> Tensor:
-        return self.mode.from_tensor(tensor, static_shapes=False, source=ConstantSource(name))
-
-    def _symbol(self, name: str, hint: int) -> torch.SymInt:
-        size = self._fake(torch.empty(hint), name).shape[0]
-        assert isinstance(size, torch.SymInt)
-        return size
-
-    def _empty(self, shape: Sequence[Any], dtype: torch.dtype) -> Tensor:
-        with self.mode:
-            return torch.empty(tuple(shape), dtype=dtype)
-
-    def _placeholder(self, name: str, val: Tensor) -> fx.Node:
-        node = self.graph.placeholder(name)
-        node.meta["val"] = val
-        return node
+        self.size("capacity", 41)
+        self.batch, self.new = self.size("batch", 3), self.size("sequence", 5)
+        self.size("kept", 2)
+        self.tokens = self.input("tokens", ["batch", "sequence"], torch.int64)
+        self.position = self.input("position", ["batch"], torch.int64)
+        self.index = self.input("logits_index", ["kept"], torch.int64)
 
     def random(self, *shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(*shape, generator=self.generator) * scale
 
-    def weight(self, name: str, tensor: Tensor) -> fx.Node:
-        weight = Stored(tensor)
-        node = self.graph.create_node("get_attr", self.weights.add(name, weight))
-        node.meta["val"] = fake_weight(weight, self.mode)
-        return node
-
-    def state(
+    def remembered(
         self, name: str, kind: StateKind, shape: Sequence[int | str], axis: int, dtype: torch.dtype = torch.float32
     ) -> fx.Node:
         """`shape` has "batch" first, and "capacity" at the token axis of a CACHE."""
-        named = {"batch": self.batch, "capacity": self.capacity}
-        sizes = [named[size] if isinstance(size, str) else size for size in shape]
-        node = self._placeholder(name, self._empty(sizes, dtype))
-        self.states.append(State(name, kind, tuple(shape), dtype, axis))
-        return node
+        return self.state(State(name, kind, tuple(shape), dtype, axis))
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        node = self.graph.call_function(target, args, kwargs)
+        node = super().call(target, *args, **kwargs)
         node.meta["origin"] = Origin("model.layer", "Layer", "model.py", 12, "y = layer(x)")
-        infer(node, self.mode)
         return node
 
     def embed(self, *shape: int, scale: float = 1.0) -> fx.Node:
@@ -104,17 +70,9 @@ class Maker:
     def new_node(self) -> fx.Node:
         return self.call(aten.sym_size.int, self.tokens, 1)
 
-    def program(self, logits: fx.Node, *states: fx.Node) -> Program:
-        self.graph.output((logits, *states))
-        return Program(
-            graph=self.graph,
-            weights=self.weights,
-            signature=Signature(VOCABULARY, 64, VOCABULARY),
-            states=tuple(self.states),
-            stage=Stage.INCREMENTAL,
-            batch=str(self.batch),
-            sequence=str(self.new),
-        )
+    def step(self, logits: fx.Node, *states: fx.Node) -> Program:
+        signature = Signature(VOCABULARY, 64, VOCABULARY)
+        return self.program(logits, *states, signature=signature, stage=Stage.INCREMENTAL)
 
 
 class OnnxStep:

@@ -33,8 +33,8 @@ def cached(
     """Attention over a cache of keys and one of values."""
     m = Maker(seed)
     value_size = value_size or size
-    past_key = m.state("past_key", StateKind.CACHE, ("batch", kv_heads, "capacity", size), 2)
-    past_value = m.state("past_value", StateKind.CACHE, ("batch", kv_heads, "capacity", value_size), 2)
+    past_key = m.remembered("past_key", StateKind.CACHE, ("batch", kv_heads, "capacity", size), 2)
+    past_value = m.remembered("past_value", StateKind.CACHE, ("batch", kv_heads, "capacity", value_size), 2)
     key = m.call(ops.cache_write.default, past_key, m.heads(kv_heads, size), m.position, 2)
     value = m.call(ops.cache_write.default, past_value, m.heads(kv_heads, value_size), m.position, 2)
     query = m.heads(heads, size)
@@ -48,7 +48,7 @@ def cached(
         table = m.weight("table", m.random(*shape))
         more["bias"] = m.call(ops.attention_bias.default, table, m.position, query, key)
     out = m.call(ops.attention.default, query, key, value, m.position, **more, **{"scale": size**-0.5, **options})
-    return m.program(joined(m, out, heads * value_size), key, value)
+    return m.step(joined(m, out, heads * value_size), key, value)
 
 
 def joined(m: Maker, out: fx.Node, width: int) -> fx.Node:
@@ -109,13 +109,13 @@ def test_capacity_can_be_filled_to_the_last_slot(tmp_path: Path) -> None:
 def test_attention_without_position_sees_from_zero(tmp_path: Path) -> None:
     m = Maker()
     out = m.call(ops.attention.default, m.heads(4, 8), m.heads(2, 8), m.heads(2, 8), scale=0.3, mask="causal")
-    compare(m.program(joined(m, out, 32)), tmp_path, new=5)
+    compare(m.step(joined(m, out, 32)), tmp_path, new=5)
 
 
 def test_attention_that_sees_every_key(tmp_path: Path) -> None:
     m = Maker()
     out = m.call(ops.attention.default, m.heads(4, 8), m.heads(4, 8), m.heads(4, 8), scale=0.3, mask="none")
-    compare(m.program(joined(m, out, 32)), tmp_path, new=5)
+    compare(m.step(joined(m, out, 32)), tmp_path, new=5)
 
 
 def ring(size: int = 8, window: int = 5, mask: str = "window") -> Program:
@@ -123,7 +123,7 @@ def ring(size: int = 8, window: int = 5, mask: str = "window") -> Program:
     m = Maker()
     operands, written = [], []
     for name in ("key", "value"):
-        past = m.state(f"past_{name}", StateKind.RING, ("batch", 2, window, size), 2)
+        past = m.remembered(f"past_{name}", StateKind.RING, ("batch", 2, window, size), 2)
         new = m.heads(2, size)
         written.append(m.call(ops.ring_write.default, past, new, m.position, 2))
         operands.append(m.call(torch.ops.aten.cat.default, [past, new], 2))
@@ -138,7 +138,7 @@ def ring(size: int = 8, window: int = 5, mask: str = "window") -> Program:
         mask=mask,
         extent=window,
     )
-    return m.program(joined(m, out, 4 * size), *written)
+    return m.step(joined(m, out, 4 * size), *written)
 
 
 @pytest.mark.parametrize("mask", ["window", "chunk"])
@@ -150,13 +150,13 @@ def test_ring(mask: str, tmp_path: Path) -> None:
 def test_values_read_by_two_attentions_stay_right(tmp_path: Path) -> None:
     """A cache that two attentions read cannot be written by one of them: it is written by itself."""
     m = Maker()
-    past = m.state("past", StateKind.CACHE, ("batch", 2, "capacity", 8), 2)
+    past = m.remembered("past", StateKind.CACHE, ("batch", 2, "capacity", 8), 2)
     both = m.call(ops.cache_write.default, past, m.heads(2, 8), m.position, 2)
     first, second = (
         m.call(ops.attention.default, m.heads(4, 8), both, both, m.position, scale=scale, mask="causal")
         for scale in (0.2, 0.5)
     )
-    step = compare(m.program(m.call(torch.ops.aten.sub.Tensor, first, second), both), tmp_path, positions=[0, 6])
+    step = compare(m.step(m.call(torch.ops.aten.sub.Tensor, first, second), both), tmp_path, positions=[0, 6])
     assert step.op_types().count("TensorScatter") == 1
 
 

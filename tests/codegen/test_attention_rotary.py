@@ -42,7 +42,9 @@ def program(
     m = Maker()
     turned = turned or size
     kind = torch.float32 if scales is None else torch.int8
-    past = [m.state(name, StateKind.CACHE, ("batch", kv_heads, "capacity", size), 2, kind) for name in ("key", "value")]
+    past = [
+        m.remembered(name, StateKind.CACHE, ("batch", kv_heads, "capacity", size), 2, kind) for name in ("key", "value")
+    ]
     where = m.call(ops.positions.default, m.tokens, m.call(aten.add.Tensor, m.position, 1) if later else m.position)
     angles = m.random(64, turned // 2)
     other = angles if equal_halves else m.random(64, turned // 2)
@@ -76,7 +78,7 @@ def program(
     out = m.call(ops.attention.default, query, *read, m.position, **more, **options)
     out = m.call(aten.transpose.int, out, 1, 2)
     joined = m.call(aten.reshape.default, out, [m.batch_node(), m.new_node(), heads * size])
-    return m.program(joined, *written)
+    return m.step(joined, *written)
 
 
 def split_heads(m: Maker, joined: fx.Node, count: int, size: int) -> fx.Node:

@@ -26,7 +26,7 @@ def test_weights_are_references_into_the_weights_file_and_tied_ones_are_one(tmp_
     embedding = m.weight("embedding.weight", shared)
     head = m.weight("head.weight", shared)
     x = m.call(aten.embedding.default, embedding, m.tokens)
-    program = m.program(m.call(aten.linear.default, x, head))
+    program = m.step(m.call(aten.linear.default, x, head))
     step = compare(program, tmp_path)
     (initializer,) = onnx.load_from_string(step.bytes).graph.initializer
     place = plan_weights(program.weights).placements["head.weight"]
@@ -42,14 +42,14 @@ def test_weights_are_references_into_the_weights_file_and_tied_ones_are_one(tmp_
 def test_derived_weights_are_read_where_they_were_written(tmp_path: Path) -> None:
     m = Maker()
     weight = m.weight("given", m.random(4, 32))
-    program = m.program(m.call(aten.linear.default, m.embed(32), weight))
+    program = m.step(m.call(aten.linear.default, m.embed(32), weight))
     program.weights._entries["given"] = Permute(Stored(m.random(32, 4)), (1, 0))
     compare(program, tmp_path)
 
 
 def test_nodes_name_the_users_line(tmp_path: Path) -> None:
     m = Maker()
-    program = m.program(m.call(aten.relu.default, m.embed(4)))
+    program = m.step(m.call(aten.relu.default, m.embed(4)))
     (node,) = (n for n in onnx.load_from_string(OnnxStep(program, tmp_path).bytes).graph.node if n.op_type == "Relu")
     stated = {each.key: each.value for each in node.metadata_props}
     assert stated == {"burnish.node": "relu_default", "burnish.origin": "model.layer model.py:12"}
@@ -60,7 +60,7 @@ def test_sizes_are_computed_once_and_from_the_inputs(tmp_path: Path) -> None:
     rows = m.call(operator.add, m.call(operator.mul, m.new_node(), 3), m.batch_node())
     columns = m.call(operator.floordiv, m.new_node(), 2)
     fills = [m.call(aten.full.default, [rows, columns], value) for value in (1.0, 2.0)]
-    step = compare(m.program(m.call(aten.add.Tensor, *fills)), tmp_path, new=5)
+    step = compare(m.step(m.call(aten.add.Tensor, *fills)), tmp_path, new=5)
     types = step.op_types()
     assert types.count("Shape") == 2
     assert types.count("Div") == 1
@@ -69,7 +69,7 @@ def test_sizes_are_computed_once_and_from_the_inputs(tmp_path: Path) -> None:
 def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     def make() -> bytes:
         m = Maker()
-        program = m.program(m.call(aten.linear.default, m.embed(8), m.weight("w", m.random(4, 8))))
+        program = m.step(m.call(aten.linear.default, m.embed(8), m.weight("w", m.random(4, 8))))
         return lower(program, plan_weights(program.weights))
 
     assert make() == make()
@@ -77,7 +77,7 @@ def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_an_op_without_translation_is_refused_by_name_and_line() -> None:
     m = Maker()
-    program = m.program(m.call(aten.lgamma.default, m.embed(4)))
+    program = m.step(m.call(aten.lgamma.default, m.embed(4)))
     with pytest.raises(UnsupportedError, match=r"lgamma_default \(aten\.lgamma\.default\).*model\.py:12.*layer\(x\)"):
         lower(program, plan_weights(program.weights))
 
@@ -85,23 +85,23 @@ def test_an_op_without_translation_is_refused_by_name_and_line() -> None:
 def test_a_dtype_that_onnx_has_not_is_refused_by_node() -> None:
     m = Maker()
     x = m.call(aten.complex.default, m.embed(4), m.embed(4))
-    program = m.program(m.call(aten.mul.Tensor, x, 2))
+    program = m.step(m.call(aten.mul.Tensor, x, 2))
     with pytest.raises(UnsupportedError, match="complex"):
         lower(program, plan_weights(program.weights))
 
 
 def test_a_cache_read_as_it_was_before_the_step_is_refused() -> None:
     m = Maker()
-    past = m.state("past", StateKind.CACHE, ("batch", "capacity", 4), 1)
+    past = m.remembered("past", StateKind.CACHE, ("batch", "capacity", 4), 1)
     written = m.call(ops.cache_write.default, past, m.embed(4), m.position, 1)
-    program = m.program(m.call(aten.sum.dim_IntList, past, [1]), written)
+    program = m.step(m.call(aten.sum.dim_IntList, past, [1]), written)
     with pytest.raises(UnsupportedError, match="before this step"):
         lower(program, plan_weights(program.weights))
 
 
 def test_only_a_step_program_can_be_lowered() -> None:
     m = Maker()
-    program = replace(m.program(m.embed(4)), stage=Stage.CAPTURED)
+    program = replace(m.step(m.embed(4)), stage=Stage.CAPTURED)
     with pytest.raises(UnsupportedError, match="captured"):
         lower(program, plan_weights(program.weights))
 
@@ -115,7 +115,7 @@ def test_thirty_layers_are_lowered_in_a_moment(tmp_path: Path) -> None:
         normed = m.call(ops.rms_norm.default, x, scale, 1e-5)
         gated = m.call(ops.gated_activation.default, *(m.call(aten.linear.default, normed, weight),) * 2, "silu")
         x = m.call(aten.add.Tensor, x, m.call(aten.linear.default, gated, weight))
-    program = m.program(x)
+    program = m.step(x)
     start = time.perf_counter()
     lower(program, plan_weights(program.weights))
     assert time.perf_counter() - start < 5

@@ -132,7 +132,7 @@ BURNISH_CASES: dict[str, Make] = {
 @pytest.mark.parametrize("case", BURNISH_CASES)
 def test_burnish_op(case: str, tmp_path: Path) -> None:
     m = Maker()
-    compare_steps(m.program(BURNISH_CASES[case](m)), tmp_path, [(5, [0, 0]), (1, [4, 9])])
+    compare_steps(m.step(BURNISH_CASES[case](m)), tmp_path, [(5, [0, 0]), (1, [4, 9])])
 
 
 def test_every_burnish_op_has_a_lowering() -> None:
@@ -151,14 +151,14 @@ def test_every_burnish_op_has_a_lowering() -> None:
 
 def test_rotary_is_one_operator_where_it_can_be(tmp_path: Path) -> None:
     m = Maker()
-    types = compare(m.program(rotary(m)), tmp_path).op_types()
+    types = compare(m.step(rotary(m)), tmp_path).op_types()
     assert types.count("RotaryEmbedding") == 1
     assert "Neg" not in types
 
 
 def test_sum_and_norm_are_one_operator(tmp_path: Path) -> None:
     m = Maker()
-    types = compare(m.program(residual_norm(m)), tmp_path).op_types()
+    types = compare(m.step(residual_norm(m)), tmp_path).op_types()
     assert types.count("SkipSimplifiedLayerNormalization") == 1
     assert "Add" not in types
 
@@ -173,14 +173,14 @@ def test_attention_is_fed_without_transposes_through_norm_and_rotary(tmp_path: P
         normed = m.call(ops.rms_norm.default, m.heads(heads, 8), m.weight("scale", m.random(8)), 1e-5)
         return m.call(ops.rotary.default, normed, cos, sin)
 
-    past = [m.state(f"past_{i}", StateKind.CACHE, ("batch", 2, "capacity", 8), 2) for i in range(2)]
+    past = [m.remembered(f"past_{i}", StateKind.CACHE, ("batch", 2, "capacity", 8), 2) for i in range(2)]
     written = [
         m.call(ops.cache_write.default, state, new, m.position, 2)
         for state, new in zip(past, (turned(2), m.heads(2, 8)), strict=True)
     ]
     out = m.call(ops.attention.default, turned(4), *written, m.position, scale=0.3)
     out = m.call(aten.reshape.default, m.call(aten.transpose.int, out, 1, 2), [m.batch_node(), m.new_node(), 32])
-    types = compare(m.program(out, *written), tmp_path, positions=[0, 4]).op_types()
+    types = compare(m.step(out, *written), tmp_path, positions=[0, 4]).op_types()
     assert "Transpose" not in types
     assert types.count("GroupQueryAttention") == 1
 
@@ -193,34 +193,34 @@ def test_cache_write_along_any_axis(axis: int, tmp_path: Path) -> None:
     m = Maker()
     shape: list[int | str] = ["batch", 3, 3, 4]
     shape[axis] = "capacity"
-    past = m.state("past", StateKind.CACHE, shape, axis)
+    past = m.remembered("past", StateKind.CACHE, shape, axis)
     new = m.heads(3, 4) if axis == 2 else m.embed(3, 4)
     written = m.call(ops.cache_write.default, past, new, m.position, axis)
-    compare(m.program(m.embed(3), written), tmp_path, positions=[0, 11])
+    compare(m.step(m.embed(3), written), tmp_path, positions=[0, 11])
 
 
 def test_ring_write(tmp_path: Path) -> None:
     m = Maker()
-    past = m.state("past", StateKind.RING, ("batch", 3, 5, 4), 2)
+    past = m.remembered("past", StateKind.RING, ("batch", 3, 5, 4), 2)
     written = m.call(ops.ring_write.default, past, m.heads(3, 4), m.position, 2)
-    compare_steps(m.program(m.embed(3), written), tmp_path, [(new, [0, 7]) for new in (1, 4, 5, 9, 13)])
+    compare_steps(m.step(m.embed(3), written), tmp_path, [(new, [0, 7]) for new in (1, 4, 5, 9, 13)])
 
 
 def test_window_of_tokens_moves_on(tmp_path: Path) -> None:
     m = Maker()
-    past = m.state("window", StateKind.WINDOW, ("batch", 3, 6), 1)
+    past = m.remembered("window", StateKind.WINDOW, ("batch", 3, 6), 1)
     seen = m.call(aten.cat.default, [past, m.embed(6)], 1)
     logits = m.call(aten.slice.Tensor, seen, 1, 0, -3)
-    compare(m.program(logits, m.call(aten.slice.Tensor, seen, 1, -3, 2**63 - 1)), tmp_path, new=2)
+    compare(m.step(logits, m.call(aten.slice.Tensor, seen, 1, -3, 2**63 - 1)), tmp_path, new=2)
 
 
 def test_an_output_may_be_an_input_a_weight_or_another_output(tmp_path: Path) -> None:
     m = Maker()
-    one = m.state("one", StateKind.WINDOW, ("batch", 3, 6), 1)
-    m.state("two", StateKind.WINDOW, ("batch", 3, 6), 1)
-    m.state("three", StateKind.WINDOW, ("batch", 3, 6), 1)
+    one = m.remembered("one", StateKind.WINDOW, ("batch", 3, 6), 1)
+    m.remembered("two", StateKind.WINDOW, ("batch", 3, 6), 1)
+    m.remembered("three", StateKind.WINDOW, ("batch", 3, 6), 1)
     new = m.call(aten.mul.Tensor, one, 2.0)
-    compare(m.program(new, one, new, new), tmp_path)
+    compare(m.step(new, one, new, new), tmp_path)
 
 
 # ---------------------------------------------------------------- ATen
@@ -364,7 +364,7 @@ def _parts(m: Maker, node: fx.Node) -> list[fx.Node]:
 @pytest.mark.parametrize("case", ATEN_CASES)
 def test_aten_op(case: str, tmp_path: Path) -> None:
     m = Maker()
-    compare_steps(m.program(ATEN_CASES[case](m)), tmp_path, [(4, [0, 0]), (1, [0, 0])])
+    compare_steps(m.step(ATEN_CASES[case](m)), tmp_path, [(4, [0, 0]), (1, [0, 0])])
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -389,5 +389,5 @@ def test_rotary_of_any_shape(
 ) -> None:
     m = Maker()
     options: dict[str, Any] = {"interleaved": interleaved, "equal": equal, "heads_first": heads_first}
-    program = m.program(rotary(m, size=2 * half + kept, rotary_size=2 * half, **options))
+    program = m.step(rotary(m, size=2 * half + kept, rotary_size=2 * half, **options))
     compare(program, tmp_path_factory.mktemp("rotary"), new=new, positions=[0, 3])

@@ -73,7 +73,7 @@ def test_products(
     last = m.weight("bias", m.random(rows)) if bias else None
     node = m.call(ops.quantized_linear.default, x, *parts(m, weight), last, bits=kind[0])
     ids = torch.arange(2 * tokens).reshape(2, -1) % VOCABULARY
-    right, found = both(m.program(node), tmp_path, ids)
+    right, found = both(m.step(node), tmp_path, ids)
     values = m.weights["embedding"].materialize()[ids]
     block = block_of(kind[0], group, groups * group)
     assert block is not None
@@ -94,7 +94,7 @@ def test_a_row_may_end_within_a_block(tmp_path: Path, size: int) -> None:
     table = parts(m, quantized(VOCABULARY, 1, 8, size))
     x = m.call(ops.quantized_embedding.default, *table, m.tokens, bits=8, size=size)
     product = m.call(ops.quantized_linear.default, x, *table, None, bits=8)
-    right, found = both(m.program(m.call(aten.cat.default, [x, product], -1)), tmp_path, torch.tensor([[1, 2, 22]]))
+    right, found = both(m.step(m.call(aten.cat.default, [x, product], -1)), tmp_path, torch.tensor([[1, 2, 22]]))
     torch.testing.assert_close(found[..., :size], right[..., :size])
     torch.testing.assert_close(found[..., size:], right[..., size:], rtol=0, atol=float(right.abs().max()) * 0.02)
 
@@ -104,7 +104,7 @@ def test_rows_of_tables_are_exact(tmp_path: Path, kind: tuple[int, str]) -> None
     m = Maker()
     table = parts(m, quantized(VOCABULARY, 3, kind[0], 32, kind[1]))
     node = m.call(ops.quantized_embedding.default, *table, m.tokens, bits=kind[0], size=96)
-    right, found = both(m.program(node), tmp_path, torch.tensor([[0, 22, 7], [3, 3, 1]]))
+    right, found = both(m.step(node), tmp_path, torch.tensor([[0, 22, 7], [3, 3, 1]]))
     torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-6)
 
 
@@ -120,7 +120,7 @@ def test_sums_of_blocks_are_made_once_for_all_products(tmp_path: Path) -> None:
     x = m.embed(64)
     weights = [parts(m, quantized(5, 2, 4, 32, "fractional", seed=seed), f"w{seed}") for seed in (0, 1)]
     products = [m.call(ops.quantized_linear.default, x, *weight, None, bits=4) for weight in weights]
-    step = OnnxStep(m.program(m.call(aten.cat.default, products, -1)), tmp_path)
+    step = OnnxStep(m.step(m.call(aten.cat.default, products, -1)), tmp_path)
     assert step.op_types().count("ReduceSum") == 1
 
 

@@ -45,7 +45,7 @@ def _edit(name: str, file: str, before: str, after: str) -> Edit:
 
 _CHAIN = (f"{PASSES}/states/select_logits.py", " or node in mixing:", ":")
 _PICKED = (f"{PASSES}/check.py", "AxisLabels(program, Along.KEPT)  # nothing", "pass  # nothing")
-_LEFT = (f"{PASSES}/check.py", "if whole_only or node.target", "if node.target")
+_LEFT = (f"{IR}/spec.py", "return whole_only or node.target", "return node.target")
 
 EDITS: tuple[Edit, ...] = (
     # ---- faults that were there, put back

@@ -60,7 +60,7 @@ def example() -> list[torch.Tensor]:
 
 def test_a_rewrite_keeps_the_value_and_removes_what_is_dead() -> None:
     b = Builder()
-    program = b.program(
+    program = b.giving(
         b.call(aten.mul.Tensor, b.call(aten.exp.default, b.x), b.call(aten.exp.default, b.y)),
     )
     inputs, notes = example(), Notes()
@@ -74,7 +74,7 @@ def test_a_rewrite_keeps_the_value_and_removes_what_is_dead() -> None:
 def test_what_else_reads_the_interior_keeps_it() -> None:
     b = Builder()
     one = b.call(aten.exp.default, b.x)
-    program = b.program(b.call(aten.mul.Tensor, one, b.call(aten.exp.default, b.y)), one)
+    program = b.giving(b.call(aten.mul.Tensor, one, b.call(aten.exp.default, b.y)), one)
     inputs = example()
     expected = run(program, inputs)
     rewrite(program, [PRODUCT], Notes())
@@ -86,14 +86,14 @@ def test_what_else_reads_the_interior_keeps_it() -> None:
 def test_rules_build_on_one_another_in_one_walk() -> None:
     b = Builder()
     product = b.call(aten.mul.Tensor, b.call(aten.exp.default, b.x), b.call(aten.exp.default, b.y))
-    program = b.program(b.call(aten.log.default, product))
+    program = b.giving(b.call(aten.log.default, product))
     assert rewrite(program, [PRODUCT, INVERSE], Notes()) == 2
     assert targets(program) == ["add"]
 
 
 def test_the_first_rule_that_applies_wins() -> None:
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
+    program = b.giving(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
 
     def refuse(editor: Editor, match: Match) -> fx.Node:
         raise Lookalike("never", match.root)
@@ -108,7 +108,7 @@ def test_new_nodes_keep_the_origin_of_the_old() -> None:
     b = Builder()
     root = b.call(aten.mul.Tensor, b.call(aten.exp.default, b.x), b.call(aten.exp.default, b.y))
     root.meta["origin"] = "the user's line"
-    program = b.program(root)
+    program = b.giving(root)
     origins: list[object] = []
 
     def replace(editor: Editor, match: Match) -> fx.Node:
@@ -125,7 +125,7 @@ def test_a_refusal_carries_reason_and_culprit() -> None:
         raise Refusal("it is Tuesday", match.node(x))
 
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
+    program = b.giving(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
     notes = Notes()
     assert rewrite(program, [Rule("not today", log(exp(x)), refuse)], notes) == 0
     assert targets(program) == ["exp", "log"]
@@ -137,7 +137,7 @@ def test_a_refusal_is_forgotten_where_another_rule_applies() -> None:
         raise Refusal("no", match.root)
 
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
+    program = b.giving(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
     notes = Notes()
     rewrite(program, [Rule("no", log(exp(x)), INVERSE.replace, refuse), INVERSE], notes)
     assert len(notes.rewrites) == 1
@@ -147,7 +147,7 @@ def test_a_refusal_is_forgotten_where_another_rule_applies() -> None:
 def test_a_guard_tries_the_other_ways_to_match() -> None:
     """x * y matches both ways round; the guard takes the one where x is the exponential."""
     b = Builder()
-    program = b.program(b.call(aten.mul.Tensor, b.x, b.call(aten.exp.default, b.y)))
+    program = b.giving(b.call(aten.mul.Tensor, b.x, b.call(aten.exp.default, b.y)))
     seen: list[str] = []
 
     def guard(program: Program, match: Match) -> None:
@@ -166,14 +166,14 @@ def test_a_near_miss_is_told_and_a_far_one_is_not() -> None:
     near = b.call(aten.log.default, b.x)
     for _ in range(3):
         near = b.call(aten.exp.default, near)
-    program = b.program(b.call(aten.log.default, near))
+    program = b.giving(b.call(aten.log.default, near))
     notes = Notes()
     rewrite(program, [long], notes)
     assert [reason for _, reason in notes.refusals] == [
         "long: 4 of 5 ops matched; then expected exp, found aten.log.default at log_default (aten.log.default)"
     ]
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.x))
+    program = b.giving(b.call(aten.log.default, b.x))
     notes = Notes()
     rewrite(program, [long], notes)
     assert not notes.refusals
@@ -181,7 +181,7 @@ def test_a_near_miss_is_told_and_a_far_one_is_not() -> None:
 
 def test_who_watches_sees_each_rule_that_can_begin_there() -> None:
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.call(aten.log.default, b.call(aten.exp.default, b.x))))
+    program = b.giving(b.call(aten.log.default, b.call(aten.log.default, b.call(aten.exp.default, b.x))))
     seen: list[Attempt] = []
     rewrite(program, [PRODUCT, INVERSE], Notes(), seen.append)
     assert [(attempt.rule, attempt.node.name, attempt.made) for attempt in seen] == [
@@ -199,7 +199,7 @@ def test_a_lookalike_is_told_only_where_much_of_it_was_there() -> None:
         raise Lookalike("it only looks alike", match.root)
 
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.call(aten.exp.default, b.x))))
+    program = b.giving(b.call(aten.log.default, b.call(aten.exp.default, b.call(aten.exp.default, b.x))))
     notes = Notes()
     seen: list[Attempt] = []
     rewrite(program, [Rule("short", log(exp(x)), alike)], notes, seen.append)
@@ -209,13 +209,13 @@ def test_a_lookalike_is_told_only_where_much_of_it_was_there() -> None:
     node = b.x
     for target in (aten.exp.default, aten.exp.default, aten.exp.default, aten.log.default):
         node = b.call(target, node)
-    rewrite(b.program(node), [Rule("long", log(exp(exp(exp(x)))), alike)], notes)
+    rewrite(b.giving(node), [Rule("long", log(exp(exp(exp(x)))), alike)], notes)
     assert notes.refusals == [("log_default", "long: it only looks alike (at log_default (aten.log.default))")]
 
 
 def test_a_rule_that_changes_the_type_is_a_bug() -> None:
     b = Builder()
-    program = b.program(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
+    program = b.giving(b.call(aten.log.default, b.call(aten.exp.default, b.x)))
     wrong = Rule(
         "wrong",
         log(exp(x)),
@@ -227,7 +227,7 @@ def test_a_rule_that_changes_the_type_is_a_bug() -> None:
 
 def test_a_pattern_must_begin_with_an_op() -> None:
     b = Builder()
-    program = b.program(b.call(aten.exp.default, b.x))
+    program = b.giving(b.call(aten.exp.default, b.x))
     with pytest.raises(TypeError, match="must begin with an op"):
         rewrite(program, [Rule("anything", x, lambda editor, match: match.node(x))], Notes())
 
@@ -238,7 +238,7 @@ def test_a_long_chain_takes_time_in_proportion() -> None:
     node = b.x
     for _ in range(2000):
         node = b.call(aten.add.Tensor, node, b.y)
-    program = b.program(node)
+    program = b.giving(node)
     pattern = Variable("a") + (Variable("b") + (Variable("c") + (Variable("d") + exp(x))))
     started = time.perf_counter()
     assert rewrite(program, [Rule("no such sum", pattern, lambda editor, match: match.node(x))], Notes()) == 0

@@ -26,7 +26,7 @@ getitem = op("getitem", operator.getitem)
 
 
 def matches(pattern: Pattern, builder: Builder, root: fx.Node) -> list[Match]:
-    return list(Matcher(pattern, builder.program(root)).matches(root))
+    return list(Matcher(pattern, builder.giving(root)).matches(root))
 
 
 def test_positional_keyword_and_default_arguments_are_one() -> None:
@@ -89,12 +89,12 @@ def test_numbers_in_patterns_are_exact(given: Any, fits: bool) -> None:
 
 def test_a_weight_without_axes_is_a_number() -> None:
     b = Builder()
-    found = matches(x * number, b, b.call(aten.mul.Tensor, b.x, b.weight(torch.tensor(0.25))))
+    found = matches(x * number, b, b.call(aten.mul.Tensor, b.x, b.stored(torch.tensor(0.25))))
     assert [match.number(number) for match in found] == [0.25]
     b = Builder()
-    assert matches(x * 3, b, b.call(aten.mul.Tensor, b.x, b.weight(torch.tensor(3.0))))
+    assert matches(x * 3, b, b.call(aten.mul.Tensor, b.x, b.stored(torch.tensor(3.0))))
     b = Builder()
-    assert not matches(x * number, b, b.call(aten.mul.Tensor, b.x, b.weight(torch.ones(8))))
+    assert not matches(x * number, b, b.call(aten.mul.Tensor, b.x, b.stored(torch.ones(8))))
 
 
 def test_axes_count_from_both_ends() -> None:
@@ -111,7 +111,7 @@ def test_lists_match_element_by_element() -> None:
     b = Builder()
     root = b.call(aten.stack.default, [b.x, b.y], 0)
     assert matches(stack([x, y]), b, root)
-    assert not list(Matcher(stack([x, y, x]), b.program(root)).matches(root))
+    assert not list(Matcher(stack([x, y, x]), b.giving(root)).matches(root))
 
 
 def test_either_leaves_the_other_options_unbound() -> None:
@@ -149,14 +149,14 @@ def test_python_functions_match_by_position() -> None:
 def test_the_variable_says_what_it_takes() -> None:
     weight = Variable("weight", lambda node: node.op == "get_attr", "a weight")
     b = Builder()
-    root = b.call(aten.mul.Tensor, b.x, b.weight(torch.ones(8)))
+    root = b.call(aten.mul.Tensor, b.x, b.stored(torch.ones(8)))
     assert [match.node(weight).op for match in matches(mul(x, weight), b, root)] == ["get_attr"]
 
 
 def test_the_nearest_miss_is_the_deepest() -> None:
     b = Builder()
     root = b.call(aten.mul.Tensor, b.x, b.call(aten.exp.default, b.call(aten.add.Tensor, b.x, 2)))
-    matcher = Matcher(x * exp(x + 1), b.program(root))
+    matcher = Matcher(x * exp(x + 1), b.giving(root))
     assert not list(matcher.matches(root))
     miss = matcher.miss(root)
     assert (miss.matched, miss.total) == (3, 3)
@@ -166,7 +166,7 @@ def test_the_nearest_miss_is_the_deepest() -> None:
 def test_a_miss_says_which_node_was_expected_a_second_time() -> None:
     b = Builder()
     root = b.call(aten.mul.Tensor, b.x, b.call(aten.exp.default, b.y))
-    matcher = Matcher(x * exp(x), b.program(root))
+    matcher = Matcher(x * exp(x), b.giving(root))
     assert not list(matcher.matches(root))
     miss = matcher.miss(root)
     assert (miss.matched, miss.expected, miss.found) == (2, "x, which is x", "y")
@@ -186,7 +186,7 @@ Grouping = Callable[[Builder, list[fx.Node]], fx.Node]
 def test_a_product_matches_in_any_order(order: list[int], left: bool, nested: bool) -> None:
     """exp(x) * y * 3 in each grouping and order of the graph is found by one pattern of products in any order."""
     b = Builder()
-    factors: list[Any] = [b.call(aten.exp.default, b.x), b.y, b.weight(torch.tensor(3.0))]
+    factors: list[Any] = [b.call(aten.exp.default, b.x), b.y, b.stored(torch.tensor(3.0))]
     first, second, third = (factors[index] for index in order)
     inner = b.call(aten.mul.Tensor, *((first, second) if left else (second, first)))
     root = b.call(aten.mul.Tensor, *((inner, third) if nested else (third, inner)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from burnish.codegen.onnx.context import Context, Result, Translate, dtype_of, s
 from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, Stage, describe, origin
+from burnish.ir.program import Program, describe, origin
 from burnish.ir.states import StateKind
 from burnish.runtime.weights_file import WeightLayout
 
@@ -44,7 +45,7 @@ def lower(program: Program, layout: WeightLayout) -> bytes:
 
     Raises UnsupportedError for what ONNX cannot express, with the node, its op and the user's line.
     """
-    if program.stage is not Stage.INCREMENTAL:
+    if not program.stage.is_step:
         raise UnsupportedError(f"only a step program can be lowered to ONNX; this one is {program.stage.value}")
     model = lower_to_model(program, layout)
     return bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
@@ -58,6 +59,19 @@ def lower_to_model(program: Program, layout: WeightLayout) -> ir.Model:
 def is_assertion(node: fx.Node) -> bool:
     """Whether a node gives nothing: it checks what export took for granted."""
     return isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.returns
+
+
+def check_translated(program: Program) -> None:
+    """UnsupportedError for the first node whose op has no ONNX translation, ours or torch's."""
+    for node in program.graph.nodes:
+        if node.op != "call_function" or node.target in _TRANSLATIONS or node.target is operator.getitem:
+            continue
+        if origin_of_size(node) is None and not is_assertion(node) and (reason := torchlib.missing(node)):
+            raise _untranslated(node, reason)
+
+
+def _untranslated(node: fx.Node, reason: object) -> UnsupportedError:
+    return UnsupportedError(f"{describe(node)} has no ONNX translation: {reason}. The reference backend runs it")
 
 
 class _Lowering:
@@ -137,9 +151,7 @@ class _Lowering:
         try:
             found = torchlib.translate(node, args, kwargs, self.constants)
         except torchlib.TableError as error:
-            raise UnsupportedError(
-                f"{describe(node)} has no ONNX translation: {error}. The reference backend runs it"
-            ) from error
+            raise _untranslated(node, error) from error
         for each in found.nodes:
             self.builder.add_node(each)
         self.builder.functions.update(found.functions)

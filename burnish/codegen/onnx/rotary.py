@@ -12,6 +12,7 @@ from burnish.codegen.onnx.context import Arguments, Context, Result, dtype_of, s
 from burnish.ir.arguments import arguments
 from burnish.ir.ops import burnish_ops
 from burnish.ir.position_table import half_name
+from burnish.ir.program import operands
 from burnish.ir.shapes import same_shape, same_size
 from burnish.ir.traits import traits
 
@@ -75,7 +76,7 @@ def _looked_up(c: Context, node: fx.Node, interleaved: bool) -> fx.Node | None:
     """The lookup that cosines come from, if the table has each of them twice; None where they are something else."""
     source = node
     while _moves_only_ones(source):
-        source = source.args[0]  # type: ignore[assignment]
+        source = operands(source)[0]
     if source.target is not burnish_ops.lookup.default:
         return None
     table: fx.Node = arguments(source)["table"]
@@ -103,7 +104,7 @@ def _moves_only_ones(node: fx.Node) -> bool:
     """Whether a node is a view that adds, drops or moves axes of size 1 and leaves the others in their order."""
     if node.target is not torch.ops.aten.permute.default and not traits(node.target).in_order:
         return False
-    source: fx.Node = node.args[0]  # type: ignore[assignment]
+    source: fx.Node = operands(node)[0]
     before, after = shape_of(source), shape_of(node)
     if node.target is torch.ops.aten.permute.default:
         dims = [axis % len(before) for axis in arguments(node)["dims"]]

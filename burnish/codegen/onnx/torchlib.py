@@ -54,6 +54,12 @@ class TableError(Exception):
     """Why torch's table has no translation of a node."""
 
 
+def missing(node: fx.Node) -> str:
+    """Why torch's table has no translation of a node's op; empty if it has one."""
+    function, reason = _dispatching.dispatch(node, _registry())
+    return reason if function is None else ""
+
+
 def translate(
     node: fx.Node, args: Sequence[Any], kwargs: dict[str, Any], constants: dict[Any, ir.Value]
 ) -> Translation:

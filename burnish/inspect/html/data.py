@@ -75,6 +75,7 @@ def _pass(record: PassRecord, tables: _Tables) -> dict[str, Any]:
         "name": record.name,
         "options": record.options,
         "effect": record.effect,
+        "stage": record.stage,
         "seconds": record.seconds,
         "launches": record.launches,
         "bytes_moved": record.bytes_moved,

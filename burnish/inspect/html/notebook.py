@@ -24,6 +24,8 @@ def trace_html(trace: Trace) -> str:
     head = _row([escape(heading).replace("\n", ", ") for heading in headings(trace)], "th")
     rows = "".join(_row(_cells(cells), "td", f"border-top:{_LINE}") for cells in pass_cells(trace))
     parts = [f'<table style="{_TABLE}"><thead>{head}</thead><tbody>{rows}</tbody></table>']
+    if stages := trace.stages():
+        parts.append(f'<div style="opacity:.7">stages: {escape(stages)}</div>')
     if trace.phases:
         phases = " · ".join(f"{escape(name)} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(f'<div style="opacity:.7">seconds: {phases}</div>')

@@ -12,25 +12,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.arguments import argument
+from burnish.ir.labels import rank
 from burnish.ir.program import Program, describe, operands
-from burnish.ir.shapes import is_sequence
+from burnish.ir.traits import keeps_value, reshapes
 from burnish.passes.analyses.masks import HIDDEN
 from burnish.passes.analyses.position_only import FILLS, PositionOnly
 
 aten = torch.ops.aten
 
-VIEWS = {aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.squeeze.dim}
-CASTS = {
-    aten._to_copy.default,
-    aten.to.dtype,
-    aten.clone.default,
-    aten.contiguous.default,
-    aten.type_as.default,
-    aten.alias.default,
-    aten.detach.default,
-}
-SOFTMAXES = {aten.softmax.int, aten._softmax.default, aten._safe_softmax.default}
 PRODUCTS = {aten.matmul.default, aten.bmm.default}
+_OF_SINKS = {aten.sigmoid.default, aten.unsqueeze.default, aten.mul.Tensor}  # between the logsumexp and the product
 
 
 class NoMatch(Exception):
@@ -80,8 +72,7 @@ def constant(node: Any, positions: PositionOnly) -> float | None:
 def match_attention(softmax: fx.Node, program: Program, positions: PositionOnly) -> Match:
     """The attention around `softmax`; NoMatch says why there is none."""
     axis = softmax.args[1]
-    rank = softmax.meta["val"].dim()
-    if axis not in (-1, rank - 1):
+    if axis not in (-1, rank(softmax) - 1):
         raise NoMatch(softmax, f"softmax over axis {axis}, not the last one")
     scores = softmax.args[0]
     assert isinstance(scores, fx.Node)
@@ -108,8 +99,8 @@ def _walk_up(
         if node.op != "call_function":
             raise NoMatch(node, "the scores are not computed from a product of queries and keys")
         data = [a for a in node.all_input_nodes if a not in positions]
-        if target in CASTS or target in VIEWS:
-            node = node.args[0]  # type: ignore[assignment]
+        if keeps_value(node) or reshapes(node):
+            node = operands(node)[0]
         elif target in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
             number = constant(node.args[1], positions)
             inner = node.args[0]
@@ -146,7 +137,7 @@ def _walk_up(
             if condition not in positions or number is None:
                 raise NoMatch(node, "the mask depends on the input's data")
             outer.append(("hide", condition, number))
-            node = node.args[0]  # type: ignore[assignment]
+            node = operands(node)[0]
         elif target in (aten.maximum.default, aten.max.other, aten.clamp.default, aten.clamp_min.default):
             floor = constant(node.args[1], positions)
             if floor is None and len(data) == 1 and data[0] is node.args[0]:
@@ -158,10 +149,6 @@ def _walk_up(
         elif target is aten.cat.default:
             outer[:] = [term for term in outer if term[0] != "shift"]  # of the sinks, too: all the same to softmax
             node = _read_sinks(node, match, positions)
-        elif target is aten.expand.default and tuple(node.meta["val"].shape) == tuple(
-            node.args[0].meta["val"].shape  # type: ignore[union-attr]
-        ):
-            node = node.args[0]  # type: ignore[assignment]
         else:
             raise NoMatch(node, f"{target} stands between the product and the softmax")
 
@@ -178,7 +165,7 @@ def _read_addition(
 ) -> fx.Node:
     first, second = node.args[0], node.args[1]
     sign = -1.0 if node.target is aten.sub.Tensor else 1.0
-    sign *= float(node.kwargs.get("alpha", 1))  # type: ignore[arg-type]
+    sign *= float(argument(node, "alpha"))
     if isinstance(first, fx.Node) and _is_shift(second):
         outer.append(("shift", None, 0.0))
         return first
@@ -224,23 +211,20 @@ def _read_softcap(
 
 def _read_sinks(node: fx.Node, match: Match, positions: PositionOnly) -> fx.Node:
     """`cat([scores, sinks])`: one more logit a head."""
-    parts, axis = operands(node)[0], node.args[1] if len(node.args) > 1 else 0
-    rank = node.meta["val"].dim()
-    if not isinstance(parts, list | tuple) or len(parts) != 2 or axis not in (-1, rank - 1):
+    parts, axis = argument(node, "tensors"), argument(node, "dim")
+    if not isinstance(parts, list | tuple) or len(parts) != 2 or axis not in (-1, rank(node) - 1):
         raise NoMatch(node, "scores joined with something that is not a sink")
-    scores, sinks = parts
+    scores: fx.Node = parts[0]
+    sinks: fx.Node = parts[1]
     if sinks not in positions or scores in positions or sinks.meta["val"].shape[-1] != 1:
         raise NoMatch(node, "scores joined with something that is not a sink")
     source = sinks
-    while source.op == "call_function" and source.target in VIEWS | CASTS | {
-        aten.expand.default,
-        aten.unsqueeze.default,
-    }:
-        source = source.args[0]
+    while keeps_value(source) or reshapes(source) or source.target is aten.expand.default:
+        source = operands(source)[0]
     if not _is_vector(source):
         raise NoMatch(node, "sinks that are not one number a head")
     match.sinks = source
-    return scores  # type: ignore[no-any-return]
+    return scores
 
 
 def _is_vector(node: fx.Node) -> bool:
@@ -279,15 +263,15 @@ def _settle_scale(match: Match) -> None:
 def _read_product(product: fx.Node, match: Match, positions: PositionOnly) -> None:
     arguments: list[Any] = list(product.args)
     if product.target is aten.baddbmm.default:
-        beta, alpha = product.kwargs.get("beta", 1), product.kwargs.get("alpha", 1)
+        beta, alpha = argument(product, "beta"), argument(product, "alpha")
         if arguments[0] not in positions and beta != 0:
             raise NoMatch(product, "what is added to the scores depends on the input's data")
         if any(term[0] == "scale" for term in match.terms):
             raise NoMatch(product, "baddbmm under a scaled mask")
         outer_scale = match.scale
-        match.scale *= float(alpha)  # type: ignore[arg-type]
+        match.scale *= float(alpha)
         if beta != 0:
-            match.terms.insert(0, ("add", arguments[0], float(beta) * outer_scale))  # type: ignore[arg-type]
+            match.terms.insert(0, ("add", arguments[0], float(beta) * outer_scale))
         arguments = arguments[1:]
     match.query, match.key_transposed = arguments
 
@@ -296,12 +280,8 @@ def _walk_down(node: fx.Node, match: Match) -> None:
     """From the softmax to the products with values: one, or several where weights are shared."""
     for user in node.users:
         if user.target in PRODUCTS and user.args[0] is node:
-            match.products.append((user, user.args[1]))  # type: ignore[arg-type]
-        elif (
-            user.target in CASTS
-            or user.target in VIEWS
-            or (user.target is aten.slice.Tensor and match.sinks is not None)
-        ):
+            match.products.append((user, operands(user)[1]))
+        elif keeps_value(user) or reshapes(user) or (user.target is aten.slice.Tensor and match.sinks is not None):
             _walk_down(user, match)
         else:
             raise NoMatch(user, f"{describe(user)} stands between the softmax and the product with the values")
@@ -313,9 +293,9 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
     exp(score) / (sum exp(scores) + exp(sink)) = softmax(scores) * sigmoid(logsumexp(scores) - sink): a sink by another
     spelling.
     """
-    rank = product.meta["val"].dim()
+    last = rank(product) - 1
     for total in match.softmax.all_input_nodes[0].users:
-        if total.target is not aten.logsumexp.default or list(total.args[1]) not in ([-1], [rank - 1]):  # type: ignore[arg-type]
+        if total.target is not aten.logsumexp.default or list(operands(total)[1]) not in ([-1], [last]):
             continue
         node, sinks = total, cast("fx.Node | None", None)
         while len(node.users) == 1 and node.target is not aten.mul.Tensor:
@@ -323,24 +303,14 @@ def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple
             read = operands(user)
             if user.target is aten.sub.Tensor and read[0] is node and read[1] in positions:
                 sinks = read[1]
-            elif user.target not in CASTS | {aten.sigmoid.default, aten.unsqueeze.default, aten.mul.Tensor}:
+            elif user.target not in _OF_SINKS and not keeps_value(user):
                 break
             node = user
         if node.target is aten.mul.Tensor and product in node.args and isinstance(sinks, fx.Node):
-            while sinks.target in VIEWS | {aten.unsqueeze.default}:
+            while reshapes(sinks):
                 sinks = operands(sinks)[0]
             if match.shifted:
                 raise NoMatch(match.softmax, "scores are shifted beside their sinks")
             if _is_vector(sinks):
                 return node, sinks
     return None
-
-
-def is_over_tokens(program: Program, softmax: fx.Node) -> bool:
-    """Whether a softmax's input has tokens on both of its last axes (a sink may stand beside them)."""
-    shape = softmax.args[0].meta["val"].shape  # type: ignore[union-attr]
-    if len(shape) < 2:
-        return False
-    last = shape[-1]
-    depends = isinstance(last, torch.SymInt) and program.sequence in {str(x) for x in last.node.expr.free_symbols}
-    return depends and is_sequence(program, shape[-2])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.program import operands
 from burnish.passes.analyses.position_only import FILLS
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _ELEMENTWISE = {
     aten.contiguous.default,
 }
 # Elementwise in one argument, by its place; each entry reads the other tensors whole.
-_READERS = {
+_READERS: dict[Any, int] = {
     aten.embedding.default: 1,
     aten.take.default: 1,
     aten.isin.Tensor_Tensor: 0,
@@ -78,7 +79,7 @@ def _fill(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: in
     place = next((place for place, given in enumerate(target._schema.arguments) if given.name == "size"), None)
     arguments = [ones if at == place else given for at, given in enumerate(node.args)]
     if first == "self":  # read for its dtype alone
-        arguments[0] = torch.empty(ones, dtype=node.args[0].meta["val"].dtype)  # type: ignore[union-attr]
+        arguments[0] = torch.empty(ones, dtype=operands(node)[0].meta["val"].dtype)
     args, kwargs = fx.map_arg((tuple(arguments), node.kwargs), blocks.argument)
     value: Tensor = target(*args, **kwargs)
     return value.expand(shape)
@@ -89,7 +90,7 @@ def _view(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: in
 
     Along one axis of the source (`own`) the block is a range of it, or an arithmetic sequence.
     """
-    viewed: fx.Node = node.args[0] if node.target is operator.getitem else node  # type: ignore[assignment]
+    viewed: fx.Node = operands(node)[0] if node.target is operator.getitem else node
     source = viewed.args[0]
     if not isinstance(source, fx.Node) or not isinstance(viewed.target, torch._ops.OpOverload):
         return None
@@ -107,9 +108,9 @@ def _view(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: in
     if view._base is not plain or view.dtype != plain.dtype or view.numel() == 0:
         return None
     places = _places(view, plain)
-    if places is None or places[axis] is None:
+    if places is None or (place := places[axis]) is None:
         return None
-    own, step = places[axis]  # type: ignore[misc]
+    own, step = place
     first = [(view.storage_offset() // plain.stride(each)) % size for each, size in enumerate(shape)]
     spanning = False
     for each, place in enumerate(places):
@@ -132,7 +133,7 @@ def _view(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: in
 
 
 def _read(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: int) -> Tensor | None:
-    index = node.args[_READERS[node.target]]  # type: ignore[index]
+    index = operands(node)[_READERS[node.target]]
     if not isinstance(index, fx.Node) or axis >= len(blocks.shape(index)):
         return None
     entries = blocks.part(index, axis, start, stop)
@@ -177,7 +178,7 @@ def _triangle(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop
 
 
 def _index(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: int) -> Tensor | None:
-    source, indices = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    source, indices = operands(node)[:2]
     places = [place for place, index in enumerate(indices) if index is not None]
     given: list[fx.Node] = [index for index in indices if index is not None]
     if not isinstance(source, fx.Node) or any(index.meta["val"].dtype in (torch.bool, torch.uint8) for index in given):
@@ -208,7 +209,7 @@ def _gather(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: 
 
 
 def _join(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: int) -> Tensor:
-    parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    parts: list[fx.Node] = list(operands(node)[0])
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     assert isinstance(dim, int)
     dim %= len(blocks.shape(node))
@@ -226,7 +227,7 @@ def _join(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: in
 
 
 def _stack(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: int) -> Tensor | None:
-    parts: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+    parts: list[fx.Node] = list(operands(node)[0])
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     assert isinstance(dim, int)
     dim %= len(blocks.shape(node))
@@ -236,7 +237,7 @@ def _stack(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: i
 
 
 def _repeat(blocks: PositionBlocks, node: fx.Node, axis: int, start: int, stop: int) -> Tensor | None:
-    source, repeats = node.args[0], list(node.args[1])  # type: ignore[arg-type]
+    source, repeats = operands(node)[:2]
     assert isinstance(source, fx.Node)
     own = axis - (len(repeats) - len(blocks.shape(source)))
     if own < 0 or repeats[axis] != 1:

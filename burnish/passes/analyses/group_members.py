@@ -64,9 +64,9 @@ def _reduction_refusal(node: fx.Node, source: Tensor) -> str:
         return "its last axis has no size that is known ahead"
     if node.target is burnish_ops.rms_norm.default:
         return ""
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     if node.target is aten.layer_norm.default:
-        return "" if len(given) == 1 else "it is a norm over more than the last axis"  # type: ignore[arg-type]
+        return "" if len(given) == 1 else "it is a norm over more than the last axis"
     dims = given if isinstance(given, list | tuple) else [given]
     if [dim % source.dim() if isinstance(dim, int) else dim for dim in dims] != [source.dim() - 1]:
         return "it reduces another axis than the last one"

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from burnish.ir.arguments import argument
 from burnish.ir.code_ops import code_ops
-from burnish.ir.program import Program
+from burnish.ir.program import Program, operands, value
 from burnish.ir.shapes import is_batch, is_sequence
 from burnish.ir.traits import state_descriptor, traits
 from burnish.passes.analyses.axis_labels import AxisLabels
@@ -101,6 +101,6 @@ def _cost_to_redo(program: Program, labels: AxisLabels, node: fx.Node) -> float:
         if labels.of(each) is not None:
             moved += _bytes_a_token(program, each)
     if node.target in _PRODUCTS:
-        weight = node.args[1].meta["val"]  # type: ignore[union-attr]
+        weight = value(operands(node)[1])
         moved += 2.0 * float(math.prod(int(s) for s in weight.shape if isinstance(s, int))) / _OPERATIONS_A_BYTE
     return moved

@@ -188,9 +188,10 @@ class _Grouping:
 
     def _between(self, start: fx.Node, end: fx.Node) -> fx.Node | None:
         """A node on a path from one group to the other that is in neither."""
+        following: fx.Node
         for following in self.graph.successors(start):
             if following is not end and nx.has_path(self.graph, following, end):
-                return following  # type: ignore[no-any-return]
+                return following
         return None
 
     def _inputs(self, members: _Members) -> dict[fx.Node, int]:

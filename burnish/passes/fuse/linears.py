@@ -123,12 +123,12 @@ class _Fuser:
             return None
         norm = found.x
         if norm.target is burnish_ops.rms_norm.default:
-            x, weight, eps = norm.args
+            x, weight, eps = operands(norm)
             options = {"norm": "rms", "eps": eps}
             bias = None
         elif norm.target is aten.layer_norm.default:
-            x, shape, weight, bias, eps = (*norm.args, *(None, None, 1e-5)[len(norm.args) - 2 :])[:5]
-            if len(shape) != 1:  # type: ignore[arg-type]
+            x, shape, weight, bias, eps = (*operands(norm), *(None, None, 1e-5)[len(norm.args) - 2 :])[:5]
+            if len(shape) != 1:
                 return found, "linear"
             options = {"norm": "layer", "eps": eps}
         else:
@@ -137,7 +137,7 @@ class _Fuser:
         if others:
             self.log.refuse(norm, f"a norm that is read by {others[0].name} too is computed once, by itself")
             return found, "linear"
-        fused = replace(found, x=x, norm_weight=weight, norm_bias=bias, options=options)  # type: ignore[arg-type]
+        fused = replace(found, x=x, norm_weight=weight, norm_bias=bias, options=options)
         return fused, f"linear behind a norm ({options['norm']})"
 
     # ------------------------------------------------------------ behind it
@@ -209,15 +209,15 @@ class _Fuser:
     def _residual(self, node: fx.Node) -> tuple[_Linear, str] | None:
         if node.kwargs.get("alpha", 1) != 1 or not all(isinstance(argument, fx.Node) for argument in node.args):
             return None
-        first, second = node.args
+        first, second = operands(node)
         for product, residual in ((second, first), (first, second)):
             found = _Linear.of(product)
-            if found is None or found.residual is not None or set(product.users) != {node}:  # type: ignore[union-attr]
+            if found is None or found.residual is not None or set(product.users) != {node}:
                 continue
             if not isinstance(residual, fx.Node):
                 continue
             shape = value(node).shape
-            if same_shape(value(residual).shape, shape) and same_shape(value(product).shape, shape):  # type: ignore[arg-type]
+            if same_shape(value(residual).shape, shape) and same_shape(value(product).shape, shape):
                 return replace(found, residual=residual), "residual added to a linear"
         return None
 
@@ -239,12 +239,12 @@ class _Fuser:
         quotient = tanh.args[0]
         if not isinstance(quotient, fx.Node) or set(quotient.users) != {tanh} or len(quotient.args) < 2:
             return None
-        product, number = quotient.args
+        product, number = operands(quotient)
         divides = quotient.target in (aten.div.Tensor, aten.div.Scalar) and number == cap
         found = _Linear.of(product)
         if not divides or found is None or found.residual is not None or "softcap" in found.options:
             return None
-        if set(product.users) != {quotient}:  # type: ignore[union-attr]
+        if set(product.users) != {quotient}:
             return None
         return found.with_options(softcap=cap), f"soft cap of {cap} on a linear"
 

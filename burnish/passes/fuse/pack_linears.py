@@ -11,7 +11,7 @@ from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
-from burnish.ir.program import Program, origin
+from burnish.ir.program import Program, operands, origin
 from burnish.ir.quantization import kind_of
 from burnish.ir.weights import Concat
 from burnish.passes.base import Effect, Log
@@ -77,7 +77,7 @@ def _can_pack(group: list[fx.Node], log: Log) -> bool:
 
 def _pack(program: Program, editor: Editor, group: list[fx.Node]) -> None:
     first = group[0]
-    parts = [str(node.args[1].target) for node in group]  # type: ignore[union-attr]
+    parts = [str(operands(node)[1].target) for node in group]
     weight = editor.weight(packed_name(parts), Concat(tuple(program.weights[part] for part in parts)))
     biases = [bias for node in group if (bias := _bias(node)) is not None]
     bias = None

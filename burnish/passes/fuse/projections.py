@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, fx
 
+from burnish.ir.arguments import argument
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
@@ -84,7 +85,7 @@ def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
         results = [editor.call(operator.getitem, fused, index, like=attention) for index in range(3)]
     for old, new in zip((query, key_write, value_write), results, strict=True):
         editor.replace(old, new)
-    attention.kwargs = {**attention.kwargs, "scale": attention.kwargs["scale"] * first.scale}  # type: ignore[operator]
+    attention.kwargs = {**attention.kwargs, "scale": argument(attention, "scale") * first.scale}
     steps = [*(["norm"] if norm_options else []), "projections", *(["rotary embedding"] if first.rotary else [])]
     return f"{', '.join(steps)} and cache writes in one"
 
@@ -118,7 +119,7 @@ def _rows(parts: list[Heads]) -> tuple[list[fx.Node], Tensor]:
 
 
 def _bias(linear: fx.Node) -> fx.Node | None:
-    bias: fx.Node | None = linear.args[2] if len(linear.args) > 2 else linear.kwargs.get("bias")  # type: ignore[assignment]
+    bias: fx.Node | None = argument(linear, "bias")
     return bias
 
 

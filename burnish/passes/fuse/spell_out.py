@@ -156,11 +156,11 @@ def _largest(editor: Editor, node: fx.Node) -> None:
 def _clamp(editor: Editor, node: fx.Node) -> fx.Node:
     """The larger of x and the least, the smaller of that and the most."""
     given = arguments(node)
-    x = given["self"]
+    x: fx.Node = given["self"]
     for bound, target in (("min", aten.maximum.default), ("max", aten.minimum.default)):
         if given[bound] is not None:
             x = editor.call(target, x, given[bound], like=node)
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 def _mean(editor: Editor, node: fx.Node) -> fx.Node:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import fx
 
 from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.labels import rank
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, describe
-from burnish.ir.shapes import is_batch, is_sequence
+from burnish.ir.program import Program, describe, operands
+from burnish.ir.shapes import is_batch, is_over_tokens, is_sequence
+from burnish.ir.spec import SOFTMAXES
+from burnish.ir.traits import reshapes
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.attention_match import (
-    SOFTMAXES,
-    VIEWS,
     Match,
     NoMatch,
-    is_over_tokens,
     match_attention,
     sink_scale,
 )
@@ -46,7 +46,7 @@ class RaiseAttention:
             if node.op != "call_function":
                 continue
             try:
-                if node.target in SOFTMAXES and is_over_tokens(program, node):
+                if node.target in SOFTMAXES and is_over_tokens(program, operands(node)[0].meta["val"].shape):
                     raiser.raise_softmax(node)
                 elif node.target is aten.scaled_dot_product_attention.default:
                     raiser.raise_sdpa(node)
@@ -109,18 +109,19 @@ class _Raiser:
     def _untranspose(self, node: fx.Node | None) -> fx.Node:
         """[..., D, T] -> [..., T, D], through the user's own transpose where there is one."""
         assert node is not None
-        rank = node.meta["val"].dim()
+        axes = rank(node)
         if node.target is aten.transpose.int:
-            axes = {int(axis) % rank for axis in node.args[1:]}  # type: ignore[arg-type]
-            if axes == {rank - 1, rank - 2}:
-                return node.args[0]  # type: ignore[return-value]
+            source, *swapped = operands(node)
+            if {axis % axes for axis in swapped} == {axes - 1, axes - 2}:
+                return cast("fx.Node", source)
         if node.target is aten.permute.default:
-            order = [int(axis) % rank for axis in node.args[1]]  # type: ignore[union-attr, arg-type]
+            source, wanted = operands(node)
+            order = [axis % axes for axis in wanted]
             order[-2:] = order[:-3:-1]
-            if order == list(range(rank)):
-                return node.args[0]  # type: ignore[return-value]
-            return self.editor.call(aten.permute.default, node.args[0], order, like=node)
-        return self.editor.call(aten.transpose.int, node, rank - 2, rank - 1, like=node)
+            if order == list(range(axes)):
+                return cast("fx.Node", source)
+            return self.editor.call(aten.permute.default, source, order, like=node)
+        return self.editor.call(aten.transpose.int, node, axes - 2, axes - 1, like=node)
 
     def _to_heads(self, node: fx.Node) -> fx.Node:
         """The operand as [B, H, T, D], whatever its rank."""
@@ -141,7 +142,7 @@ class _Raiser:
     def _split_batch(self, node: fx.Node) -> fx.Node:
         """[B * H, T, D] -> [B, H, T, D], through the user's own view where there is one."""
         shape = node.meta["val"].shape
-        source = node.args[0] if node.target in VIEWS else None
+        source = operands(node)[0] if reshapes(node) else None
         if isinstance(source, fx.Node) and source.meta["val"].dim() == 4:
             before = source.meta["val"].shape
             if is_batch(self.program, before[0]) and str(before[2:]) == str(shape[1:]):
@@ -171,25 +172,23 @@ class _Raiser:
     def _unrepeat(self, node: fx.Node) -> fx.Node:
         """The keys or values before their heads were repeated for the queries; `node` itself if they were not."""
         current = node
-        if current.target in VIEWS and current.meta["val"].dim() in (3, 4):
-            expanded = current.args[0]
-            if isinstance(expanded, fx.Node) and expanded.target is aten.expand.default:
+        if reshapes(current) and rank(current) in (3, 4):
+            expanded = operands(current)[0]
+            if expanded.target is aten.expand.default:
                 wide = expanded.meta["val"].shape
-                source = expanded.args[0]
-                assert isinstance(source, fx.Node)
+                source: fx.Node = operands(expanded)[0]
                 narrow = source.meta["val"].shape
                 if len(wide) == 5 and len(narrow) == 5 and narrow[2] == 1 and str(wide[:2]) == str(narrow[:2]):
                     if source.target is aten.unsqueeze.default:
-                        return source.args[0]  # type: ignore[return-value]
+                        return cast("fx.Node", operands(source)[0])
                     return self.editor.call(aten.squeeze.dim, source, 2, like=node)
         if current.target is aten.repeat_interleave.self_int:
             axis = current.args[2] if len(current.args) > 2 else current.kwargs.get("dim")
             if axis in (1, -3) and current.meta["val"].dim() == 4:
-                return current.args[0]  # type: ignore[return-value]
+                return cast("fx.Node", operands(current)[0])
         if current.target is aten.expand.default and current.meta["val"].dim() == 4:
-            source = current.args[0]
-            assert isinstance(source, fx.Node)
-            if source.meta["val"].dim() == 4 and source.meta["val"].shape[1] == 1:
+            source = operands(current)[0]
+            if rank(source) == 4 and source.meta["val"].shape[1] == 1:
                 return source
         return node
 

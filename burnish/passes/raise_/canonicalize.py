@@ -111,12 +111,12 @@ def _addmm_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) 
 
 def _raise_softmax(node: fx.Node, editor: Editor, log: Log) -> None:
     """exp(x - max(x)) / sum(exp(x - max(x))), with or without the maximum."""
-    exponential, total = node.args
+    exponential, total = operands(node)
     if not isinstance(exponential, fx.Node) or exponential.target is not aten.exp.default:
         return
     if not isinstance(total, fx.Node) or total.target is not aten.sum.dim_IntList or total.args[0] is not exponential:
         return
-    axes = list(total.args[1])  # type: ignore[arg-type]
+    axes = list(operands(total)[1])
     keeps_axis = total.args[2] if len(total.args) > 2 else total.kwargs.get("keepdim", False)
     if len(axes) != 1 or not keeps_axis:
         log.refuse(node, "exp(x) / sum(exp(x)) over several axes, or without keepdim")
@@ -151,14 +151,14 @@ def _std_to_variance(node: fx.Node, editor: Editor, log: Log) -> None:
 
 def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
     equation = str(node.args[0]).replace(" ", "")
-    operands: list[fx.Node] = list(node.args[1])  # type: ignore[arg-type]
+    factors: list[fx.Node] = list(operands(node)[1])
     inputs, arrow, output = equation.partition("->")
     terms = inputs.split(",")
     if len(terms) != 2 or not arrow or "." in equation or any(len(set(term)) != len(term) for term in terms):
         log.refuse(node, f"einsum {equation!r} is not a product of two operands with all axes named")
         return
     sizes: dict[str, Any] = {}
-    for term, operand in zip(terms, operands, strict=True):
+    for term, operand in zip(terms, factors, strict=True):
         sizes.update(zip(term, operand.meta["val"].shape, strict=True))
     left, right = (set(term) for term in terms)
     summed = [letter for letter in terms[0] if letter in right and letter not in output]
@@ -169,8 +169,8 @@ def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log)
     column = _own_axis(program, terms[1], left, output, sizes)
     batch = [letter for letter in output if letter not in (row, column)]
     with editor.before(node):
-        first = _arrange(editor, operands[0], terms[0], batch, [row, summed[0]], node)
-        second = _arrange(editor, operands[1], terms[1], batch, [summed[0], column], node)
+        first = _arrange(editor, factors[0], terms[0], batch, [row, summed[0]], node)
+        second = _arrange(editor, factors[1], terms[1], batch, [summed[0], column], node)
         result = editor.call(aten.matmul.default, first, second, like=node)
         order = [*batch, row, column]
         for letter, axis in ((row, -2), (column, -1)):  # in this order: the last axis is the last before and after

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.edit import remove_dead
-from burnish.ir.program import Program, value
+from burnish.ir.program import Program, operands, value
+from burnish.ir.second_names import FIRST_NAMES
 from burnish.ir.shapes import same_shape
 from burnish.ir.traits import is_random, traits
 from burnish.passes.base import Effect, Log
@@ -35,9 +36,6 @@ _DROPOUTS = {
     aten.feature_dropout.default,
 }
 
-# Views that are only valid on some layouts of memory; a reshape is the same value on all.
-_RESHAPES = {aten.view.default, aten._unsafe_view.default}
-
 # These read the layout of memory: a copy that makes it must stay in front of them.
 _LAYOUT_READERS = {
     aten.as_strided.default,
@@ -46,41 +44,6 @@ _LAYOUT_READERS = {
     aten.view_as_complex.default,
     aten.view_as_real.default,
 }
-
-
-# Second names of ATen's, kept by export where the user wrote them.
-_SECOND_NAMES = {
-    "absolute": "abs",
-    "clip": "clamp",
-    "concat": "cat",
-    "concatenate": "cat",
-    "divide": "div",
-    "greater": "gt",
-    "greater_equal": "ge",
-    "less": "lt",
-    "less_equal": "le",
-    "multiply": "mul",
-    "negative": "neg",
-    "not_equal": "ne",
-    "special_erf": "erf",
-    "special_expit": "sigmoid",
-    "subtract": "sub",
-    "true_divide": "div",
-}
-_SYNONYMS: dict[Any, Any] = (
-    {
-        aten.__and__.Tensor: aten.bitwise_and.Tensor,
-        aten.__or__.Tensor: aten.bitwise_or.Tensor,
-        aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
-    }
-    | {
-        getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)
-        for second, first in _SECOND_NAMES.items()
-        for overload in getattr(aten, second).overloads()
-        if "out" not in overload
-    }
-    | dict.fromkeys(_RESHAPES, aten.reshape.default)
-)
 
 
 @dataclass(frozen=True)
@@ -110,8 +73,8 @@ class Clean:
 
 def _rename(node: fx.Node) -> None:
     """Give the op of a node its first name."""
-    if node.target in _SYNONYMS:
-        node.target = _SYNONYMS[node.target]
+    if node.target in FIRST_NAMES:
+        node.target = FIRST_NAMES[node.target]
     elif node.target is aten.square.default:
         node.target, node.args = aten.pow.Tensor_Scalar, (node.args[0], 2)
     elif node.target is aten.type_as.default:
@@ -150,9 +113,10 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
     target = node.target
     if getattr(target, "__name__", "") == "getitem":
         return _kept_by_native_dropout(node, log)
-    source = node.args[0]
-    if target is aten.cat.default and len(source) == 1:  # type: ignore[arg-type]
-        return source[0]  # type: ignore[index, return-value]
+    source, *rest = operands(node)
+    if target is aten.cat.default and len(source) == 1:
+        only: fx.Node = source[0]
+        return only
     if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
         return None
     known = traits(target)
@@ -163,10 +127,10 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
     if target in _DROPOUTS:
         return source if _is_inactive(node, log) else None
     if target in _NEUTRAL:
-        amount = node.args[1]
+        amount = rest[0]
         return source if isinstance(amount, int | float) and amount == _NEUTRAL[target] else None
     if target is aten.permute.default:
-        order = [int(axis) % len(node.args[1]) for axis in node.args[1]]  # type: ignore[arg-type, union-attr]
+        order = [axis % len(rest[0]) for axis in rest[0]]
         return source if order == list(range(len(order))) else None
     return None
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import networkx
 import torch
 from torch import Tensor, fx
-from torch._dynamo.source import ConstantSource
 
+from burnish.ir.arguments import argument
 from burnish.ir.code_ops import code_ops
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UnsupportedError
@@ -19,6 +19,7 @@ from burnish.ir.program import Program, Stage, describe, operands, origin, value
 from burnish.ir.shapes import is_batch
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.step_forms import END
+from burnish.ir.symbols import symbolic_size
 from burnish.ir.text import dtype_name
 from burnish.ir.traits import state_descriptor
 from burnish.passes.analyses.axis_labels import AxisLabels
@@ -54,7 +55,7 @@ class _Inserter:
         self.states: list[State] = []
         self.results: list[fx.Node] = []
         self.batch = program.tokens.meta["val"].shape[0]
-        self.capacity = self._symbol("capacity", 37)
+        self.capacity = symbolic_size(self.editor.mode.shape_env, "capacity", 37)
         self.position = self.editor.placeholder("position", self._fake((self.batch,), torch.int64), program.tokens)
         self.last_input = program.placeholders[-1]
 
@@ -81,13 +82,6 @@ class _Inserter:
         return replace(self.program, states=tuple(self.states), stage=Stage.INCREMENTAL, details=details)
 
     # ------------------------------------------------------------ types and inputs
-
-    def _symbol(self, name: str, hint: int) -> torch.SymInt:
-        """A new size that can be anything."""
-        fake = self.editor.mode.from_tensor(torch.empty(hint), static_shapes=False, source=ConstantSource(name))
-        size = fake.shape[0]
-        assert isinstance(size, torch.SymInt)
-        return size
 
     def _fake(self, shape: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
         with self.editor.mode:
@@ -235,9 +229,9 @@ class _Inserter:
             if candidate is node:
                 break
             seen.add(candidate)
-        for argument in node.all_input_nodes:
-            if argument not in seen:
-                node.prepend(argument)
+        for read in node.all_input_nodes:
+            if read not in seen:
+                node.prepend(read)
 
     def _offset_bias(self, bias: fx.Node, keys: fx.Node) -> None:
         table, _, query, _ = bias.args
@@ -287,4 +281,4 @@ class _Inserter:
 def _extent(attention: fx.Node) -> int:
     """How many of the last tokens an attention sees; 0: all of them."""
     windowed = attention.kwargs.get("mask") in ("window", "chunk") and attention.kwargs.get("bias") is None
-    return int(attention.kwargs["extent"]) if windowed else 0  # type: ignore[arg-type]
+    return int(argument(attention, "extent")) if windowed else 0

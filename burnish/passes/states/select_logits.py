@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import torch
 from torch import fx
-from torch._dynamo.source import ConstantSource
 
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
 from burnish.ir.labels import AxisLabel
 from burnish.ir.program import Program, operands
 from burnish.ir.shapes import shape_expressions
+from burnish.ir.symbols import symbolic_size
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log
 
@@ -32,12 +32,10 @@ class SelectLogits:
         """Pick tokens as early as one value holds all that the logits need of them, in place."""
         labels = AxisLabels(program)
         editor = Editor(program)
-        source = editor.mode.from_tensor(
-            torch.empty(3, dtype=torch.int64), static_shapes=False, source=ConstantSource("logits_index")
-        )
-        index = editor.placeholder("logits_index", source, program.tokens)
-        logits = program.output.args[0][0]  # type: ignore[index]
-        assert isinstance(logits, fx.Node)
+        kept = symbolic_size(editor.mode.shape_env, "logits_index", 3)
+        with editor.mode:
+            index = editor.placeholder("logits_index", torch.empty(kept, dtype=torch.int64), program.tokens)
+        logits: fx.Node = operands(program.output)[0][0]
         if labels.of(logits) != AxisLabel(1):
             raise labels.mixes(logits, "gives logits that do not have the {} on their second axis")
         chain = _chain(logits, labels)
@@ -53,7 +51,7 @@ class SelectLogits:
         for node in reversed(chain[:-1]):
             infer(node, editor.mode)
         log.rewrite(start, f"tokens picked here, {len(chain) - 1} ops in front of the logits run on these alone")
-        symbols = {**program.details.get("symbols", {}), str(source.shape[0]): "kept"}
+        symbols = {**program.details.get("symbols", {}), str(kept): "kept"}
         program.details = {**program.details, "symbols": symbols}
         return program
 

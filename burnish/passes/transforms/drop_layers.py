@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.errors import UsageError
-from burnish.ir.program import Program, Stage, operands
+from burnish.ir.program import Program, operands
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.head_rows import VIEWS
 from burnish.passes.analyses.layers import Layer, added, find_layers
@@ -50,7 +50,7 @@ class DropLayers:
 
         Raises UsageError where there are no such layers, or no text that is needed.
         """
-        whole = program.stage is Stage.CAPTURED
+        whole = not program.stage.is_step
         self._check(whole)
         layers = find_layers(program)
         if not layers:

@@ -12,7 +12,7 @@ from burnish.ir.code_ops import CODES, code_ops, scales_for
 from burnish.ir.edit import Editor
 from burnish.ir.errors import UsageError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, Stage, operands, value
+from burnish.ir.program import Program, operands, value
 from burnish.ir.weights import Stored
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.analyses.remember import values_to_remember
@@ -49,7 +49,7 @@ class QuantizeCache:
         """
         if self.numbers not in CODES:
             raise UsageError(f"there are no caches of {self.numbers!r}: there are {' and '.join(CODES)}")
-        if program.stage is not Stage.CAPTURED:
+        if program.stage.is_step:
             raise UsageError("the program has its states already: quantize its cache before they are inserted")
         attentions = [node for node in program.graph.nodes if node.target is burnish_ops.attention.default]
         if not attentions:

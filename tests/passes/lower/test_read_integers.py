@@ -107,7 +107,7 @@ def tied(weight: Weight, m: Maker | None = None) -> Program:
     m = m or Maker()
     table = m.weight("table", torch.zeros(weight.shape))
     m.weights._entries["table"] = weight
-    return m.program(m.call(aten.linear.default, m.call(aten.embedding.default, table, m.tokens), table))
+    return m.step(m.call(aten.linear.default, m.call(aten.embedding.default, table, m.tokens), table))
 
 
 def calls(program: Program) -> list[str]:
@@ -228,7 +228,7 @@ def test_products_of_different_precision_are_not_packed() -> None:
         node = m.weight(f"w{index}", torch.zeros(5, 64))
         m.weights._entries[f"w{index}"] = weight
         products.append(m.call(aten.linear.default, x, node))
-    program = run_passes(m.program(m.call(aten.cat.default, products, -1)), [PackLinears()], Trace())
+    program = run_passes(m.step(m.call(aten.cat.default, products, -1)), [PackLinears()], Trace())
     assert list(program.weights) == ["embedding", "w2", "w3", "w0+w1"]
     assert as_quantized(program.weights["w0+w1"]) is not None
 

@@ -82,6 +82,7 @@ function passDetails(place, actions) {
     ),
     facts([
       ["options", options],
+      ["stage", pass.stage],
       ["launches", change(pass.launches, last?.launches, whole)],
       ["moved", change(pass.bytes_moved, last?.bytes_moved, bytesText)],
       ["weights", change(pass.weight_bytes, last?.weight_bytes, bytesText)],

@@ -1,0 +1,47 @@
+"""ATen's second names for its own ops, kept by export where the user wrote them: the first name of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+aten = torch.ops.aten
+
+# Views that are only valid on some layouts of memory; a reshape is the same value on all.
+_RESHAPES = (aten.view.default, aten._unsafe_view.default)
+
+_NAMES = {
+    "absolute": "abs",
+    "clip": "clamp",
+    "concat": "cat",
+    "concatenate": "cat",
+    "divide": "div",
+    "greater": "gt",
+    "greater_equal": "ge",
+    "less": "lt",
+    "less_equal": "le",
+    "multiply": "mul",
+    "negative": "neg",
+    "not_equal": "ne",
+    "special_erf": "erf",
+    "special_expit": "sigmoid",
+    "subtract": "sub",
+    "true_divide": "div",
+}
+
+FIRST_NAMES: dict[Any, Any] = (
+    {
+        aten.__and__.Tensor: aten.bitwise_and.Tensor,
+        aten.__or__.Tensor: aten.bitwise_or.Tensor,
+        aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+    }
+    | {
+        getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)
+        for second, first in _NAMES.items()
+        for overload in getattr(aten, second).overloads()
+        if "out" not in overload
+    }
+    | dict.fromkeys(_RESHAPES, aten.reshape.default)
+)
+"""The op of the same arguments and the same value, by the second name."""
