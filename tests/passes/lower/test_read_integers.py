@@ -162,7 +162,7 @@ def test_a_weight_that_is_multiplied_stays_in_floats() -> None:
     m.weights._entries["table"] = quantized(64, 2, 4, 32)
     x = m.call(aten.linear.default, m.embed(64), table)
     squared = m.call(aten.linear.default, table, table)
-    program = m.program(m.call(aten.linear.default, x, squared))
+    program = m.step(m.call(aten.linear.default, x, squared))
     after, record = lowered(program)
     assert "table" in after.weights
     (refusal,) = record.refusals
@@ -178,7 +178,7 @@ def products(weight: Weight) -> Program:
     m.weights._entries["w"] = weight
     first = m.call(ops.fused_linear.default, x, node, norm="rms", eps=1e-6)
     second = m.call(ops.fused_linear.default, x, node, activation="silu")
-    return m.program(m.call(aten.add.Tensor, first, second))
+    return m.step(m.call(aten.add.Tensor, first, second))
 
 
 def test_products_for_gpus_share_the_integers_of_one_weight() -> None:
