@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from burnish.codegen.triton.interpreted import InterpretedExecutor
-from burnish.codegen.triton.planner import plan
+from burnish.codegen.triton.lower import plan
 from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import burnish
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.interpreted import InterpretedExecutor
+from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.lowerings import KERNELS
-from burnish.codegen.triton.planner import fallbacks, plan
 from burnish.ir.program import Program
 from burnish.runtime.plan import Call
 from tests.triton.planned import assert_steps_match, fused, interpreted, planned

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from burnish.codegen.triton.kernels import fused_linear as module
 from burnish.codegen.triton.kernels.fused_linear import described, fused_linear, rows_of
-from burnish.codegen.triton.planner import plan
+from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.tile_candidates import descriptor_candidates
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at
 from burnish.codegen.triton.tune import trials_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from burnish.codegen.triton.planner import plan
+from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.program import Program
 from burnish.runtime.executor import narrowed

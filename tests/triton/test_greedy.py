@@ -10,8 +10,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import burnish
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.interpreted import InterpretedExecutor, InterpretedLauncher
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.lower import plan
 from burnish.frontend import read
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.plan.planner import fallbacks
+from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.tiles import Target
 from burnish.frontend import read
 from burnish.ir.errors import BurnishError

@@ -11,7 +11,7 @@ import torch
 
 from burnish.codegen.triton.fused_elementwise import MODULES
 from burnish.codegen.triton.interpreting import interpret
-from burnish.codegen.triton.planner import plan as plan_again
+from burnish.codegen.triton.lower import plan as plan_again
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.position_table import PositionTable

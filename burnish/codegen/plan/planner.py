@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
 from torch.utils._pytree import tree_leaves
-from torch.utils._sympy.value_ranges import ValueRanges
 
-from burnish.codegen.triton.fused_elementwise import copy
-from burnish.codegen.triton.lowerings import KERNELS
-from burnish.codegen.triton.recorder import Recorder, recording
-from burnish.codegen.triton.spec import KernelSpec
-from burnish.codegen.triton.tiles import Target, aimed_at
+from burnish.codegen.plan.launches import HostFunctions, Launchable
+from burnish.codegen.plan.recorder import Recorder, recording
+from burnish.codegen.plan.regimes import Regime, SymbolicSizes
 from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
@@ -27,48 +21,24 @@ from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe, operands, value
 from burnish.ir.traits import traits
 from burnish.runtime.executor import TOP
-from burnish.runtime.plan import Call, Kernel, Launch, Plan, Result, Variant
+from burnish.runtime.plan import Call, Launch, Plan, Result, Variant
 
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True)
-class Regime:
-    """Sizes that have a variant of their own: a number, or least, largest and an example."""
-
-    name: str
-    batch: int | tuple[int, int | None, int]
-    sequence: int | tuple[int, int | None, int]
-    kept: int | tuple[int, int | None, int]
-    typical: Mapping[str, int]  # what `burnish tune` times it with
-    most_rows: int | None = None  # batch * sequence
-
-
-# Tiles are chosen for the example of a regime, and are right for all of its sizes. A short prompt is one block of rows.
-REGIMES = (
-    Regime("one token", 1, 1, 1, {"batch": 1, "sequence": 1, "kept": 1}),
-    Regime("a token for each of few rows", (2, 16, 5), 1, 1, {"batch": 8, "sequence": 1, "kept": 1}),
-    Regime("a token for each of many rows", (17, None, 19), 1, 1, {"batch": 32, "sequence": 1, "kept": 1}),
-    Regime("a short prompt", (1, 32, 3), (2, 64, 19), (1, None, 7), {"batch": 1, "sequence": 32, "kept": 1}, 64),
-    Regime("a prompt", (1, None, 5), (2, None, 103), (1, None, 7), {"batch": 1, "sequence": 512, "kept": 1}),
-)
-_CAPACITY = (1, None, 61)
-
-
-def plan(program: Program, target: Target = Target(multiprocessors=4)) -> tuple[Plan, dict[str, KernelSpec]]:  # noqa: B008
-    """The plan of a step program for a target, and its kernels by key.
+def plan(program: Program, functions: HostFunctions, regimes: Sequence[Regime]) -> tuple[Plan, dict[str, Launchable]]:
+    """The plan of a step program with a variant for each regime, and its kernels by key.
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
     program = _with_choices(_with_late_writes(program))
-    specs: dict[str, KernelSpec] = {}
+    specs: dict[str, Launchable] = {}
     variants = []
-    with aimed_at(target):
-        for regime in REGIMES:
-            variant, found = _variant(program, regime)
-            variants.append(variant)
-            specs |= found
-    return Plan(variants, {key: kernel_data(spec) for key, spec in specs.items()}), specs
+    for regime in regimes:
+        variant, found = _variant(program, functions, regime)
+        variants.append(variant)
+        specs |= found
+    return Plan(variants, {key: spec.data() for key, spec in specs.items()}), specs
 
 
 def _with_late_writes(program: Program) -> Program:
@@ -107,54 +77,22 @@ def fallbacks(plan: Plan) -> dict[str, str]:
     return {step.node: step.reason for variant in plan.variants for step in variant.all_steps if isinstance(step, Call)}
 
 
-def kernel_data(spec: KernelSpec) -> Kernel:
-    """A kernel as data."""
-    return Kernel(
-        spec.function.fn.__module__,
-        spec.name,
-        dict(spec.arguments),
-        dict(spec.constants),
-        sorted(spec.aligned),
-        spec.num_warps,
-        spec.num_stages,
-    )
-
-
-def _variant(program: Program, regime: Regime) -> tuple[Variant, dict[str, KernelSpec]]:
-    environment = ShapeEnv(duck_shape=False)
-    names: dict[str, str] = {}
-    sizes: dict[str, Any] = {}
-    ranges: dict[str, tuple[int, int | None]] = {}
-    for name, given in (
-        ("batch", regime.batch),
-        ("sequence", regime.sequence),
-        ("kept", regime.kept),
-        ("capacity", _CAPACITY),
-    ):
-        if isinstance(given, int):
-            sizes[name], ranges[name] = given, (given, given)
-            continue
-        least, most, example = given
-        if name != "capacity":
-            ranges[name] = (least, most)
-        sizes[name] = _symbol(environment, name, least, most, example)
-        names[str(sizes[name].node.expr)] = name
-    if regime.most_rows is not None:
-        ranges["rows"] = (1, regime.most_rows)
-    recorder = Recorder(names, regime.typical)
-    with enable_python_dispatcher(), FakeTensorMode(shape_env=environment), torch.no_grad():
-        inputs = _inputs(program, sizes, recorder)
+def _variant(program: Program, functions: HostFunctions, regime: Regime) -> tuple[Variant, dict[str, Launchable]]:
+    sizes = SymbolicSizes.of(regime)
+    recorder = Recorder(functions.copy, sizes.names, regime.typical)
+    with enable_python_dispatcher(), FakeTensorMode(shape_env=sizes.environment), torch.no_grad():
+        inputs = _inputs(program, sizes.by_name, recorder)
         values: dict[fx.Node, Any] = dict(inputs)
         ids, top, logits, *states = operands(program.output)[0]
         last = [node for node in (ids, top, logits) if set(node.users) == {program.output}]
         for node in program.graph.nodes:
             if node.op == "call_function" and node not in last:
-                values[node] = _run(node, values, recorder)
+                values[node] = _run(node, values, functions, recorder)
         _copy_states(program, inputs, [values[state] for state in states], recorder)
         steps = list(recorder.steps)
-        results = [_result(node, values, recorder) for node in (ids, top, logits)]
+        results = [_result(node, values, functions, recorder) for node in (ids, top, logits)]
     used = {step.kernel: recorder.specs[step.kernel] for step in recorder.steps if isinstance(step, Launch)}
-    return Variant(ranges, steps, recorder.temporaries(), recorder.zeros, *results), used
+    return Variant(sizes.ranges, steps, recorder.temporaries(), recorder.zeros, *results), used
 
 
 def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> dict[fx.Node, torch.Tensor]:
@@ -182,14 +120,14 @@ def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> d
     return values
 
 
-def _result(node: fx.Node, values: Mapping[fx.Node, Any], recorder: Recorder) -> Result:
+def _result(node: fx.Node, values: Mapping[fx.Node, Any], functions: HostFunctions, recorder: Recorder) -> Result:
     """What `node` gives, and the steps that make it if none did yet."""
     start = len(recorder.steps)
-    tensor = values[node] if node in values else _run(node, values, recorder)
+    tensor = values[node] if node in values else _run(node, values, functions, recorder)
     return Result(recorder.steps[start:], recorder.reference(tensor))
 
 
-def _run(node: fx.Node, values: Mapping[fx.Node, Any], recorder: Recorder) -> Any:
+def _run(node: fx.Node, values: Mapping[fx.Node, Any], functions: HostFunctions, recorder: Recorder) -> Any:
     """The node's fake result, after noting how it is made."""
     args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
     assert callable(node.target)
@@ -197,7 +135,7 @@ def _run(node: fx.Node, values: Mapping[fx.Node, Any], recorder: Recorder) -> An
     if is_view(node) or not any(isinstance(each, torch.Tensor) for each in tree_leaves((args, kwargs))):
         recorder.reason = "what it reads lies in memory in another order"
         return recording(recorder, node.target, *args, **kwargs)
-    kernel = KERNELS.get(node.target)
+    kernel = functions.by_op.get(node.target)
     if kernel is None:
         return _call(node, args, kwargs, recorder, f"there is no kernel for {node.target}")
     mark = recorder.mark()
@@ -250,20 +188,7 @@ def _copy_states(
         moves.append((state, output))
     for state, output in moves:
         try:
-            recording(recorder, copy, output, state)
+            recording(recorder, recorder.copy, output, state)
         except UnsupportedError as reason:
             recorder.reason = f"the new state was made elsewhere, and {reason}"
             recorder.call(torch.ops.aten.alias.default, (output,), {}, state)
-
-
-def _symbol(environment: ShapeEnv, name: str, least: int, most: int | None, example: int) -> int | torch.SymInt:
-    """A size in a range; `example` decides where no range does."""
-    source = ConstantSource(name)
-    symbol = environment.create_symbol(
-        example,
-        source,
-        dynamic_dim=DimDynamic.DYNAMIC,
-        constraint_dim=StrictMinMaxConstraint(vr=ValueRanges(least, most or 2**31 - 1), warn_only=False),
-        do_not_specialize_zero_one=True,
-    )
-    return environment.create_symintnode(symbol, hint=example, source=source)
