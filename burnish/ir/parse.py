@@ -33,6 +33,7 @@ from burnish.ir.weights import Stored, Weight, Weights
 _PROGRAM = re.compile(
     r"program (?P<stage>\w+): vocabulary=(?P<vocabulary>\d+), max_length=(?P<max_length>\d+), "
     r"token_limit=(?P<token_limit>\d+), logits_dtype=(?P<dtype>\w+)"
+    r"(?:, outputs=\[(?P<outputs>\w+(?:, \w+)*)\])?"
 )
 _SIZE = re.compile(
     r"size (?P<name>[A-Za-z_]\w*): (?P<symbol>[A-Za-z_]\w*) from (?P<lower>\d+)(?: to (?P<upper>\d+))?, "
@@ -163,7 +164,12 @@ class _Parser:
         for name, number in numbers.items():
             if number < 1:
                 raise reader.wrong(f"{name} has to be at least 1")
-        self.signature = Signature(**numbers, logits_dtype=dtype)
+        try:
+            self.signature = Signature(
+                **numbers, logits_dtype=dtype, outputs=tuple((found["outputs"] or "logits").split(", "))
+            )
+        except InvalidProgramError as error:
+            raise reader.wrong(str(error)) from error
 
     def _size(self, reader: Reader) -> None:
         found = reader.match(_SIZE, "a size, as in 'size batch: s52 from 2, example 3'")
@@ -283,8 +289,10 @@ class _Parser:
         reader.end()
         if not isinstance(results, list) or not all(isinstance(result, fx.Node) for result in results):
             raise reader.wrong("what is returned has to be a list of nodes")
-        if len(results) != 1 + len(self.states):
-            raise reader.wrong(f"{len(results)} results for logits and {len(self.states)} states")
+        assert self.signature is not None
+        names = self.signature.outputs
+        if len(results) != len(names) + len(self.states):
+            raise reader.wrong(f"{len(results)} results for {', '.join(names)} and {len(self.states)} states")
         for name in ("batch", "sequence"):
             if name not in self.sizes:
                 raise reader.wrong(f"there is no line 'size {name}: ...'")

@@ -11,7 +11,7 @@ from torch import fx
 from burnish.ir.errors import InvalidProgramError, UsageError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
-from burnish.ir.program import INPUTS, Program, Stage, describe
+from burnish.ir.program import INPUTS, Program, Stage, describe, operands
 from burnish.ir.serialize import check_target
 from burnish.ir.states import StateKind
 from burnish.ir.text import call_text, type_text
@@ -45,10 +45,13 @@ def check(program: Program, pass_name: str) -> None:
             raise fail(f"{node.name} is a {node.op}, which the language does not have")
         if node.op != "output" and "val" not in node.meta:
             raise fail(f"{describe(node)} has no type")
-    outputs = program.output.args[0]
-    assert isinstance(outputs, list | tuple)
-    if len(outputs) != 1 + len(program.states):
-        raise fail(f"{len(outputs)} outputs for logits and {len(program.states)} states")
+    names, given = program.signature.outputs, operands(program.output)[0]
+    if len(given) != len(names) + len(program.states):
+        raise fail(f"{len(given)} outputs for {', '.join(names)} and {len(program.states)} states")
+    for name, dtype, rank in (("ids", torch.int64, 2), ("top", torch.int32, 4)):
+        found = program.results[name].meta["val"] if name in names else None
+        if found is not None and (found.dtype, found.dim()) != (dtype, rank):
+            raise fail(f"the output {name} is {found.dtype} of {found.dim()} axes, not {dtype} of {rank}")
     for state, placeholder in zip(program.states, program.state_inputs, strict=True):
         if state.name != placeholder.name:
             raise fail(f"the state {state.name} is not the input {placeholder.name}")

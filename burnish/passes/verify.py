@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import InvalidModelError, VerificationError
-from burnish.ir.interpreter import run
+from burnish.ir.interpreter import run_by_name
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program, describe
 from burnish.ir.trace import Verification
@@ -34,7 +34,7 @@ Watch = Callable[[fx.Node, Any], None]
 def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int, watch: Watch | None = None) -> Tensor:
     """The logits [batch, sum(pieces), vocabulary] of a step program fed `tokens` in `pieces`, node by node."""
     rows = tokens.shape[0]
-    states = [state.allocate(rows, capacity) for state in step.states]
+    states = {state.name: state.allocate(rows, capacity) for state in step.states}
     position = torch.zeros(rows, dtype=torch.int64)
     logits: list[Tensor] = []
     start = 0
@@ -44,9 +44,8 @@ def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int, wa
             "position": position,
             "logits_index": torch.arange(count),
         }
-        given.update({state.name: tensor for state, tensor in zip(step.states, states, strict=True)})
-        out, *states = run(step, [given[node.name] for node in step.placeholders], watch)
-        logits.append(out)
+        states = run_by_name(step, given | states, watch=watch)
+        logits.append(states.pop("logits"))
         position = position + count
         start += count
     return torch.cat(logits, dim=1)
@@ -65,10 +64,9 @@ def logits_of(program: Program, tokens: Tensor, watch: Watch | None = None) -> T
                 for state in program.states
             ]
             return run_step(replace(program, states=tuple(wide)), tokens, ragged(length), length, watch)
-        inputs = [tokens, torch.arange(length)][: len(program.placeholders)]
-        (logits, *_) = run(program, inputs, watch)
-    assert isinstance(logits, Tensor)
-    return logits
+        known = {"tokens": tokens, "logits_index": torch.arange(length)}
+        given = {node.name: known[node.name] for node in program.placeholders}
+        return run_by_name(program, given, watch=watch)["logits"]
 
 
 def random_tokens(program: Program, rows: int, length: int) -> Tensor:

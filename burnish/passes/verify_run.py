@@ -302,7 +302,7 @@ class _Run:
             if before:
                 self.executor.step(tokens[:, :before].contiguous(), position, torch.tensor([before - 1]), states)
             index, rest = torch.tensor(picked), tokens[:, before:].contiguous()
-            found = self.executor.step(rest, position + before, index, states).clone()
+            found = self.executor.step(rest, position + before, index, states).values.clone()
             yield f"{count} tokens, logits of {picked}", found, logits[:, before:][:, picked]
         ids = self.session(2).append(tokens, wanted="ids")
         chosen = logits[:, -1].gather(1, ids.view(2, 1)).unsqueeze(1)

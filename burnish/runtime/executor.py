@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -19,6 +20,21 @@ That is int32[b, kept, 2, TOP or the vocabulary], in the order of ids: bits of t
 TOP = 128  # twice the most that sampling asks for: what is level with the last of them has to be there, too
 
 
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step gave: `kind` says what the values are."""
+
+    kind: Wanted
+    values: torch.Tensor
+
+    def narrowed(self, wanted: Wanted) -> StepResult:
+        """What is `wanted` of it: itself, or chosen here from its logits."""
+        if self.kind == wanted:
+            return self
+        assert self.kind == "logits", f"{wanted} cannot be had of {self.kind}"
+        return StepResult(wanted, narrowed(self.values, wanted))
+
+
 class Executor(Protocol):
     """Runs one step of a compiled model."""
 
@@ -32,7 +48,7 @@ class Executor(Protocol):
         logits_index: torch.Tensor,
         states: States,
         wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    ) -> StepResult:
         """Feed tokens[b, n] int64, whose row b has position[b] tokens before it; all inputs are contiguous, on
         the CPU.
 
@@ -66,7 +82,7 @@ class UnavailableExecutor:
         logits_index: torch.Tensor,
         states: States,
         wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    ) -> StepResult:
         """Raises UsageError."""
         raise UsageError(self.reason)
 

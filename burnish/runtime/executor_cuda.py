@@ -13,7 +13,7 @@ from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import check_room, room_for
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import StepResult, Wanted
 from burnish.runtime.kernel_files import CompiledKernel, architecture_for
 from burnish.runtime.plan import Plan
 from burnish.runtime.plan_runner import ALIGNMENT, BoundStep, PlanRunner
@@ -78,7 +78,7 @@ class CudaExecutor:
         logits_index: torch.Tensor,
         states: States,
         wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    ) -> StepResult:
         """See `Executor.step`; the inputs may be on the GPU as well."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
@@ -92,13 +92,13 @@ class CudaExecutor:
                 result = step.token(inputs)
                 self._last = ref(step)
                 known[wanted] = step  # not where it failed: its counters may not be zero then
-                return result
+                return StepResult(step.step.kind, result).narrowed(wanted)
             key = (count, kept, wanted)
             step = self._prompts.pop(states, {}).get(key) or self._fixed(inputs, states, wanted)
             result = step.prompt(inputs)
             self._last = ref(step)
             self._prompts[states] = {key: step}
-            return result
+            return StepResult(step.step.kind, result).narrowed(wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""
@@ -118,8 +118,7 @@ class CudaExecutor:
         assert self._runner is not None
         _check_places(inputs, states, self.device)
         given = _Inputs.like(inputs, self.device)
-        named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        return _FixedStep(given, self._runner.bind(given.parts, named, states.capacity, wanted))
+        return _FixedStep(given, self._runner.bind(given.parts, states.named, states.capacity, wanted))
 
 
 @dataclass

@@ -16,7 +16,7 @@ from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
 from burnish.ir.position_table import PositionTable, halves_of
 from burnish.ir.program import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Wanted, narrowed
+from burnish.runtime.executor import StepResult, Wanted
 from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.states import States
 
@@ -92,7 +92,7 @@ class OnnxExecutor:
         logits_index: torch.Tensor,
         states: States,
         wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    ) -> StepResult:
         """See `Executor.step`."""
         if self._session is None:
             raise UsageError("this compiled model was closed")
@@ -105,7 +105,7 @@ class OnnxExecutor:
         self._run(binding.io)
         states.advance()
         self._logits = binding.logits
-        return narrowed(binding.logits, wanted)
+        return StepResult("logits", binding.logits).narrowed(wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""

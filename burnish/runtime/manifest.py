@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from burnish.ir.errors import ArtifactError
+from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.program import Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
@@ -61,13 +61,14 @@ class StateEntry(msgspec.Struct, forbid_unknown_fields=True):
     module: str
 
 
-class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True):
+class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One `burnish.ir.program.Signature`."""
 
     vocabulary: int
     max_length: int
     token_limit: int
     logits_dtype: str
+    choices: list[str] = []  # outputs ahead of the logits: some of ids, top
 
 
 class TokenizerEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -153,15 +154,23 @@ def dtype_of(name: str, what: str) -> torch.dtype:
 def signature_entry(signature: Signature) -> SignatureEntry:
     """A signature as the manifest has it."""
     return SignatureEntry(
-        signature.vocabulary, signature.max_length, signature.token_limit, dtype_name(signature.logits_dtype)
+        signature.vocabulary,
+        signature.max_length,
+        signature.token_limit,
+        dtype_name(signature.logits_dtype),
+        [name for name in signature.outputs if name != "logits"],
     )
 
 
 def signature_of(entry: SignatureEntry) -> Signature:
-    """Raises ArtifactError if a size is not positive."""
+    """Raises ArtifactError if a size is not positive, or an output is none."""
     if min(entry.vocabulary, entry.max_length, entry.token_limit) < 1:
         raise ArtifactError(f"the manifest's signature has a size below 1: {entry}; {_AGAIN}")
-    return Signature(entry.vocabulary, entry.max_length, entry.token_limit, dtype_of(entry.logits_dtype, "the logits"))
+    dtype = dtype_of(entry.logits_dtype, "the logits")
+    try:
+        return Signature(entry.vocabulary, entry.max_length, entry.token_limit, dtype, (*entry.choices, "logits"))
+    except InvalidProgramError as error:
+        raise ArtifactError(f"the manifest's signature is of no program: {error}; {_AGAIN}") from error
 
 
 def state_entry(state: State) -> StateEntry:

@@ -36,7 +36,8 @@ class BoundStep:
     """A variant on given memory: run it as often as wanted, whatever the inputs contain by then."""
 
     run: Callable[[], None]
-    result: torch.Tensor  # as wanted
+    kind: Wanted  # what the result is: what was wanted, or the logits where the plan has no such result
+    result: torch.Tensor
     logits: Callable[[], torch.Tensor]  # makes all of them behind a run, whatever that gave
     arena: torch.Tensor  # kept alive
     launches: int
@@ -77,19 +78,18 @@ class PlanRunner:
         weights = {**self._weights, **self._tables.for_capacity(capacity)}
         buffers |= {f"weight {name}": tensor for name, tensor in weights.items()}
         memory = Memory(buffers, sizes, self._device)
-        result = {"ids": variant.ids, "top": variant.top, "logits": variant.logits}[wanted]
-        planned = [*variant.steps, *result.steps]
-        run, widen = (
-            bind(steps, memory, self._launcher, self._plan.kernels) for steps in (planned, variant.logits.steps)
-        )
-        all_logits = memory.tensor(variant.logits.tensor)
+        kind: Wanted = wanted if wanted in variant.results else "logits"
+        planned = [*variant.steps, *variant.results[kind].steps]
+        all_of_them = variant.results["logits"]
+        run, widen = (bind(steps, memory, self._launcher, self._plan.kernels) for steps in (planned, all_of_them.steps))
+        all_logits = memory.tensor(all_of_them.tensor)
 
         def logits() -> torch.Tensor:
             widen()
             return all_logits
 
         launches = sum(isinstance(step, Launch) for step in planned)
-        return BoundStep(run, memory.tensor(result.tensor), logits, arena, launches)
+        return BoundStep(run, kind, memory.tensor(variant.results[kind].tensor), logits, arena, launches)
 
 
 def _own_memory(

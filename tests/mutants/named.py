@@ -156,8 +156,8 @@ EDITS: tuple[Edit, ...] = (
     _edit(
         "states-in-another-order",
         f"{PASSES}/states/insert_states.py",
-        "output.args = ((logits, *self.results),)",
-        "output.args = ((logits, *self.results[::-1]),)",
+        "self.program.give(self.program.results, self.results)",
+        "self.program.give(self.program.results, self.results[::-1])",
     ),
     _edit("a-stale-slot-is-seen", f"{IR}/ops.py", "visible = (key <= query) & (key >= 0)", "visible = key <= query"),
     # ---- masks and attention

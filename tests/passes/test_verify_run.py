@@ -25,7 +25,7 @@ def model(style: type[nn.Module]) -> nn.Module:
 def step_at_the_first_position(self: Session, tokens: Any, active: Any = None, wanted: Any = "logits") -> Tensor:
     """A step of generation that does not know how many tokens there are."""
     position = torch.zeros(self.batch, dtype=torch.int64)
-    return self._executor.step(torch.tensor(tokens).unsqueeze(1), position, self._first, self._states, wanted)
+    return self._executor.step(torch.tensor(tokens).unsqueeze(1), position, self._first, self._states, wanted).values
 
 
 def stays(self: States, *_: object) -> None:

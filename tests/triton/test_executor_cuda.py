@@ -48,7 +48,7 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
         before, replays = len(gpu.launched), sum(each.replays for each in gpu.graphs)
         found = executor.step(tokens, position, torch.tensor([count - 1]), mine)
         right = reference.step(tokens, position, torch.tensor([count - 1]), theirs)
-        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.values, right.values, rtol=1e-4, atol=1e-4)
         counts.append(sum(each.replays for each in gpu.graphs) - replays)
         launched.append(len(gpu.launched) - before)
         position = position + count
@@ -56,10 +56,11 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
     assert len(gpu.graphs) == 1
     assert launched[2] == launched[3] == launched[4] == len(model[1].variants[0].steps)
     ids = executor.step(torch.tensor([[5]]), position, FIRST, mine, "ids")
-    assert ids.item() == reference.step(torch.tensor([[5]]), position, FIRST, theirs).argmax()
+    assert ids.kind == "ids"
+    assert ids.values.item() == reference.step(torch.tensor([[5]]), position, FIRST, theirs).values.argmax()
     for number in range(3):  # by launches, then by a graph; all logits behind each
-        top = executor.step(torch.tensor([[6]]), position + 1 + number, FIRST, mine, "top").clone()
-        right = reference.step(torch.tensor([[6]]), position + 1 + number, FIRST, theirs)
+        top = executor.step(torch.tensor([[6]]), position + 1 + number, FIRST, mine, "top").values.clone()
+        right = reference.step(torch.tensor([[6]]), position + 1 + number, FIRST, theirs).values
         assert torch.equal(top[..., 1, :], narrowed(right, "top")[..., 1, :])
         torch.testing.assert_close(executor.logits(), right, rtol=1e-4, atol=1e-4)
 

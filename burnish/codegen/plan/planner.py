@@ -16,14 +16,10 @@ from burnish.codegen.plan.recorder import Recorder, recording
 from burnish.codegen.plan.regimes import Regime, SymbolicSizes
 from burnish.ir.cost import is_view
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
-from burnish.ir.fused_ops import fused_ops
 from burnish.ir.position_table import PositionTable
-from burnish.ir.program import Program, describe, operands, value
+from burnish.ir.program import Program, describe
 from burnish.ir.traits import traits
-from burnish.runtime.executor import TOP
 from burnish.runtime.plan import Call, Launch, Plan, Result, Variant
-
-aten = torch.ops.aten
 
 
 def plan(program: Program, functions: HostFunctions, regimes: Sequence[Regime]) -> tuple[Plan, dict[str, Launchable]]:
@@ -31,7 +27,7 @@ def plan(program: Program, functions: HostFunctions, regimes: Sequence[Regime]) 
 
     Raises UnsupportedError where a node can be run neither by a kernel nor by its op from data alone.
     """
-    program = _with_choices(_with_late_writes(program))
+    program = _with_late_writes(program)
     specs: dict[str, Launchable] = {}
     variants = []
     for regime in regimes:
@@ -42,34 +38,16 @@ def plan(program: Program, functions: HostFunctions, regimes: Sequence[Regime]) 
 
 
 def _with_late_writes(program: Program) -> Program:
-    """A copy in which a state that nobody reads again in the step is written last, when none needs the old one."""
+    """A copy in which a state that nobody reads again in the step is written last, when none needs the old one.
+
+    The order alone is another: what a state is when it is read, and whether it can be written in place, hangs on it.
+    """
     program = program.copy()
     output = program.output
     for node in list(program.graph.nodes):
         if traits(node.target).writes and set(node.users) == {output}:
             output.prepend(node)
     return program
-
-
-def _with_choices(program: Program) -> Program:
-    """With the results `ids` and `top` before the logits, made before these are widened: that keeps their order."""
-    output = program.output
-    logits, *states = operands(output)[0]
-    count = min(TOP, int(value(logits).shape[-1]))
-    with program.graph.inserting_before(output):
-        ids = program.graph.call_function(aten.argmax.default, (_narrow(logits), -1))
-        top = program.graph.call_function(fused_ops.top_scores.default, (_narrow(logits), count))
-    output.args = ((ids, top, logits, *states),)
-    return program
-
-
-def _narrow(logits: fx.Node) -> fx.Node:
-    """The logits before they are widened, which is exact."""
-    before = logits.args[0] if logits.target is aten._to_copy.default and set(logits.kwargs) == {"dtype"} else None
-    if not isinstance(before, fx.Node) or not value(before).is_floating_point():
-        return logits
-    wide = value(logits).dtype
-    return before if torch.promote_types(value(before).dtype, wide) == wide else logits
 
 
 def fallbacks(plan: Plan) -> dict[str, str]:
@@ -83,16 +61,16 @@ def _variant(program: Program, functions: HostFunctions, regime: Regime) -> tupl
     with enable_python_dispatcher(), FakeTensorMode(shape_env=sizes.environment), torch.no_grad():
         inputs = _inputs(program, sizes.by_name, recorder)
         values: dict[fx.Node, Any] = dict(inputs)
-        ids, top, logits, *states = operands(program.output)[0]
-        last = [node for node in (ids, top, logits) if set(node.users) == {program.output}]
+        wanted = program.results
+        last = [node for node in wanted.values() if set(node.users) == {program.output}]
         for node in program.graph.nodes:
             if node.op == "call_function" and node not in last:
                 values[node] = _run(node, values, functions, recorder)
-        _copy_states(program, inputs, [values[state] for state in states], recorder)
+        _copy_states(program, inputs, [values[state] for state in program.new_states], recorder)
         steps = list(recorder.steps)
-        results = [_result(node, values, functions, recorder) for node in (ids, top, logits)]
+        results = {name: _result(node, values, functions, recorder) for name, node in wanted.items()}
     used = {step.kernel: recorder.specs[step.kernel] for step in recorder.steps if isinstance(step, Launch)}
-    return Variant(sizes.ranges, steps, recorder.temporaries(), recorder.zeros, *results), used
+    return Variant(sizes.ranges, steps, recorder.temporaries(), recorder.zeros, results), used
 
 
 def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> dict[fx.Node, torch.Tensor]:

@@ -16,7 +16,7 @@ from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import StepResult, Wanted
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
 from burnish.runtime.states import States
@@ -65,15 +65,14 @@ class InterpretedExecutor:
         logits_index: torch.Tensor,
         states: States,
         wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    ) -> StepResult:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        step = self._runner.bind((tokens, position, logits_index), named, states.capacity, wanted)
+        step = self._runner.bind((tokens, position, logits_index), states.named, states.capacity, wanted)
         step.run()
         self._last = step
-        return step.result
+        return StepResult(step.kind, step.result).narrowed(wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""

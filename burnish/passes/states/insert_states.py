@@ -72,9 +72,7 @@ class _Inserter:
         for node in self.program.graph.nodes:
             if node.target is burnish_ops.positions.default:
                 node.args = (self.program.tokens, self.position)
-        output = self.program.output
-        logits = operands(output)[0][0]
-        output.args = ((logits, *self.results),)
+        self.program.give(self.program.results, self.results)
         remove_dead(self.program)
         symbols = {**self.program.details.get("symbols", {}), str(self.capacity): "capacity"}
         details = {**self.program.details, "symbols": symbols}

@@ -12,7 +12,7 @@ from torch._dynamo.source import ConstantSource
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
 from burnish.ir.labels import AxisLabel
-from burnish.ir.program import Program, operands
+from burnish.ir.program import Program
 from burnish.ir.shapes import shape_expressions
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log
@@ -36,8 +36,7 @@ class SelectLogits:
             torch.empty(3, dtype=torch.int64), static_shapes=False, source=ConstantSource("logits_index")
         )
         index = editor.placeholder("logits_index", source, program.tokens)
-        logits = program.output.args[0][0]  # type: ignore[index]
-        assert isinstance(logits, fx.Node)
+        logits = program.results["logits"]
         if labels.of(logits) != AxisLabel(1):
             raise labels.mixes(logits, "gives logits that do not have the {} on their second axis")
         chain = _chain(logits, labels)
@@ -48,8 +47,7 @@ class SelectLogits:
             picked = editor.call(aten.index_select.default, start, label.axis, index, like=start)
         start.replace_all_uses_with(picked, delete_user_cb=lambda user: user in chain or user is program.output)
         if start is logits:
-            _, *rest = operands(program.output)[0]
-            program.output.args = ((picked, *rest),)
+            program.give({**program.results, "logits": picked}, program.new_states)
         for node in reversed(chain[:-1]):
             infer(node, editor.mode)
         log.rewrite(start, f"tokens picked here, {len(chain) - 1} ops in front of the logits run on these alone")

@@ -83,6 +83,4 @@ def at_the_end(program: Program, tokens: Tensor, **options: Any) -> Stream:
 
 def logits_node(program: Program) -> fx.Node:
     """What gives the logits [batch, sequence, vocabulary] of a whole program."""
-    found = program.output.args[0][0]  # type: ignore[index]
-    assert isinstance(found, fx.Node)
-    return found
+    return program.results["logits"]
