@@ -11,6 +11,7 @@ import hashlib
 import operator
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from burnish.ir.errors import InvalidProgramError, ParseError
 from burnish.ir.infer import fake_weight, infer
 from burnish.ir.parse_line import Reader
-from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.program import Input, Origin, Program, Signature, Stage
 from burnish.ir.serialize import PYTHON_FUNCTIONS, resolve
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.text import dtype_name, type_text
@@ -97,6 +98,7 @@ class _Parser:
         self.mode = FakeTensorMode(shape_env=ShapeEnv(duck_shape=False), allow_non_fake_inputs=True)
         self.sizes: dict[str, torch.SymInt] = {}
         self.states: dict[str, State] = {}
+        self.inputs: list[Input] = []
         self.graph = fx.Graph()
         self.nodes: dict[str, fx.Node] = {}
         self.reads: dict[str, fx.Node] = {}  # the first node that reads each weight
@@ -139,7 +141,7 @@ class _Parser:
         return Program(
             graph=self.graph,
             weights=self.weights,
-            signature=self.signature,
+            signature=replace(self.signature, inputs=tuple(self.inputs)),
             states=tuple(self.states.values()),
             stage=self.stage,
             batch=symbols["batch"],
@@ -165,9 +167,9 @@ class _Parser:
             if number < 1:
                 raise reader.wrong(f"{name} has to be at least 1")
         try:
-            self.signature = Signature(
-                **numbers, logits_dtype=dtype, outputs=tuple((found["outputs"] or "logits").split(", "))
-            )
+            outputs = tuple((found["outputs"] or "logits").split(", "))
+            vocabulary, max_length, token_limit = numbers.values()
+            self.signature = Signature(vocabulary, max_length, token_limit, dtype, outputs=outputs)
         except InvalidProgramError as error:
             raise reader.wrong(str(error)) from error
 
@@ -253,6 +255,8 @@ class _Parser:
             if (state.dtype, list(state.shape)) != (dtype, shape):
                 raise reader.wrong(f"the state %{name} is declared as another type")
             self.states[name] = State(name, state.kind, state.shape, state.dtype, state.axis, place.module)
+        else:
+            self.inputs.append(Input(name, tuple(shape), dtype))
         self._add(reader, name, node, place)
         node.meta["val"] = val
 

@@ -32,8 +32,20 @@ class Stage(Enum):
     INCREMENTAL = "incremental"  # step form: states in, states out
 
 
-INPUTS = ("tokens", "position", "logits_index")
-"""The inputs of a step program ahead of its states."""
+@dataclass(frozen=True)
+class Input:
+    """What a program is given beside its states. Its name is the placeholder's; an axis has the name of its size."""
+
+    name: str
+    axes: tuple[int | str, ...]
+    dtype: torch.dtype = torch.int64
+
+
+TOKENS = Input("tokens", ("batch", "sequence"))
+POSITION = Input("position", ("batch",))
+LOGITS_INDEX = Input("logits_index", ("kept",))
+STEP_INPUTS = (TOKENS, POSITION, LOGITS_INDEX)
+"""The inputs of a step program."""
 
 
 OUTPUTS = ("ids", "top", "logits")
@@ -63,6 +75,7 @@ class Signature:
     max_length: int  # positions from 0 to max_length - 1 are defined
     token_limit: int  # ids from 0 to token_limit - 1 can be embedded
     logits_dtype: torch.dtype = torch.float32
+    inputs: tuple[Input, ...] = (TOKENS,)  # in the order of the placeholders, the states' behind
     outputs: tuple[str, ...] = ("logits",)  # some of OUTPUTS, in that order; the logits always
 
     def __post_init__(self) -> None:
@@ -129,14 +142,15 @@ class Program:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
 
     @property
-    def inputs(self) -> list[fx.Node]:
-        """The placeholders that a caller gives: of a step those of `INPUTS`."""
-        return self.placeholders[: len(self.placeholders) - len(self.states)]
+    def inputs(self) -> dict[str, fx.Node]:
+        """The placeholders by name: the inputs of the signature, then each state."""
+        return {node.name: node for node in self.placeholders}
 
     @property
     def state_inputs(self) -> list[fx.Node]:
-        """The placeholders that read the states, one each, in their order."""
-        return self.placeholders[len(self.placeholders) - len(self.states) :]
+        """The placeholders that read the states, in their order."""
+        inputs = self.inputs
+        return [inputs[state.name] for state in self.states]
 
     @property
     def tokens(self) -> fx.Node:

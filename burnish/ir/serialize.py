@@ -213,6 +213,11 @@ def program_from_data(data: Any, weights: Weights, signature: Signature, states:
         batch=graph.batch,
         sequence=graph.sequence,
     )
+    declared = [*(each.name for each in signature.inputs), *(state.name for state in states)]
+    if list(program.inputs) != declared:
+        raise ArtifactError(
+            f"the stored graph takes {', '.join(program.inputs)}, and its manifest says {', '.join(declared)}"
+        )
     found, named = len(operands(program.output)[0]), len(signature.outputs) + len(program.states)
     if found != named:
         raise ArtifactError(f"the stored graph gives {found} values, and its manifest names {named}")

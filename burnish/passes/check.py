@@ -11,7 +11,7 @@ from torch import fx
 from burnish.ir.errors import InvalidProgramError, UsageError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
-from burnish.ir.program import INPUTS, Program, Stage, describe, operands
+from burnish.ir.program import STEP_INPUTS, Program, Stage, describe, operands
 from burnish.ir.serialize import check_target
 from burnish.ir.states import StateKind
 from burnish.ir.text import call_text, type_text
@@ -52,9 +52,13 @@ def check(program: Program, pass_name: str) -> None:
         found = program.results[name].meta["val"] if name in names else None
         if found is not None and (found.dtype, found.dim()) != (dtype, rank):
             raise fail(f"the output {name} is {found.dtype} of {found.dim()} axes, not {dtype} of {rank}")
-    for state, placeholder in zip(program.states, program.state_inputs, strict=True):
-        if state.name != placeholder.name:
-            raise fail(f"the state {state.name} is not the input {placeholder.name}")
+    declared = [*(each.name for each in program.signature.inputs), *(state.name for state in program.states)]
+    if list(program.inputs) != declared:
+        raise fail(f"the inputs are {', '.join(program.inputs)}, and not those declared: {', '.join(declared)}")
+    for each in program.signature.inputs:
+        val = program.inputs[each.name].meta["val"]
+        if (val.dtype, val.dim()) != (each.dtype, len(each.axes)):
+            raise fail(f"the input {each.name} is {val.dtype} of {val.dim()} axes, not {each.dtype}{list(each.axes)}")
     if program.stage is Stage.INCREMENTAL:
         for node in program.graph.nodes:
             if node.op == "call_function":
@@ -86,11 +90,11 @@ def _check_step(node: fx.Node, fail: Any) -> None:
 def check_stage(program: Program) -> None:
     """UsageError if the passes that brought a program to its stage left one out that makes what the stage promises."""
     if program.stage is Stage.INCREMENTAL:
-        names = [node.name for node in program.placeholders]
-        missing = [name for name in INPUTS if name not in names]
+        missing = [each.name for each in STEP_INPUTS if each not in program.signature.inputs]
         if missing:
+            names = ", ".join(each.name for each in STEP_INPUTS)
             raise UsageError(
-                f"a step program has the inputs {', '.join(INPUTS)}, and this one has no {missing[0]}: fold-positions, "
+                f"a step program has the inputs {names}, and this one has no {missing[0]}: fold-positions, "
                 "select-logits and insert-states make one of a whole program, in this order"
             )
         AxisLabels(program, Along.KEPT)  # nothing behind the tokens that are picked needs their neighbours

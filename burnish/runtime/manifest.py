@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 import torch
 
 from burnish.ir.errors import ArtifactError, InvalidProgramError
-from burnish.ir.program import Signature
+from burnish.ir.program import STEP_INPUTS, Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
 
@@ -84,7 +85,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     burnish: str  # the version that wrote it
     target: Target
     signature: SignatureEntry
-    inputs: list[str]  # names of the step graph's inputs of tokens, position and logits index
+    inputs: list[str]  # of the signature, by name: what they are is settled by that
     states: list[StateEntry]
     weights: dict[str, WeightEntry]
     tables: dict[str, TableEntry]
@@ -162,13 +163,22 @@ def signature_entry(signature: Signature) -> SignatureEntry:
     )
 
 
-def signature_of(entry: SignatureEntry) -> Signature:
-    """Raises ArtifactError if a size is not positive, or an output is none."""
+def signature_of(entry: SignatureEntry, inputs: Sequence[str]) -> Signature:
+    """Raises ArtifactError if a size is not positive, or an input or output is none of a step."""
     if min(entry.vocabulary, entry.max_length, entry.token_limit) < 1:
         raise ArtifactError(f"the manifest's signature has a size below 1: {entry}; {_AGAIN}")
-    dtype = dtype_of(entry.logits_dtype, "the logits")
+    known = {each.name: each for each in STEP_INPUTS}
+    if not set(inputs) <= known.keys():
+        raise ArtifactError(f"the manifest's inputs are {', '.join(inputs)}; a step's are {', '.join(known)}; {_AGAIN}")
     try:
-        return Signature(entry.vocabulary, entry.max_length, entry.token_limit, dtype, (*entry.choices, "logits"))
+        return Signature(
+            entry.vocabulary,
+            entry.max_length,
+            entry.token_limit,
+            dtype_of(entry.logits_dtype, "the logits"),
+            tuple(known[name] for name in inputs),
+            (*entry.choices, "logits"),
+        )
     except InvalidProgramError as error:
         raise ArtifactError(f"the manifest's signature is of no program: {error}; {_AGAIN}") from error
 

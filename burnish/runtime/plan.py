@@ -17,7 +17,7 @@ import torch
 
 from burnish.ir.errors import ArtifactError
 
-VERSION = 2  # of plan.json. 1: three results, by no name, and inputs by number
+VERSION = 2  # of plan.json. 1: three results with fields of their own, and inputs by number
 SIZES = ("batch", "sequence", "capacity", "kept")
 
 Size: TypeAlias = int | str

@@ -18,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from burnish.codegen.onnx import lower, output_name
 from burnish.ir.infer import fake_weight, infer
 from burnish.ir.interpreter import run
-from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.program import STEP_INPUTS, Origin, Program, Signature, Stage
 from burnish.ir.states import State, StateKind
 from burnish.ir.weights import Stored, Weights
 from burnish.runtime.weights_file import plan_weights, write_weights
@@ -109,7 +109,7 @@ class Maker:
         return Program(
             graph=self.graph,
             weights=self.weights,
-            signature=Signature(VOCABULARY, 64, VOCABULARY),
+            signature=Signature(VOCABULARY, 64, VOCABULARY, inputs=STEP_INPUTS),
             states=tuple(self.states),
             stage=Stage.INCREMENTAL,
             batch=str(self.batch),

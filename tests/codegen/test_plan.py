@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from burnish.codegen.plan.launches import RECORDER, HostFunctions
 from burnish.codegen.plan.planner import fallbacks, plan
 from burnish.codegen.plan.regimes import Regime, SymbolicSizes
 from burnish.ir.errors import UnsupportedError
-from burnish.runtime.plan import Kernel, Launch, Plan
+from burnish.ir.program import STEP_INPUTS, Input
+from burnish.runtime.plan import Call, Kernel, Launch, Plan
 from tests.runtime.tiny import tiny
 
 aten = torch.ops.aten
@@ -123,3 +124,18 @@ def test_a_table_has_both(missing: str) -> None:
     del given[missing]
     with pytest.raises(TypeError, match=missing):
         HostFunctions(**given)  # type: ignore[arg-type]
+
+
+def test_inputs_are_buffers_by_name_and_a_fourth_is_one_more() -> None:
+    program = tiny().program
+    with program.graph.inserting_after(program.inputs["logits_index"]):
+        active = program.graph.placeholder("active")
+    with program.graph.inserting_before(program.output):
+        program.graph.call_function(aten.logical_not.default, (active,))
+    program.signature = replace(program.signature, inputs=(*STEP_INPUTS, Input("active", ("batch",), torch.bool)))
+    launches, _ = plan(program, HostFunctions({}, copy), REGIMES)
+    (call,) = [step for step in launches.variants[1].steps if isinstance(step, Call) and "logical_not" in step.op]
+    tensor = call.arguments[0]["tensor"]
+    assert (tensor.buffer, tensor.dtype, tensor.shape) == ("input active", "bool", ["batch"])
+    read = str(launches.variants[1].steps)
+    assert all(f"input {each.name}" in read for each in STEP_INPUTS)

@@ -222,7 +222,7 @@ EDITS: tuple[Edit, ...] = (
     _edit(
         "a-binding-of-other-tokens",
         f"{RUNTIME}/executor_onnx.py",
-        "if binding is None or not binding.reads(tokens, position, logits_index):",
+        "if binding is None or not binding.reads(step):",
         "if binding is None:",
     ),
     Edit(

@@ -11,6 +11,7 @@ from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
+from burnish.runtime.executor import Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
@@ -42,8 +43,8 @@ def assert_steps_match(program: Program, found: InterpretedExecutor, batch: int,
     for count in counts:
         tokens = torch.randint(1, 90, (batch, count))
         kept = torch.tensor([count - 1]) if count % 2 else torch.arange(count)
-        right = reference.step(tokens, position, kept, theirs)
+        step = Step(tokens, position, kept)
+        right = reference.step(step, theirs)
         assert right.kind == "logits"
-        step = found.step(tokens, position, kept, mine)
-        torch.testing.assert_close(step.values, right.values, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.step(step, mine).values, right.values, rtol=1e-4, atol=1e-4)
         position = position + count

@@ -24,7 +24,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
-from burnish.runtime.executor import StepResult, Wanted, narrowed
+from burnish.runtime.executor import Step, StepResult, Wanted, narrowed
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.states import States
@@ -157,14 +157,14 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
     for position, count in ((0, 3), (3, 1)):
         inputs = (torch.randint(1, 90, (2, count)), torch.full((2,), position), torch.arange(count))
         del launched[:]
-        logits = executor.step(*inputs, states[0]).values
+        logits = executor.step(Step(*inputs), states[0]).values
         assert (logits.dtype, logits.shape) == (torch.float32, (2, count, 2100))
         assert [sum(name in key for key in launched) for name in ("_to_copy", "argmax")] == [1, 0]
         del launched[:]
-        ids = executor.step(*inputs, states[1], "ids").values
+        ids = executor.step(Step(*inputs, "ids"), states[1]).values
         assert torch.equal(ids, logits.argmax(-1))
         assert [sum(name in key for key in launched) for name in ("_to_copy", "argmax")] == [0, 1]
-        top = executor.step(*inputs, states[2], "top").values.clone()
+        top = executor.step(Step(*inputs, "top"), states[2]).values.clone()
         assert torch.equal(top, narrowed(logits, "top"))
         assert torch.equal(executor.logits(), logits)
 
@@ -178,9 +178,7 @@ def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[
     states = [States.allocate(program.states, 1, 16, in_place=True) for _ in range(3)]
     inputs = (torch.tensor([[5, 6]]), torch.zeros(1).long(), torch.tensor([1]))
     kinds: tuple[Wanted, ...] = ("logits", "ids", "top")
-    logits, *chosen = (
-        executor.step(*inputs, each, kind).narrowed(kind) for kind, each in zip(kinds, states, strict=True)
-    )
+    logits, *chosen = (executor.step(Step(*inputs, kind), each) for kind, each in zip(kinds, states, strict=True))
     assert [each.kind for each in chosen] == ["ids", "top"]
     for each in chosen:
         assert torch.equal(each.values, narrowed(logits.values, each.kind))

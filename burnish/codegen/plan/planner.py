@@ -75,18 +75,13 @@ def _variant(program: Program, functions: HostFunctions, regime: Regime) -> tupl
 
 def _inputs(program: Program, sizes: Mapping[str, Any], recorder: Recorder) -> dict[fx.Node, torch.Tensor]:
     """A fake for each placeholder and weight."""
-    tokens, position, index, *placeholders = program.placeholders
-    values = {
-        tokens: torch.empty((sizes["batch"], sizes["sequence"]), dtype=torch.int64),
-        position: torch.empty((sizes["batch"],), dtype=torch.int64),
-        index: torch.empty((sizes["kept"],), dtype=torch.int64),
-    }
-    for number, tensor in enumerate(values.values()):
-        recorder.name_buffer(tensor, f"input {number}")
-    for node, state in zip(placeholders, program.states, strict=True):
-        shape = [sizes[size] if isinstance(size, str) else size for size in state.shape]
-        values[node] = torch.empty(shape, dtype=state.dtype)
-        recorder.name_buffer(values[node], f"state {state.name}")
+    values: dict[fx.Node, torch.Tensor] = {}
+    inputs = [(f"input {each.name}", each.name, each.axes, each.dtype) for each in program.signature.inputs]
+    states = [(f"state {each.name}", each.name, each.shape, each.dtype) for each in program.states]
+    for buffer, name, axes, dtype in inputs + states:
+        shape = [sizes[size] if isinstance(size, str) else size for size in axes]
+        values[program.inputs[name]] = tensor = torch.empty(shape, dtype=dtype)
+        recorder.name_buffer(tensor, buffer)
     for node in program.graph.nodes:
         if node.op == "get_attr":
             weight = program.weights[program.weight_of(node)]

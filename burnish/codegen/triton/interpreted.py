@@ -16,7 +16,7 @@ from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
-from burnish.runtime.executor import StepResult, Wanted
+from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
 from burnish.runtime.states import States
@@ -58,21 +58,13 @@ class InterpretedExecutor:
         self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher, tables)
         self._last: BoundStep | None = None
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> StepResult:
+    def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        step = self._runner.bind((tokens, position, logits_index), states.named, states.capacity, wanted)
-        step.run()
-        self._last = step
-        return StepResult(step.kind, step.result).narrowed(wanted)
+        self._last = bound = self._runner.bind(step, states)
+        bound.run()
+        return StepResult(bound.kind, bound.result).narrowed(step.wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""

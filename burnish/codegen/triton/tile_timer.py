@@ -84,8 +84,8 @@ def prepared(
     for name, buffer in buffers.items():
         if not name.startswith("zeros "):
             _fill(buffer.view(dtypes[name]), most)
-    if "input 1" in buffers:  # the position
-        buffers["input 1"].view(torch.int64).fill_(CONTEXT)
+    if "input position" in buffers:
+        buffers["input position"].view(torch.int64).fill_(CONTEXT)
     return [bind(trial.launches, Memory(buffers, trial.sizes, device), launcher, kernels) for trial in trials]
 
 

@@ -12,7 +12,7 @@ from torch._dynamo.source import ConstantSource
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
 from burnish.ir.labels import AxisLabel
-from burnish.ir.program import Program
+from burnish.ir.program import LOGITS_INDEX, Program
 from burnish.ir.shapes import shape_expressions
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log
@@ -35,7 +35,7 @@ class SelectLogits:
         source = editor.mode.from_tensor(
             torch.empty(3, dtype=torch.int64), static_shapes=False, source=ConstantSource("logits_index")
         )
-        index = editor.placeholder("logits_index", source, program.tokens)
+        index = editor.input(LOGITS_INDEX, source, program.tokens)
         logits = program.results["logits"]
         if labels.of(logits) != AxisLabel(1):
             raise labels.mixes(logits, "gives logits that do not have the {} on their second axis")

@@ -26,7 +26,7 @@ from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import default_passes, known_passes, make_incremental
 from burnish.passes.spelling import read_pass, spelled
 from burnish.passes.verify import Verifier, logits_of
-from burnish.runtime.executor import TOP, Wanted
+from burnish.runtime.executor import TOP, Step, Wanted
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.manifest import signature_entry, signature_of
 from burnish.runtime.states import States
@@ -112,13 +112,13 @@ def test_text_and_stored_graph_keep_the_names(step: Program, chosen: Program) ->
         parse_program(text.replace("[ids, top, logits]", "[ids, logits]"), chosen.weights)
     entry = signature_entry(chosen.signature)
     assert entry.choices == ["ids", "top"]
-    assert signature_of(entry) == chosen.signature
+    assert signature_of(entry, ["tokens", "position", "logits_index"]) == chosen.signature
     stored = program_to_data(chosen)
     assert program_from_data(stored, chosen.weights, chosen.signature, chosen.states).signature.outputs == NAMES
     with pytest.raises(ArtifactError, match="and its manifest names"):
         program_from_data(stored, chosen.weights, step.signature, chosen.states)
     with pytest.raises(ArtifactError, match="the manifest's signature is of no program"):
-        signature_of(type(entry)(5, 5, 5, "float32", ["best"]))
+        signature_of(type(entry)(5, 5, 5, "float32", ["best"]), ["tokens"])
 
 
 def test_a_result_of_another_type_is_seen_after_the_pass_that_made_it(chosen: Program) -> None:
@@ -148,7 +148,7 @@ def test_the_reference_gives_the_graphs_own_results_and_chooses_where_there_is_n
     """A graph whose ids are wrong shows: they are not made of the logits again."""
     tokens, position, index = (given(step)[name] for name in ("tokens", "position", "logits_index"))
     found = [
-        ReferenceExecutor(each).step(tokens, position, index, States.allocate(each.states, 2, 8), wanted)
+        ReferenceExecutor(each).step(Step(tokens, position, index, wanted), States.allocate(each.states, 2, 8))
         for each in (step, chosen)
     ]
     assert [each.kind for each in found] == [wanted, wanted]
@@ -157,5 +157,5 @@ def test_the_reference_gives_the_graphs_own_results_and_chooses_where_there_is_n
     other.results["ids"].args = (other.results["logits"], 1)
     executor = ReferenceExecutor(other)
     states = States.allocate(other.states, 2, 8)
-    assert executor.step(tokens, position, index, states, "ids").values.shape != found[0].values.shape[:2]
+    assert executor.step(Step(tokens, position, index, "ids"), states).values.shape != found[0].values.shape[:2]
     assert torch.equal(executor.logits(), logits_of(step, tokens))
