@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from burnish.ir.program import Program
+from burnish.ir.program import POSITION, Program
 from burnish.passes.verify import SHAPES, logits_of, ragged, random_tokens, relative_difference, run_step
 
 _STEP_SHAPES = ((1, 12), (2, 24))
@@ -29,7 +29,7 @@ class Run:
 
 def run_program(program: Program) -> Iterator[Run]:
     """Run a whole program on random tokens (seed 0) of several shapes; a step program each time also in pieces."""
-    stepwise = any(node.name == "position" for node in program.placeholders)
+    stepwise = POSITION in program.signature.inputs
     for rows, length in _STEP_SHAPES if stepwise else SHAPES:
         tokens = random_tokens(program, rows, min(length, program.signature.max_length))
         length = tokens.shape[1]

@@ -110,8 +110,7 @@ class CostCounter:
             if node.name in states:
                 axis = node.meta["val"].shape[states[node.name].axis]
                 total += size // self._elements((axis,))
-        logits, *_ = operands(self._program.output)[0]
-        return total + self.bytes_of(logits.meta["val"])
+        return total + self.bytes_of(self._program.results["logits"].meta["val"])
 
     def _weight_floor(self, node: fx.Node) -> int:
         """Bytes of a weight that one more token needs."""

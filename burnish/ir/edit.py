@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
 from burnish.ir.infer import fake_mode, fake_weight, infer
-from burnish.ir.program import Program, origin
+from burnish.ir.program import Input, Program, origin
 from burnish.ir.weights import Weight
 
 
@@ -61,6 +62,13 @@ class Editor:
         node.meta["val"] = val
         self.program.made.append(node)
         return node
+
+    def input(self, declared: Input, val: torch.Tensor, after: fx.Node) -> fx.Node:
+        """A new input of the signature, behind the input `after`."""
+        inputs = list(self.program.signature.inputs)
+        inputs.insert(1 + [each.name for each in inputs].index(after.name), declared)
+        self.program.signature = replace(self.program.signature, inputs=tuple(inputs))
+        return self.placeholder(declared.name, val, after)
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Let every user of `old` read `new`. `old` stays until `remove_dead`."""

@@ -1,6 +1,6 @@
 """Programs as text that holds all of them but the weights' values: `burnish.ir.parse` reads it back.
 
-    program incremental: vocabulary=49152, max_length=8192, token_limit=49152, logits_dtype=f32
+    program incremental: vocabulary=49152, max_length=8192, token_limit=49152, logits_dtype=f32, outputs=[ids, logits]
     size batch: s52 from 2, example 3
     size capacity: s76 from 2, example 37
     weight @model.embed.weight: f32[49152, 576]
@@ -9,11 +9,11 @@
     input %key_0: f32[batch, 3, capacity, 64]  # model.layers.0.self_attn | LlamaAttention | llama.py:12 | k = ...
     %embed_weight: f32[49152, 576] = @model.embed.weight
     %embedding: f32[batch, sequence, 576] = aten.embedding(@model.embed.weight, %tokens)  # model.embed | Embedding
-    return [%linear_9, %cache_write]
+    return [%argmax, %linear_9, %cache_write]
 
-Sizes have the symbol that the types' expressions are made of, its range and its value where one is needed to trace.
-Then the nodes in their order: inputs, the nodes that read weights, the calls. Behind `#`: module, its type, the line of
-source, the code.
+A program that gives the logits alone does not name its outputs. Sizes have the symbol that the types' expressions are
+made of, its range and its value where one is needed to trace. Then the nodes in their order: inputs, the nodes that
+read weights, the calls. Behind `#`: module, its type, the line of source, the code.
 """
 
 from __future__ import annotations
@@ -70,11 +70,13 @@ def full_text_of(declared: str, nodes: Iterable[NodeRecord]) -> str:
 def declarations(program: Program) -> str:
     """All of the text but the nodes: signature, sizes, weights, states, and what is returned."""
     signature = program.signature
+    beside = "" if signature.outputs == ("logits",) else f", outputs=[{', '.join(signature.outputs)}]"
     return "\n".join(
         [
             heading(program),
             f"program {program.stage.value}: vocabulary={signature.vocabulary}, max_length={signature.max_length}, "
-            f"token_limit={signature.token_limit}, logits_dtype={dtype_name(signature.logits_dtype)}{_raised(program)}",
+            f"token_limit={signature.token_limit}, logits_dtype={dtype_name(signature.logits_dtype)}"
+            f"{_raised(program)}{beside}",
             *_sizes(program),
             *(f"weight {weight_name(name)}: {_type(w.dtype, w.shape)}" for name, w in program.weights.items()),
             *(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import fx
 from burnish.ir.errors import InvalidProgramError, ParseError
 from burnish.ir.infer import infer
 from burnish.ir.parse_line import Reader
-from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.program import Input, Origin, Program, Signature, Stage
 from burnish.ir.serialize import PYTHON_FUNCTIONS, resolve
 from burnish.ir.spec import RAISED_BY
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
@@ -29,6 +30,7 @@ from burnish.ir.weights import Stored, Weight
 _PROGRAM = re.compile(
     r"program (?P<stage>\w+): vocabulary=(?P<vocabulary>\d+), max_length=(?P<max_length>\d+), "
     r"token_limit=(?P<token_limit>\d+), logits_dtype=(?P<dtype>\w+)(?:, raised_by=(?P<raised_by>[\w+-]+))?"
+    r"(?:, outputs=\[(?P<outputs>\w+(?:, \w+)*)\])?"
 )
 _SIZE = re.compile(
     r"size (?P<name>[A-Za-z_]\w*): (?P<symbol>[A-Za-z_]\w*) from (?P<lower>\d+)(?: to (?P<upper>\d+))?, "
@@ -91,6 +93,7 @@ class _Parser:
         self.raised_by: frozenset[str] = frozenset()
         self.made = TypedGraph()
         self.states: dict[str, State] = {}
+        self.inputs: list[Input] = []
         self.nodes: dict[str, fx.Node] = {}
         self.reads: dict[str, fx.Node] = {}  # the first node that reads each weight
         self.results: list[fx.Node] | None = None
@@ -128,7 +131,8 @@ class _Parser:
             if name not in placeholders:
                 raise ParseError(f"the state %{name} has no line 'input %{name}: ...'")
         self.made.states = list(self.states.values())
-        program = self.made.program(*self.results, signature=self.signature, stage=self.stage)
+        signature = replace(self.signature, inputs=tuple(self.inputs))
+        program = self.made.program(*self.results, signature=signature, stage=self.stage)
         program.raised_by = self.raised_by
         return program
 
@@ -152,7 +156,12 @@ class _Parser:
         for name, number in numbers.items():
             if number < 1:
                 raise reader.wrong(f"{name} has to be at least 1")
-        self.signature = Signature(**numbers, logits_dtype=dtype)
+        try:
+            outputs = tuple((found["outputs"] or "logits").split(", "))
+            vocabulary, max_length, token_limit = numbers.values()
+            self.signature = Signature(vocabulary, max_length, token_limit, dtype, outputs=outputs)
+        except InvalidProgramError as error:
+            raise reader.wrong(str(error)) from error
 
     def _size(self, reader: Reader) -> None:
         found = reader.match(_SIZE, "a size, as in 'size batch: s52 from 2, example 3'")
@@ -222,6 +231,8 @@ class _Parser:
             if (state.dtype, list(state.shape)) != (dtype, shape):
                 raise reader.wrong(f"the state %{name} is declared as another type")
             self.states[name] = State(name, state.kind, state.shape, state.dtype, state.axis, place.module)
+        else:
+            self.inputs.append(Input(name, tuple(shape), dtype))
         self._add(reader, name, node, place)
 
     def _node(self, reader: Reader) -> None:
@@ -256,8 +267,10 @@ class _Parser:
         reader.end()
         if not isinstance(results, list) or not all(isinstance(result, fx.Node) for result in results):
             raise reader.wrong("what is returned has to be a list of nodes")
-        if len(results) != 1 + len(self.states):
-            raise reader.wrong(f"{len(results)} results for logits and {len(self.states)} states")
+        assert self.signature is not None
+        names = self.signature.outputs
+        if len(results) != len(names) + len(self.states):
+            raise reader.wrong(f"{len(results)} results for {', '.join(names)} and {len(self.states)} states")
         for name in ("batch", "sequence"):
             if name not in self.made.sizes:
                 raise reader.wrong(f"there is no line 'size {name}: ...'")

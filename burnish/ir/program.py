@@ -7,11 +7,12 @@ node has `meta["val"]`, the FakeTensor (or SymInt) that says its shape and dtype
 A *whole* program maps `tokens[batch, sequence]` to `logits[batch, sequence, vocabulary]`.
 A *step* program maps `tokens[batch, new], position[batch], logits_index[kept], *states` to
 `logits[batch, kept, vocabulary], *states`: `position` is how many tokens of each row came before, `logits_index` which
-of the new tokens logits are wanted for.
+of the new tokens logits are wanted for. Ahead of the logits it may give what is chosen by them: `OUTPUTS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir.errors import InvalidProgramError
 from burnish.ir.states import State
 from burnish.ir.weights import Weights
 
@@ -37,8 +39,24 @@ class Stage(Enum):
         return self in (Stage.INCREMENTAL, Stage.LOWERED)
 
 
-INPUTS = ("tokens", "position", "logits_index")
-"""The inputs of a step program ahead of its states."""
+@dataclass(frozen=True)
+class Input:
+    """What a program is given beside its states. Its name is the placeholder's; an axis has the name of its size."""
+
+    name: str
+    axes: tuple[int | str, ...]
+    dtype: torch.dtype = torch.int64
+
+
+TOKENS = Input("tokens", ("batch", "sequence"))
+POSITION = Input("position", ("batch",))
+LOGITS_INDEX = Input("logits_index", ("kept",))
+STEP_INPUTS = (TOKENS, POSITION, LOGITS_INDEX)
+"""The inputs of a step program."""
+
+
+OUTPUTS = ("ids", "top", "logits")
+"""What a program can give beside its states: ids[batch, kept] of the greatest logits, the top of these, the logits."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,15 @@ class Signature:
     max_length: int  # positions from 0 to max_length - 1 are defined
     token_limit: int  # ids from 0 to token_limit - 1 can be embedded
     logits_dtype: torch.dtype = torch.float32
+    inputs: tuple[Input, ...] = (TOKENS,)  # in the order of the placeholders, the states' behind
+    outputs: tuple[str, ...] = ("logits",)  # some of OUTPUTS, in that order; the logits always
+
+    def __post_init__(self) -> None:
+        """Raises InvalidProgramError for outputs that no program has."""
+        if "logits" not in self.outputs or self.outputs != tuple(name for name in OUTPUTS if name in self.outputs):
+            raise InvalidProgramError(
+                f"a program gives logits, and ahead of them some of {', '.join(OUTPUTS[:-1])}; not {list(self.outputs)}"
+            )
 
 
 @dataclass
@@ -97,18 +124,41 @@ class Program:
         return last
 
     @property
+    def outputs(self) -> dict[str, fx.Node]:
+        """What it gives, by name: the outputs of its signature, then each state as it is afterwards."""
+        names = (*self.signature.outputs, *(state.name for state in self.states))
+        return dict(zip(names, operands(self.output)[0], strict=True))
+
+    @property
+    def results(self) -> dict[str, fx.Node]:
+        """The outputs but for the states."""
+        outputs = self.outputs
+        return {name: outputs[name] for name in self.signature.outputs}
+
+    @property
+    def new_states(self) -> list[fx.Node]:
+        """What gives the states as they are afterwards, in their order."""
+        return list(self.outputs.values())[len(self.signature.outputs) :]
+
+    def give(self, results: Mapping[str, fx.Node], states: Iterable[fx.Node]) -> None:
+        """Have it give these, the states in their order, in place."""
+        self.signature = replace(self.signature, outputs=tuple(results))
+        self.output.args = ((*results.values(), *states),)
+
+    @property
     def placeholders(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "placeholder"]
 
     @property
-    def inputs(self) -> list[fx.Node]:
-        """The placeholders that a caller gives: of a step those of `INPUTS`."""
-        return self.placeholders[: len(self.placeholders) - len(self.states)]
+    def inputs(self) -> dict[str, fx.Node]:
+        """The placeholders by name: the inputs of the signature, then each state."""
+        return {node.name: node for node in self.placeholders}
 
     @property
     def state_inputs(self) -> list[fx.Node]:
-        """The placeholders that read the states, one each, in their order."""
-        return self.placeholders[len(self.placeholders) - len(self.states) :]
+        """The placeholders that read the states, in their order."""
+        inputs = self.inputs
+        return [inputs[state.name] for state in self.states]
 
     @property
     def tokens(self) -> fx.Node:

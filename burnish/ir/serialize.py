@@ -29,7 +29,7 @@ from burnish.ir import fused_ops as _fused_ops  # noqa: F401
 from burnish.ir import ops as _ops
 from burnish.ir import quantized_ops as _quantized_ops  # noqa: F401
 from burnish.ir.errors import ArtifactError, InvalidProgramError
-from burnish.ir.program import Origin, Program, Signature, Stage, describe, origin
+from burnish.ir.program import Origin, Program, Signature, Stage, describe, operands, origin
 from burnish.ir.states import State
 from burnish.ir.text import symbol_names, type_text
 from burnish.ir.traits import traits
@@ -207,7 +207,7 @@ def program_from_data(data: Any, weights: Weights, signature: Signature, states:
     builder = _Builder(weights)
     for node in graph.nodes:
         builder.add(node)
-    return Program(
+    program = Program(
         graph=builder.finished(),
         weights=weights,
         signature=signature,
@@ -216,6 +216,15 @@ def program_from_data(data: Any, weights: Weights, signature: Signature, states:
         batch=graph.batch,
         sequence=graph.sequence,
     )
+    declared = [*(each.name for each in signature.inputs), *(state.name for state in states)]
+    if list(program.inputs) != declared:
+        raise ArtifactError(
+            f"the stored graph takes {', '.join(program.inputs)}, and its manifest says {', '.join(declared)}"
+        )
+    found, named = len(operands(program.output)[0]), len(signature.outputs) + len(program.states)
+    if found != named:
+        raise ArtifactError(f"the stored graph gives {found} values, and its manifest names {named}")
+    return program
 
 
 class _Builder:

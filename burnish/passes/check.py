@@ -12,7 +12,7 @@ from torch import fx
 from burnish.ir.errors import InvalidProgramError, UnsupportedError, UsageError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
-from burnish.ir.program import INPUTS, Program, Stage, describe
+from burnish.ir.program import STEP_INPUTS, Program, Stage, describe, operands
 from burnish.ir.spec import CAPTURED, RAISED, RAISED_BY, breaches, clauses_of
 from burnish.ir.text import call_text, type_text
 from burnish.ir.trace import NodeRecord
@@ -43,13 +43,20 @@ def check(program: Program, pass_name: str) -> None:
             raise fail(f"{node.name} is a {node.op}, which the language does not have")
         if node.op != "output" and "val" not in node.meta:
             raise fail(f"{describe(node)} has no type")
-    outputs = program.output.args[0]
-    assert isinstance(outputs, list | tuple)
-    if len(outputs) != 1 + len(program.states):
-        raise fail(f"{len(outputs)} outputs for logits and {len(program.states)} states")
-    for state, placeholder in zip(program.states, program.state_inputs, strict=True):
-        if state.name != placeholder.name:
-            raise fail(f"the state {state.name} is not the input {placeholder.name}")
+    names, given = program.signature.outputs, operands(program.output)[0]
+    if len(given) != len(names) + len(program.states):
+        raise fail(f"{len(given)} outputs for {', '.join(names)} and {len(program.states)} states")
+    for name, dtype, rank in (("ids", torch.int64, 2), ("top", torch.int32, 4)):
+        found = program.results[name].meta["val"] if name in names else None
+        if found is not None and (found.dtype, found.dim()) != (dtype, rank):
+            raise fail(f"the output {name} is {found.dtype} of {found.dim()} axes, not {dtype} of {rank}")
+    declared = [*(each.name for each in program.signature.inputs), *(state.name for state in program.states)]
+    if list(program.inputs) != declared:
+        raise fail(f"the inputs are {', '.join(program.inputs)}, and not those declared: {', '.join(declared)}")
+    for each in program.signature.inputs:
+        val = program.inputs[each.name].meta["val"]
+        if (val.dtype, val.dim()) != (each.dtype, len(each.axes)):
+            raise fail(f"the input {each.name} is {val.dtype} of {val.dim()} axes, not {each.dtype}{list(each.axes)}")
 
 
 def _broken(pass_name: str, what: str) -> InvalidProgramError:
@@ -118,11 +125,11 @@ def claim(program: Program, pass_name: str) -> None:
 def check_stage(program: Program) -> None:
     """UsageError if the passes that brought a program to its stage left one out that makes what the stage promises."""
     if program.stage is Stage.INCREMENTAL:
-        names = [node.name for node in program.placeholders]
-        missing = [name for name in INPUTS if name not in names]
+        missing = [each.name for each in STEP_INPUTS if each not in program.signature.inputs]
         if missing:
+            names = ", ".join(each.name for each in STEP_INPUTS)
             raise UsageError(
-                f"a step program has the inputs {', '.join(INPUTS)}, and this one has no {missing[0]}: fold-positions, "
+                f"a step program has the inputs {names}, and this one has no {missing[0]}: fold-positions, "
                 "select-logits and insert-states make one of a whole program, in this order"
             )
         AxisLabels(program, Along.KEPT)  # nothing behind the tokens that are picked needs their neighbours

@@ -12,6 +12,7 @@ from burnish.passes.fuse.linears import FuseLinears
 from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
+from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
@@ -117,7 +118,12 @@ def narrow_for_gpu(dtype: torch.dtype) -> list[Pass]:
 
 def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
     """Incremental -> few operations, each of which is one kernel, in `dtype`."""
-    return [*fuse_for_gpu(), *narrow_for_gpu(dtype)]
+    return [
+        *fuse_for_gpu(),
+        # Ahead of narrow numbers, which are widened for who wants logits: what chooses reads them as they are made.
+        ChooseIds(),
+        *narrow_for_gpu(dtype),
+    ]
 
 
 def default_passes(

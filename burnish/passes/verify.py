@@ -11,12 +11,13 @@ from torch import Tensor, fx
 
 from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import InvalidModelError, VerificationError
-from burnish.ir.interpreter import run
+from burnish.ir.interpreter import run_by_name
 from burnish.ir.position_table import PositionTable
-from burnish.ir.program import Program, describe
+from burnish.ir.program import LOGITS_INDEX, POSITION, TOKENS, Program, describe
 from burnish.ir.trace import Verification
 from burnish.ir.weights import Stored, Weight, Weights, nbytes
 from burnish.passes.base import Effect, Pass
+from burnish.runtime.executor import Step
 
 # Of the largest logit, in float32. EXACT passes move and merge values; a compiler of kernels may still round otherwise
 # for another layout of the same numbers.
@@ -34,19 +35,14 @@ Watch = Callable[[fx.Node, Any], None]
 def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int, watch: Watch | None = None) -> Tensor:
     """The logits [batch, sum(pieces), vocabulary] of a step program fed `tokens` in `pieces`, node by node."""
     rows = tokens.shape[0]
-    states = [state.allocate(rows, capacity) for state in step.states]
+    states = {state.name: state.allocate(rows, capacity) for state in step.states}
     position = torch.zeros(rows, dtype=torch.int64)
     logits: list[Tensor] = []
     start = 0
     for count in pieces:
-        given = {
-            "tokens": tokens[:, start : start + count],
-            "position": position,
-            "logits_index": torch.arange(count),
-        }
-        given.update({state.name: tensor for state, tensor in zip(step.states, states, strict=True)})
-        out, *states = run(step, [given[node.name] for node in step.placeholders], watch)
-        logits.append(out)
+        fed = Step(tokens[:, start : start + count], position, torch.arange(count))
+        states = run_by_name(step, fed.inputs | states, watch=watch)
+        logits.append(states.pop("logits"))
         position = position + count
         start += count
     return torch.cat(logits, dim=1)
@@ -59,16 +55,15 @@ def logits_of(program: Program, tokens: Tensor, watch: Watch | None = None) -> T
     """
     length = tokens.shape[1]
     with unrounded():
-        if any(node.name == "position" for node in program.placeholders):
+        if POSITION in program.signature.inputs:
             wide = [
                 replace(state, dtype=torch.float32) if state.dtype in CODES.values() else state
                 for state in program.states
             ]
             return run_step(replace(program, states=tuple(wide)), tokens, ragged(length), length, watch)
-        inputs = [tokens, torch.arange(length)][: len(program.placeholders)]
-        (logits, *_) = run(program, inputs, watch)
-    assert isinstance(logits, Tensor)
-    return logits
+        known = {TOKENS.name: tokens, LOGITS_INDEX.name: torch.arange(length)}
+        given = {name: tensor for name, tensor in known.items() if name in program.inputs}
+        return run_by_name(program, given, watch=watch)["logits"]
 
 
 def random_tokens(program: Program, rows: int, length: int) -> Tensor:

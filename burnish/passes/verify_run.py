@@ -23,7 +23,7 @@ from burnish.passes.base import Effect
 from burnish.passes.conditioning import rounding_noise
 from burnish.passes.run_plan import ROWS, RunPlan, pieces, plan_run
 from burnish.passes.verify import TOLERANCES, Verifier, check_numbers, logits_of, relative_difference
-from burnish.runtime.executor import Executor
+from burnish.runtime.executor import Executor, Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.session import Session
 from burnish.runtime.states import States
@@ -200,9 +200,9 @@ class _Run:
             states = States.allocate(self.step.states, 2, max(length, 1), self.executor.device, self.executor.in_place)
             position = torch.zeros(2, dtype=torch.int64)
             if before:
-                self.executor.step(tokens[:, :before].contiguous(), position, torch.tensor([before - 1]), states)
+                self.executor.step(Step(tokens[:, :before].contiguous(), position, torch.tensor([before - 1])), states)
             index, rest = torch.tensor(picked), tokens[:, before:].contiguous()
-            found = self.executor.step(rest, position + before, index, states).clone()
+            found = self.executor.step(Step(rest, position + before, index), states).values.clone()
             yield f"{count} tokens, logits of {picked}", found, logits[:, before:][:, picked]
         ids = self.session(2).append(tokens, wanted="ids")
         chosen = logits[:, -1].gather(1, ids.view(2, 1)).unsqueeze(1)

@@ -135,7 +135,7 @@ def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
         burnish=__version__,
         target=contents.target,
         signature=manifests.signature_entry(program.signature),
-        inputs=[node.name for node in program.inputs],
+        inputs=[each.name for each in program.signature.inputs],
         states=[manifests.state_entry(state) for state in program.states],
         weights={
             name: manifests.WeightEntry(
@@ -214,7 +214,7 @@ class Artifact:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self.signature: Signature = manifests.signature_of(manifest.signature)
+        self.signature: Signature = manifests.signature_of(manifest.signature, manifest.inputs)
         self.states: tuple[State, ...] = tuple(manifests.state_of(entry) for entry in manifest.states)
         self._placements = self._check_weights()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 
-from burnish.ir.errors import UsageError
+from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.ir.program import STEP_INPUTS
 from burnish.runtime.states import States
 
 Wanted: TypeAlias = Literal["logits", "ids", "top"]
@@ -19,25 +21,64 @@ That is int32[b, kept, 2, TOP or the vocabulary], in the order of ids: bits of t
 TOP = 128  # twice the most that sampling asks for: what is level with the last of them has to be there, too
 
 
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What is fed at once: tokens[b, n], whose row b has position[b] tokens before it. All contiguous, on the CPU.
+
+    Results are wanted of those of the new tokens that logits_index[kept] names, at least one.
+    """
+
+    tokens: torch.Tensor
+    position: torch.Tensor
+    logits_index: torch.Tensor
+    wanted: Wanted = "logits"
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The inputs of a step program by name."""
+        return {each.name: getattr(self, each.name) for each in STEP_INPUTS}
+
+    def sizes(self) -> dict[str, int]:
+        """The sizes of its inputs by the names of their axes. Raises InvalidInputError where they are no step's."""
+        inputs, sizes = self.inputs, dict[int | str, int]()
+        for each in STEP_INPUTS:
+            found = inputs[each.name]
+            if found.dtype != each.dtype:
+                kind = str(each.dtype).removeprefix("torch.")
+                raise InvalidInputError(f"{each.name} are {kind}, not {found.dtype}: give them as .to(torch.{kind})")
+            fits = found.dim() == len(each.axes) and found.numel() > 0
+            if not fits or any(sizes.setdefault(*pair) != pair[1] for pair in zip(each.axes, found.shape, strict=True)):
+                takes = ", ".join(f"{known.name} [{', '.join(map(str, known.axes))}]" for known in STEP_INPUTS)
+                given = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
+                raise InvalidInputError(f"a step takes {takes}, none of them empty, not {given}")
+        return {str(axis): size for axis, size in sizes.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What a step gave: `kind` says what the values are."""
+
+    kind: Wanted
+    values: torch.Tensor
+
+    def narrowed(self, wanted: Wanted) -> StepResult:
+        """What is `wanted` of it: itself, or chosen here from its logits."""
+        if self.kind == wanted:
+            return self
+        assert self.kind == "logits", f"{wanted} cannot be had of {self.kind}"
+        return StepResult(wanted, narrowed(self.values, wanted))
+
+
 class Executor(Protocol):
     """Runs one step of a compiled model."""
 
     device: torch.device  # where the states are
     in_place: bool  # new states are written over the old ones, never beside them
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> torch.Tensor:
-        """Feed tokens[b, n] int64, whose row b has position[b] tokens before it; all inputs are contiguous, on
-        the CPU.
+    def step(self, step: Step, states: States) -> StepResult:
+        """Feed it, and give what it wants, in memory of the CPU that the next step may overwrite.
 
-        Gives what is `wanted` of the new tokens that logits_index[kept] names (at least one), in memory of the CPU
-        that the next step may overwrite. `states` hold room for every row's new tokens and are advanced.
+        `states` hold room for every row's new tokens and are advanced.
         """
         ...
 
@@ -59,14 +100,7 @@ class UnavailableExecutor:
     def __init__(self, reason: str) -> None:
         self.reason = reason
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    def step(self, step: Step, states: States) -> StepResult:
         """Raises UsageError."""
         raise UsageError(self.reason)
 

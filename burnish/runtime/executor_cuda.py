@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from weakref import WeakKeyDictionary, ref
@@ -13,13 +13,11 @@ from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import check_room, room_for
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import Step, StepResult, Wanted
 from burnish.runtime.kernel_files import CompiledKernel, architecture_for
 from burnish.runtime.plan import Plan
 from burnish.runtime.plan_runner import ALIGNMENT, BoundStep, PlanRunner
 from burnish.runtime.states import States
-
-_NAMES = ("tokens", "position", "logits_index")
 
 
 def this_architecture() -> int:
@@ -71,34 +69,24 @@ class CudaExecutor:
         self._prompts: WeakKeyDictionary[States, dict[tuple[int, int, Wanted], _FixedStep]] = WeakKeyDictionary()
         self._last: Callable[[], _FixedStep | None] = lambda: None  # kept by its states, which it does not keep
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`; the inputs may be on the GPU as well."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        inputs = (tokens, position, logits_index)
-        _check_inputs(inputs, states)
+        sizes = _check_sizes(step, states)
         with torch.cuda.device(self.device):
-            count, kept = tokens.shape[-1], logits_index.numel()
-            if (count, kept) == (1, 1):
+            key = (sizes["sequence"], sizes["kept"], step.wanted)
+            if key[:2] == (1, 1):
                 known = self._tokens.setdefault(states, {})
-                step = known.pop(wanted, None) or self._fixed(inputs, states, wanted)
-                result = step.token(inputs)
-                self._last = ref(step)
-                known[wanted] = step  # not where it failed: its counters may not be zero then
-                return result
-            key = (count, kept, wanted)
-            step = self._prompts.pop(states, {}).get(key) or self._fixed(inputs, states, wanted)
-            result = step.prompt(inputs)
-            self._last = ref(step)
-            self._prompts[states] = {key: step}
-            return result
+                fixed = known.pop(step.wanted, None) or self._fixed(step, states)
+                result = fixed.token(step)
+                known[step.wanted] = fixed  # not where it failed: its counters may not be zero then
+            else:
+                fixed = self._prompts.pop(states, {}).get(key) or self._fixed(step, states)
+                result = fixed.prompt(step)
+                self._prompts[states] = {key: fixed}
+            self._last = ref(fixed)
+            return StepResult(fixed.step.kind, result).narrowed(step.wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""
@@ -113,13 +101,12 @@ class CudaExecutor:
         self._prompts.clear()
         self._runner = None
 
-    def _fixed(self, inputs: Sequence[torch.Tensor], states: States, wanted: Wanted) -> _FixedStep:
+    def _fixed(self, step: Step, states: States) -> _FixedStep:
         """A step on memory of its own for inputs like these, and on `states`."""
         assert self._runner is not None
-        _check_places(inputs, states, self.device)
-        given = _Inputs.like(inputs, self.device)
-        named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        return _FixedStep(given, self._runner.bind(given.parts, named, states.capacity, wanted))
+        _check_places(step, states, self.device)
+        given = _Inputs.like(step, self.device)
+        return _FixedStep(given, self._runner.bind(Step(**given.parts, wanted=step.wanted), states))
 
 
 @dataclass
@@ -128,34 +115,35 @@ class _Inputs:
 
     pinned: torch.Tensor
     on_device: torch.Tensor
-    pinned_parts: list[torch.Tensor]
-    parts: list[torch.Tensor]
+    pinned_parts: dict[str, torch.Tensor]
+    parts: dict[str, torch.Tensor]
 
     @staticmethod
-    def like(inputs: Sequence[torch.Tensor], device: torch.device) -> _Inputs:
-        """Room for inputs of these shapes, each at a multiple of 16 bytes."""
-        step = ALIGNMENT // torch.int64.itemsize
-        starts = [0, *accumulate(-(-each.numel() // step) * step for each in inputs)]
-        pinned = torch.zeros(starts[-1], dtype=torch.int64, pin_memory=True)
-        on_device = torch.zeros(starts[-1], dtype=torch.int64, device=device)
+    def like(step: Step, device: torch.device) -> _Inputs:
+        """Room for inputs of these types and shapes, each at a multiple of 16 bytes."""
+        inputs = step.inputs
+        starts = [0, *accumulate(-(-each.nbytes // ALIGNMENT) * ALIGNMENT for each in inputs.values())]
+        pinned = torch.zeros(starts[-1], dtype=torch.uint8, pin_memory=True)
+        on_device = torch.zeros(starts[-1], dtype=torch.uint8, device=device)
         pinned_parts, parts = (
-            [
-                whole[start : start + each.numel()].view(each.shape)
-                for start, each in zip(starts, inputs, strict=False)  # the last start is the end
-            ]
+            {
+                name: whole[start : start + each.nbytes].view(each.dtype).view(each.shape)
+                for start, (name, each) in zip(starts, inputs.items(), strict=False)  # the last start is the end
+            }
             for whole in (pinned, on_device)
         )
         return _Inputs(pinned, on_device, pinned_parts, parts)
 
-    def take(self, inputs: Sequence[torch.Tensor]) -> None:
+    def take(self, step: Step) -> None:
         """Bring new values. The step before is over, so nothing reads the old ones."""
-        for pinned, each in zip(self.pinned_parts, inputs, strict=True):
+        inputs = step.inputs
+        for name, each in inputs.items():
             if not each.is_cuda:
-                pinned.copy_(each)
+                self.pinned_parts[name].copy_(each)
         self.on_device.copy_(self.pinned, non_blocking=True)
-        for part, each in zip(self.parts, inputs, strict=True):
+        for name, each in inputs.items():
             if each.is_cuda:
-                part.copy_(each, non_blocking=True)
+                self.parts[name].copy_(each, non_blocking=True)
 
 
 class _FixedStep:
@@ -168,15 +156,15 @@ class _FixedStep:
         self.result: torch.Tensor | None = None  # pinned
         self.warm = False
 
-    def prompt(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def prompt(self, step: Step) -> torch.Tensor:
         """One step by launches; its result on the CPU."""
-        self.inputs.take(inputs)
+        self.inputs.take(step)
         self.step.run()
         return self.step.result.cpu()
 
-    def token(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def token(self, step: Step) -> torch.Tensor:
         """One step by a CUDA graph, from the second on: the first loads what it needs. The result is overwritten."""
-        self.inputs.take(inputs)
+        self.inputs.take(step)
         if not self.warm:
             self.step.run()
             self.warm = True
@@ -195,29 +183,23 @@ class _FixedStep:
         return self.result
 
 
-def _check_inputs(inputs: Sequence[torch.Tensor], states: States) -> None:
-    """Raise InvalidInputError for what would be read or written outside of its memory."""
-    tokens, position, index = inputs
-    for name, each in zip(_NAMES, inputs, strict=True):
-        if each.dtype != torch.int64:
-            raise InvalidInputError(f"{name} are int64, not {each.dtype}: convert them with .long() if they are ids")
-    if tokens.dim() != 2 or position.shape != tokens.shape[:1] or index.dim() != 1 or not index.numel():
-        shapes = ", ".join(f"{name} {list(each.shape)}" for name, each in zip(_NAMES, inputs, strict=True))
+def _check_sizes(step: Step, states: States) -> dict[str, int]:
+    """The sizes of a step. Raises InvalidInputError for what would be read or written outside of its memory."""
+    sizes = step.sizes()
+    if sizes["batch"] != states.batch:
+        raise InvalidInputError(f"there are tokens for {sizes['batch']} rows, and states for {states.batch}")
+    if sizes["sequence"] > states.capacity:
         raise InvalidInputError(
-            f"a step takes tokens [batch, n], position [batch] and logits_index [kept], not {shapes}"
-        )
-    if tokens.shape[0] != states.batch:
-        raise InvalidInputError(f"there are tokens for {tokens.shape[0]} rows, and states for {states.batch}")
-    if tokens.shape[1] > states.capacity:
-        raise InvalidInputError(
-            f"{tokens.shape[1]} tokens are more than the {states.capacity} that the states have room for: "
+            f"{sizes['sequence']} tokens are more than the {states.capacity} that the states have room for: "
             "feed fewer at a time, or make a session with a larger capacity"
         )
+    return sizes
 
 
-def _check_places(inputs: Sequence[torch.Tensor], states: States, device: torch.device) -> None:
+def _check_places(step: Step, states: States, device: torch.device) -> None:
     """Raise InvalidInputError for tensors that kernels on `device` cannot reach."""
-    for what, tensors in (("an input", [each for each in inputs if each.is_cuda]), ("a state", states.past)):
+    inputs = [each for each in step.inputs.values() if each.is_cuda]
+    for what, tensors in (("an input", inputs), ("a state", states.past)):
         elsewhere = next((each.device for each in tensors if each.device != device), None)
         if elsewhere is not None:
             raise InvalidInputError(f"{what} is on {elsewhere}, and the model is on {device}: make it there")

@@ -16,7 +16,7 @@ from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
 from burnish.ir.position_table import PositionTable, halves_of
 from burnish.ir.program import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Wanted, narrowed
+from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.states import States
 
@@ -40,15 +40,13 @@ class _Binding:
     """A run of the session on given memory: the caller's tensors, which it keeps alive."""
 
     io: Any
-    tokens: torch.Tensor
-    position: torch.Tensor
-    logits_index: torch.Tensor
+    inputs: dict[str, torch.Tensor]
     logits: torch.Tensor
     tables: Mapping[str, torch.Tensor]
 
-    def reads(self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor) -> bool:
-        """Whether it is on these very tensors, whatever they contain by now."""
-        return self.tokens is tokens and self.position is position and self.logits_index is logits_index
+    def reads(self, step: Step) -> bool:
+        """Whether it is on the step's very tensors, whatever they contain by now."""
+        return all(self.inputs[name] is tensor for name, tensor in step.inputs.items())
 
 
 class OnnxExecutor:
@@ -65,7 +63,6 @@ class OnnxExecutor:
     def __init__(
         self,
         model: Path,
-        inputs: Sequence[str],
         states: Sequence[State],
         signature: Signature,
         threads: int | None = None,
@@ -75,24 +72,16 @@ class OnnxExecutor:
 
         Raises ArtifactError if ONNX Runtime refuses the model, or the model is not one for these states.
         """
-        self._inputs = tuple(inputs)
         self._signature = signature
         self._session: Any = _create_session(model, threads or _processors())
         known = halves_of(tables or {})
-        self._present: set[str] = _check_types(self._session, self._inputs, states, known, signature, model)
+        self._present: set[str] = _check_types(self._session, states, known, signature, model)
         self._tables = PositionRows({name: table for name, table in known.items() if name in self._present})
         # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
         self._logits = torch.empty(0)
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
         if self._session is None:
             raise UsageError("this compiled model was closed")
@@ -100,12 +89,12 @@ class OnnxExecutor:
         if bindings is None:
             bindings = self._bindings[states] = {}
         binding = bindings.get(states.parity)
-        if binding is None or not binding.reads(tokens, position, logits_index):
-            binding = bindings[states.parity] = self._bind(tokens, position, logits_index, states)
+        if binding is None or not binding.reads(step):
+            binding = bindings[states.parity] = self._bind(step, states)
         self._run(binding.io)
         states.advance()
         self._logits = binding.logits
-        return narrowed(binding.logits, wanted)
+        return StepResult("logits", binding.logits).narrowed(step.wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""
@@ -131,22 +120,16 @@ class OnnxExecutor:
             if not flushing:
                 torch.set_flush_denormal(False)
 
-    def _bind(
-        self, tokens: torch.Tensor, position: torch.Tensor, logits_index: torch.Tensor, states: States
-    ) -> _Binding:
+    def _bind(self, step: Step, states: States) -> _Binding:
         """Bind the inputs and the states where they are, and new memory for the logits."""
-        shape = (tokens.shape[0], logits_index.shape[0], self._signature.vocabulary)
+        shape = (step.tokens.shape[0], step.logits_index.shape[0], self._signature.vocabulary)
         binding = _Binding(
             self._session.io_binding(),
-            tokens,
-            position,
-            logits_index,
+            step.inputs,
             torch.empty(shape, dtype=self._signature.logits_dtype),
             self._tables.for_capacity(states.capacity),
         )
-        names = (*self._inputs, *(spec.name for spec in states.specs))
-        values = (binding.tokens, binding.position, binding.logits_index, *states.past)
-        for name, tensor in zip(names, values, strict=True):
+        for name, tensor in (binding.inputs | states.named).items():
             if name in self._present:
                 binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
         for name, tensor in binding.tables.items():
@@ -199,14 +182,13 @@ def _create_session(model: Path, threads: int) -> Any:
 
 def _check_types(
     session: Any,
-    inputs: Sequence[str],
     states: Sequence[State],
     tables: Mapping[str, PositionTable],
     signature: Signature,
     model: Path,
 ) -> set[str]:
     """The names of the session's inputs, after comparing names, types and ranks with what will be bound."""
-    expected_inputs = dict(zip(inputs, [(torch.int64, 2), (torch.int64, 1), (torch.int64, 1)], strict=True))
+    expected_inputs = {each.name: (each.dtype, len(each.axes)) for each in signature.inputs}
     expected_inputs |= {state.name: (state.dtype, len(state.shape)) for state in states}
     expected_inputs |= {name: (table.dtype, len(table.shape)) for name, table in tables.items()}
     expected_outputs = {"logits": (signature.logits_dtype, 3)}

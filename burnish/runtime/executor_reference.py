@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from burnish.ir.errors import UsageError
-from burnish.ir.interpreter import run
+from burnish.ir.interpreter import run_by_name
 from burnish.ir.program import Program
-from burnish.runtime.executor import Wanted, narrowed
+from burnish.runtime.executor import Step, StepResult, Wanted
 from burnish.runtime.states import States
 
 
@@ -21,24 +21,17 @@ class ReferenceExecutor:
         self._program: Program | None = program
         self._logits = torch.empty(0)
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> torch.Tensor:
-        """See `Executor.step`."""
+    def step(self, step: Step, states: States) -> StepResult:
+        """See `Executor.step`: by the graph's own results, where it has what is wanted."""
         if self._program is None:
             raise UsageError("this compiled model was closed")
-        logits, *after = run(self._program, [tokens, position, logits_index, *states.past])
-        for buffer, new in zip(states.present, after, strict=True):
-            buffer.copy_(new)
+        found = run_by_name(self._program, step.inputs | states.named, {step.wanted, "logits"})
+        for spec, buffer in zip(states.specs, states.present, strict=True):
+            buffer.copy_(found[spec.name])
         states.advance()
-        assert isinstance(logits, torch.Tensor)
-        self._logits = logits
-        return narrowed(logits, wanted)
+        self._logits = found["logits"]
+        kind: Wanted = step.wanted if step.wanted in found else "logits"
+        return StepResult(kind, found[kind]).narrowed(step.wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""

@@ -11,6 +11,7 @@ import torch
 
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.program import Signature
+from burnish.runtime.executor import StepResult, Wanted
 from burnish.runtime.options import GenerationOptions, resolve
 from burnish.runtime.sampling import Sampler
 from burnish.runtime.session import Session, check_ids
@@ -74,7 +75,8 @@ class GenerationRun:
         """The new text of the first row after each step, where there is any."""
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
-        found = self._session.append(self._prompts, wanted="ids" if self._sampler.wanted == "ids" else "logits")
+        wanted: Wanted = "ids" if self._sampler.wanted == "ids" else "logits"
+        found = StepResult(wanted, self._session.append(self._prompts, wanted=wanted))
         while True:
             chosen = self._sampler.choose(found, self._session.logits)
             piece = ""
@@ -89,7 +91,8 @@ class GenerationRun:
             if not any(active):
                 return
             started, step = time.perf_counter(), step + 1
-            found = self._session.step(chosen, active, self._sampler.wanted)
+            wanted = self._sampler.wanted
+            found = StepResult(wanted, self._session.step(chosen, active, wanted))
 
     @property
     def result(self) -> Generation:

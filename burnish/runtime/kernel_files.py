@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from burnish.ir.errors import ArtifactError
-from burnish.runtime.plan import Plan
+from burnish.runtime.plan import VERSION, Plan
 
 if TYPE_CHECKING:
     from burnish.runtime.artifact import Artifact
 
 PLAN_FILE = "plan.json"
 _KEY = re.compile(r"[A-Za-z0-9_]+-[0-9a-f]{16}")
+
+
+class _Stored(msgspec.Struct):
+    version: int = 1
+
+
+class _StoredPlan(msgspec.Struct, forbid_unknown_fields=True):
+    version: int
+    plan: Plan
 
 
 class CompiledKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +54,7 @@ class GpuCode:
 
 def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
     """The files by name, as an artifact has them."""
-    yield PLAN_FILE, msgspec.json.encode(code.plan)
+    yield PLAN_FILE, msgspec.json.encode({"version": VERSION, "plan": code.plan})
     for architecture, kernels in code.kernels.items():
         facts = {key: kernel for key, (kernel, _) in kernels.items()}
         yield f"kernels/sm_{architecture}.json", msgspec.json.format(msgspec.json.encode(facts), indent=1)
@@ -58,8 +67,16 @@ def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
 
 
 def read_plan(artifact: Artifact) -> Plan:
-    """The launch plan. Raises ArtifactError if it is none."""
-    plan = artifact.decoded(PLAN_FILE, Plan)
+    """The launch plan. Raises ArtifactError if it is none, or one of another burnish."""
+    stored = artifact.decoded(PLAN_FILE, _Stored)
+    if stored.version != VERSION:
+        raise ArtifactError(
+            f"{PLAN_FILE} in {artifact.path} has version {stored.version}, and this burnish reads version {VERSION}: "
+            + ("install a newer burnish" if stored.version > VERSION else "compile the model again")
+        )
+    plan = artifact.decoded(PLAN_FILE, _StoredPlan).plan
+    if any("logits" not in variant.results for variant in plan.variants):
+        raise ArtifactError(f"{PLAN_FILE} in {artifact.path} has a variant without logits: compile the model again")
     wrong = [key for key in plan.kernels if not _KEY.fullmatch(key)]
     if wrong:
         raise ArtifactError(f"{PLAN_FILE} in {artifact.path} has a kernel with the key {wrong[0]!r}")

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 import torch
 
-from burnish.ir.errors import ArtifactError
-from burnish.ir.program import Signature
+from burnish.ir.errors import ArtifactError, InvalidProgramError
+from burnish.ir.program import STEP_INPUTS, Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
 
@@ -61,13 +62,14 @@ class StateEntry(msgspec.Struct, forbid_unknown_fields=True):
     module: str
 
 
-class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True):
+class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """One `burnish.ir.program.Signature`."""
 
     vocabulary: int
     max_length: int
     token_limit: int
     logits_dtype: str
+    choices: list[str] = []  # outputs ahead of the logits: some of ids, top
 
 
 class TokenizerEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -83,7 +85,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     burnish: str  # the version that wrote it
     target: Target
     signature: SignatureEntry
-    inputs: list[str]  # names of the step graph's inputs of tokens, position and logits index
+    inputs: list[str]  # of the signature, by name: what they are is settled by that
     states: list[StateEntry]
     weights: dict[str, WeightEntry]
     tables: dict[str, TableEntry]
@@ -163,15 +165,32 @@ def dtype_of(name: str, what: str) -> torch.dtype:
 def signature_entry(signature: Signature) -> SignatureEntry:
     """A signature as the manifest has it."""
     return SignatureEntry(
-        signature.vocabulary, signature.max_length, signature.token_limit, dtype_name(signature.logits_dtype)
+        signature.vocabulary,
+        signature.max_length,
+        signature.token_limit,
+        dtype_name(signature.logits_dtype),
+        [name for name in signature.outputs if name != "logits"],
     )
 
 
-def signature_of(entry: SignatureEntry) -> Signature:
-    """Raises ArtifactError if a size is not positive."""
+def signature_of(entry: SignatureEntry, inputs: Sequence[str]) -> Signature:
+    """Raises ArtifactError if a size is not positive, or an input or output is none of a step."""
     if min(entry.vocabulary, entry.max_length, entry.token_limit) < 1:
         raise ArtifactError(f"the manifest's signature has a size below 1: {entry}; {_AGAIN}")
-    return Signature(entry.vocabulary, entry.max_length, entry.token_limit, dtype_of(entry.logits_dtype, "the logits"))
+    known = {each.name: each for each in STEP_INPUTS}
+    if not set(inputs) <= known.keys():
+        raise ArtifactError(f"the manifest's inputs are {', '.join(inputs)}; a step's are {', '.join(known)}; {_AGAIN}")
+    try:
+        return Signature(
+            entry.vocabulary,
+            entry.max_length,
+            entry.token_limit,
+            dtype_of(entry.logits_dtype, "the logits"),
+            tuple(known[name] for name in inputs),
+            (*entry.choices, "logits"),
+        )
+    except InvalidProgramError as error:
+        raise ArtifactError(f"the manifest's signature is of no program: {error}; {_AGAIN}") from error
 
 
 def state_entry(state: State) -> StateEntry:

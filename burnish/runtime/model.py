@@ -307,7 +307,6 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     return OnnxExecutor(
         artifact.file(MODEL_FILE),
-        artifact.manifest.inputs,
         artifact.states,
         artifact.signature,
         threads,

@@ -17,6 +17,7 @@ import torch
 
 from burnish.ir.errors import ArtifactError
 
+VERSION = 2  # of plan.json. 1: three results with fields of their own, and inputs by number
 SIZES = ("batch", "sequence", "capacity", "kept")
 
 Size: TypeAlias = int | str
@@ -85,20 +86,18 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The steps for sizes in some range. Temporaries count them with those of `ids`, `top` and `logits` behind."""
+    """The steps for sizes in some range. Temporaries count them with those of all results behind, in their order."""
 
     ranges: dict[str, tuple[int, int | None]]  # least and largest of SIZES that are bounded, and of rows
     steps: list[Launch | Call]
     temporaries: list[Buffer]
     zeros: list[Size]  # bytes of buffers that are zero before and after each step
-    ids: Result  # int64[batch, kept], of the greatest logits
-    top: Result  # int32[batch, kept, 2, TOP]: the greatest logits as bits of float32, and their ids
-    logits: Result  # [batch, kept, vocabulary]; its steps may run behind those of another result
+    results: dict[str, Result]  # by name, logits among them, whose steps may run behind those of another
 
     @property
     def all_steps(self) -> list[Launch | Call]:
         """Those of all results, too."""
-        return [*self.steps, *self.ids.steps, *self.top.steps, *self.logits.steps]
+        return [*self.steps, *(step for result in self.results.values() for step in result.steps)]
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Whether it is for these sizes; rows are batch * sequence."""

@@ -14,9 +14,10 @@ from burnish.ir.position_table import PositionTable
 from burnish.ir.serialize import resolve
 from burnish.runtime.arena import Lifetime, place
 from burnish.runtime.device_memory import room_for
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import Step, Wanted
 from burnish.runtime.plan import Call, Kernel, Launch, Plan, Size, TensorReference, Variant, dtype_named, evaluate
 from burnish.runtime.position_rows import PositionRows
+from burnish.runtime.states import States
 
 ALIGNMENT = 16  # bytes or elements: what `Kernel.aligned` promises
 
@@ -36,7 +37,8 @@ class BoundStep:
     """A variant on given memory: run it as often as wanted, whatever the inputs contain by then."""
 
     run: Callable[[], None]
-    result: torch.Tensor  # as wanted
+    kind: Wanted  # what the result is: what was wanted, or the logits where the plan has no such result
+    result: torch.Tensor
     logits: Callable[[], torch.Tensor]  # makes all of them behind a run, whatever that gave
     arena: torch.Tensor  # kept alive
     launches: int
@@ -59,37 +61,28 @@ class PlanRunner:
         self._device = device
         self._launcher = launcher
 
-    def bind(
-        self, inputs: Sequence[torch.Tensor], states: Mapping[str, torch.Tensor], capacity: int, wanted: Wanted
-    ) -> BoundStep:
-        """The step on tokens[batch, sequence], position[batch] and logits_index[kept], and on states by name."""
-        tokens, _, index = inputs
-        sizes = {
-            "batch": tokens.shape[0],
-            "sequence": tokens.shape[1],
-            "kept": index.shape[0],
-            "capacity": capacity,
-        }
+    def bind(self, step: Step, states: States) -> BoundStep:
+        """A step on this very memory."""
+        sizes = {**step.sizes(), "capacity": states.capacity}
         variant = self._plan.variant(sizes)
         arena, buffers = _own_memory(variant, sizes, self._device)
-        buffers |= {f"input {number}": tensor for number, tensor in enumerate(inputs)}
-        buffers |= {f"state {name}": tensor for name, tensor in states.items()}
-        weights = {**self._weights, **self._tables.for_capacity(capacity)}
+        buffers |= {f"input {name}": tensor for name, tensor in step.inputs.items()}
+        buffers |= {f"state {name}": tensor for name, tensor in states.named.items()}
+        weights = {**self._weights, **self._tables.for_capacity(states.capacity)}
         buffers |= {f"weight {name}": tensor for name, tensor in weights.items()}
         memory = Memory(buffers, sizes, self._device)
-        result = {"ids": variant.ids, "top": variant.top, "logits": variant.logits}[wanted]
-        planned = [*variant.steps, *result.steps]
-        run, widen = (
-            bind(steps, memory, self._launcher, self._plan.kernels) for steps in (planned, variant.logits.steps)
-        )
-        all_logits = memory.tensor(variant.logits.tensor)
+        kind: Wanted = step.wanted if step.wanted in variant.results else "logits"
+        planned = [*variant.steps, *variant.results[kind].steps]
+        all_of_them = variant.results["logits"]
+        run, widen = (bind(steps, memory, self._launcher, self._plan.kernels) for steps in (planned, all_of_them.steps))
+        all_logits = memory.tensor(all_of_them.tensor)
 
         def logits() -> torch.Tensor:
             widen()
             return all_logits
 
         launches = sum(isinstance(step, Launch) for step in planned)
-        return BoundStep(run, memory.tensor(result.tensor), logits, arena, launches)
+        return BoundStep(run, kind, memory.tensor(variant.results[kind].tensor), logits, arena, launches)
 
 
 def _own_memory(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from burnish.runtime.executor import TOP, Wanted
+from burnish.runtime.executor import TOP, StepResult, Wanted
 from burnish.runtime.options import GenerationOptions
 
 Scores: TypeAlias = NDArray[np.floating[Any]]
@@ -114,22 +114,23 @@ class Sampler:
         suppressed = options.suppress_tokens or options.begin_suppress_tokens
         return bool(self._seen or ends or forced or suppressed)
 
-    def choose(self, found: torch.Tensor, logits: Callable[[], torch.Tensor] | None = None) -> list[int]:
+    def choose(self, found: StepResult, logits: Callable[[], torch.Tensor] | None = None) -> list[int]:
         """The next token of each row, from what is `wanted` of it, or from its logits [b, 1, vocabulary].
 
         `logits` gives these where the top is not enough.
         """
-        if found.dtype == torch.int64:
-            chosen: list[int] = found[:, 0].tolist()
+        values = found.values
+        if found.kind == "ids":
+            chosen: list[int] = values[:, 0].tolist()
         else:
-            ids: list[Ids | None] = [None] * len(found)
-            if found.dtype == torch.int32:
-                top = found.numpy()[:, 0]
+            ids: list[Ids | None] = [None] * len(values)
+            if found.kind == "top":
+                top = values.numpy()[:, 0]
                 if logits is None or self._is_enough(top[:, 0].view(np.float32)):
-                    found, ids = torch.from_numpy(top[:, :1].view(np.float32)), list(top[:, 1].astype(np.int64))
+                    values, ids = torch.from_numpy(top[:, :1].view(np.float32)), list(top[:, 1].astype(np.int64))
                 else:
-                    found = logits()
-            scores: Scores = (found if found.dtype == torch.float32 else found.float()).numpy()[:, 0]
+                    values = logits()
+            scores: Scores = (values if values.dtype == torch.float32 else values.float()).numpy()[:, 0]
             draws = self._random.random(len(scores)).tolist()
             chosen = [self._choose_row(row, scores[row], ids[row], draw) for row, draw in enumerate(draws)]
         self._new += 1

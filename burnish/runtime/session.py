@@ -9,7 +9,7 @@ import torch
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.program import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Executor, Wanted
+from burnish.runtime.executor import Executor, Step, Wanted
 from burnish.runtime.states import States
 
 CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
@@ -115,7 +115,7 @@ class Session:
             self._next_cells[number] = token
             # A row that stopped at the model's limit has no further position: it computes at its last one.
             self._position_cells[number] = min(len(self._tokens[number]), last)
-        result = self._executor.step(self._next, self._position, self._first, self._states, wanted)
+        result = self._executor.step(Step(self._next, self._position, self._first, wanted), self._states).values
         for number, token in enumerate(tokens):
             if active is None or active[number]:
                 self._tokens[number].append(token)
@@ -175,7 +175,7 @@ class Session:
             chunk = tokens[:, start : start + CHUNK].contiguous()
             size = chunk.shape[1]
             index = torch.arange(size) if every else torch.tensor([size - 1])
-            result = self._executor.step(chunk, position + start, index, states, wanted)
+            result = self._executor.step(Step(chunk, position + start, index, wanted), states).values
             if every or start + size == count:
                 parts.append(result.clone())  # the next step may overwrite it
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -59,6 +59,11 @@ class States:
         return States(specs, batch, capacity, past, present)
 
     @property
+    def named(self) -> dict[str, torch.Tensor]:
+        """What the next step reads, by the names of the states."""
+        return {spec.name: tensor for spec, tensor in zip(self.specs, self.past, strict=True)}
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all buffers."""
         return sum(

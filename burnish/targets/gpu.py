@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import fx
 
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.lower import lower, target_of
 from burnish.codegen.triton.lowerings import KERNELS
-from burnish.codegen.triton.planner import fallbacks
 from burnish.codegen.triton.targets import architectures_of
 from burnish.codegen.triton.tile_file import VERSION, TileFile, Winner, encoded, winners_for
 from burnish.ir.cost import is_view

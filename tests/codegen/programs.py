@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from burnish.codegen.onnx import lower, output_name
 from burnish.ir.interpreter import run
-from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.program import STEP_INPUTS, Origin, Program, Signature, Stage
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph
 from burnish.runtime.weights_file import plan_weights, write_weights
@@ -71,7 +71,7 @@ class Maker(TypedGraph):
         return self.call(aten.sym_size.int, self.tokens, 1)
 
     def step(self, logits: fx.Node, *states: fx.Node) -> Program:
-        signature = Signature(VOCABULARY, 64, VOCABULARY)
+        signature = Signature(VOCABULARY, 64, VOCABULARY, inputs=STEP_INPUTS)
         return self.program(logits, *states, signature=signature, stage=Stage.INCREMENTAL)
 
 

@@ -7,7 +7,6 @@ import torch
 
 from burnish.codegen.triton.compile import ARCHITECTURES, compile_all, compile_kernel
 from burnish.codegen.triton.kernels.rms_norm import rms_norm_spec
-from burnish.codegen.triton.spec import spec_key
 from burnish.ir.errors import UsageError
 from tests.codegen.machine_code import disassembly, spill_bytes
 
@@ -33,7 +32,7 @@ def test_equal_kernels_are_compiled_once() -> None:
     specs = [rms_norm_spec(torch.float16, torch.float16, size) for size in (256, 512, 256, 256)]
     binaries = compile_all(specs, 80)
     assert len(binaries) == 2
-    assert set(binaries) == {spec_key(spec) for spec in specs}
+    assert set(binaries) == {spec.key for spec in specs}
 
 
 def test_an_unknown_architecture_is_refused() -> None:

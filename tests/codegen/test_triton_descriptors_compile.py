@@ -11,7 +11,7 @@ import torch
 from burnish.codegen.triton import compile as compiling
 from burnish.codegen.triton.compile import Binary, compile_each, compile_kernel
 from burnish.codegen.triton.kernels.fused_linear import fused_linear_spec
-from burnish.codegen.triton.spec import KernelSpec, spec_key
+from burnish.codegen.triton.spec import KernelSpec
 from burnish.codegen.triton.tile_candidates import descriptor_candidates
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at
 from burnish.ir.errors import UnsupportedError
@@ -67,7 +67,7 @@ def test_specialized_candidates_have_warps_that_only_load(architecture: int, opt
     found = compile_each(specs, architecture)
     assert len(specs) == {(90, True): 1, (90, False): 2, (100, True): 3}[architecture, "norm" in options]
     for spec in specs:
-        binary = found[spec_key(spec)]
+        binary = found[spec.key]
         assert isinstance(binary, Binary), binary
         assert "setmaxnreg.dec" in binary.ptx
         assert "setmaxnreg.inc" in binary.ptx

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.fused_elementwise import elementwise_spec
-from burnish.codegen.triton.spec import spec_key
 from tests.codegen.machine_code import disassembly, spill_bytes
 
 NORM = """\
@@ -119,5 +118,5 @@ def fused_rms_norm_add_kernel(
 
 def test_a_kernel_is_known_by_its_source() -> None:
     first, again, longer = (elementwise_spec(*GROUPS[name]) for name in ("norm and residual",) * 2 + ("in a loop",))
-    assert spec_key(first) == spec_key(again)
-    assert spec_key(first) != spec_key(longer)
+    assert first.key == again.key
+    assert first.key != longer.key

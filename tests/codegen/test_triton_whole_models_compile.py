@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.compile import compile_all
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.tiles import Target
 from burnish.frontend import read
 from burnish.ir.program import Program

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import burnish
+from burnish.runtime.executor import Step
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.states import States
 from tests.triton.test_torch_backend import Feedforward
@@ -145,7 +146,7 @@ def test_other_streams_and_tensors_on_the_gpu(pair: tuple[CompiledModel, Truth, 
         for count in (20, 1, 1, 1, 7):
             position = torch.full((2,), start, device="cuda")
             piece = ids[:, start : start + count].cuda()
-            found = executor.step(piece, position, torch.tensor([count - 1]), states)
+            found = executor.step(Step(piece, position, torch.tensor([count - 1])), states).values
             start += count
             assert_near(found[:, 0], expected[:, start - 1], tolerance)
 

@@ -16,13 +16,13 @@ from torch import fx
 
 from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.interpreter import run
-from burnish.ir.program import Program, Signature
+from burnish.ir.program import Input, Program, Signature
 from burnish.ir.serialize import program_from_data, program_to_data
 from burnish.ir.states import StateKind
 from burnish.ir.weights import Weights
 from tests.runtime.tiny import VOCABULARY, tiny
 
-SIGNATURE = Signature(5, 5, 5)
+SIGNATURE = Signature(5, 5, 5, inputs=(Input("x", ("batch", "sequence")),))
 
 
 def through_json(program: Program) -> Program:

@@ -156,8 +156,8 @@ EDITS: tuple[Edit, ...] = (
     _edit(
         "states-in-another-order",
         f"{PASSES}/states/insert_states.py",
-        "output.args = ((logits, *self.results),)",
-        "output.args = ((logits, *self.results[::-1]),)",
+        "self.program.give(self.program.results, self.results)",
+        "self.program.give(self.program.results, self.results[::-1])",
     ),
     _edit("a-stale-slot-is-seen", f"{IR}/ops.py", "visible = (key <= query) & (key >= 0)", "visible = key <= query"),
     # ---- masks and attention
@@ -222,7 +222,7 @@ EDITS: tuple[Edit, ...] = (
     _edit(
         "a-binding-of-other-tokens",
         f"{RUNTIME}/executor_onnx.py",
-        "if binding is None or not binding.reads(tokens, position, logits_index):",
+        "if binding is None or not binding.reads(step):",
         "if binding is None:",
     ),
     Edit(

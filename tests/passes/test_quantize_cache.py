@@ -209,7 +209,7 @@ def test_verification_compares_what_is_not_rounded() -> None:
     whole = run_passes(raised(causal.NanoGPT), [QuantizeCache()], Trace())
     step = run_passes(whole, insert_states(), Trace())
     assert 0 < verify_by_reference(whole, step) < 1e-5
-    write = next(node for node in step.graph.nodes if node.args[:1] == (step.placeholders[3],))
+    write = next(node for node in step.graph.nodes if node.args[:1] == (step.state_inputs[0],))
     late = step.copy()
     (same,) = (node for node in late.graph.nodes if node.name == write.name)
     same.update_arg(1, late.graph.call_function(torch.ops.aten.mul.Tensor, (same.args[1], 1.01)))

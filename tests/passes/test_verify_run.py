@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import burnish
 from burnish.ir.errors import VerificationError
+from burnish.runtime.executor import Step
 from burnish.runtime.session import Session
 from burnish.runtime.states import States
 from tests.own_modules.bare import AverageSoFar
@@ -25,7 +26,8 @@ def model(style: type[nn.Module]) -> nn.Module:
 def step_at_the_first_position(self: Session, tokens: Any, active: Any = None, wanted: Any = "logits") -> Tensor:
     """A step of generation that does not know how many tokens there are."""
     position = torch.zeros(self.batch, dtype=torch.int64)
-    return self._executor.step(torch.tensor(tokens).unsqueeze(1), position, self._first, self._states, wanted)
+    step = Step(torch.tensor(tokens).unsqueeze(1), position, self._first, wanted)
+    return self._executor.step(step, self._states).values
 
 
 def stays(self: States, *_: object) -> None:

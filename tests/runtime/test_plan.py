@@ -16,7 +16,8 @@ TOP = TensorReference("temporary 1", "int32", ["batch", "kept", 2, 7], ["14*kept
 
 def variant(**ranges: tuple[int, int | None]) -> Variant:
     launch = Launch("k", ["batch", 1, 1], [LOGITS, Scalar("batch"), Scalar(0.5)], "n")
-    return Variant(ranges, [launch], [], [], Result([launch], IDS), Result([launch], TOP), Result([], LOGITS))
+    results = {"ids": Result([launch], IDS), "top": Result([launch], TOP), "logits": Result([], LOGITS)}
+    return Variant(ranges, [launch], [], [], results)
 
 
 def test_it_survives_being_written() -> None:

@@ -240,9 +240,7 @@ def test_a_table_of_another_dtype_than_the_models_is_refused(pristine: Path) -> 
     artifact = Artifact.open(pristine)
     wrong = {name: table.cast(torch.float64) for name, table in artifact.tables.items()}
     with pytest.raises(ArtifactError, match=r"the manifest says torch\.float64"):
-        OnnxExecutor(
-            artifact.file("model.onnx"), artifact.manifest.inputs, artifact.states, artifact.signature, 1, wrong
-        )
+        OnnxExecutor(artifact.file("model.onnx"), artifact.states, artifact.signature, 1, wrong)
 
 
 def test_vectors_are_weights_like_others(pristine: Path) -> None:

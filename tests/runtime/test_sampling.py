@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation import logits_process as theirs
 
 from burnish.ir.fused_ops import fused_ops
-from burnish.runtime.executor import TOP, narrowed
+from burnish.runtime.executor import TOP, StepResult, narrowed
 from burnish.runtime.options import GenerationOptions
 from burnish.runtime.sampling import (
     Candidates,
@@ -150,13 +150,13 @@ def test_all_together_in_their_order(options: dict[str, Any], prompt: list[int])
         left = found.scores > -np.inf
         assert sorted(found.ids[left].tolist()) == torch.nonzero(expected > float("-inf"))[:, 0].tolist()
         torch.testing.assert_close(torch.from_numpy(found.scores[left]), expected[torch.from_numpy(found.ids[left])])
-        ids += sampler.choose(scores[:, None])
+        ids += sampler.choose(StepResult("logits", scores[:, None]))
 
 
 def test_tokens_are_drawn_as_likely_as_they_are() -> None:
     scores = torch.tensor([[1.0, 0.0, -1.0, 2.0, -5.0], [0.0, 3.0, 0.0, 0.0, 0.0]])
     sampler = Sampler(GenerationOptions(do_sample=True, temperature=0.8, top_k=4, seed=5), [[0], [0]], [9, 9])
-    draws = torch.tensor([sampler.choose(scores[:, None]) for _ in range(20_000)])
+    draws = torch.tensor([sampler.choose(StepResult("logits", scores[:, None])) for _ in range(20_000)])
     expected = (scores[0] / 0.8).index_fill(0, torch.tensor(4), float("-inf")).softmax(0)
     counts = torch.bincount(draws[:, 0], minlength=5) / len(draws)
     assert counts[4] == 0
@@ -170,7 +170,7 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
     def draw(seed: int | None) -> list[list[int]]:
         sampler = Sampler(GenerationOptions(do_sample=True, top_k=0, seed=seed), [[0]] * 3, [9] * 3)
-        return [sampler.choose(scores[:, None]) for _ in range(4)]
+        return [sampler.choose(StepResult("logits", scores[:, None])) for _ in range(4)]
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
@@ -180,7 +180,7 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 def test_low_precision_logits_are_chosen_from_in_float32() -> None:
     scores = torch.tensor([[[0.1, 0.7, 0.3]]], dtype=torch.bfloat16)
     assert narrowed(scores, "ids").tolist() == [[1]]
-    assert Sampler(GenerationOptions(suppress_tokens=(1,)), [[0]], [9]).choose(scores) == [2]
+    assert Sampler(GenerationOptions(suppress_tokens=(1,)), [[0]], [9]).choose(StepResult("logits", scores)) == [2]
 
 
 UNLIKE_PLAIN: list[dict[str, Any]] = [
@@ -200,7 +200,7 @@ UNLIKE_PLAIN: list[dict[str, Any]] = [
 def test_only_what_no_option_changes_is_chosen_by_the_step_itself() -> None:
     plain = Sampler(GenerationOptions(eos_token_id=(0,), max_new_tokens=9, stop_strings=("a",)), [[0], [1]], [9, 9])
     assert plain.wanted == "ids"
-    assert plain.choose(torch.tensor([[5], [7]])) == [5, 7]
+    assert plain.choose(StepResult("ids", torch.tensor([[5], [7]]))) == [5, 7]
     for options in UNLIKE_PLAIN:
         assert Sampler(GenerationOptions(**options), [[0]], [9]).wanted == "logits", options
 
@@ -226,9 +226,10 @@ def test_the_top_gives_the_draws_of_all_logits(
     generator = torch.Generator().manual_seed(size + spread)
     for _ in range(5):
         logits = torch.randint(-spread, spread, (3, 1, size), generator=generator).float() / 16
-        top = narrowed(logits, "top")
-        assert torch.equal(top, fused_ops.top_scores(logits, min(TOP, size)))
-        assert short.choose(top, lambda logits=logits: logits) == whole.choose(logits)
+        given = StepResult("logits", logits)
+        top = given.narrowed("top")
+        assert torch.equal(top.values, fused_ops.top_scores(logits, min(TOP, size)))
+        assert short.choose(top, lambda logits=logits: logits) == whole.choose(given)
 
 
 def test_logits_are_asked_for_where_the_last_is_level_with_others() -> None:
@@ -236,7 +237,7 @@ def test_logits_are_asked_for_where_the_last_is_level_with_others() -> None:
 
     def choose(logits: torch.Tensor) -> None:
         sampler = Sampler(GenerationOptions(do_sample=True, top_k=3), [[0]], [9])
-        sampler.choose(narrowed(logits, "top"), lambda: asked.append(1) or logits)  # type: ignore[func-returns-value]
+        sampler.choose(StepResult("logits", logits).narrowed("top"), lambda: asked.append(1) or logits)  # type: ignore[func-returns-value]
 
     choose(torch.arange(500.0)[None, None])
     assert not asked

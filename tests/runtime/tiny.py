@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.program import STEP_INPUTS, Origin, Program, Signature, Stage
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Stored, Weights
@@ -107,7 +107,7 @@ def tiny(kind: StateKind = StateKind.CACHE, seed: int = 0) -> Tiny:
     program = Program(
         graph,
         weights,
-        Signature(vocabulary=VOCABULARY, max_length=MAX_LENGTH, token_limit=VOCABULARY),
+        Signature(vocabulary=VOCABULARY, max_length=MAX_LENGTH, token_limit=VOCABULARY, inputs=STEP_INPUTS),
         tuple(states),
         Stage.INCREMENTAL,
     )

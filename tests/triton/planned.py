@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from burnish.codegen.triton.interpreted import InterpretedExecutor
-from burnish.codegen.triton.planner import plan
+from burnish.codegen.triton.lower import plan
 from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import fuse_for_gpu, make_incremental
+from burnish.passes.pipelines import lower_for_gpu, make_incremental
+from burnish.runtime.executor import Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
@@ -19,7 +20,7 @@ from tests.zoo.configs import build
 
 def fused(model_type: str) -> Program:
     """A type of the zoo, ready to be planned."""
-    return run_passes(read(build(model_type)).program, [*make_incremental(), *fuse_for_gpu()], Trace())
+    return run_passes(read(build(model_type)).program, [*make_incremental(), *lower_for_gpu(torch.float32)], Trace())
 
 
 def interpreted(program: Program, launches: Plan) -> InterpretedExecutor:
@@ -42,6 +43,8 @@ def assert_steps_match(program: Program, found: InterpretedExecutor, batch: int,
     for count in counts:
         tokens = torch.randint(1, 90, (batch, count))
         kept = torch.tensor([count - 1]) if count % 2 else torch.arange(count)
-        right = reference.step(tokens, position, kept, theirs)
-        torch.testing.assert_close(found.step(tokens, position, kept, mine), right, rtol=1e-4, atol=1e-4)
+        step = Step(tokens, position, kept)
+        right = reference.step(step, theirs)
+        assert right.kind == "logits"
+        torch.testing.assert_close(found.step(step, mine).values, right.values, rtol=1e-4, atol=1e-4)
         position = position + count

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.kernels.conv1d import conv1d
 from burnish.codegen.triton.kernels.cumsum import cumsum
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import UnsupportedError
 from tests.triton.planned import assert_steps_match, fused, interpreted
 

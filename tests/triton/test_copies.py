@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.fused_elementwise import copy
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import UnsupportedError
 from burnish.runtime.plan import Launch, Variant
 from tests.triton.planned import assert_steps_match, fused, interpreted

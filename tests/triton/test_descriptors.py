@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from burnish.codegen.triton.kernels import fused_linear as module
 from burnish.codegen.triton.kernels.fused_linear import described, fused_linear, rows_of
-from burnish.codegen.triton.planner import plan
+from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.tile_candidates import descriptor_candidates
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at
 from burnish.codegen.triton.tune import trials_of
@@ -23,6 +23,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
 from burnish.runtime import cuda_launcher
+from burnish.runtime.executor import Step
 from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
@@ -133,9 +134,9 @@ def test_a_launch_has_memory_for_its_descriptors(gpu: FakeGpu, model: tuple[Prog
     mine, theirs = (States.allocate(model[0].states, 1, 96, in_place=True) for _ in range(2))
     position = FIRST
     for count in (20, 20, 1):
-        inputs = torch.randint(1, 90, (1, count)), position, torch.tensor([count - 1])
-        found, right = executor.step(*inputs, mine), pointers.step(*inputs, theirs)
-        torch.testing.assert_close(found, right, rtol=1e-3, atol=1e-3)
+        step = Step(torch.randint(1, 90, (1, count)), position, torch.tensor([count - 1]))
+        found, right = executor.step(step, mine), pointers.step(step, theirs)
+        torch.testing.assert_close(found.values, right.values, rtol=1e-3, atol=1e-3)
         position = position + count
     kernels = [key for key, kernel in model[1].kernels.items() if kernel.constants.get("DESCRIPTORS")]
     launched = [key for key in gpu.launched if key in kernels]
@@ -155,7 +156,7 @@ def test_too_little_memory_for_descriptors_says_so(
 
     monkeypatch.setattr(cuda_launcher.torch, "empty", empty)
     with pytest.raises(UsageError, match="the tensor descriptors of the kernel fused_linear_kernel-"):
-        executor.step(torch.ones(1, 30).long(), FIRST, FIRST, states)
+        executor.step(Step(torch.ones(1, 30).long(), FIRST, FIRST), states)
     assert gpu.launched == []
 
 
@@ -169,5 +170,5 @@ def test_a_weight_in_an_odd_place_is_refused_before_a_launch(gpu: FakeGpu, model
     executor = CudaExecutor(launches, {90: gpu.compiled()}, weights)
     states = States.allocate(program.states, 1, 96, in_place=True)
     with pytest.raises(ArtifactError, match=r"weight_ptr .* which is compiled for multiples of 16"):
-        executor.step(torch.ones(1, 30).long(), FIRST, FIRST, states)
+        executor.step(Step(torch.ones(1, 30).long(), FIRST, FIRST), states)
     assert gpu.launched == []

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from burnish.codegen.triton.planner import plan
+from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.program import Program
-from burnish.runtime.executor import narrowed
+from burnish.runtime.executor import Step, narrowed
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
@@ -46,20 +46,21 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
     for count in (3, 3, 1, 1, 1):
         tokens = torch.randint(1, 90, (1, count))
         before, replays = len(gpu.launched), sum(each.replays for each in gpu.graphs)
-        found = executor.step(tokens, position, torch.tensor([count - 1]), mine)
-        right = reference.step(tokens, position, torch.tensor([count - 1]), theirs)
-        torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+        step = Step(tokens, position, torch.tensor([count - 1]))
+        found, right = executor.step(step, mine), reference.step(step, theirs)
+        torch.testing.assert_close(found.values, right.values, rtol=1e-4, atol=1e-4)
         counts.append(sum(each.replays for each in gpu.graphs) - replays)
         launched.append(len(gpu.launched) - before)
         position = position + count
     assert counts == [0, 0, 0, 1, 1]  # the first token's launches load what they need
     assert len(gpu.graphs) == 1
     assert launched[2] == launched[3] == launched[4] == len(model[1].variants[0].steps)
-    ids = executor.step(torch.tensor([[5]]), position, FIRST, mine, "ids")
-    assert ids.item() == reference.step(torch.tensor([[5]]), position, FIRST, theirs).argmax()
+    ids = executor.step(Step(torch.tensor([[5]]), position, FIRST, "ids"), mine)
+    assert ids.kind == "ids"
+    assert ids.values.item() == reference.step(Step(torch.tensor([[5]]), position, FIRST), theirs).values.argmax()
     for number in range(3):  # by launches, then by a graph; all logits behind each
-        top = executor.step(torch.tensor([[6]]), position + 1 + number, FIRST, mine, "top").clone()
-        right = reference.step(torch.tensor([[6]]), position + 1 + number, FIRST, theirs)
+        top = executor.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST, "top"), mine).values.clone()
+        right = reference.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST), theirs).values
         assert torch.equal(top[..., 1, :], narrowed(right, "top")[..., 1, :])
         torch.testing.assert_close(executor.logits(), right, rtol=1e-4, atol=1e-4)
 
@@ -67,26 +68,26 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
 def test_what_belongs_to_a_batch_goes_with_its_states(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:
     executor, states = executor_on(gpu, model), states_of(model)
     for count in (2, 1):
-        executor.step(torch.ones(1, count, dtype=torch.int64), FIRST, FIRST, states, "ids")
+        executor.step(Step(torch.ones(1, count, dtype=torch.int64), FIRST, FIRST, "ids"), states)
     assert (len(executor._tokens), len(executor._prompts)) == (1, 1)
     del states
     gc.collect()
     assert (len(executor._tokens), len(executor._prompts)) == (0, 0)
     executor.close()
     with pytest.raises(UsageError, match="was closed"):
-        executor.step(FIRST[None], FIRST, FIRST, states_of(model))
+        executor.step(Step(FIRST[None], FIRST, FIRST), states_of(model))
 
 
 def test_a_step_that_failed_is_bound_again(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:
     """Its counters may not be zero, and a graph that was half captured is none."""
     executor, states = executor_on(gpu, model), states_of(model)
-    executor.step(FIRST[None], FIRST, FIRST, states, "ids")
+    executor.step(Step(FIRST[None], FIRST, FIRST, "ids"), states)
     (before,) = executor._tokens[states].values()
     gpu.fails_after = len(gpu.launched) + 3
     with pytest.raises(RuntimeError, match="LAUNCH_FAILED"):
-        executor.step(FIRST[None], FIRST, FIRST, states, "ids")
+        executor.step(Step(FIRST[None], FIRST, FIRST, "ids"), states)
     gpu.fails_after = None
-    executor.step(FIRST[None], FIRST, FIRST, states, "ids")
+    executor.step(Step(FIRST[None], FIRST, FIRST, "ids"), states)
     (after,) = executor._tokens[states].values()
     assert after is not before
 
@@ -108,7 +109,7 @@ def test_bad_input_is_refused_before_a_launch(
 ) -> None:
     executor = executor_on(gpu, model)
     with pytest.raises(InvalidInputError, match=message):
-        executor.step(*inputs, states_of(model))
+        executor.step(Step(*inputs), states_of(model))
     assert gpu.launched == []
 
 
@@ -116,7 +117,7 @@ def test_states_elsewhere_are_refused(gpu: FakeGpu, model: tuple[Program, Plan])
     executor, states = executor_on(gpu, model), states_of(model)
     states.past = tuple(each.to("meta") for each in states.past)
     with pytest.raises(InvalidInputError, match="a state is on meta, and the model is on cpu"):
-        executor.step(FIRST[None], FIRST, FIRST, states)
+        executor.step(Step(FIRST[None], FIRST, FIRST), states)
 
 
 def test_an_old_driver_is_named_with_what_it_was_given(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:
@@ -138,7 +139,7 @@ def test_too_little_memory_says_for_what(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", _out_of_memory)
         with pytest.raises(UsageError, match=r"the temporaries of a step of 1 rows of 2 tokens take 0\.\d\d GB"):
-            executor.step(torch.ones(1, 2).long(), FIRST, FIRST, states_of(model))
+            executor.step(Step(torch.ones(1, 2).long(), FIRST, FIRST), states_of(model))
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", _out_of_memory)
         with pytest.raises(UsageError, match=r"the states of 3 rows of 48 tokens take"):
@@ -161,4 +162,4 @@ def test_a_promise_that_a_plan_breaks_is_refused(gpu: FakeGpu, model: tuple[Prog
     moved = torch.empty(weight.numel() + 1, dtype=weight.dtype)[1:].view(weight.shape)
     executor._runner._weights = {**executor._runner._weights, name: moved}
     with pytest.raises(ArtifactError, match="compiled for multiples of 16"):
-        executor.step(FIRST[None], FIRST, FIRST, states_of(model))
+        executor.step(Step(FIRST[None], FIRST, FIRST), states_of(model))

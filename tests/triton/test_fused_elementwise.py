@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.fused_elementwise import elementwise_spec, fused_elementwise, single
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_group import POINTWISE
 from burnish.ir.ops import burnish_ops

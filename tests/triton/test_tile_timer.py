@@ -14,8 +14,7 @@ from burnish.codegen.triton.compile import Binary
 from burnish.codegen.triton.interpreted import InterpretedLauncher
 from burnish.codegen.triton.kernels.attention_projection import attention_projection_kernel
 from burnish.codegen.triton.kernels.fused_linear import fused_linear_kernel
-from burnish.codegen.triton.planner import kernel_data
-from burnish.codegen.triton.spec import KernelSpec, spec_key
+from burnish.codegen.triton.spec import KernelSpec
 from burnish.codegen.triton.tile_timer import GpuTimer, prepared
 from burnish.codegen.triton.tiles import Target
 from burnish.codegen.triton.tune import Trial, trials_of
@@ -49,7 +48,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def kernels_of(trials: Sequence[Trial]) -> dict[str, Kernel]:
-    return {key: kernel_data(spec) for trial in trials for key, spec in trial.kernels.items()}
+    return {key: spec.data() for trial in trials for key, spec in trial.kernels.items()}
 
 
 class Noting:
@@ -116,7 +115,7 @@ def test_what_does_not_fit_has_no_time(problems: list[list[Trial]], monkeypatch:
         assert architecture == 90
         found: dict[str, Binary | UnsupportedError] = {}
         for spec in specs:
-            key = spec_key(spec)
+            key = spec.key
             found[key] = Binary(spec.name, 90, key.encode(), "", SHARED, spec.num_warps, 0, "13.4", ())
         return found | {key: UnsupportedError("too large") for trial in too_large for key in trial.kernels}
 

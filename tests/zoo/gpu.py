@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from burnish.codegen.triton.planner import fallbacks, plan
+from burnish.codegen.plan.planner import fallbacks
+from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.tiles import Target
 from burnish.frontend import read
 from burnish.ir.errors import BurnishError
@@ -52,7 +53,7 @@ def planned(model_type: str) -> Planned:
     missing = Counter(targets.get(node, node) for node in fallbacks(launches))
     return Planned(
         model_type,
-        sum(isinstance(each, Launch) for each in (*decode.steps, *decode.ids.steps)),
+        sum(isinstance(each, Launch) for each in (*decode.steps, *decode.results["ids"].steps)),
         len(specs),
         tuple(f"{count} × {target}" for target, count in missing.most_common()),
     )

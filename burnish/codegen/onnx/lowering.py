@@ -21,6 +21,7 @@ from burnish.codegen.onnx.burnish_ops import BURNISH
 from burnish.codegen.onnx.context import Context, Result, Translate, dtype_of, shape_of
 from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
+from burnish.ir.interpreter import needed_only_for
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe, origin
 from burnish.ir.states import StateKind
@@ -86,7 +87,10 @@ class _Lowering:
     def run(self) -> ir.Model:
         self._check_caches()
         self._declare_leaves()
+        others = needed_only_for(self.program, self.program.results.keys() - {LOGITS})  # are made of the logits
         for node in self.program.graph.nodes:
+            if node in others:
+                continue
             self.builder.scope = node.name
             first = len(self.builder.nodes)
             try:
@@ -190,10 +194,9 @@ class _Lowering:
     # ------------------------------------------------------------ the model
 
     def _finish(self) -> ir.Model:
-        results = self.program.output.args[0]
-        assert isinstance(results, list | tuple)
-        names = [LOGITS, *(output_name(state.name) for state in self.program.states)]
-        outputs = [self._output(name, node) for name, node in zip(names, results, strict=True)]
+        outputs = [self._output(LOGITS, self.program.results[LOGITS])]
+        for state, node in zip(self.program.states, self.program.new_states, strict=True):
+            outputs.append(self._output(output_name(state.name), node))
         graph = ir.Graph(
             self.builder.inputs,
             outputs,

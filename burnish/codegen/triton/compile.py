@@ -12,7 +12,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from burnish.codegen.triton.spec import KernelSpec, spec_key
+from burnish.codegen.triton.spec import KernelSpec
 from burnish.codegen.triton.tiles import SHARED_BYTES_OF
 from burnish.ir.errors import UnsupportedError, UsageError
 from burnish.runtime.kernel_files import CompiledKernel
@@ -91,7 +91,7 @@ def compile_kernel(spec: KernelSpec, architecture: int) -> Binary:
 
 
 def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Binary]:
-    """Each distinct kernel once, several at a time, by `spec_key`. Raises as `compile_kernel` does."""
+    """Each distinct kernel once, several at a time, by its key. Raises as `compile_kernel` does."""
     found = {}
     for key, each in compile_each(specs, architecture).items():
         if isinstance(each, UnsupportedError):
@@ -102,7 +102,7 @@ def compile_all(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Bin
 
 def compile_each(specs: Iterable[KernelSpec], architecture: int) -> dict[str, Binary | UnsupportedError]:
     """The same, with the error of a kernel that this architecture or Triton cannot take in its place."""
-    distinct = {spec_key(spec): spec for spec in specs}
+    distinct = {spec.key: spec for spec in specs}
     with ThreadPoolExecutor() as pool:
         tried = pool.map(lambda spec: _compiled_beside_others(spec, architecture), distinct.values())
         found = dict(zip(distinct, tried, strict=True))

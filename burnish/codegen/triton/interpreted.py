@@ -11,12 +11,12 @@ import torch
 
 from burnish.codegen.triton.fused_elementwise import MODULES
 from burnish.codegen.triton.interpreting import interpret
-from burnish.codegen.triton.planner import plan as plan_again
+from burnish.codegen.triton.lower import plan as plan_again
 from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
 from burnish.runtime.states import States
@@ -58,22 +58,13 @@ class InterpretedExecutor:
         self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher, tables)
         self._last: BoundStep | None = None
 
-    def step(
-        self,
-        tokens: torch.Tensor,
-        position: torch.Tensor,
-        logits_index: torch.Tensor,
-        states: States,
-        wanted: Wanted = "logits",
-    ) -> torch.Tensor:
+    def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        named = {spec.name: tensor for spec, tensor in zip(states.specs, states.past, strict=True)}
-        step = self._runner.bind((tokens, position, logits_index), named, states.capacity, wanted)
-        step.run()
-        self._last = step
-        return step.result
+        self._last = bound = self._runner.bind(step, states)
+        bound.run()
+        return StepResult(bound.kind, bound.result).narrowed(step.wanted)
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""

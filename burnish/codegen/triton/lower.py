@@ -6,13 +6,15 @@ import inspect
 import sys
 from collections.abc import Mapping, Sequence
 
+from burnish.codegen.plan import planner
 from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_all
-from burnish.codegen.triton.planner import plan
-from burnish.codegen.triton.spec import KernelSpec
+from burnish.codegen.triton.lowerings import FUNCTIONS, REGIMES
+from burnish.codegen.triton.spec import KernelSpec, kernels_of
 from burnish.codegen.triton.tile_file import Winner
-from burnish.codegen.triton.tiles import Target
+from burnish.codegen.triton.tiles import Target, aimed_at
 from burnish.ir.program import Program
 from burnish.runtime.kernel_files import GpuCode
+from burnish.runtime.plan import Plan
 
 
 def target_of(architectures: Sequence[int], winners: Mapping[str, Winner | None] | None = None) -> Target:
@@ -23,6 +25,13 @@ def target_of(architectures: Sequence[int], winners: Mapping[str, Winner | None]
         multiprocessors,
         {key: None if each is None else each.tiles for key, each in (winners or {}).items()},
     )
+
+
+def plan(program: Program, target: Target = Target(multiprocessors=4)) -> tuple[Plan, dict[str, KernelSpec]]:  # noqa: B008
+    """The launch plan of a step program for a target, and its kernels by key. Raises as `planner.plan`."""
+    with aimed_at(target):
+        launches, specs = planner.plan(program, FUNCTIONS, REGIMES)
+    return launches, kernels_of(specs)
 
 
 def lower(program: Program, target: Target) -> GpuCode:

@@ -1,4 +1,4 @@
-"""Which host function runs an op: the kernels' own, and one for all that fused groups are made of."""
+"""Which host function runs an op, the kernels' own or the one for groups, and the sizes that are planned apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from burnish.codegen.triton.fused_elementwise import fused_elementwise, single
+from burnish.codegen.plan.launches import HostFunctions
+from burnish.codegen.plan.regimes import Regime
+from burnish.codegen.triton.fused_elementwise import copy, fused_elementwise, single
 from burnish.codegen.triton.kernels.argmax import argmax
 from burnish.codegen.triton.kernels.attention_projection import attention_projection
 from burnish.codegen.triton.kernels.cache_write import cache_write, ring_write
@@ -69,3 +71,13 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     fused_ops.fused_linear.default: fused_linear,
     fused_ops.top_scores.default: top_scores,
 }
+FUNCTIONS = HostFunctions(KERNELS, copy)
+
+# Tiles are chosen for the example of a regime, and are right for all of its sizes. A short prompt is one block of rows.
+REGIMES = (
+    Regime("one token", 1, 1, 1, {"batch": 1, "sequence": 1, "kept": 1}),
+    Regime("a token for each of few rows", (2, 16, 5), 1, 1, {"batch": 8, "sequence": 1, "kept": 1}),
+    Regime("a token for each of many rows", (17, None, 19), 1, 1, {"batch": 32, "sequence": 1, "kept": 1}),
+    Regime("a short prompt", (1, 32, 3), (2, 64, 19), (1, None, 7), {"batch": 1, "sequence": 32, "kept": 1}, 64),
+    Regime("a prompt", (1, None, 5), (2, None, 103), (1, None, 7), {"batch": 1, "sequence": 512, "kept": 1}),
+)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+
+from burnish.codegen.plan.launches import RECORDER, Launchable
+from burnish.runtime.plan import Kernel
 
 # Triton's names of element types.
 TYPES: dict[torch.dtype, str] = {
@@ -26,21 +28,6 @@ TYPES: dict[torch.dtype, str] = {
 }
 
 Constant = int | float | bool | str | None
-
-
-class LaunchRecorder(Protocol):
-    """Takes launches instead of a GPU."""
-
-    def launch(self, spec: KernelSpec, grid: Sequence[Any], arguments: Sequence[Any]) -> None:
-        """Note a launch of `spec`."""
-        ...
-
-    def counters(self, like: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:
-        """int32[shape] that is zero before and after each kernel."""
-        ...
-
-
-RECORDER: ContextVar[LaunchRecorder | None] = ContextVar("burnish launch recorder", default=None)
 
 
 @dataclass(frozen=True)
@@ -64,6 +51,32 @@ class KernelSpec:
         """The function's name."""
         return str(self.function.__name__)
 
+    @property
+    def key(self) -> str:
+        """See `Launchable.key`."""
+        facts = (
+            self.name,
+            source_hash(self.function),
+            tuple(self.arguments.items()),
+            tuple(sorted(self.constants.items())),
+            tuple(sorted(self.aligned)),
+            self.num_warps,
+            self.num_stages,
+        )
+        return f"{self.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+
+    def data(self) -> Kernel:
+        """See `Launchable.data`."""
+        return Kernel(
+            self.function.fn.__module__,
+            self.name,
+            dict(self.arguments),
+            dict(self.constants),
+            sorted(self.aligned),
+            self.num_warps,
+            self.num_stages,
+        )
+
     def launch(self, grid: tuple[int, int, int], *arguments: torch.Tensor | int | float) -> None:
         """Run on tensors, by Triton's interpreter or its JIT, whichever this process has; or be recorded."""
         recorder = RECORDER.get()
@@ -82,17 +95,6 @@ def pointer(dtype: torch.dtype) -> str:
     return f"*{TYPES[dtype]}"
 
 
-def example(size: int | torch.SymInt) -> int:
-    """A size, or for a symbol one that it may have: for choices that are right for all, and good for that one."""
-    return size if isinstance(size, int) else int(size.node.hint)
-
-
-def counters(like: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:
-    """int32 zeros[shape] on the device of `like`, for kernels that count and leave zeros behind."""
-    recorder = RECORDER.get()
-    return recorder.counters(like, shape) if recorder is not None else like.new_zeros(tuple(shape), dtype=torch.int32)
-
-
 @cache
 def source_hash(function: Any) -> str:
     """Of the modules of a kernel and of the functions that it calls: all source that it is compiled from."""
@@ -104,15 +106,6 @@ def source_hash(function: Any) -> str:
     return hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
 
 
-def spec_key(spec: KernelSpec) -> str:
-    """A name for all that decides what a kernel compiles to: equal kernels of different layers have one key."""
-    facts = (
-        spec.name,
-        source_hash(spec.function),
-        tuple(spec.arguments.items()),
-        tuple(sorted(spec.constants.items())),
-        tuple(sorted(spec.aligned)),
-        spec.num_warps,
-        spec.num_stages,
-    )
-    return f"{spec.name}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}"
+def kernels_of(specs: Mapping[str, Launchable]) -> dict[str, KernelSpec]:
+    """What was recorded, where all host functions are Triton's."""
+    return {key: spec for key, spec in specs.items() if isinstance(spec, KernelSpec)}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from burnish.codegen.triton.compile import compile_each
-from burnish.codegen.triton.planner import kernel_data
 from burnish.codegen.triton.tune import CONTEXT, Trial
 from burnish.ir.errors import UnsupportedError
 from burnish.runtime.cuda_launcher import CudaLauncher
@@ -36,7 +35,7 @@ class GpuTimer:
         specs = {key: spec for trial in trials for key, spec in trial.kernels.items()}
         built = compile_each(specs.values(), self._architecture)
         compiled = {key: each.compiled for key, each in built.items() if not isinstance(each, UnsupportedError)}
-        kernels = {key: kernel_data(specs[key]) for key in compiled}
+        kernels = {key: specs[key].data() for key in compiled}
         fitting = [trial for trial in trials if trial.kernels.keys() <= compiled.keys()]
         if not fitting:
             return [None] * len(trials)
@@ -85,8 +84,8 @@ def prepared(
     for name, buffer in buffers.items():
         if not name.startswith("zeros "):
             _fill(buffer.view(dtypes[name]), most)
-    if "input 1" in buffers:  # the position
-        buffers["input 1"].view(torch.int64).fill_(CONTEXT)
+    if "input position" in buffers:
+        buffers["input position"].view(torch.int64).fill_(CONTEXT)
     return [bind(trial.launches, Memory(buffers, trial.sizes, device), launcher, kernels) for trial in trials]
 
 

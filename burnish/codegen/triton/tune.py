@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from burnish.codegen.triton.planner import plan
-from burnish.codegen.triton.recorder import Recorder
-from burnish.codegen.triton.spec import RECORDER, KernelSpec
+from burnish.codegen.plan.launches import RECORDER
+from burnish.codegen.plan.recorder import Recorder
+from burnish.codegen.triton.lower import plan
+from burnish.codegen.triton.spec import KernelSpec, kernels_of
 from burnish.codegen.triton.tile_file import Winner
 from burnish.codegen.triton.tiles import TUNER, Problem, Target, Tiles
 from burnish.ir.errors import UsageError
@@ -58,7 +59,7 @@ class Collector:
             launch(tiles)
             launches = tuple(step for step in recorder.steps[mark[0] :] if isinstance(step, Launch))
             recorder.back_to(mark)
-            kernels = {each.kernel: recorder.specs[each.kernel] for each in launches}
+            kernels = kernels_of({each.kernel: recorder.specs[each.kernel] for each in launches})
             found.append(Trial(problem, tiles, launches, kernels, sizes))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, fx
 from burnish.ir.errors import BurnishError, InvalidProgramError, MixedRowsError, NotCausalError, UnsupportedError
 from burnish.ir.label_rules import filled
 from burnish.ir.labels import Along, AxisLabel, Label
-from burnish.ir.program import Program, describe, value
+from burnish.ir.program import LOGITS_INDEX, Program, describe, value
 from burnish.ir.shapes import size_expression
 from burnish.ir.traits import is_random, traits
 from burnish.passes.analyses.position_only import PositionOnly
@@ -50,7 +50,7 @@ class AxisLabels:
     def _symbol(self) -> sympy.Symbol:
         rows, tokens = value(self.program.tokens).shape
         if self.along is Along.KEPT:
-            (index,) = [node for node in self.program.placeholders if node.name == "logits_index"]
+            index = self.program.inputs[LOGITS_INDEX.name]
             return size_expression(value(index).shape[0])
         return size_expression(tokens if self.along is Along.TOKENS else rows)
 
@@ -76,7 +76,7 @@ class AxisLabels:
             others = frozenset(size_expression(size) for size in value(self.program.tokens).shape)
             return filled(self, [size_expression(size) for size in value(node).shape], others - {self.symbol})
         inputs = node.all_input_nodes
-        picks = self.along is Along.KEPT and any(each.name == "logits_index" for each in inputs)
+        picks = self.along is Along.KEPT and any(each.name == LOGITS_INDEX.name for each in inputs)
         if not picks and not any(self.labels.get(each) for each in inputs):
             return None
         if isinstance(node.meta.get("val"), torch.SymInt | torch.SymBool | torch.SymFloat | int):

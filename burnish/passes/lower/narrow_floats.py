@@ -11,7 +11,7 @@ from torch import fx
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
 from burnish.ir.position_table import cast
-from burnish.ir.program import Program, operands
+from burnish.ir.program import Program
 from burnish.ir.weights import Cast
 from burnish.passes.base import Effect, Log
 
@@ -95,14 +95,17 @@ class NarrowFloats:
 
     def _fix_outputs(self, program: Program, editor: Editor) -> None:
         """Logits in their signature's dtype, states in their own."""
-        output = program.output
-        results: list[Any] = list(operands(output)[0])
-        wanted = [program.signature.logits_dtype, *(state.dtype for state in program.states)]
-        for place, (result, dtype) in enumerate(zip(results, wanted, strict=True)):
-            if _dtype(result) != dtype:
-                with editor.before(output):
-                    results[place] = _cast(editor, result, dtype)
-        output.args = (type(operands(output)[0])(results),)
+
+        def fixed(result: fx.Node, dtype: torch.dtype) -> fx.Node:
+            if _dtype(result) == dtype:
+                return result
+            with editor.before(program.output):
+                return _cast(editor, result, dtype)
+
+        results = program.results
+        logits = fixed(results["logits"], program.signature.logits_dtype)
+        states = [fixed(new, state.dtype) for new, state in zip(program.new_states, program.states, strict=True)]
+        program.give({**results, "logits": logits}, states)
 
 
 def _cast(editor: Editor, node: fx.Node, dtype: torch.dtype) -> fx.Node:

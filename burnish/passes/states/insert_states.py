@@ -15,7 +15,7 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.labels import Along
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, Stage, describe, operands, origin, value
+from burnish.ir.program import POSITION, Program, Stage, describe, operands, origin, value
 from burnish.ir.shapes import is_batch
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.step_forms import END
@@ -56,7 +56,7 @@ class _Inserter:
         self.results: list[fx.Node] = []
         self.batch = program.tokens.meta["val"].shape[0]
         self.capacity = symbolic_size(self.editor.mode.shape_env, "capacity", 37)
-        self.position = self.editor.placeholder("position", self._fake((self.batch,), torch.int64), program.tokens)
+        self.position = self.editor.input(POSITION, self._fake((self.batch,), POSITION.dtype), program.tokens)
         self.last_input = program.placeholders[-1]
 
     def run(self) -> Program:
@@ -73,9 +73,7 @@ class _Inserter:
         for node in self.program.graph.nodes:
             if node.target is burnish_ops.positions.default:
                 node.args = (self.program.tokens, self.position)
-        output = self.program.output
-        logits = operands(output)[0][0]
-        output.args = ((logits, *self.results),)
+        self.program.give(self.program.results, self.results)
         remove_dead(self.program)
         symbols = {**self.program.details.get("symbols", {}), str(self.capacity): "capacity"}
         details = {**self.program.details, "symbols": symbols}

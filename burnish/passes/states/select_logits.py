@@ -11,7 +11,7 @@ from torch import fx
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
 from burnish.ir.labels import AxisLabel
-from burnish.ir.program import Program, operands
+from burnish.ir.program import LOGITS_INDEX, Program
 from burnish.ir.shapes import shape_expressions
 from burnish.ir.symbols import symbolic_size
 from burnish.passes.analyses.axis_labels import AxisLabels
@@ -34,8 +34,8 @@ class SelectLogits:
         editor = Editor(program)
         kept = symbolic_size(editor.mode.shape_env, "logits_index", 3)
         with editor.mode:
-            index = editor.placeholder("logits_index", torch.empty(kept, dtype=torch.int64), program.tokens)
-        logits: fx.Node = operands(program.output)[0][0]
+            index = editor.input(LOGITS_INDEX, torch.empty(kept, dtype=LOGITS_INDEX.dtype), program.tokens)
+        logits = program.results["logits"]
         if labels.of(logits) != AxisLabel(1):
             raise labels.mixes(logits, "gives logits that do not have the {} on their second axis")
         chain = _chain(logits, labels)
@@ -46,8 +46,7 @@ class SelectLogits:
             picked = editor.call(aten.index_select.default, start, label.axis, index, like=start)
         start.replace_all_uses_with(picked, delete_user_cb=lambda user: user in chain or user is program.output)
         if start is logits:
-            _, *rest = operands(program.output)[0]
-            program.output.args = ((picked, *rest),)
+            program.give({**program.results, "logits": picked}, program.new_states)
         for node in reversed(chain[:-1]):
             infer(node, editor.mode)
         log.rewrite(start, f"tokens picked here, {len(chain) - 1} ops in front of the logits run on these alone")

@@ -8,28 +8,27 @@ from dataclasses import replace
 from torch import fx
 
 from burnish.ir.edit import remove_dead
-from burnish.ir.program import Program, operands
+from burnish.ir.program import Program
 
 _NUMBER = re.compile(r"(.*?)(\d+)")
 
 
 def drop_states(program: Program) -> None:
-    """Remove, in place, each state that neither the logits nor a state that they need is made from.
+    """Remove, in place, each state that neither a result nor a state that it needs is made from.
 
     States are called by a word and a number (`key_3`); the numbers of those that stay have no gaps.
     """
-    logits, *results = operands(program.output)[0]
     inputs = program.state_inputs
-    made = dict(zip(inputs, results, strict=True))
+    made = dict(zip(inputs, program.new_states, strict=True))
     needed: set[fx.Node] = set()
-    stack = [logits]
+    stack = [*program.results.values()]
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
             stack += [*node.all_input_nodes, *([made[node]] if node in made else [])]
     kept = [(node, state) for node, state in zip(inputs, program.states, strict=True) if node in needed]
-    program.output.args = ((logits, *(made[node] for node, _ in kept)),)
+    program.give(program.results, [made[node] for node, _ in kept])
     remove_dead(program)
     for node in inputs:
         if node not in needed:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, operands
+from burnish.ir.program import Program
 from burnish.ir.weights import Weight
 from burnish.passes.transforms.stream import Stream
 
@@ -83,5 +83,4 @@ def at_the_end(program: Program, tokens: Tensor, **options: Any) -> Stream:
 
 def logits_node(program: Program) -> fx.Node:
     """What gives the logits [batch, sequence, vocabulary] of a whole program."""
-    found: fx.Node = operands(program.output)[0][0]
-    return found
+    return program.results["logits"]

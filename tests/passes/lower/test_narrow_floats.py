@@ -12,6 +12,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
+from burnish.runtime.executor import Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.states import States
 from tests.zoo.configs import build
@@ -42,7 +43,7 @@ def logits(program: Program) -> torch.Tensor:
     position, found = torch.zeros(2, dtype=torch.int64), []
     for count in (7, 1, 1, 9):
         tokens = torch.randint(1, 50, (2, count), generator=generator)
-        found.append(executor.step(tokens, position, torch.tensor([count - 1]), states).clone())
+        found.append(executor.step(Step(tokens, position, torch.tensor([count - 1])), states).values.clone())
         position += count
     return torch.cat(found)
 

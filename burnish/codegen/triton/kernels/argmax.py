@@ -11,7 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from burnish.codegen.triton.spec import KernelSpec, counters, pointer
+from burnish.codegen.plan.launches import counters
+from burnish.codegen.triton.spec import KernelSpec, pointer
 from burnish.ir.errors import UnsupportedError
 
 _MOST_ELEMENTS = 2048  # a program: so that a vocabulary of 128,000 is half a program for each multiprocessor of an H100

@@ -15,9 +15,10 @@ import torch
 import triton
 import triton.language as tl
 
+from burnish.codegen.plan.launches import example
 from burnish.codegen.triton.kernels.fused_linear import aligned_sizes, quantization_of
 from burnish.codegen.triton.kernels.normed_product import normed_product
-from burnish.codegen.triton.spec import Constant, KernelSpec, example, pointer
+from burnish.codegen.triton.spec import Constant, KernelSpec, pointer
 from burnish.codegen.triton.tile_candidates import projection_candidates
 from burnish.codegen.triton.tiles import ProductTiles, launch_tiled, projection_tiles, row_class
 from burnish.ir.errors import UnsupportedError

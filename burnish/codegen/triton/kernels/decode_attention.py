@@ -19,10 +19,11 @@ import torch
 import triton
 import triton.language as tl
 
+from burnish.codegen.plan.launches import counters, example
 from burnish.codegen.triton.attention import Attention, operands
 from burnish.codegen.triton.kernels.attention_tile import attend, first_seen, load_rows, with_sink
 from burnish.codegen.triton.kernels.combine_splits import combine_splits, combined_row
-from burnish.codegen.triton.spec import KernelSpec, counters, example, pointer
+from burnish.codegen.triton.spec import KernelSpec, pointer
 from burnish.codegen.triton.tile_candidates import split_candidates
 from burnish.codegen.triton.tiles import SplitTiles, launch_tiled, row_class, split_tiles
 from burnish.ir.errors import UsageError

@@ -17,9 +17,10 @@ import torch
 import triton
 import triton.language as tl
 
+from burnish.codegen.plan.launches import example
 from burnish.codegen.triton.attention import Attention, operands
 from burnish.codegen.triton.kernels.attention_tile import attend, first_seen, load_rows, with_sink
-from burnish.codegen.triton.spec import KernelSpec, example, pointer
+from burnish.codegen.triton.spec import KernelSpec, pointer
 from burnish.codegen.triton.tile_candidates import prompt_candidates
 from burnish.codegen.triton.tiles import PromptTiles, launch_tiled, prompt_tiles, row_class
 

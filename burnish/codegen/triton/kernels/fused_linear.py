@@ -14,9 +14,10 @@ import triton
 import triton.language as tl
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from burnish.codegen.plan.launches import example
 from burnish.codegen.triton.kernels.descriptor_product import descriptor_product
 from burnish.codegen.triton.kernels.normed_product import normed_product
-from burnish.codegen.triton.spec import KernelSpec, example, pointer
+from burnish.codegen.triton.spec import KernelSpec, pointer
 from burnish.codegen.triton.tile_candidates import descriptor_candidates, product_candidates
 from burnish.codegen.triton.tiles import ProductTiles, launch_tiled, product_tiles, row_class
 from burnish.ir.errors import UnsupportedError

@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from burnish.codegen.triton.spec import TYPES, KernelSpec, example, pointer
+from burnish.codegen.plan.launches import example
+from burnish.codegen.triton.spec import TYPES, KernelSpec, pointer
 from burnish.codegen.triton.tile_candidates import expert_candidates
 from burnish.codegen.triton.tiles import ProductTiles, expert_tiles, launch_tiled, row_class
 from burnish.ir.errors import UnsupportedError

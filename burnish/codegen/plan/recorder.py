@@ -1,6 +1,6 @@
 """Host functions run on fake tensors: what they would launch, allocate and copy, with sizes as texts.
 
-While a `Recorder` is active, `KernelSpec.launch` hands its launches to it. Tensors are FakeTensors whose sizes may be
+While a `Recorder` is active, kernels hand their launches to it. Tensors are FakeTensors whose sizes may be
 symbols, so that one record is right for all sizes; views keep their storage, which tells buffers apart.
 """
 
@@ -17,8 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils._sympy.printers import PythonPrinter
 
-from burnish.codegen.triton.fused_elementwise import copy
-from burnish.codegen.triton.spec import RECORDER, KernelSpec, spec_key
+from burnish.codegen.plan.launches import RECORDER, Copy, Launchable
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
 from burnish.runtime.plan import Argument, Buffer, Call, Launch, Scalar, Size, TensorReference
 
@@ -40,12 +39,16 @@ class _Temporary:
 
 @dataclass
 class Recorder:
-    """The steps so far. `names` are those of the symbols of sizes: "s31" -> "batch"; `typical` are usual sizes."""
+    """The steps so far. `names` are those of the symbols of sizes: "s31" -> "batch"; `typical` are usual sizes.
 
+    `copy` is what brings elements in order.
+    """
+
+    copy: Copy
     names: dict[str, str]
     typical: Mapping[str, int] = field(default_factory=dict)
     steps: list[Launch | Call] = field(default_factory=list)
-    specs: dict[str, KernelSpec] = field(default_factory=dict)  # by key; of launches that were forgotten, too
+    specs: dict[str, Launchable] = field(default_factory=dict)  # by key; of launches that were forgotten, too
     zeros: list[Size] = field(default_factory=list)
     node: str = ""  # that is being recorded
     reason: str = ""  # why it is not by a kernel
@@ -85,9 +88,9 @@ class Recorder:
 
     # ------------------------------------------------------------ steps
 
-    def launch(self, spec: KernelSpec, grid: Sequence[Any], arguments: Sequence[Any]) -> None:
+    def launch(self, spec: Launchable, grid: Sequence[Any], arguments: Sequence[Any]) -> None:
         """Note a launch."""
-        key = spec_key(spec)
+        key = spec.key
         self.specs[key] = spec
         found: list[Argument] = [
             self.reference(each) if isinstance(each, torch.Tensor) else Scalar(self.number(each)) for each in arguments
@@ -210,7 +213,7 @@ class RecordingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torc
         mark = self.recorder.mark()
         try:
             with self:
-                return copy(args[0])
+                return self.recorder.copy(args[0])
         except UnsupportedError as reason:
             self.recorder.back_to(mark)
             self.recorder.reason = str(reason)

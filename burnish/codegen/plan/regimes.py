@@ -1,0 +1,68 @@
+"""Regimes: ranges of a step's sizes that a plan has a variant for, and the symbols that stand for sizes there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch._dynamo.source import ConstantSource
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
+from torch.utils._sympy.value_ranges import ValueRanges
+
+_CAPACITY = (1, None, 61)
+
+
+@dataclass(frozen=True)
+class Regime:
+    """Sizes that have a variant of their own: a number, or least, largest and an example."""
+
+    name: str
+    batch: int | tuple[int, int | None, int]
+    sequence: int | tuple[int, int | None, int]
+    kept: int | tuple[int, int | None, int]
+    typical: Mapping[str, int]  # what it is timed with
+    most_rows: int | None = None  # batch * sequence
+
+
+@dataclass
+class SymbolicSizes:
+    """The sizes of a regime by name, each a number or a symbol."""
+
+    environment: ShapeEnv = field(default_factory=lambda: ShapeEnv(duck_shape=False))
+    by_name: dict[str, int | torch.SymInt] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)  # of the symbols: "s31" -> "batch"
+    ranges: dict[str, tuple[int, int | None]] = field(default_factory=dict)  # that a variant is for
+
+    @staticmethod
+    def of(regime: Regime) -> SymbolicSizes:
+        """Those of a regime; there may be any number of tokens in the states."""
+        found = SymbolicSizes()
+        for name in ("batch", "sequence", "kept", "capacity"):
+            given = _CAPACITY if name == "capacity" else getattr(regime, name)
+            if isinstance(given, int):
+                found.by_name[name], found.ranges[name] = given, (given, given)
+                continue
+            least, most, example = given
+            if name != "capacity":
+                found.ranges[name] = (least, most)
+            found.by_name[name] = symbol = _symbol(found.environment, name, least, most, example)
+            found.names[str(symbol.node.expr)] = name
+        if regime.most_rows is not None:
+            found.ranges["rows"] = (1, regime.most_rows)
+        return found
+
+
+def _symbol(environment: ShapeEnv, name: str, least: int, most: int | None, example: int) -> torch.SymInt:
+    """A size in a range; `example` decides where no range does."""
+    source = ConstantSource(name)
+    symbol = environment.create_symbol(
+        example,
+        source,
+        dynamic_dim=DimDynamic.DYNAMIC,
+        constraint_dim=StrictMinMaxConstraint(vr=ValueRanges(least, most or 2**31 - 1), warn_only=False),
+        do_not_specialize_zero_one=True,
+    )
+    size = environment.create_symintnode(symbol, hint=example, source=source)
+    assert isinstance(size, torch.SymInt)
+    return size
