@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch._dynamo.source import ConstantSource
-from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StrictMinMaxConstraint
-from torch.utils._sympy.value_ranges import ValueRanges
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from burnish.ir.symbols import symbolic_size
 
 _CAPACITY = (1, None, 61)
 
@@ -46,23 +46,8 @@ class SymbolicSizes:
             least, most, example = given
             if name != "capacity":
                 found.ranges[name] = (least, most)
-            found.by_name[name] = symbol = _symbol(found.environment, name, least, most, example)
+            found.by_name[name] = symbol = symbolic_size(found.environment, name, example, least, most)
             found.names[str(symbol.node.expr)] = name
         if regime.most_rows is not None:
             found.ranges["rows"] = (1, regime.most_rows)
         return found
-
-
-def _symbol(environment: ShapeEnv, name: str, least: int, most: int | None, example: int) -> torch.SymInt:
-    """A size in a range; `example` decides where no range does."""
-    source = ConstantSource(name)
-    symbol = environment.create_symbol(
-        example,
-        source,
-        dynamic_dim=DimDynamic.DYNAMIC,
-        constraint_dim=StrictMinMaxConstraint(vr=ValueRanges(least, most or 2**31 - 1), warn_only=False),
-        do_not_specialize_zero_one=True,
-    )
-    size = environment.create_symintnode(symbol, hint=example, source=source)
-    assert isinstance(size, torch.SymInt)
-    return size
