@@ -122,7 +122,7 @@ def test_full_dumps_are_run_and_written_as_onnx(tmp_path: Path) -> None:
     assert f"run one with: burnish inspect --run {last}" in " ".join(done_dump.stdout.split())
     done_run = call("inspect", "--run", last, "--onnx", tmp_path / "one")
     assert done_run.exit_code == 0, done_run.stderr
-    assert "incremental: " in done_run.stdout
+    assert "lowered: " in done_run.stdout
     assert "[2, 24, 20]" in done_run.stdout
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
         "13-read-integers.onnx",

@@ -23,6 +23,7 @@ from burnish.ir.weights import Stored, Weights
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import default_passes
 from burnish.passes.verify import logits_of, random_tokens
+from tests import captures
 from tests.zoo.configs import build
 
 SMALL = """\
@@ -54,7 +55,8 @@ def without_sizes(text: str) -> list[str]:
 @pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "roberta", "bloom"])
 def test_every_stage_of_a_model_comes_back(model_type: str) -> None:
     passes = default_passes()
-    programs = [read(build(model_type)).program]
+    with captures.anew():
+        programs = [read(build(model_type)).program]
     trace = Trace()
     for each in passes:
         programs.append(run_passes(programs[-1], [each], trace))

@@ -15,7 +15,7 @@ from burnish.ir.errors import InvalidProgramError, ParseError, UnsupportedError,
 from burnish.ir.full_text import full_text
 from burnish.ir.ops import burnish_ops
 from burnish.ir.parse import parse_program
-from burnish.ir.program import Program, Signature, Stage
+from burnish.ir.program import STEP_INPUTS, Program, Signature, Stage
 from burnish.ir.spec import CAPTURED, INCREMENTAL, RAISED, RAISED_BY, breaches, clauses_of
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph
@@ -33,6 +33,7 @@ from tests.own_modules.causal import NanoGPT
 aten = torch.ops.aten
 VOCABULARY, WIDTH = 11, 8
 SIGNATURE = Signature(VOCABULARY, 32, VOCABULARY)
+STEP_SIGNATURE = Signature(VOCABULARY, 32, VOCABULARY, inputs=STEP_INPUTS)
 
 Make = Callable[["Whole"], fx.Node]
 
@@ -353,7 +354,7 @@ class Step(TypedGraph):
 
     def step(self, value: fx.Node) -> Program:
         picked = self.call(aten.index_select.default, value, 1, self.index)
-        return self.program(picked, self.written, signature=SIGNATURE, stage=Stage.INCREMENTAL)
+        return self.program(picked, self.written, signature=STEP_SIGNATURE, stage=Stage.INCREMENTAL)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +403,7 @@ def test_tokens_picked_in_front_of_what_mixes_them_are_refused(mixes: bool) -> N
     m = Step()
     picked = m.call(aten.index_select.default, m.x, 1, m.index)
     result = m.call(aten.cumsum.default, picked, 1) if mixes else m.call(aten.cumsum.default, picked, 2)
-    program = m.program(result, m.written, signature=SIGNATURE, stage=Stage.INCREMENTAL)
+    program = m.program(result, m.written, signature=STEP_SIGNATURE, stage=Stage.INCREMENTAL)
     if mixes:
         with pytest.raises(InvalidProgramError, match=r"tokens were picked for their logits too early: cumsum"):
             check_stage(program)

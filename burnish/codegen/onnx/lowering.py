@@ -64,11 +64,19 @@ def is_assertion(node: fx.Node) -> bool:
 
 def check_translated(program: Program) -> None:
     """UnsupportedError for the first node whose op has no ONNX translation, ours or torch's."""
+    others = _beside_logits(program)
     for node in program.graph.nodes:
         if node.op != "call_function" or node.target in _TRANSLATIONS or node.target is operator.getitem:
             continue
+        if node in others:
+            continue
         if origin_of_size(node) is None and not is_assertion(node) and (reason := torchlib.missing(node)):
             raise _untranslated(node, reason)
+
+
+def _beside_logits(program: Program) -> set[fx.Node]:
+    """The nodes of the other results, which are made of the logits once these are there."""
+    return needed_only_for(program, program.results.keys() - {LOGITS})
 
 
 def _untranslated(node: fx.Node, reason: object) -> UnsupportedError:
@@ -87,7 +95,7 @@ class _Lowering:
     def run(self) -> ir.Model:
         self._check_caches()
         self._declare_leaves()
-        others = needed_only_for(self.program, self.program.results.keys() - {LOGITS})  # are made of the logits
+        others = _beside_logits(self.program)
         for node in self.program.graph.nodes:
             if node in others:
                 continue
