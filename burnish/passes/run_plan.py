@@ -19,7 +19,7 @@ from burnish.ir.trace import Check
 from burnish.runtime.session import CHUNK, SMALLEST_CAPACITY
 
 _LOGITS_BYTES = 2**30  # of the longest row's logits, which are all held at once
-_TOKENS = 440  # of the longest row, for models of any size: a few seconds of what compiling them takes
+_TOKENS = 520  # of the longest row, for models of any size: a few seconds of what compiling them takes
 _OPERATIONS = 4e9  # or as many tokens as these allow, for small models
 _SQUARE = 100  # operations that take as long as reading and writing one number
 _LONGEST = 2048
@@ -34,15 +34,11 @@ class RunPlan:
     """What is fed to a program, and what is not."""
 
     lengths: tuple[int, ...]  # of two rows that are fed whole, two of them drawn
+    short: int  # one of these, of rows that are fed in many ways
     long: int  # of one row that is fed in several ways
     pieced: int  # of these, how many are fed in pieces, too
     crossed: tuple[int, ...]  # boundaries that it crosses one token at a time
     beyond: tuple[int, ...]  # boundaries that it does not reach, and the model's limit if it is longer
-
-    @property
-    def short(self) -> int:
-        """The length of the rows that are fed in many ways."""
-        return min(_SHORT, self.lengths[-1])
 
     def checks(self, by: str) -> list[Check]:
         """The plan in words."""
@@ -73,13 +69,23 @@ def plan_run(captured: Program, step: Program) -> RunPlan:
     # Drawn, and the same for the same program: its size is the seed.
     draw = random.Random(sum(rank(node) for node in captured.graph.nodes if node.op == "get_attr"))
     long = limit if affordable == limit else draw.randint(max(least, affordable // 2), affordable)
-    drawn = (draw.randint(3, _SHORT - 1), draw.randint(_SHORT + 1, max(_SHORT + 1, min(long, _LONGEST_PAIR))))
-    short = sorted({min(each, limit) for each in (1, 2, _SHORT, *drawn)})
+    large = 2 * _numbers(captured) * long > _OPERATIONS  # each step takes long
+    usual = _SHORT // 2 if large else _SHORT
+    drawn = [draw.randint(usual + 1, max(usual + 1, min(long, _LONGEST_PAIR)))]
+    if not large:
+        drawn.append(draw.randint(3, usual - 1))
+    lengths = sorted({min(each, limit) for each in (1, 2, usual, *drawn)})
     beyond = [boundary for boundary in known if boundary + 3 > long]
     if long < limit:
         beyond.append(limit)
-    pieced = long if 2 * _numbers(captured) * long <= _OPERATIONS else min(long, _PIECED)
-    return RunPlan(tuple(short), long, pieced, tuple(each for each in crossed if each + 3 <= long), tuple(beyond))
+    return RunPlan(
+        lengths=tuple(lengths),
+        short=min(usual, limit),
+        long=long,
+        pieced=min(long, _PIECED) if large else long,
+        crossed=tuple(each for each in crossed if each + 3 <= long),
+        beyond=tuple(beyond),
+    )
 
 
 def _boundaries(step: Program) -> set[int]:

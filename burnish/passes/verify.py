@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -173,15 +174,19 @@ class Verifier:
 
     def evaluated(self, program: Program) -> Program:
         """The program over weights that are evaluated already, as far as they fit in memory."""
-        names: dict[str, Weight] = {}
-        for name, weight in program.weights.items():
-            if isinstance(weight, Stored | PositionTable):  # whose rows are made as they are read
-                continue
+        # The rows of tables are made as they are read.
+        made = [weight for weight in program.weights.values() if not isinstance(weight, Stored | PositionTable)]
+        new: list[Weight] = []
+        for weight in {id(each): each for each in made}.values():
             if id(weight) not in self._weights and self._evaluated + nbytes(weight) <= _EVALUATED_BYTES:
-                self._weights[id(weight)] = (weight, Stored(weight.materialize()))
                 self._evaluated += nbytes(weight)
-            if id(weight) in self._weights:
-                names[name] = self._weights[id(weight)][1]
+                new.append(weight)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for weight, tensor in zip(new, pool.map(lambda each: each.materialize(), new), strict=True):
+                self._weights[id(weight)] = (weight, Stored(tensor))
+        names = {
+            name: self._weights[id(each)][1] for name, each in program.weights.items() if id(each) in self._weights
+        }
         return replace(program, weights=Weights({**program.weights, **names}))
 
 
