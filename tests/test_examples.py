@@ -44,6 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow("an example runs in a process of its own")
 def test_a_hugging_face_folder_is_compiled_and_answers(model: Path, tmp_path: Path) -> None:
     lines = run("hugging_face.py", model, "w3 w1 w4", folder=tmp_path)
     assert lines[0].startswith("CompiledModel(")
@@ -65,6 +66,7 @@ def test_a_pass_of_ones_own_runs_and_its_bug_is_found(tmp_path: Path) -> None:
     assert lines[3].startswith("the culprit: join-scalings")
 
 
+@pytest.mark.slow("an example compiles in one process and runs in another")
 def test_a_saved_model_runs_without_its_source(tmp_path: Path) -> None:
     lines = run("save_and_load.py", folder=tmp_path)
     assert "manifest.json" in lines

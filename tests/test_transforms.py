@@ -94,6 +94,7 @@ def test_the_cost_is_shown(artifact: Path) -> None:
     assert "<circle" in trace._repr_html_()
 
 
+@pytest.mark.slow("everything is compiled a second time, in another process")
 def test_another_process_makes_the_same_byte_for_byte(artifact: Path, tmp_path: Path) -> None:
     program = "from tests import conftest, test_transforms; from sys import argv; test_transforms.compiled(argv[1])"
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"

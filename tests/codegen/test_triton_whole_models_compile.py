@@ -67,6 +67,7 @@ def test_everything_has_a_kernel(planned: tuple[Program, Plan, dict[str, object]
     assert fallbacks(planned[1]) == {}
 
 
+@pytest.mark.slow("all kernels of a model go through the assembler")
 @pytest.mark.parametrize("architecture", [80, 90, 100])
 def test_machine_code(planned: tuple[Program, Plan, dict[str, object]], architecture: int) -> None:
     _, launches, specs = planned

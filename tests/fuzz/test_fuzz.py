@@ -32,6 +32,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow("a quarter of 200 drawn cases")
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_drawn_modules_compiled_in_drawn_ways_give_what_eager_does(part: int) -> None:

@@ -52,6 +52,7 @@ def without_sizes(text: str) -> list[str]:
 # ---------------------------------------------------------------- round trips
 
 
+@pytest.mark.slow("a model is read back and run after each pass")
 @pytest.mark.parametrize("model_type", ["gemma2", "gpt_oss", "roberta", "bloom"])
 def test_every_stage_of_a_model_comes_back(model_type: str) -> None:
     passes = default_passes()

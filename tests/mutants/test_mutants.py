@@ -39,6 +39,7 @@ MODELS = (
 )
 
 
+@pytest.mark.slow("models are exported and compiled with each mutant")
 def test_default_verification_lets_no_mutant_of_these_through() -> None:
     command = [sys.executable, "-m", "tests.mutants", "--named", "--models", *MODELS]
     for name in MUTANTS:

@@ -20,6 +20,7 @@ from tests.triton.planned import assert_steps_match, fused, interpreted, planned
 from tests.zoo.configs import build
 
 
+@pytest.mark.slow("whole models are interpreted")
 @pytest.mark.parametrize("model_type", ["llama", "gemma2", "gpt2", "bloom", "lfm2"])
 def test_prompts_and_tokens_of_whole_models(model_type: str) -> None:
     """Caches, rings and windows; batches of one and of few rows."""
@@ -70,6 +71,7 @@ def test_one_plan_is_right_for_all_sizes(batch: int, counts: list[int]) -> None:
 _LLAMA: list[tuple[Program, InterpretedExecutor]] = []
 
 
+@pytest.mark.slow("a whole model is interpreted")
 def test_compiled_saved_and_loaded(tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = build("llama")

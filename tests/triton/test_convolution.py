@@ -82,6 +82,7 @@ def test_running_totals_of_other_axes_are_refused() -> None:
         cumsum(torch.ones(2, 3), 0)
 
 
+@pytest.mark.slow("whole models are interpreted")
 @pytest.mark.parametrize("model_type", ["lfm2", "zaya", "roberta"])
 def test_whole_models(model_type: str) -> None:
     """Windows of tokens; two convolutions one on the other, the second over groups; places counted by a running sum."""

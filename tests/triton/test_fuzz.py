@@ -20,6 +20,7 @@ def small(case: Case) -> bool:
     return not more and len(block.branches) == block.times == 1 and case.model.behind is None and not leaks(case.model)
 
 
+@pytest.mark.slow("kernels of drawn modules are interpreted")
 @pytest.mark.timeout(900)
 def test_drawn_modules_give_what_eager_does() -> None:
     cases = list({case.model: case for case in drawn(77, 30 * EXAMPLES) if small(case)}.values())[:EXAMPLES]

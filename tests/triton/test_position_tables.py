@@ -12,6 +12,7 @@ from burnish.runtime.plan import Launch, TensorReference
 from tests.zoo.configs import build
 
 
+@pytest.mark.slow("a whole model is interpreted")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_a_plan_is_given_the_rows_that_it_reads(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
