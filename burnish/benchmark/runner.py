@@ -143,16 +143,21 @@ class _Process:
         self.complaints.close()
 
 
-def measure(entrants: Sequence[Entrant], settings: Settings, progress: Progress) -> list[Result]:
+def measure(
+    entrants: Sequence[Entrant], settings: Settings, progress: Progress, prompt: Sequence[int] | None = None
+) -> list[Result]:
     """Run the contenders in turns, each after a few generations that do not count.
 
-    All read the same random ids. Each contender gets `repeats` undisturbed repetitions, or twice as many rounds if the
-    machine is not that quiet.
+    `prompt` has `prompt_length` ids; random ones if None. Each contender gets `repeats` undisturbed repetitions, or
+    twice as many rounds if the machine is not that quiet.
     Raises BenchmarkError if a contender fails, UsageError if the settings make no sense.
     """
     if settings.new_tokens < 2 or settings.prompt_length < 1 or settings.repeats < 1:
         raise UsageError("a benchmark needs a prompt of at least 1 token, 2 new tokens and 1 repetition")
-    prompt = random.Random(0).choices(range(settings.vocabulary), k=settings.prompt_length)
+    if prompt is None:
+        prompt = random.Random(0).choices(range(settings.vocabulary), k=settings.prompt_length)
+    elif len(prompt) != settings.prompt_length:
+        raise UsageError(f"the prompt has {len(prompt)} tokens and the settings say {settings.prompt_length}")
     with ExitStack() as stack:
         processes = []
         results = []

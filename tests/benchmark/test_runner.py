@@ -85,6 +85,11 @@ def test_a_contender_that_fails_is_reported_with_its_last_words(log: Path) -> No
         measure([entrant("broken")], Settings(4, 2, 1, 1), lambda *_: None)
 
 
+def test_the_prompt_given_is_the_prompt_used(log: Path) -> None:
+    with pytest.raises(UsageError, match="3 tokens"):
+        measure([entrant("whole")], Settings(4, 2, 1, 1), lambda *_: None, prompt=[1, 2, 3])
+
+
 @pytest.mark.parametrize("settings", [Settings(0, 2, 1), Settings(4, 1, 1), Settings(4, 2, 0)])
 def test_settings_that_measure_nothing_are_refused(settings: Settings) -> None:
     with pytest.raises(UsageError):
