@@ -19,7 +19,7 @@ from burnish.ir.trace import Check
 from burnish.runtime.session import CHUNK, SMALLEST_CAPACITY
 
 _LOGITS_BYTES = 2**30  # of the longest row's logits, which are all held at once
-_TOKENS = 520  # of the longest row, for models of any size: a few seconds of what compiling them takes
+_TOKENS = 640  # of the longest row, for models of any size: a few seconds of what compiling them takes
 _OPERATIONS = 4e9  # or as many tokens as these allow, for small models
 _SQUARE = 100  # operations that take as long as reading and writing one number
 _LONGEST = 2048
