@@ -23,6 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._sympy.interp import sympy_interp
 from torch.utils._sympy.reference import PythonReferenceAnalysis
 
+from burnish.ir.shapes import same_type
+
 _log = logging.getLogger(__name__)
 
 aten = torch.ops.aten
@@ -122,7 +124,7 @@ class _Functional:
         written = node.args[0]
         name = op._schema.name.removeprefix("aten::")
         functional = getattr(getattr(aten, name.removesuffix("_"), None), op._overloadname, None)
-        if not isinstance(written, fx.Node) or not name.endswith("_") or functional is None or node.kwargs.get("out"):
+        if not isinstance(written, fx.Node) or not name.endswith("_") or functional is None:
             raise _NeedsTracing(f"{node.name} ({op}) writes in place")
         before = self.made[written]
         seen = self.sharing[_storage(written.meta["val"])]
@@ -130,7 +132,7 @@ class _Functional:
         if before.op != "call_function" or later or any(self.made[each] is not before for each in seen):
             raise _NeedsTracing(f"{node.name} ({op}) writes what is seen elsewhere, too")
         made = self._run(node, functional)
-        if not _same_type(made.meta["val"], before.meta["val"]):
+        if not same_type(made.meta["val"], before.meta["val"]):
             raise _NeedsTracing(f"{node.name} ({op}) converts what it writes")
         self.made.update(dict.fromkeys(seen, made))
         return made
@@ -237,7 +239,3 @@ def _val(node: fx.Node) -> Any:
 
 def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _same_type(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and str(one.shape) == str(other.shape)

@@ -35,6 +35,17 @@ def same_shape(left: Sequence[Size], right: Sequence[Size]) -> bool:
     return len(left) == len(right) and all(map(same_size, left, right))
 
 
+def same_type(one: Any, other: Any) -> bool:
+    """Whether two values are tensors of one dtype, device and (provably, for symbolic sizes) shape."""
+    return (
+        isinstance(one, torch.Tensor)
+        and isinstance(other, torch.Tensor)
+        and one.dtype == other.dtype
+        and one.device == other.device
+        and same_shape(one.shape, other.shape)
+    )
+
+
 def product(sizes: Iterable[Size]) -> Size:
     """How many elements."""
     found: Size = 1

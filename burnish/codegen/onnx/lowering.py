@@ -66,9 +66,9 @@ def check_translated(program: Program) -> None:
     """UnsupportedError for the first node whose op has no ONNX translation, ours or torch's."""
     others = _beside_logits(program)
     for node in program.graph.nodes:
-        if node.op != "call_function" or node.target in _TRANSLATIONS or node.target is operator.getitem:
+        if node.op != "call_function" or node in others:
             continue
-        if node in others:
+        if node.target in _TRANSLATIONS or node.target is operator.getitem:
             continue
         if origin_of_size(node) is None and not is_assertion(node) and (reason := torchlib.missing(node)):
             raise _untranslated(node, reason)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from burnish.ir.edit import remove_dead
 from burnish.ir.program import Program, operands, value
 from burnish.ir.second_names import FIRST_NAMES
-from burnish.ir.shapes import same_shape
+from burnish.ir.shapes import same_type
 from burnish.ir.traits import is_random, traits
 from burnish.passes.base import Effect, Log
 
@@ -93,17 +93,6 @@ def merge_duplicates(program: Program, log: Log) -> None:
             node.replace_all_uses_with(known)
             program.graph.erase_node(node)
             log.rewrite(node, f"computed before, as {known.name}")
-
-
-def same_type(one: Any, other: Any) -> bool:
-    """Whether two values are tensors of one dtype, device and (provably, for symbolic sizes) shape."""
-    return (
-        isinstance(one, Tensor)
-        and isinstance(other, Tensor)
-        and one.dtype == other.dtype
-        and one.device == other.device
-        and same_shape(one.shape, other.shape)
-    )
 
 
 def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
