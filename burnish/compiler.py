@@ -145,7 +145,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             program=step,
             layout=layout,
             model=lowered.model,
-            gpu=lowered.gpu,
+            code=lowered.code,
             target=lowered.kind,
             name=source.name,
             generation=source.generation,

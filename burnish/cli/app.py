@@ -41,6 +41,7 @@ class Backend(StrEnum):
     """Who executes the step graph."""
 
     ONNXRUNTIME = "onnxruntime"
+    NATIVE = "native"
     REFERENCE = "reference"
     CUDA = "cuda"
     TRITON_INTERPRET = "triton-interpret"

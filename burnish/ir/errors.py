@@ -57,3 +57,7 @@ class UsageError(BurnishError):
 
 class VerificationError(BurnishError):
     """A program does not give the numbers that it should: a bug in burnish, caught before anybody used the result."""
+
+
+class NativeBuildError(BurnishError):
+    """The native kernels could not be built: there is no compiler, or it failed."""

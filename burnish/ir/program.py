@@ -205,3 +205,9 @@ def describe(node: fx.Node) -> str:
             if place.code:
                 text += f": `{place.code}`"
     return text
+
+
+def on_tensors(node: fx.Node) -> bool:
+    """Whether a node makes tensors of tensors: what it does with sizes is worked out as kernels are planned."""
+    reads = any(isinstance(each.meta["val"], torch.Tensor) for each in node.all_input_nodes)
+    return reads and not isinstance(node.meta["val"], torch.SymInt | torch.SymFloat | torch.SymBool | int)

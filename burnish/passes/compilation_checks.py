@@ -24,7 +24,7 @@ class CompilationChecks:
         self.exact, self.lowered = exact, lowered
         self.backend, self.unavailable = backend, unavailable
         self.verifier = RunVerifier(captured, plan_run(captured, exact))
-        self.tolerance = tolerance_of(lowered, eight_bits=backend == "onnxruntime")
+        self.tolerance = tolerance_of(lowered, eight_bits=backend in ("onnxruntime", "native"))
         self.rounds = self.tolerance > PRECISIONS["float32"]
         self.slow = backend == "triton-interpret"  # seconds a token
 

@@ -14,6 +14,7 @@ from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.lower.narrow_floats import NarrowFloats
+from burnish.passes.lower.pack_panels import PackPanels
 from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_.attention import RaiseAttention
@@ -126,26 +127,49 @@ def lower_for_gpu(dtype: torch.dtype) -> list[Pass]:
     ]
 
 
+def fuse_for_native() -> list[Pass]:
+    """Incremental -> few operations, each of which is one of our kernels for CPUs: a GPU's, but for its groups."""
+    return [each for each in fuse_for_gpu() if not isinstance(each, FuseElementwise)]
+
+
+def lower_for_native(dtype: torch.dtype | None) -> list[Pass]:
+    """Incremental -> what our kernels for CPUs run, floats of products stored in `dtype` (None: as they are)."""
+    return [
+        *fuse_for_native(),
+        ChooseIds(),
+        # Last: up to here weights are floats to everyone, in the order in which the model has them.
+        PackPanels(dtype),
+    ]
+
+
 def default_passes(
-    target: str = "cpu", *, dtype: torch.dtype = torch.float32, transforms: Sequence[Pass] = ()
+    target: str = "cpu", *, dtype: torch.dtype | None = None, transforms: Sequence[Pass] = ()
 ) -> list[Pass]:
     """All that `compile` runs, in order: the list to change and give to it as `passes`.
 
-    target: "cpu", or "cuda" for GPUs of any architecture, which compute in `dtype`.
+    target: "cpu" for ONNX Runtime; "native" for our own kernels on CPUs, which store the floats of products in `dtype`
+        (None: in what the model's file has them); "cuda" for GPUs of any architecture, which compute in `dtype` (None:
+        float32).
     transforms: what changes the model. They run between raising and states: caches are made for what they leave.
     """
-    lowering = lower_for_cpu() if target == "cpu" else lower_for_gpu(dtype)
+    lowering = (
+        lower_for_cpu()
+        if target == "cpu"
+        else lower_for_native(dtype)
+        if target == "native"
+        else lower_for_gpu(dtype or torch.float32)
+    )
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
 
 
-NARROWING = (ReadIntegers, NarrowFloats)
+NARROWING = (ReadIntegers, NarrowFloats, PackPanels)
 """Passes that say in which numbers to compute: a program before them can be compared in float32."""
 
 
 def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
-    listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16)]
+    listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16), PackPanels()]
     found: dict[str, Pass] = {}
     for each in listed:
         found.setdefault(each.name, each)

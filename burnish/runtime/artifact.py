@@ -34,7 +34,7 @@ from burnish.ir.trace import NodeRecord, Trace
 from burnish.ir.weights import Weights
 from burnish.runtime import manifest as manifests
 from burnish.runtime.hashing import PieceHasher, verify
-from burnish.runtime.kernel_files import GpuCode, files_of
+from burnish.runtime.kernel_files import PlannedCode, files_of
 from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest, Target
 from burnish.runtime.tokenization import Tokenizer, TokenizerData
 from burnish.runtime.weights_file import Placement, WeightLayout, map_weights, read_header, write_weights
@@ -58,7 +58,7 @@ class Contents:
     program: Program  # in step form
     layout: WeightLayout  # of the program's weights, and of what the lowered graph needs besides
     model: bytes | None  # the ONNX model; None if nothing was lowered to it
-    gpu: GpuCode | None = None  # None if nothing was lowered to kernels
+    code: PlannedCode | None = None  # None if nothing was lowered to kernels
     generation: Mapping[str, Any] = field(default_factory=dict)  # the model's own generation defaults
     tokenizer: TokenizerData | None = None
     trace: Trace = field(default_factory=Trace)
@@ -93,8 +93,8 @@ def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
     yield STEP_FILE, msgspec.json.encode(program_to_data(contents.program))
     if contents.model is not None:
         yield MODEL_FILE, contents.model
-    if contents.gpu is not None:
-        yield from files_of(contents.gpu)
+    if contents.code is not None:
+        yield from files_of(contents.code)
     if contents.tokenizer is not None:
         yield TOKENIZER_FILE, contents.tokenizer.tokenizer_json.encode()
         if contents.tokenizer.chat_template is not None:

@@ -14,6 +14,7 @@ from burnish.ir.errors import ArtifactError, UsageError
 from burnish.runtime.device_memory import room_for
 from burnish.runtime.kernel_files import CompiledKernel
 from burnish.runtime.plan import Kernel
+from burnish.runtime.plan_runner import BoundLaunch
 
 _WARP = 32  # threads
 _SHARED_WITHOUT_ASKING = 48 * 1024  # bytes; a kernel that takes more has to be allowed to
@@ -49,18 +50,25 @@ class CudaLauncher:
                 raise ArtifactError(_refused(key, facts, error)) from error
             self._ready[key] = _Ready(found, facts, tuple(kernel.arguments.values()))
 
-    def prepare(
-        self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]
-    ) -> Callable[[], None]:
+    def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
         """See `Launcher.prepare`."""
+        ready = [self._prepared(each) for each in launches]
+
+        def run() -> None:
+            for each in ready:
+                each()
+
+        return run
+
+    def _prepared(self, bound: BoundLaunch) -> Callable[[], None]:
         from cuda.core import LaunchConfig, Stream, launch
 
-        ready, kept = self._ready[kernel], list(arguments)
-        scratch = self._scratch(kernel, ready.facts.scratch_bytes * math.prod(grid))
+        ready, kept = self._ready[bound.kernel], list(bound.arguments)
+        scratch = self._scratch(bound.kernel, ready.facts.scratch_bytes * math.prod(bound.grid))
         # Behind its own arguments Triton's code takes two of Triton's: memory for scratch and for profiling.
         passed = (*(_passed(kind, value) for kind, value in zip(ready.types, kept, strict=True)), _address(scratch), 0)
         config = LaunchConfig(
-            grid=grid, block=(_WARP * ready.facts.num_warps, 1, 1), shmem_size=ready.facts.shared_bytes
+            grid=bound.grid, block=(_WARP * ready.facts.num_warps, 1, 1), shmem_size=ready.facts.shared_bytes
         )
 
         def run() -> None:

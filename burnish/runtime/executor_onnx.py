@@ -18,6 +18,7 @@ from burnish.ir.program import Signature
 from burnish.ir.states import State
 from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.position_rows import PositionRows
+from burnish.runtime.processors import processors
 from burnish.runtime.states import States
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
@@ -73,7 +74,7 @@ class OnnxExecutor:
         Raises ArtifactError if ONNX Runtime refuses the model, or the model is not one for these states.
         """
         self._signature = signature
-        self._session: Any = _create_session(model, threads or _processors())
+        self._session: Any = _create_session(model, threads or processors())
         known = halves_of(tables or {})
         self._present: set[str] = _check_types(self._session, states, known, signature, model)
         self._tables = PositionRows({name: table for name, table in known.items() if name in self._present})
@@ -144,14 +145,6 @@ def _memory(tensor: torch.Tensor) -> tuple[int, list[int], int]:
     """Type, shape and address, as ONNX Runtime binds them."""
     assert tensor.is_contiguous(), "ONNX Runtime reads memory in order"
     return _ONNX_TYPES[tensor.dtype][0], list(tensor.shape), tensor.data_ptr()
-
-
-def _processors() -> int:
-    # ONNX Runtime's own default is the number of physical cores; on a cloud machine with two processors that are
-    # said to share a core that is one, and half the speed.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _create_session(model: Path, threads: int) -> Any:

@@ -43,7 +43,7 @@ class CompiledKernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True)
-class GpuCode:
+class PlannedCode:
     """A launch plan, and its kernels by architecture (90 for sm_90) and key."""
 
     plan: Plan
@@ -52,7 +52,7 @@ class GpuCode:
     tiles: bytes | None = None  # the file of those that `burnish tune` found and that were used
 
 
-def files_of(code: GpuCode) -> Iterator[tuple[str, bytes]]:
+def files_of(code: PlannedCode) -> Iterator[tuple[str, bytes]]:
     """The files by name, as an artifact has them."""
     yield PLAN_FILE, msgspec.json.encode({"version": VERSION, "plan": code.plan})
     for architecture, kernels in code.kernels.items():

@@ -20,7 +20,7 @@ from burnish.runtime.hashing import digest
 
 FORMAT_VERSION = 3  # 1: launch plans without the result `top`; 2: rows of position tables among the weights
 MANIFEST_FILE = "manifest.json"
-Target = Literal["onnxruntime", "reference", "triton"]
+Target = Literal["onnxruntime", "native", "reference", "triton"]
 _AGAIN = "compile or copy the artifact again"
 
 

@@ -29,8 +29,13 @@ from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels,
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
-Backend = Literal["onnxruntime", "reference", "cuda", "triton-interpret"]
-_NEEDED: dict[str, str] = {"onnxruntime": MODEL_FILE, "cuda": PLAN_FILE, "triton-interpret": PLAN_FILE}
+Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
+_NEEDED: dict[str, str] = {
+    "onnxruntime": MODEL_FILE,
+    "native": PLAN_FILE,
+    "cuda": PLAN_FILE,
+    "triton-interpret": PLAN_FILE,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -303,6 +308,10 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
             weight_tensors(artifact),
             artifact.tables,
         )
+    if backend == "native":
+        from burnish.runtime.executor_native import NativeExecutor
+
+        return NativeExecutor(read_plan(artifact), weight_tensors(artifact), artifact.tables, threads)
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     return OnnxExecutor(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Protocol
 
 import msgspec
@@ -22,13 +23,20 @@ from burnish.runtime.states import States
 ALIGNMENT = 16  # bytes or elements: what `Kernel.aligned` promises
 
 
+@dataclass(frozen=True)
+class BoundLaunch:
+    """The kernel with that key, on these tensors and numbers."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    arguments: Sequence[torch.Tensor | int | float]
+
+
 class Launcher(Protocol):
     """Starts kernels of a plan."""
 
-    def prepare(
-        self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]
-    ) -> Callable[[], None]:
-        """What runs the kernel with that key on these tensors and numbers, as often as it is called."""
+    def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
+        """What runs these, one behind the other, as often as it is called."""
         ...
 
 
@@ -133,10 +141,13 @@ def bind(
     steps: Sequence[Launch | Call], memory: Memory, launcher: Launcher, kernels: Mapping[str, Kernel]
 ) -> Callable[[], None]:
     """What runs these steps in order. Raises ArtifactError where they are none that can be run."""
-    bound = [
-        _bound_launch(step, memory, launcher, kernels) if isinstance(step, Launch) else _bound_call(step, memory)
-        for step in steps
-    ]
+    bound: list[Callable[[], None]] = []
+    for launches, group in groupby(steps, key=lambda step: isinstance(step, Launch)):
+        part = list(group)
+        if launches:
+            bound.append(launcher.prepare([_bound_launch(step, memory, kernels) for step in part]))  # type: ignore[arg-type]
+        else:
+            bound += [_bound_call(step, memory) for step in part]  # type: ignore[arg-type]
 
     def run() -> None:
         for each in bound:
@@ -145,9 +156,7 @@ def bind(
     return run
 
 
-def _bound_launch(
-    step: Launch, memory: Memory, launcher: Launcher, kernels: Mapping[str, Kernel]
-) -> Callable[[], None]:
+def _bound_launch(step: Launch, memory: Memory, kernels: Mapping[str, Kernel]) -> BoundLaunch:
     """A kernel on its operands."""
     grid = [evaluate(each, memory.sizes) for each in step.grid]
     arguments = [
@@ -155,7 +164,7 @@ def _bound_launch(
         for each in step.arguments
     ]
     _check(step, arguments, kernels)
-    return launcher.prepare(step.kernel, (grid[0], grid[1], grid[2]), arguments)
+    return BoundLaunch(step.kernel, (grid[0], grid[1], grid[2]), arguments)
 
 
 def _check(step: Launch, arguments: Sequence[torch.Tensor | int | float], kernels: Mapping[str, Kernel]) -> None:

@@ -16,7 +16,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.base import Pass
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform
-from burnish.runtime.kernel_files import GpuCode
+from burnish.runtime.kernel_files import PlannedCode
 from burnish.runtime.model import Backend
 from burnish.runtime.weights_file import WeightLayout
 
@@ -27,13 +27,9 @@ Numbers = Literal["int8", "int4"]
 class Lowered:
     """What a target makes of a step program, beside the program itself and its weights."""
 
+    kind: Literal["onnxruntime", "native", "reference", "triton"]  # what the artifact says that it is for
     model: bytes | None = None
-    gpu: GpuCode | None = None
-
-    @property
-    def kind(self) -> Literal["onnxruntime", "reference", "triton"]:
-        """What the artifact says that it is for."""
-        return "triton" if self.gpu is not None else "onnxruntime" if self.model is not None else "reference"
+    code: PlannedCode | None = None
 
 
 class Target(Protocol):

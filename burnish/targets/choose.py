@@ -11,6 +11,7 @@ from burnish.passes.transforms.quantize import BITS
 from burnish.runtime.model import Backend
 from burnish.targets.base import Target
 from burnish.targets.cpu import CpuTarget
+from burnish.targets.native import NativeTarget
 
 
 def choose(
@@ -39,6 +40,8 @@ def choose(
         from burnish.targets.gpu import GpuTarget  # after that: triton either interprets or compiles
 
         return GpuTarget(())
+    if backend == "native":
+        return NativeTarget()
     if dtype not in (None, torch.float32):
         raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
     return CpuTarget(backend or "onnxruntime")

@@ -47,4 +47,6 @@ class CpuTarget:
 
     def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
         """See `Target.lower`."""
-        return Lowered(model=lower(step, layout)) if self.backend == "onnxruntime" else Lowered()
+        if self.backend == "reference":
+            return Lowered("reference")
+        return Lowered("onnxruntime", model=lower(step, layout))

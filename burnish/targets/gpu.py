@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import fx
 
 from burnish.codegen.plan.planner import fallbacks
 from burnish.codegen.triton.lower import lower, target_of
@@ -20,7 +19,7 @@ from burnish.codegen.triton.targets import architectures_of
 from burnish.codegen.triton.tile_file import VERSION, TileFile, Winner, encoded, winners_for
 from burnish.ir.cost import is_view
 from burnish.ir.errors import UsageError
-from burnish.ir.program import Program
+from burnish.ir.program import Program, on_tensors
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Cast, Stored
 from burnish.passes.base import Pass
@@ -87,7 +86,7 @@ class GpuTarget:
         return {
             node.name: f"there is no kernel for {node.target}"
             for node in step.graph.nodes
-            if node.op == "call_function" and node.target not in KERNELS and not is_view(node) and _on_tensors(node)
+            if node.op == "call_function" and node.target not in KERNELS and not is_view(node) and on_tensors(node)
         }
 
     def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
@@ -106,13 +105,7 @@ class GpuTarget:
         trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, *told))
         for line in told:
             _log.info("%s", line)
-        return Lowered(gpu=code)
-
-
-def _on_tensors(node: fx.Node) -> bool:
-    """Whether a node makes tensors of tensors: what it does with sizes is worked out as kernels are planned."""
-    reads = any(isinstance(each.meta["val"], torch.Tensor) for each in node.all_input_nodes)
-    return reads and not isinstance(node.meta["val"], torch.SymInt | torch.SymFloat | torch.SymBool | int)
+        return Lowered("triton", code=code)
 
 
 def dtype_of(program: Program) -> torch.dtype:

@@ -59,11 +59,10 @@ class Noting:
         self.launcher = InterpretedLauncher(kernels)
         self.arguments: list[dict[str, torch.Tensor | int | float]] = []
 
-    def prepare(
-        self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]
-    ) -> Callable[[], None]:
-        self.arguments.append(dict(zip(self.kernels[kernel].arguments, arguments, strict=True)))
-        return self.launcher.prepare(kernel, grid, arguments)
+    def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
+        for each in launches:
+            self.arguments.append(dict(zip(self.kernels[each.kernel].arguments, each.arguments, strict=True)))
+        return self.launcher.prepare(launches)
 
 
 def test_all_trials_of_a_problem_give_the_same_numbers(problems: list[list[Trial]]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 
@@ -18,7 +17,7 @@ from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
 from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.plan import Kernel, Plan
-from burnish.runtime.plan_runner import BoundStep, PlanRunner
+from burnish.runtime.plan_runner import BoundLaunch, BoundStep, PlanRunner
 from burnish.runtime.states import States
 
 _KERNELS = ("burnish.codegen.triton.kernels.", f"{MODULES}.")
@@ -33,11 +32,14 @@ class InterpretedLauncher:
         self._specs = {key: _spec(key, kernel) for key, kernel in kernels.items()}
         self.count = 0
 
-    def prepare(
-        self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]
-    ) -> Callable[[], None]:
+    def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
         """See `Launcher.prepare`."""
-        return partial(self.launch, kernel, grid, arguments)
+
+        def run() -> None:
+            for each in launches:
+                self.launch(each.kernel, each.grid, each.arguments)
+
+        return run
 
     def launch(self, kernel: str, grid: tuple[int, int, int], arguments: Sequence[torch.Tensor | int | float]) -> None:
         """Run the kernel with that key."""

@@ -13,7 +13,7 @@ from burnish.codegen.triton.spec import KernelSpec, kernels_of
 from burnish.codegen.triton.tile_file import Winner
 from burnish.codegen.triton.tiles import Target, aimed_at
 from burnish.ir.program import Program
-from burnish.runtime.kernel_files import GpuCode
+from burnish.runtime.kernel_files import PlannedCode
 from burnish.runtime.plan import Plan
 
 
@@ -34,14 +34,14 @@ def plan(program: Program, target: Target = Target(multiprocessors=4)) -> tuple[
     return launches, kernels_of(specs)
 
 
-def lower(program: Program, target: Target) -> GpuCode:
+def lower(program: Program, target: Target) -> PlannedCode:
     """The plan of a step program, and machine code of its kernels for each architecture of the target."""
     launches, specs = plan(program, target)
     kernels = {
         each: {key: binary.compiled for key, binary in compile_all(specs.values(), each).items()}
         for each in target.architectures
     }
-    return GpuCode(launches, kernels, _sources(specs))
+    return PlannedCode(launches, kernels, _sources(specs))
 
 
 def _sources(specs: Mapping[str, KernelSpec]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""CPUs: the step program as launches of our own kernels."""

@@ -1,0 +1,97 @@
+"""A launch plan on CPUs, by the native kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+
+from burnish.ir.errors import InvalidInputError, UsageError
+from burnish.ir.position_table import PositionTable
+from burnish.runtime.executor import Step, StepResult, Wanted
+from burnish.runtime.native.launcher import NativeLauncher
+from burnish.runtime.native.library import best_level, library
+from burnish.runtime.plan import Plan
+from burnish.runtime.plan_runner import BoundStep, PlanRunner
+from burnish.runtime.processors import processors
+from burnish.runtime.states import States
+
+_CPU = torch.device("cpu")
+
+
+@dataclass
+class _Bound:
+    """A step on memory of its own for inputs of some sizes."""
+
+    inputs: dict[str, torch.Tensor]
+    step: BoundStep
+
+    def run(self, step: Step) -> StepResult:
+        for name, tensor in step.inputs.items():
+            self.inputs[name].copy_(tensor)
+        self.step.run()
+        return StepResult(self.step.kind, self.step.result).narrowed(step.wanted)
+
+
+class NativeExecutor:
+    """Steps of a plan on a team of threads."""
+
+    device = _CPU
+    in_place = True
+
+    def __init__(
+        self,
+        plan: Plan,
+        weights: Mapping[str, torch.Tensor],
+        tables: Mapping[str, PositionTable] | None = None,
+        threads: int | None = None,
+        level: str | None = None,
+    ) -> None:
+        """`threads`: None for all processors; `level`: an instruction set of `LEVELS`, None for this machine's best.
+
+        Raises NativeBuildError where there is no library and none can be built, ArtifactError for a plan that is not
+        for it.
+        """
+        self.launcher = NativeLauncher(plan.kernels, library(level or best_level()), threads or processors())
+        self._runner: PlanRunner | None = PlanRunner(plan, weights, _CPU, self.launcher, tables)
+        self._bound: WeakKeyDictionary[States, dict[tuple[object, ...], _Bound]] = WeakKeyDictionary()
+        self._logits: Callable[[], torch.Tensor] | None = None
+
+    def step(self, step: Step, states: States) -> StepResult:
+        """See `Executor.step`."""
+        if self._runner is None:
+            raise UsageError("this compiled model was closed")
+        sizes = step.sizes()
+        if sizes["batch"] != states.batch:
+            raise InvalidInputError(f"there are tokens for {sizes['batch']} rows, and states for {states.batch}")
+        known = self._bound.setdefault(states, {})
+        key = (sizes["sequence"], sizes["kept"], step.wanted)
+        bound = known.get(key)
+        if bound is None:
+            bound = self._bind(step, states)
+            if sizes["sequence"] > 1:  # of prompts the last, which its next piece may take
+                for other in [each for each in known if each[0] != 1]:
+                    del known[other]
+            known[key] = bound
+        result = bound.run(step)
+        states.advance()
+        self._logits = bound.step.logits
+        return result
+
+    def logits(self) -> torch.Tensor:
+        """See `Executor.logits`."""
+        assert self._logits is not None, "logits of no step"
+        return self._logits()
+
+    def close(self) -> None:
+        """See `Executor.close`."""
+        self._runner = self._logits = None
+        self._bound.clear()
+        self.launcher.close()
+
+    def _bind(self, step: Step, states: States) -> _Bound:
+        assert self._runner is not None
+        inputs = {name: torch.empty_like(tensor) for name, tensor in step.inputs.items()}
+        return _Bound(inputs, self._runner.bind(Step(**inputs, wanted=step.wanted), states))

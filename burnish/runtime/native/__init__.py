@@ -1,0 +1,1 @@
+"""The library of native kernels: built once for a machine, and called by name."""

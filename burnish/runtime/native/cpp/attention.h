@@ -1,0 +1,313 @@
+// softmax(cap(scale * query @ key^T) + bias) @ value over the visible keys, as burnish::attention.
+//
+// A unit is a tile of queries that read one KV head: some tokens, and all heads of the group. Keys come in chunks of
+// CHUNK slots with a running softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). Where `parts` is given, each
+// chunk is a unit of its own (Dao et al., 2023, for decoding): whoever finishes a tile's last one joins them, in the
+// order of the chunks, so that the result does not depend on who did what.
+#pragma once
+#include <type_traits>
+
+#include "states.h"
+
+enum Mask { ALL, CAUSAL, WINDOW, IN_CHUNK };
+#define MASKS "none|causal|window|chunk"
+
+struct Attention {
+  const float* query;
+  const void *key, *value;
+  float* out;
+  const i64* position;
+  const float *bias, *sinks, *slopes;
+  const i64* key_positions;
+  float* parts;       // [batch][kv_heads][chunks of capacity][tile rows][value_size + 2], or null
+  int32_t* finished;  // [batch][kv_heads], zero before and after
+  i64 batch, heads, kv_heads, tokens, capacity, key_size, value_size;
+  i64 query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_t;
+  i64 value_stride_b, value_stride_h, value_stride_t, out_stride_b, out_stride_h, out_stride_s;
+  i64 bias_stride_b, bias_stride_h, bias_stride_s, bias_stride_t, key_positions_stride_b;
+  double scale;
+  i64 mask, extent;
+  double softcap;
+  i64 element;
+};
+#define ATTENTION \
+  "query:p key:p value:p out:w position:p bias:p sinks:p slopes:p key_positions:p parts:w finished:w batch:i heads:i " \
+  "kv_heads:i tokens:i capacity:i key_size:i value_size:i query_stride_b:i query_stride_h:i query_stride_s:i " \
+  "key_stride_b:i key_stride_h:i key_stride_t:i value_stride_b:i value_stride_h:i value_stride_t:i out_stride_b:i " \
+  "out_stride_h:i out_stride_s:i bias_stride_b:i bias_stride_h:i bias_stride_s:i bias_stride_t:i " \
+  "key_positions_stride_b:i scale:f mask:" MASKS " extent:i softcap:f element:" ELEMENTS
+
+constexpr i64 CHUNK = 128;
+constexpr i64 CACHE_AHEAD = 2048;  // bytes of a cache that are asked for before they are wanted
+
+// Tokens of a tile: all of them where chunks are apart.
+static inline i64 tile_tokens(const Attention& a) {
+  if (a.parts) return a.tokens;
+  const i64 group = a.heads / a.kv_heads, most = group >= 48 ? 1 : 48 / group;
+  return a.tokens < most ? a.tokens : most;
+}
+
+// The slots that tokens [first, last) of a row may see: a stretch, of which single ones may still be hidden.
+struct Stretch {
+  i64 begin, end;
+  i64 chunks() const { return end > begin ? blocks(end, CHUNK) - begin / CHUNK : 0; }
+};
+static inline Stretch visible(const Attention& a, i64 row, i64 first, i64 last) {
+  if (a.mask == ALL || a.key_positions) return {0, a.capacity};
+  const i64 before = a.position ? a.position[row] : 0, start = before + first;
+  i64 end = before + last, begin = 0;
+  if (a.mask == WINDOW) begin = start - a.extent + 1;
+  if (a.mask == IN_CHUNK) begin = start / a.extent * a.extent;
+  return {begin < 0 ? 0 : begin, end < a.capacity ? end : a.capacity};
+}
+
+static i64 attention_units(const Attention& a) {
+  if (!a.parts) return a.batch * a.kv_heads * (a.tokens ? blocks(a.tokens, tile_tokens(a)) : 0);
+  i64 units = 0;
+  for (i64 b = 0; b < a.batch; b++) units += a.kv_heads * visible(a, b, 0, a.tokens).chunks();
+  return units;
+}
+static inline i64 tile_rows(const Attention& a) { return tile_tokens(a) * (a.heads / a.kv_heads); }
+static i64 attention_scratch(const Attention& a) {
+  const i64 rows = padded(tile_rows(a), 4), value = padded(a.value_size, LANES), key = padded(a.key_size, LANES);
+  return 4 * (rows * (key + value + CHUNK) + 2 * padded(rows, LANES) + padded(CHUNK * key, 64)) + 8 * 64;
+}
+
+// A tile's queries and what has come of them so far.
+struct Tile {
+  i64 b, head, first, tokens, group, rows;  // row r is token first + r / group, query head head * group + r % group
+  float *query, *accumulated, *most, *total, *scores, *keys;  // [rows][key], [rows][value], [rows], [rows], [rows][CHUNK], [key][CHUNK]
+};
+
+static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64 first, i64 tokens) {
+  Tile t = {b, head, first, tokens, a.heads / a.kv_heads, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  t.rows = tokens * t.group;
+  const i64 rows = padded(t.rows, 4), key = padded(a.key_size, LANES), value = padded(a.value_size, LANES);
+  Scratch scratch = {w.scratch};
+  t.query = scratch.take<float>(rows * key), t.accumulated = scratch.take<float>(rows * value);
+  t.most = scratch.take<float>(rows), t.total = scratch.take<float>(rows);
+  t.scores = scratch.take<float>(rows * CHUNK), t.keys = scratch.take<float>(CHUNK * key);
+  const float scale = static_cast<float>(a.scale);
+  for (i64 r = 0; r < rows; r++) {
+    float* to = t.query + r * key;
+    const float* from = a.query + b * a.query_stride_b + (head * t.group + r % t.group) * a.query_stride_h + (first + r / t.group) * a.query_stride_s;
+    for (i64 i = 0; i < key; i++) to[i] = r < t.rows && i < a.key_size ? from[i] * scale : 0.0f;
+    for (i64 i = 0; i < value; i++) t.accumulated[r * value + i] = 0.0f;
+    t.most[r] = -__builtin_inff(), t.total[r] = 0.0f;
+  }
+  return t;
+}
+
+// scores[r][i] = query r . key i for `count` keys, a few queries: along each key.
+template <int ELEMENT>
+static inline void score_few(const Attention& a, const Tile& t, const typename Elements<ELEMENT>::Type* keys, i64 count) {
+  const i64 size = padded(a.key_size, LANES);
+  const bool whole = a.key_size % LANES == 0;
+  for (i64 r = 0; r < t.rows; r += 4) {
+    for (i64 i = 0; i < count; i++) {
+      const auto* k = keys + i * a.key_stride_t;
+      if (r == 0) __builtin_prefetch(reinterpret_cast<const char*>(k) + CACHE_AHEAD);
+      V c[4] = {};
+      for (i64 d = 0; d < size; d += LANES) {
+        V x;
+        if (whole || d + LANES <= a.key_size) {
+          x = wide<ELEMENT>(k + d);
+        } else {
+          x = V{};
+          for (i64 e = d; e < a.key_size; e++) x[e - d] = widened<ELEMENT>(k[e]);
+        }
+        for (int j = 0; j < 4; j++) c[j] += x * load(t.query + (r + j) * size + d);
+      }
+      for (int j = 0; j < 4; j++) t.scores[(r + j) * CHUNK + i] = sum(c[j]);
+    }
+  }
+}
+
+// The same for many queries: keys are turned over first, so that 16 of them are one register.
+template <int ELEMENT>
+static inline void score_many(const Attention& a, const Tile& t, const typename Elements<ELEMENT>::Type* keys, i64 count) {
+  const i64 size = padded(a.key_size, LANES), filled = padded(count, LANES);
+  for (i64 i = 0; i < filled; i++)
+    for (i64 d = 0; d < a.key_size; d++) t.keys[d * CHUNK + i] = i < count ? widened<ELEMENT>(keys[i * a.key_stride_t + d]) : 0.0f;
+  for (i64 r = 0; r < t.rows; r += 4) {
+    const float* q = t.query + r * size;
+    for (i64 i = 0; i < filled; i += 2 * LANES) {
+      const bool two = i + LANES < filled;
+      V c[4][2] = {};
+      for (i64 d = 0; d < a.key_size; d++) {
+        const V x = load(t.keys + d * CHUNK + i), y = load(t.keys + d * CHUNK + (two ? i + LANES : i));
+        for (int j = 0; j < 4; j++) c[j][0] += x * q[j * size + d], c[j][1] += y * q[j * size + d];
+      }
+      for (int j = 0; j < 4; j++) {
+        store(t.scores + (r + j) * CHUNK + i, c[j][0]);
+        if (two) store(t.scores + (r + j) * CHUNK + i + LANES, c[j][1]);
+      }
+    }
+  }
+}
+
+// accumulated[r] += scores[r] @ values.
+template <int ELEMENT>
+static inline void weigh(const Attention& a, const Tile& t, const typename Elements<ELEMENT>::Type* values, i64 count) {
+  const i64 size = padded(a.value_size, LANES);
+  for (i64 r = 0; r < t.rows; r += 4) {
+    i64 d = 0;
+    auto columns = [&](auto number) INLINE_LAMBDA {
+      constexpr int N = number;
+      V c[4][N];
+      for (int j = 0; j < 4; j++)
+        for (int n = 0; n < N; n++) c[j][n] = load(t.accumulated + (r + j) * size + d + n * LANES);
+      for (i64 i = 0; i < count; i++) {
+        const auto* v = values + i * a.value_stride_t + d;
+        if (r == 0) __builtin_prefetch(reinterpret_cast<const char*>(v) + CACHE_AHEAD);
+        for (int n = 0; n < N; n++) {
+          const V x = wide<ELEMENT>(v + n * LANES);
+          for (int j = 0; j < 4; j++) c[j][n] += x * t.scores[(r + j) * CHUNK + i];
+        }
+      }
+      for (int j = 0; j < 4; j++)
+        for (int n = 0; n < N; n++) store(t.accumulated + (r + j) * size + d + n * LANES, c[j][n]);
+      d += N * LANES;
+    };
+    while (d + 4 * LANES <= a.value_size) columns(std::integral_constant<int, 4>());
+    while (d + LANES <= a.value_size) columns(std::integral_constant<int, 1>());
+    for (; d < a.value_size; d++)
+      for (int j = 0; j < 4; j++) {
+        float c = t.accumulated[(r + j) * size + d];
+        for (i64 i = 0; i < count; i++) c += widened<ELEMENT>(values[i * a.value_stride_t + d]) * t.scores[(r + j) * CHUNK + i];
+        t.accumulated[(r + j) * size + d] = c;
+      }
+  }
+}
+
+// Slots [begin, end), within one chunk, of a tile.
+template <int ELEMENT>
+static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end) {
+  using Type = typename Elements<ELEMENT>::Type;
+  const i64 count = end - begin, value = padded(a.value_size, LANES);
+  const Type* keys = static_cast<const Type*>(a.key) + t.b * a.key_stride_b + t.head * a.key_stride_h + begin * a.key_stride_t;
+  const Type* values = static_cast<const Type*>(a.value) + t.b * a.value_stride_b + t.head * a.value_stride_h + begin * a.value_stride_t;
+  if (t.rows <= 8) score_few<ELEMENT>(a, t, keys, count);
+  else score_many<ELEMENT>(a, t, keys, count);
+  const i64 before = a.position ? a.position[t.b] : 0, filled = padded(count, LANES);
+  const i64* held = a.key_positions ? a.key_positions + t.b * a.key_positions_stride_b + begin : nullptr;
+  for (i64 r = 0; r < t.rows; r++) {
+    float* s = t.scores + r * CHUNK;
+    const i64 token = t.first + r / t.group, head = t.head * t.group + r % t.group, at = before + token;
+    if (a.softcap > 0.0) {
+      const float cap = static_cast<float>(a.softcap);
+      for (i64 i = 0; i < filled; i += LANES) store(s + i, tanh(load(s + i) / cap) * cap);
+    }
+    if (a.slopes)
+      for (i64 i = 0; i < count; i++) s[i] += a.slopes[head] * static_cast<float>((held ? held[i] : begin + i) - at);
+    if (a.bias) {
+      const float* bias = a.bias + t.b * a.bias_stride_b + head * a.bias_stride_h + token * a.bias_stride_s + begin * a.bias_stride_t;
+      for (i64 i = 0; i < count; i++) s[i] += bias[i * a.bias_stride_t];
+    }
+    auto hide = [&](i64 i) { s[i] = -__builtin_inff(); };
+    if (held) {
+      for (i64 i = 0; i < count; i++) {
+        const i64 p = held[i];
+        const bool seen = a.mask == ALL || (p >= 0 && p <= at && (a.mask != WINDOW || at - p < a.extent) && (a.mask != IN_CHUNK || at / a.extent == p / a.extent));
+        if (!seen) hide(i);
+      }
+    } else if (a.mask != ALL) {
+      const i64 least = a.mask == WINDOW ? at - a.extent + 1 : a.mask == IN_CHUNK ? at / a.extent * a.extent : 0;
+      for (i64 i = 0; i < count && begin + i < least; i++) hide(i);
+      for (i64 i = at + 1 > begin ? at + 1 - begin : 0; i < count; i++) hide(i);
+    }
+    for (i64 i = count; i < filled; i++) hide(i);
+    V most = splat(t.most[r]);
+    for (i64 i = 0; i < filled; i += LANES) most = maximum(load(s + i), most);
+    const float now = greatest(most), shift = now == -__builtin_inff() ? 0.0f : now;  // of no key yet, nothing
+    const float rescale = exp(splat(t.most[r] - shift))[0];
+    V total = {};
+    for (i64 i = 0; i < filled; i += LANES) {
+      const V p = exp(load(s + i) - shift);
+      total += p;
+      store(s + i, p);
+    }
+    t.total[r] = t.total[r] * rescale + sum(total);
+    t.most[r] = now;
+    if (rescale != 1.0f)
+      for (i64 d = 0; d < value; d += LANES) store(t.accumulated + r * value + d, load(t.accumulated + r * value + d) * rescale);
+  }
+  weigh<ELEMENT>(a, t, values, count);
+}
+
+static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end) {
+  if (a.element == FLOAT32) attend<FLOAT32>(a, t, begin, end);
+  else if (a.element == BFLOAT16) attend<BFLOAT16>(a, t, begin, end);
+  else attend<FLOAT16>(a, t, begin, end);
+}
+
+// One row's result. A sink takes probability and gives nothing; who sees no key gets what the softmax of nothing is.
+static inline void give(const Attention& a, i64 b, i64 head, i64 token, const float* accumulated, float most, float total) {
+  float rescale = 1.0f;
+  if (a.sinks) {
+    const float now = most > a.sinks[head] ? most : a.sinks[head];
+    rescale = exp(splat(most - now))[0];
+    total = total * rescale + exp(splat(a.sinks[head] - now))[0];
+  }
+  float* out = a.out + b * a.out_stride_b + head * a.out_stride_h + token * a.out_stride_s;
+  for (i64 d = 0; d < a.value_size; d++) out[d] = accumulated[d] * rescale / total;
+}
+
+// The chunk that a unit is, and where its part and the tile's other parts are.
+static void attention_chunk(const Attention& a, Worker& w, i64 unit) {
+  i64 b = 0;
+  Stretch seen = visible(a, 0, 0, a.tokens);
+  while (unit >= a.kv_heads * seen.chunks()) unit -= a.kv_heads * seen.chunks(), seen = visible(a, ++b, 0, a.tokens);
+  const i64 chunks = seen.chunks(), head = unit / chunks, chunk = unit % chunks;
+  const i64 start = (seen.begin / CHUNK + chunk) * CHUNK, begin = start < seen.begin ? seen.begin : start;
+  const Tile t = make_tile(a, w, b, head, 0, a.tokens);
+  attend(a, t, begin, start + CHUNK < seen.end ? start + CHUNK : seen.end);
+  const i64 value = padded(a.value_size, LANES), width = a.value_size + 2, tile = b * a.kv_heads + head;
+  float* parts = a.parts + tile * blocks(a.capacity, CHUNK) * t.rows * width;
+  for (i64 r = 0; r < t.rows; r++) {
+    float* part = parts + (chunk * t.rows + r) * width;
+    memcpy(part, t.accumulated + r * value, a.value_size * 4);
+    part[a.value_size] = t.most[r], part[a.value_size + 1] = t.total[r];
+  }
+  if (__atomic_fetch_add(a.finished + tile, 1, __ATOMIC_ACQ_REL) != chunks - 1) return;
+  __atomic_store_n(a.finished + tile, 0, __ATOMIC_RELAXED);
+  for (i64 r = 0; r < t.rows; r++) {
+    float most = -__builtin_inff(), total = 0.0f;
+    for (i64 c = 0; c < chunks; c++) {
+      const float theirs = parts[(c * t.rows + r) * width + a.value_size];
+      if (theirs > most) most = theirs;
+    }
+    const float shift = most == -__builtin_inff() ? 0.0f : most;
+    float* sums = t.accumulated;
+    for (i64 d = 0; d < a.value_size; d++) sums[d] = 0.0f;
+    for (i64 c = 0; c < chunks; c++) {
+      const float* part = parts + (c * t.rows + r) * width;
+      const float rescale = exp(splat(part[a.value_size] - shift))[0];
+      total += part[a.value_size + 1] * rescale;
+      for (i64 d = 0; d < a.value_size; d++) sums[d] += part[d] * rescale;
+    }
+    give(a, b, head * t.group + r % t.group, r / t.group, sums, most, total);
+  }
+}
+
+static void attention(const Attention& a, Worker& w, i64 begin, i64 end) {
+  if (a.parts) {
+    for (; begin < end; begin++) attention_chunk(a, w, begin);
+    return;
+  }
+  const i64 most = tile_tokens(a), tiles = blocks(a.tokens, most), value = padded(a.value_size, LANES);
+  for (; begin < end; begin++) {
+    // The last tokens of a causal row see the most: they come first.
+    const i64 tile = tiles - 1 - begin / (a.batch * a.kv_heads), row = begin % (a.batch * a.kv_heads);
+    const i64 first = tile * most, tokens = a.tokens - first < most ? a.tokens - first : most;
+    const Tile t = make_tile(a, w, row / a.kv_heads, row % a.kv_heads, first, tokens);
+    const Stretch seen = visible(a, t.b, first, first + tokens);
+    for (i64 at = seen.begin; at < seen.end;) {
+      const i64 next = (at / CHUNK + 1) * CHUNK;
+      attend(a, t, at, next < seen.end ? next : seen.end);
+      at = next;
+    }
+    for (i64 r = 0; r < t.rows; r++)
+      give(a, t.b, t.head * t.group + r % t.group, first + r / t.group, t.accumulated + r * value, t.most[r], t.total[r]);
+  }
+}

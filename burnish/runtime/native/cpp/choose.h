@@ -1,0 +1,67 @@
+// The greatest of each row, and the greatest `count`.
+#pragma once
+#include <algorithm>
+#include <vector>
+
+#include "vector.h"
+
+struct Argmax {
+  const float* x;
+  i64* out;
+  i64 rows, size;
+};
+#define ARGMAX "x:p out:w rows:i size:i"
+
+static i64 argmax_units(const Argmax& a) { return a.rows; }
+// The first of equal ones; what is no number is above all.
+static void argmax(const Argmax& a, Worker&, i64 begin, i64 end) {
+  for (; begin < end; begin++) {
+    const float* x = a.x + begin * a.size;
+    V most = splat(-__builtin_inff());
+    VI wrong = {};
+    i64 i = 0;
+    for (; i + LANES <= a.size; i += LANES) {
+      const V part = load(x + i);
+      most = maximum(part, most);
+      wrong |= part != part;
+    }
+    float best = greatest(most);
+    bool strange = sum(select(wrong, splat(1.0f), splat(0.0f))) > 0.0f;
+    for (; i < a.size; i++) best = x[i] > best ? x[i] : best, strange |= x[i] != x[i];
+    i64 found = 0;
+    while (found + 1 < a.size && !(strange ? x[found] != x[found] : x[found] == best)) found++;
+    a.out[begin] = found;
+  }
+}
+
+struct TopScores {
+  const float* x;
+  int32_t* out;  // [rows][2][count]: bits, ids
+  i64 rows, size, count;
+};
+#define TOP_SCORES "x:p out:w rows:i size:i count:i"
+
+static i64 top_scores_units(const TopScores& a) { return a.rows; }
+static i64 top_scores_scratch(const TopScores& a) { return a.size * 4; }
+// As burnish::top_scores: in the row's order; of equal ones the first; what is no number above all, and -0.0 is 0.0.
+static void top_scores(const TopScores& a, Worker& w, i64 begin, i64 end) {
+  for (; begin < end; begin++) {
+    const float* x = a.x + begin * a.size;
+    int32_t* ids = reinterpret_cast<int32_t*>(w.scratch);
+    auto before = [&](int32_t i, int32_t j) {
+      const float p = x[i] + 0.0f, q = x[j] + 0.0f;
+      const bool strange = p != p, other = q != q;
+      if (strange || other) return strange != other ? strange : i < j;
+      return p != q ? p > q : i < j;
+    };
+    for (i64 i = 0; i < a.size; i++) ids[i] = static_cast<int32_t>(i);
+    std::nth_element(ids, ids + a.count - 1, ids + a.size, before);
+    std::sort(ids, ids + a.count);
+    int32_t *bits = a.out + begin * 2 * a.count, *places = bits + a.count;
+    for (i64 i = 0; i < a.count; i++) {
+      const float value = x[ids[i]] + 0.0f;
+      memcpy(bits + i, &value, 4);
+      places[i] = ids[i];
+    }
+  }
+}

@@ -1,0 +1,56 @@
+// One panel of a weight times M rows: 16 outputs each. Everything is added in an order that does not depend on M, so
+// that a row's numbers do not depend on how many others there are.
+#pragma once
+#include "rows.h"
+
+// Runs f(0), ..., f(N - 1) with numbers that the compiler knows: arrays indexed by them stay in registers.
+template <int I>
+struct Number {
+  static constexpr int value = I;
+  constexpr operator int() const { return I; }
+};
+template <int N, int I = 0, class F>
+INLINE void each(F&& f) {
+  if constexpr (I < N) {
+    f(Number<I>());
+    each<N, I + 1>(f);
+  }
+}
+
+constexpr i64 AHEAD = 1024;  // bytes of a weight that are asked for before they are wanted
+INLINE void ask(const char* p) { __builtin_prefetch(p + AHEAD, 0, 3); }
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#include "dot_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "dot_avx2.h"
+#else
+#include "dot_portable.h"
+#endif
+
+// A panel's products with rows [0, count) into out[count].
+template <int FORMAT, bool ROUNDED>
+static __attribute__((noinline)) void panel_product(const char* panel, const Rows& rows, i64 count, i64 k, V* out) {
+  using D = Dot<FORMAT, ROUNDED>;
+  i64 row = 0;
+  for (; count - row >= D::MOST; row += D::MOST) D::template run<D::MOST>(panel, rows, row, k, out + row);
+  switch (count - row) {
+#define CASE(m) \
+  case m: if constexpr (m < D::MOST) D::template run<m>(panel, rows, row, k, out + row); break;
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
+#undef CASE
+  }
+}
+
+using PanelProduct = void (*)(const char* panel, const Rows& rows, i64 count, i64 k, V* out);
+
+static inline PanelProduct product_of(i64 format, bool rounded) {
+  switch (format) {
+    case BF16: return panel_product<BF16, false>;
+    case F16: return panel_product<F16, false>;
+#define CASE(f) case f: return rounded ? panel_product<f, true> : panel_product<f, false>;
+    CASE(Q8) CASE(Q8F) CASE(Q4) CASE(Q4M) CASE(Q4F)
+#undef CASE
+    default: return panel_product<F32, false>;
+  }
+}

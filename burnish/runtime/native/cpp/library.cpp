@@ -1,0 +1,123 @@
+// The kernels by name, and programs of them on a team of threads: what Python calls.
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "attention.h"
+#include "attention_projection.h"
+#include "choose.h"
+#include "fused_linear.h"
+#include "gather.h"
+#include "team.h"
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+static const Kernel KERNELS[] = {
+    kernel<FusedLinear, fused_linear, fused_linear_units, fused_linear_scratch>("fused_linear", FUSED_LINEAR),
+    kernel<AttentionProjection, attention_projection, attention_projection_units, attention_projection_scratch>(
+        "attention_projection", ATTENTION_PROJECTION),
+    kernel<Attention, attention, attention_units, attention_scratch>("attention", ATTENTION, true),
+    kernel<Gather, gather, gather_units, no_scratch<Gather>>("gather", GATHER),
+    kernel<GatherPanels, gather_panels, gather_panels_units, no_scratch<GatherPanels>>("gather_panels", GATHER_PANELS),
+    kernel<Argmax, argmax, argmax_units, no_scratch<Argmax>>("argmax", ARGMAX),
+    kernel<TopScores, top_scores, top_scores_units, top_scores_scratch>("top_scores", TOP_SCORES),
+};
+constexpr int COUNT = sizeof(KERNELS) / sizeof(KERNELS[0]);
+
+struct Op {
+  i64 kernel;
+  const void* arguments;
+  i64 barrier;  // what is before has to be done
+};
+
+struct alignas(64) Claim {
+  std::atomic<i64> next{0};
+};
+
+struct Pool {
+  Team team;
+  Worker workers[MOST_THREADS];
+  i64 scratch = 0;
+  Claim* claims = nullptr;
+  i64 claimed = 0;  // room for
+  const Op* ops = nullptr;
+  i64 count = 0;
+
+  explicit Pool(int threads) : team(threads), workers{} {}
+};
+
+EXPORT int burnish_kernels() { return COUNT; }
+EXPORT const char* burnish_kernel_name(int number) { return KERNELS[number].name; }
+EXPORT const char* burnish_kernel_slots(int number) { return KERNELS[number].slots; }
+
+EXPORT void* burnish_open(int threads) { return new (std::nothrow) Pool(threads < MOST_THREADS ? threads : MOST_THREADS); }
+
+EXPORT void burnish_close(void* given) {
+  Pool* pool = static_cast<Pool*>(given);
+  pool->team.~Team();
+  for (Worker& worker : pool->workers) free(worker.scratch);
+  delete[] pool->claims;
+  ::operator delete(given);
+}
+
+// Bytes a thread that a program needs.
+EXPORT i64 burnish_scratch(const Op* ops, i64 count) {
+  i64 most = 0;
+  for (i64 i = 0; i < count; i++) {
+    const i64 bytes = KERNELS[ops[i].kernel].scratch(ops[i].arguments);
+    most = bytes > most ? bytes : most;
+  }
+  return most;
+}
+
+// The last eighth of an op's units is claimed piece by piece, by who is done first.
+static void work(void* given, int thread) {
+  Pool& pool = *static_cast<Pool*>(given);
+  Worker& worker = pool.workers[thread];
+  const i64 threads = pool.team.size();
+  for (i64 i = 0; i < pool.count; i++) {
+    const Op& op = pool.ops[i];
+    const Kernel& kernel = KERNELS[op.kernel];
+    if (op.barrier) pool.team.barrier(thread);
+    worker.prepared = -1;
+    const i64 units = kernel.units(op.arguments);
+    const i64 fixed = threads == 1 ? units : kernel.uneven ? 0 : units - units / 8;
+    const i64 begin = fixed * thread / threads, end = fixed * (thread + 1) / threads;
+    if (begin < end) kernel.run(op.arguments, worker, begin, end);
+    if (fixed == units) continue;
+    const i64 piece = kernel.uneven ? 1 : 1 + (units - fixed) / (4 * threads);
+    for (;;) {
+      const i64 from = fixed + pool.claims[i].next.fetch_add(piece, std::memory_order_relaxed);
+      if (from >= units) break;
+      kernel.run(op.arguments, worker, from, from + piece < units ? from + piece : units);
+    }
+  }
+}
+
+// 0, or 1 where there is no memory for what the threads need.
+EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int rounded) {
+  Pool& pool = *static_cast<Pool*>(given);
+  if (count > pool.claimed) {
+    delete[] pool.claims;
+    pool.claimed = 0;
+    pool.claims = new (std::nothrow) Claim[count];
+    if (!pool.claims) return 1;
+    pool.claimed = count;
+  }
+  for (int t = 0; t < pool.team.size(); t++) {
+    Worker& worker = pool.workers[t];
+    if (scratch > pool.scratch || !worker.scratch) {
+      free(worker.scratch);
+      worker.scratch = static_cast<char*>(aligned_alloc(64, padded(scratch, 64) + 64));
+      if (!worker.scratch) return pool.scratch = 0, 1;
+    }
+    worker.rounded = rounded;
+  }
+  if (scratch > pool.scratch) pool.scratch = scratch;
+  for (i64 i = 0; i < count; i++) pool.claims[i].next.store(0, std::memory_order_relaxed);
+  pool.ops = ops, pool.count = count;
+  pool.team.run(work, &pool);
+  return 0;
+}
+
+EXPORT int burnish_threads(void* pool) { return static_cast<Pool*>(pool)->team.size(); }

@@ -1,0 +1,106 @@
+// Sixteen floats, in whatever registers the processor has, and functions of them.
+#pragma once
+#include <cstring>
+
+#include "abi.h"
+
+typedef float V __attribute__((vector_size(64)));
+typedef int32_t VI __attribute__((vector_size(64)));
+typedef float Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+constexpr int LANES = 16;
+
+INLINE V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+INLINE void store(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
+INLINE V splat(float x) { return V{} + x; }
+INLINE V select(VI mask, V yes, V no) { return (V)(((VI)yes & mask) | ((VI)no & ~mask)); }
+INLINE V maximum(V a, V b) { return select(a > b, a, b); }
+INLINE V minimum(V a, V b) { return select(a < b, a, b); }
+
+// The first `count` of 16; zeros behind them.
+INLINE V load_some(const float* p, i64 count) {
+  V x = {};
+  for (i64 i = 0; i < count; i++) x[i] = p[i];
+  return x;
+}
+INLINE void store_some(float* p, V x, i64 count) {
+  for (i64 i = 0; i < count; i++) p[i] = x[i];
+}
+
+// Pairwise: the order of additions is one on every processor.
+INLINE float sum(V x) {
+  x += __builtin_shuffle(x, VI{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  x += __builtin_shuffle(x, VI{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+  x += __builtin_shuffle(x, VI{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  x += __builtin_shuffle(x, VI{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
+  return x[0];
+}
+INLINE float greatest(V x) {
+  x = maximum(x, __builtin_shuffle(x, VI{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
+  x = maximum(x, __builtin_shuffle(x, VI{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
+  x = maximum(x, __builtin_shuffle(x, VI{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
+  x = maximum(x, __builtin_shuffle(x, VI{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}));
+  return x[0];
+}
+
+// exp(x) to 2 units in the last place (Cody and Waite's reduction, a polynomial of degree 6); 0 below -87.3, and
+// infinity above 88.7, as expf is.
+INLINE V exp(V x) {
+  const V ln2_high = splat(0.693359375f), ln2_low = splat(-2.12194440e-4f);
+  VI overflow = x > 88.72f, underflow = x < -87.33f, wrong = x != x;
+  V clipped = minimum(maximum(x, splat(-87.33f)), splat(88.72f));
+  V n = clipped * 1.44269504f;
+  n = (n + splat(12582912.0f)) - splat(12582912.0f);  // the nearest whole number: 1.5 * 2^23 leaves no fraction
+  V r = clipped - n * ln2_high - n * ln2_low;
+  V p = splat(1.3981999507e-3f);
+  p = p * r + splat(8.3334519073e-3f);
+  p = p * r + splat(4.1665795894e-2f);
+  p = p * r + splat(1.6666665459e-1f);
+  p = p * r + splat(0.5f);
+  p = p * r * r + r + splat(1.0f);
+  VI k = __builtin_convertvector(n, VI);
+  VI half = k >> 1;  // in two steps: 2^128 is no float
+  V scaled = p * (V)((half + 127) << 23) * (V)((k - half + 127) << 23);
+  scaled = select(overflow, splat(__builtin_inff()), select(underflow, splat(0.0f), scaled));
+  return select(wrong, x, scaled);
+}
+
+INLINE V sigmoid(V x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }
+
+// Near zero by its series: 1 - 2 / (exp(2x) + 1) would lose the small ones.
+INLINE V tanh(V x) {
+  V square = x * x;
+  V p = splat(-5.70498872745e-3f);
+  p = p * square + splat(2.06390887954e-2f);
+  p = p * square + splat(-5.37397155531e-2f);
+  p = p * square + splat(1.33314422036e-1f);
+  p = p * square + splat(-3.33332819422e-1f);
+  V near = p * square * x + x;
+  V size = (V)((VI)x & 0x7fffffff);
+  V far = splat(1.0f) - splat(2.0f) / (exp(size + size) + splat(1.0f));
+  far = (V)((VI)far | ((VI)x & (VI)(VI{} + (int32_t)0x80000000)));
+  return select(x != x, x, select(size < 0.625f, near, far));
+}
+
+// erf(x): its Maclaurin series' minimax below 1 and Abramowitz and Stegun's 7.1.26 with more terms above lose digits;
+// the C library's, one by one, does not, and it is rare.
+INLINE V erf(V x) {
+  for (int i = 0; i < LANES; i++) x[i] = __builtin_erff(x[i]);
+  return x;
+}
+
+enum Activation { NONE, SILU, GELU, GELU_TANH, RELU, SIGMOID };
+#define ACTIVATIONS "none|silu|gelu|gelu_tanh|relu|sigmoid"
+
+INLINE V activated(V x, i64 activation) {
+  switch (activation) {
+    case SILU: return x * sigmoid(x);
+    case GELU: return splat(0.5f) * x * (splat(1.0f) + erf(x * 0.70710678118654752f));
+    case GELU_TANH: {
+      V inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+      return x * sigmoid(inner + inner);  // 0.5 * (1 + tanh(inner)) is sigmoid(2 * inner)
+    }
+    case RELU: return select(x != x, x, maximum(x, splat(0.0f)));
+    case SIGMOID: return sigmoid(x);
+    default: return x;
+  }
+}

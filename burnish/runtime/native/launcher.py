@@ -1,0 +1,127 @@
+"""Launches of native kernels as programs: arguments in memory as C++ reads them, and barriers where they are needed."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from burnish.ir.errors import ArtifactError, InvalidInputError
+from burnish.runtime.native.library import Library, LibraryKernel, Operation, Slot
+from burnish.runtime.plan import Kernel
+from burnish.runtime.plan_runner import BoundLaunch
+
+MODULE = "burnish.runtime.native"
+
+
+class NativeLauncher:
+    """Runs kernels of a library on a team of threads. `rounded`: activations become int8 where weights are integers."""
+
+    def __init__(self, kernels: Mapping[str, Kernel], library: Library, threads: int) -> None:
+        """Raises ArtifactError for kernels that the library does not have, or that take something else there."""
+        self._library = library
+        self._kernels = {key: (kernel, _known(key, kernel, library)) for key, kernel in kernels.items()}
+        self._pool = library.functions.burnish_open(threads)
+        self.rounded = True
+        self.barriers = 0  # of the program that was prepared last
+        self.close = weakref.finalize(self, library.functions.burnish_close, self._pool)
+
+    def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
+        """See `Launcher.prepare`."""
+        functions, pool = self._library.functions, self._pool
+        operations = (Operation * len(launches))()
+        kept: list[object] = []
+        hazards = _Hazards()
+        self.barriers = 0
+        for operation, each in zip(operations, launches, strict=True):
+            kernel, known = self._kernels[each.kernel]
+            values = {**kernel.constants, **dict(zip(kernel.arguments, each.arguments, strict=True))}
+            packed = b"".join(_packed(slot, values[slot.name]) for slot in known.slots)
+            arguments = ctypes.create_string_buffer(packed, len(packed))
+            kept += [arguments, list(each.arguments)]
+            operation.kernel = known.number
+            operation.arguments = ctypes.addressof(arguments)
+            operation.barrier = hazards.need_barrier(
+                [(slot.kind == "w", tensor) for slot in known.slots if isinstance(tensor := values[slot.name], torch.Tensor)]
+            )
+            self.barriers += operation.barrier
+        scratch = functions.burnish_scratch(operations, len(launches))
+
+        def run() -> None:
+            if functions.burnish_run(pool, operations, len(launches), scratch, self.rounded):
+                raise InvalidInputError(f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time")
+
+        run.kept = kept  # type: ignore[attr-defined]  # whose addresses are passed: they must not go
+        return run
+
+
+class _Hazards:
+    """What was read and written since the last barrier, by addresses."""
+
+    def __init__(self) -> None:
+        self._read: list[tuple[int, int]] = []
+        self._written: list[tuple[int, int]] = []
+
+    def need_barrier(self, operands: Sequence[tuple[bool, torch.Tensor]]) -> bool:
+        """Whether an op that reads and (True) writes these has to wait for those before; they are noted."""
+        read = [_extent(tensor) for writes, tensor in operands if not writes]
+        written = [_extent(tensor) for writes, tensor in operands if writes]
+        needed = _overlap(read, self._written) or _overlap(written, self._written) or _overlap(written, self._read)
+        if needed:
+            self._read, self._written = [], []
+        self._read += read
+        self._written += written
+        return needed
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    start = tensor.data_ptr()
+    if not tensor.numel():
+        return start, start
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (last + 1) * tensor.element_size()
+
+
+def _overlap(ones: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:
+    return any(start < end and begin < stop for start, stop in ones for begin, end in others if begin < end)
+
+
+def _packed(slot: Slot, value: object) -> bytes:
+    """8 bytes, as the kernel reads them."""
+    if isinstance(value, torch.Tensor):
+        return struct.pack("q", value.data_ptr())
+    if slot.words:
+        return struct.pack("q", slot.words.index(str(value)))
+    if slot.kind == "f":
+        return struct.pack("d", value)
+    return struct.pack("q", 0 if value is None else int(value))  # type: ignore[call-overload]
+
+
+def _known(key: str, kernel: Kernel, library: Library) -> LibraryKernel:
+    """The kernel of the library, after comparing what it takes with what a plan gives."""
+    what = f"the launch plan's kernel {key}"
+    found = library.kernels.get(kernel.function)
+    if kernel.module != MODULE or found is None:
+        raise ArtifactError(f"{what} is {kernel.function} of {kernel.module}, which is none of the native kernels")
+    given = kernel.arguments.keys() | kernel.constants.keys()
+    names = {slot.name for slot in found.slots}
+    if given != names or kernel.arguments.keys() & kernel.constants.keys():
+        raise ArtifactError(f"{what} takes {', '.join(sorted(given ^ names))} here, or there, and not both")
+    for slot in found.slots:
+        kind, constant = kernel.arguments.get(slot.name), kernel.constants.get(slot.name)
+        if not _fits(slot, kind, constant):
+            raise ArtifactError(f"{what} gives {slot.name} as {kind or constant!r}, which the kernel does not take")
+    return found
+
+
+def _fits(slot: Slot, kind: str | None, constant: object) -> bool:
+    if slot.words:
+        return kind is None and constant in slot.words
+    if slot.kind in ("p", "w"):
+        return constant is None and (kind is None or kind.startswith("*"))
+    if slot.kind == "i":
+        return kind == "i64" if kind is not None else isinstance(constant, int)
+    return kind is None and isinstance(constant, float)

@@ -1,0 +1,102 @@
+"""The native library in this process: its kernels and what they take, and teams of threads that run programs of them."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from burnish.ir.errors import UsageError
+from burnish.runtime.native.build import LEVELS, build
+
+_NEEDED = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"},
+    "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
+}
+"""What /proc/cpuinfo has to say for an instruction set."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An argument of a kernel: "p" memory that it reads, "w" that it writes, "i" and "f" numbers, or one of words."""
+
+    name: str
+    kind: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LibraryKernel:
+    """A kernel of the library: its number, and its slots in order."""
+
+    number: int
+    slots: tuple[Slot, ...]
+
+
+class Operation(ctypes.Structure):
+    """`Op` of library.cpp."""
+
+    _fields_ = (("kernel", ctypes.c_int64), ("arguments", ctypes.c_void_p), ("barrier", ctypes.c_int64))
+
+
+@dataclass(frozen=True)
+class Library:
+    """The library for one instruction set."""
+
+    level: str
+    functions: Any
+    kernels: dict[str, LibraryKernel]
+
+
+def best_level() -> str:
+    """The best instruction set of this machine that there are kernels for. UsageError on other systems than Linux."""
+    if platform.system() != "Linux":
+        raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
+    here = _features()
+    return next(level for level in LEVELS if _NEEDED.get(level, set()) <= here and _is_for_here(level))
+
+
+def _is_for_here(level: str) -> bool:
+    return level == "portable" or platform.machine() in ("x86_64", "AMD64")
+
+
+@cache
+def _features() -> frozenset[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, found = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(found.split())
+    return frozenset()
+
+
+@cache
+def library(level: str) -> Library:
+    """The library for an instruction set, built if need be. Raises NativeBuildError, UsageError."""
+    functions = ctypes.CDLL(str(build(level)))
+    functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
+    functions.burnish_open.restype = ctypes.c_void_p
+    functions.burnish_close.argtypes = functions.burnish_threads.argtypes = [ctypes.c_void_p]
+    functions.burnish_scratch.restype = ctypes.c_int64
+    functions.burnish_scratch.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    functions.burnish_run.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int,
+    ]
+    kernels = {
+        functions.burnish_kernel_name(number).decode(): LibraryKernel(
+            number, tuple(map(_slot, functions.burnish_kernel_slots(number).decode().split()))
+        )
+        for number in range(functions.burnish_kernels())
+    }
+    return Library(level, functions, kernels)
+
+
+def _slot(text: str) -> Slot:
+    name, _, kind = text.partition(":")
+    return Slot(name, "word", tuple(kind.split("|"))) if "|" in kind else Slot(name, kind)
