@@ -59,7 +59,8 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
   const i64 width = padded(a.head_size, PANEL), panels = width / PANEL;
   Rows& read = *reinterpret_cast<Rows*>(w.scratch);
   const i64 bytes = panel_bytes(a.format, a.size_k);
-  const PanelProduct multiply = product_of(a.format, w.rounded && is_integer(a.format));
+  const bool rounded = w.rounded && is_integer(a.format);
+  const Product product = product_of(a.format, rounded);
   V* sums = reinterpret_cast<V*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   float* y = reinterpret_cast<float*>(sums + together);
   float* turned = y + together * width;
@@ -68,13 +69,13 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
     const i64 count = rows - row < together ? rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      read = make_rows(scratch, a.format, w.rounded, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      read = make_rows(scratch, a.format, rounded, product.most, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }
     const i64 start = head * panels;
     for (i64 panel = 0; panel < panels; panel++) {
-      multiply(a.weight + (start + panel) * bytes, read, count, a.size_k, sums);
+      product.panel(a.weight + (start + panel) * bytes, read, count, a.size_k, sums);
       for (i64 r = 0; r < count; r++) store(y + r * width + panel * PANEL, sums[r]);
     }
     const bool is_query = head < a.heads, is_key = !is_query && head < a.heads + a.kv_heads;

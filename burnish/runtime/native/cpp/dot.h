@@ -42,15 +42,24 @@ static __attribute__((noinline)) void panel_product(const char* panel, const Row
   }
 }
 
-using PanelProduct = void (*)(const char* panel, const Rows& rows, i64 count, i64 k, V* out);
+// How a panel of a format is multiplied, with how many rows at most.
+struct Product {
+  void (*panel)(const char* panel, const Rows& rows, i64 count, i64 k, V* out);
+  i64 most;
+};
 
-static inline PanelProduct product_of(i64 format, bool rounded) {
+template <int FORMAT, bool ROUNDED>
+constexpr Product product() {
+  return {panel_product<FORMAT, ROUNDED>, Dot<FORMAT, ROUNDED>::MOST};
+}
+
+static inline Product product_of(i64 format, bool rounded) {
   switch (format) {
-    case BF16: return panel_product<BF16, false>;
-    case F16: return panel_product<F16, false>;
-#define CASE(f) case f: return rounded ? panel_product<f, true> : panel_product<f, false>;
+    case BF16: return product<BF16, false>();
+    case F16: return product<F16, false>();
+#define CASE(f) case f: return rounded ? product<f, true>() : product<f, false>();
     CASE(Q8) CASE(Q8F) CASE(Q4) CASE(Q4M) CASE(Q4F)
 #undef CASE
-    default: return panel_product<F32, false>;
+    default: return product<F32, false>();
   }
 }

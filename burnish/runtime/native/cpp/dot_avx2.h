@@ -36,9 +36,9 @@ struct Sums {
   INLINE void clear() {
     each<M>([&](auto m) INLINE_LAMBDA { low[m] = high[m] = _mm256_setzero_ps(); });
   }
-  INLINE void add(__m256 a, __m256 b, const float* x, i64 stride) {
+  INLINE void add(__m256 a, __m256 b, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
-      const __m256 v = _mm256_broadcast_ss(x + m * stride);
+      const __m256 v = _mm256_broadcast_ss(x + m);
       low[m] = _mm256_fmadd_ps(a, v, low[m]);
       high[m] = _mm256_fmadd_ps(b, v, high[m]);
       asm("" : "+x"(low[m]), "+x"(high[m]));
@@ -59,7 +59,7 @@ struct Dot<F32, false> {
     c.clear();
     for (i64 i = 0; i < k; i++, w += 64) {
       ask(w);
-      c.add(_mm256_loadu_ps((const float*)w), _mm256_loadu_ps((const float*)(w + 32)), x + i, rows.stride);
+      c.add(_mm256_loadu_ps((const float*)w), _mm256_loadu_ps((const float*)(w + 32)), x + i * M);
     }
     c.give(out);
   }
@@ -77,8 +77,8 @@ struct Dot<BF16, false> {
     for (i64 i = 0; i < k; i += 2, w += 64) {
       ask(w);
       const __m256i a = load256(w), b = load256(w + 32);
-      c.add(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), x + i, rows.stride);
-      c.add(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)), x + i + 1, rows.stride);
+      c.add(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), x + i * M);
+      c.add(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)), x + (i + 1) * M);
     }
     c.give(out);
   }
@@ -95,7 +95,7 @@ struct Dot<F16, false> {
     for (i64 i = 0; i < k; i++, w += 32) {
       if (i % 2 == 0) ask(w);
       const Pair a = halves(w);
-      c.add(a.low, a.high, x + i, rows.stride);
+      c.add(a.low, a.high, x + i * M);
     }
     c.give(out);
   }
@@ -113,7 +113,7 @@ struct Dot<FORMAT, false> {
     Sums<M> c;
     c.clear();
     for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
-      const float* x = rows.x + row * rows.stride + g * GROUP;
+      const float* x = rows.x + row * rows.stride + g * GROUP * M;
       Sums<M> d;
       d.clear();
       for (int s = 0; s < (FOUR_BITS ? 4 : 8); s++) {
@@ -125,12 +125,12 @@ struct Dot<FORMAT, false> {
             const __m256 u = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v, 4 * j), low));
             return has_minima(FORMAT) ? u : _mm256_sub_ps(u, zero);
           };
-          each<8>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + s * 8 + j % 2 * 4 + j / 2, rows.stride); });
+          each<8>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + (s * 8 + j % 2 * 4 + j / 2) * M); });
         } else {
           auto wide = [&](__m256i v, auto j) INLINE_LAMBDA {
             return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * j), 24));
           };
-          each<4>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + s * 4 + j, rows.stride); });
+          each<4>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + (s * 4 + j) * M); });
         }
       }
       const Pair scale = part<FORMAT>(w);
@@ -140,7 +140,7 @@ struct Dot<FORMAT, false> {
       });
       if constexpr (has_minima(FORMAT)) {
         const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.add(minimum.low, minimum.high, rows.sums + row * rows.groups + g, rows.groups);
+        c.add(minimum.low, minimum.high, rows.sums + row * rows.groups + g * M);
       }
     }
     c.give(out);
@@ -162,7 +162,7 @@ struct Dot<FORMAT, true> {
     const int8_t* q = rows.q + row * rows.stride;
     const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups;
     const int32_t* totals = rows.totals + row * rows.groups;
-    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP) {
+    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP * M) {
       __m256i d[2][M];  // 16 bits for four, 32 for eight
       each<M>([&](auto m) INLINE_LAMBDA { d[0][m] = d[1][m] = _mm256_setzero_si256(); });
       each<4>([&](auto s) INLINE_LAMBDA {
@@ -173,9 +173,9 @@ struct Dot<FORMAT, true> {
             const __m256i both = load256(p + h * 32);
             const __m256i a = _mm256_and_si256(both, low), b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
             each<M>([&](auto m) INLINE_LAMBDA {
-              const int8_t* x = q + m * rows.stride + s * 8;
+              const int8_t* x = q + (s * 2 * M + m) * 4;
               d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(a, dword(x)));
-              d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(b, dword(x + 4)));
+              d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(b, dword(x + 4 * M)));
               asm("" : "+x"(d[h][m]));
             });
           });
@@ -184,7 +184,7 @@ struct Dot<FORMAT, true> {
           each<4>([&](auto h) INLINE_LAMBDA {  // two steps of two halves
             const __m256i a = load256(p + h * 32), size = _mm256_abs_epi8(a);
             each<M>([&](auto m) INLINE_LAMBDA {
-              const __m256i x = _mm256_sign_epi8(dword(q + m * rows.stride + s * 8 + h / 2 * 4), a);
+              const __m256i x = _mm256_sign_epi8(dword(q + ((s * 2 + h / 2) * M + m) * 4), a);
               d[h % 2][m] = _mm256_add_epi32(d[h % 2][m], _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones));
               asm("" : "+x"(d[h % 2][m]));
             });
@@ -195,16 +195,16 @@ struct Dot<FORMAT, true> {
       each<M>([&](auto m) INLINE_LAMBDA {
         auto wide = [&](__m256i v) INLINE_LAMBDA {
           if constexpr (FOUR_BITS) v = _mm256_madd_epi16(v, ones);
-          if constexpr (ADDED != 0) v = _mm256_sub_epi32(v, _mm256_set1_epi32(ADDED * totals[m * rows.groups + g]));
+          if constexpr (ADDED != 0) v = _mm256_sub_epi32(v, _mm256_set1_epi32(ADDED * totals[g * M + m]));
           return _mm256_cvtepi32_ps(v);
         };
-        const __m256 x = _mm256_broadcast_ss(scales + m * rows.groups + g);
+        const __m256 x = _mm256_broadcast_ss(scales + g * M + m);
         c.low[m] = _mm256_fmadd_ps(_mm256_mul_ps(scale.low, x), wide(d[0][m]), c.low[m]);
         c.high[m] = _mm256_fmadd_ps(_mm256_mul_ps(scale.high, x), wide(d[1][m]), c.high[m]);
       });
       if constexpr (has_minima(FORMAT)) {
         const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.add(minimum.low, minimum.high, sums + g, rows.groups);
+        c.add(minimum.low, minimum.high, sums + g * M);
       }
     }
     c.give(out);

@@ -28,7 +28,7 @@ struct Dot<F32, false> {
       ask(w);
       __m512 a = _mm512_loadu_ps(w);
       each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * rows.stride + i]), c[m]);
+        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[i * M + m]), c[m]);
         asm("" : "+v"(c[m]));
       });
     }
@@ -50,8 +50,8 @@ struct Dot<BF16, false> {
       __m512i pair = _mm512_loadu_si512(w);
       __m512 a = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), b = _mm512_castsi512_ps(_mm512_and_si512(pair, high));
       each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * rows.stride + i]), c[m]);
-        c[m] = _mm512_fmadd_ps(b, _mm512_set1_ps(x[m * rows.stride + i + 1]), c[m]);
+        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[i * M + m]), c[m]);
+        c[m] = _mm512_fmadd_ps(b, _mm512_set1_ps(x[(i + 1) * M + m]), c[m]);
         asm("" : "+v"(c[m]));
       });
     }
@@ -71,7 +71,7 @@ struct Dot<F16, false> {
       if (i % 2 == 0) ask(w);
       __m512 a = halves(w);
       each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * rows.stride + i]), c[m]);
+        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[i * M + m]), c[m]);
         asm("" : "+v"(c[m]));
       });
     }
@@ -93,12 +93,12 @@ struct Dot<FORMAT, false> {
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
     for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
-      const float* x = rows.x + row * rows.stride + g * GROUP;
+      const float* x = rows.x + row * rows.stride + g * GROUP * M;
       __m512 d[M];
       each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_setzero_ps(); });
       auto add = [&](__m512 a, int input) INLINE_LAMBDA {
         each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * rows.stride + input]), d[m]);
+          d[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[input * M + m]), d[m]);
           asm("" : "+v"(d[m]));
         });
       };
@@ -121,7 +121,7 @@ struct Dot<FORMAT, false> {
       if constexpr (has_minima(FORMAT)) {
         const __m512 minimum = part<FORMAT>(w + part_bytes(FORMAT));
         each<M>([&](auto m) INLINE_LAMBDA {
-          c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(rows.sums[(row + m) * rows.groups + g]), c[m]);
+          c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(rows.sums[row * rows.groups + g * M + m]), c[m]);
         });
       }
     }
@@ -144,10 +144,10 @@ struct Dot<FORMAT, true> {
     const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups;
     const int32_t* totals = rows.totals + row * rows.groups;
     constexpr int ADDED = has_minima(FORMAT) ? 0 : FOUR_BITS ? 8 : 128;
-    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP) {
+    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP * M) {
       __m512i even[M], odd[M];
       each<M>([&](auto m) INLINE_LAMBDA {
-        even[m] = _mm512_set1_epi32(-ADDED * totals[m * rows.groups + g]);
+        even[m] = _mm512_set1_epi32(-ADDED * totals[g * M + m]);
         odd[m] = _mm512_setzero_si512();
       });
       each<4>([&](auto s) INLINE_LAMBDA {
@@ -162,8 +162,8 @@ struct Dot<FORMAT, true> {
           a = _mm512_xor_si512(_mm512_loadu_si512(p), flip), b = _mm512_xor_si512(_mm512_loadu_si512(p + 64), flip);
         }
         each<M>([&](auto m) INLINE_LAMBDA {
-          even[m] = _mm512_dpbusd_epi32(even[m], a, dword(q + m * rows.stride + s * 8));
-          odd[m] = _mm512_dpbusd_epi32(odd[m], b, dword(q + m * rows.stride + s * 8 + 4));
+          even[m] = _mm512_dpbusd_epi32(even[m], a, dword(q + (s * 2 * M + m) * 4));
+          odd[m] = _mm512_dpbusd_epi32(odd[m], b, dword(q + ((s * 2 + 1) * M + m) * 4));
         });
       });
       const __m512 scale = part<FORMAT>(w);
@@ -171,8 +171,8 @@ struct Dot<FORMAT, true> {
       if constexpr (has_minima(FORMAT)) minimum = part<FORMAT>(w + part_bytes(FORMAT));
       each<M>([&](auto m) INLINE_LAMBDA {
         const __m512 d = _mm512_cvtepi32_ps(_mm512_add_epi32(even[m], odd[m]));
-        c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[m * rows.groups + g])), d, c[m]);
-        if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[m * rows.groups + g]), c[m]);
+        c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[g * M + m])), d, c[m]);
+        if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[g * M + m]), c[m]);
       });
     }
     each<M>([&](auto m) INLINE_LAMBDA { out[m] = (V)c[m]; });

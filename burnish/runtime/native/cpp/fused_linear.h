@@ -75,7 +75,8 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
   const i64 panels = blocks(a.size_n, PANEL), together = rows_together(a.rows, a.size_k);
   const Epilogue epilogue = {a};
   const i64 bytes = panel_bytes(a.format, a.size_k);
-  const PanelProduct multiply = product_of(a.format, w.rounded && is_integer(a.format));
+  const bool rounded = w.rounded && is_integer(a.format);
+  const Product product = product_of(a.format, rounded);
   Rows& rows = *reinterpret_cast<Rows*>(w.scratch);
   V* sums = reinterpret_cast<V*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   while (begin < end) {
@@ -83,12 +84,12 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
     const i64 row = block * together, count = a.rows - row < together ? a.rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      rows = make_rows(scratch, a.format, w.rounded, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      rows = make_rows(scratch, a.format, rounded, product.most, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }
     for (i64 panel = first; panel < last; panel++) {
-      multiply(a.weight + panel * bytes, rows, count, a.size_k, sums);
+      product.panel(a.weight + panel * bytes, rows, count, a.size_k, sums);
       for (i64 r = 0; r < count; r++) epilogue(panel, row + r, sums[r]);
     }
     begin += last - first;

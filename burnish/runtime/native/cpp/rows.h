@@ -5,14 +5,16 @@
 #include "formats.h"
 #include "vector.h"
 
+// Rows stand in tiles, those that are multiplied together: in a tile of M rows, what all of them have for one input (of
+// integers: for four) lies side by side, so that a product reads one stretch of memory from its begin to its end. Tiles
+// have `most` rows, the last what is left.
 struct Rows {
-  const float* x;  // [rows][stride]
-  i64 stride;
-  const float* sums;  // [rows][groups]: of x by groups of 32, for weights that have minima; else null
-  const int8_t* q;    // [rows][stride]: x is about scale * q; null where products take floats
-  const float* scales;  // [rows][groups]
-  const int32_t* totals;  // [rows][groups]: of q
-  i64 groups;
+  i64 most, stride, groups;  // stride: inputs of a row with its filling
+  const float* x;            // tile: [stride][M]; row r's tile begins at r * stride
+  const int8_t* q;           // tile: [stride / 4][M][4], where x is about scale * q; null where products take floats
+  const float* scales;       // tile: [groups][M]
+  const float* sums;         // tile: [groups][M]: of the inputs of a group
+  const int32_t* totals;     // tile: [groups][M]: of q
 };
 
 enum Norm { NO_NORM, RMS, LAYER };
@@ -106,34 +108,39 @@ INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x
 
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
 static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
-  const i64 stride = padded(filled(format, k), GROUP);
-  return padded(sizeof(Rows), 64) + padded(rows * stride * 4, 64) + padded(rows * stride, 64) + 3 * padded(rows * (stride / GROUP) * 4, 64);
+  const i64 stride = filled(format, k), groups = blocks(stride, GROUP);
+  return padded(sizeof(Rows), 64) + padded(stride * 4, 64) + padded(rows * stride * 4, 64) + padded(rows * stride, 64) +
+         3 * padded(rows * groups * 4, 64);
 }
 
-// `count` rows of x, normed, as a product with weights of `format` reads them.
-static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const Normed& norm, const float* x,
+// `count` rows of x, normed, as a product with weights of `format` reads them, `most` of them together.
+static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, i64 most, const Normed& norm, const float* x,
                              i64 x_stride, i64 count, i64 k) {
-  const i64 stride = padded(filled(format, k), GROUP), groups = stride / GROUP;
-  if (norm.norm == NO_NORM && !is_integer(format) && filled(format, k) == k) return {x, x_stride, nullptr, nullptr, nullptr, nullptr, 0};
-  float* y = scratch.take<float>(count * stride);
-  for (i64 r = 0; r < count; r++) {
-    normalize(norm, x + r * x_stride, y + r * stride, k);
-    for (i64 i = k; i < stride; i++) y[r * stride + i] = 0.0f;
-  }
-  Rows rows = {y, stride, nullptr, nullptr, nullptr, nullptr, groups};
-  if (!is_integer(format)) return rows;
-  float* sums = scratch.take<float>(count * groups);
-  rows.sums = sums;
-  if (!rounded) {
-    for (i64 g = 0; g < count * groups; g++) sums[g] = sum(load(y + g * GROUP) + load(y + g * GROUP + LANES));
-    return rows;
-  }
-  int8_t* q = scratch.take<int8_t>(count * stride);
-  float* scales = scratch.take<float>(count * groups);
+  const i64 stride = filled(format, k), groups = blocks(stride, GROUP);
+  Rows rows = {most, stride, groups, x, nullptr, nullptr, nullptr, nullptr};
+  if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && stride == k) return rows;
+  float *y = scratch.take<float>(stride), *all = scratch.take<float>(count * stride);
+  int8_t* q = scratch.take<int8_t>(rounded ? count * stride : 0);
+  float *scales = scratch.take<float>(count * groups), *sums = scratch.take<float>(count * groups);
   int32_t* totals = scratch.take<int32_t>(count * groups);
-  for (i64 g = 0; g < count * groups; g++) round_group(y + g * GROUP, q + g * GROUP, scales + g, sums + g, totals + g);
-  rows.totals = totals;
-  rows.q = q;
-  rows.scales = scales;
+  for (i64 i = k; i < stride; i++) y[i] = 0.0f;
+  for (i64 r = 0; r < count; r++) {
+    const i64 first = r / most * most, m = r - first, M = count - first < most ? count - first : most;
+    normalize(norm, x + r * x_stride, y, k);
+    if (!rounded)
+      for (i64 i = 0; i < stride; i++) all[first * stride + i * M + m] = y[i];
+    if (!is_integer(format)) continue;
+    for (i64 g = 0; g < groups; g++) {
+      const i64 at = first * groups + g * M + m;
+      if (!rounded) {
+        sums[at] = sum(load(y + g * GROUP) + load(y + g * GROUP + LANES));
+        continue;
+      }
+      int8_t whole[GROUP];
+      round_group(y + g * GROUP, whole, scales + at, sums + at, totals + at);
+      for (int s = 0; s < GROUP / 4; s++) memcpy(q + first * stride + ((g * GROUP / 4 + s) * M + m) * 4, whole + 4 * s, 4);
+    }
+  }
+  rows.x = all, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.totals = totals;
   return rows;
 }
