@@ -27,6 +27,7 @@ class NativeLauncher:
         self._pool = library.functions.burnish_open(threads)
         self.rounded = True
         self.barriers = 0  # of the program that was prepared last
+        self.times: dict[str, list[float]] | None = None  # if a dict: seconds that each kernel waited and worked
         self.close = weakref.finalize(self, library.functions.burnish_close, self._pool)
 
     def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
@@ -49,10 +50,17 @@ class NativeLauncher:
             )
             self.barriers += operation.barrier
         scratch = functions.burnish_scratch(operations, len(launches))
+        count = len(launches)
 
         def run() -> None:
-            if functions.burnish_run(pool, operations, len(launches), scratch, self.rounded):
+            times = None if self.times is None else (ctypes.c_int64 * (2 * count))()
+            if functions.burnish_run(pool, operations, count, scratch, self.rounded, times):
                 raise InvalidInputError(f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time")
+            if self.times is not None and times is not None:
+                for number, each in enumerate(launches):
+                    known = self.times.setdefault(self._kernels[each.kernel][0].function, [0.0, 0.0])
+                    known[0] += times[2 * number] * 1e-9
+                    known[1] += times[2 * number + 1] * 1e-9
 
         run.kept = kept  # type: ignore[attr-defined]  # whose addresses are passed: they must not go
         return run

@@ -87,6 +87,7 @@ def library(level: str) -> Library:
         ctypes.c_int64,
         ctypes.c_int64,
         ctypes.c_int,
+        ctypes.c_void_p,
     ]
     kernels = {
         functions.burnish_kernel_name(number).decode(): LibraryKernel(

@@ -5,9 +5,7 @@
 // chunk is a unit of its own (Dao et al., 2023, for decoding): whoever finishes a tile's last one joins them, in the
 // order of the chunks, so that the result does not depend on who did what.
 #pragma once
-#include <type_traits>
-
-#include "states.h"
+#include "attention_tile.h"
 
 enum Mask { ALL, CAUSAL, WINDOW, IN_CHUNK };
 #define MASKS "none|causal|window|chunk"
@@ -37,13 +35,12 @@ struct Attention {
   "out_stride_h:i out_stride_s:i bias_stride_b:i bias_stride_h:i bias_stride_s:i bias_stride_t:i " \
   "key_positions_stride_b:i scale:f mask:" MASKS " extent:i softcap:f element:" ELEMENTS
 
-constexpr i64 CHUNK = 128;
-constexpr i64 CACHE_AHEAD = 2048;  // bytes of a cache that are asked for before they are wanted
+constexpr i64 TILE_ROWS = 192;  // of many queries: keys are turned over once for all of them
 
 // Tokens of a tile: all of them where chunks are apart.
 static inline i64 tile_tokens(const Attention& a) {
   if (a.parts) return a.tokens;
-  const i64 group = a.heads / a.kv_heads, most = group >= 48 ? 1 : 48 / group;
+  const i64 group = a.heads / a.kv_heads, most = group >= TILE_ROWS ? 1 : TILE_ROWS / group;
   return a.tokens < most ? a.tokens : most;
 }
 
@@ -69,126 +66,41 @@ static i64 attention_units(const Attention& a) {
 }
 static inline i64 tile_rows(const Attention& a) { return tile_tokens(a) * (a.heads / a.kv_heads); }
 static i64 attention_scratch(const Attention& a) {
-  const i64 rows = padded(tile_rows(a), 4), value = padded(a.value_size, LANES), key = padded(a.key_size, LANES);
-  return 4 * (rows * (key + value + CHUNK) + 2 * padded(rows, LANES) + padded(CHUNK * key, 64)) + 8 * 64;
+  const i64 rows = padded(tile_rows(a), QUERIES), value = padded(a.value_size, LANES), key = padded(a.key_size, LANES);
+  return 4 * (rows * (key + value + CHUNK) + 2 * padded(rows, LANES) + CHUNK * key) + 8 * 64;
 }
 
-// A tile's queries and what has come of them so far.
-struct Tile {
-  i64 b, head, first, tokens, group, rows;  // row r is token first + r / group, query head head * group + r % group
-  float *query, *accumulated, *most, *total, *scores, *keys;  // [rows][key], [rows][value], [rows], [rows], [rows][CHUNK], [key][CHUNK]
-};
-
 static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64 first, i64 tokens) {
-  Tile t = {b, head, first, tokens, a.heads / a.kv_heads, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
-  t.rows = tokens * t.group;
-  const i64 rows = padded(t.rows, 4), key = padded(a.key_size, LANES), value = padded(a.value_size, LANES);
+  Tile t;
+  t.b = b, t.head = head, t.first = first, t.tokens = tokens, t.group = a.heads / a.kv_heads;
+  t.rows = tokens * t.group, t.filled = padded(t.rows, QUERIES);
+  t.key_size = padded(a.key_size, LANES), t.value_size = padded(a.value_size, LANES);
   Scratch scratch = {w.scratch};
-  t.query = scratch.take<float>(rows * key), t.accumulated = scratch.take<float>(rows * value);
-  t.most = scratch.take<float>(rows), t.total = scratch.take<float>(rows);
-  t.scores = scratch.take<float>(rows * CHUNK), t.keys = scratch.take<float>(CHUNK * key);
+  t.query = scratch.take<float>(t.filled * t.key_size), t.accumulated = scratch.take<float>(t.filled * t.value_size);
+  t.most = scratch.take<float>(t.filled), t.total = scratch.take<float>(t.filled);
+  t.scores = scratch.take<float>(t.filled * CHUNK), t.keys = scratch.take<float>(CHUNK * t.key_size);
   const float scale = static_cast<float>(a.scale);
-  for (i64 r = 0; r < rows; r++) {
-    float* to = t.query + r * key;
+  memset(t.query, 0, t.filled * t.key_size * 4);
+  memset(t.accumulated, 0, t.filled * t.value_size * 4);
+  for (i64 r = 0; r < t.rows; r++) {
     const float* from = a.query + b * a.query_stride_b + (head * t.group + r % t.group) * a.query_stride_h + (first + r / t.group) * a.query_stride_s;
-    for (i64 i = 0; i < key; i++) to[i] = r < t.rows && i < a.key_size ? from[i] * scale : 0.0f;
-    for (i64 i = 0; i < value; i++) t.accumulated[r * value + i] = 0.0f;
+    float* to = t.few() ? t.query + r * t.key_size : t.query + r / QUERIES * QUERIES * t.key_size + r % QUERIES;
+    const i64 step = t.few() ? 1 : QUERIES;
+    for (i64 i = 0; i < a.key_size; i++) to[i * step] = from[i] * scale;
     t.most[r] = -__builtin_inff(), t.total[r] = 0.0f;
   }
   return t;
-}
-
-// scores[r][i] = query r . key i for `count` keys, a few queries: along each key.
-template <int ELEMENT>
-static inline void score_few(const Attention& a, const Tile& t, const typename Elements<ELEMENT>::Type* keys, i64 count) {
-  const i64 size = padded(a.key_size, LANES);
-  const bool whole = a.key_size % LANES == 0;
-  for (i64 r = 0; r < t.rows; r += 4) {
-    for (i64 i = 0; i < count; i++) {
-      const auto* k = keys + i * a.key_stride_t;
-      if (r == 0) __builtin_prefetch(reinterpret_cast<const char*>(k) + CACHE_AHEAD);
-      V c[4] = {};
-      for (i64 d = 0; d < size; d += LANES) {
-        V x;
-        if (whole || d + LANES <= a.key_size) {
-          x = wide<ELEMENT>(k + d);
-        } else {
-          x = V{};
-          for (i64 e = d; e < a.key_size; e++) x[e - d] = widened<ELEMENT>(k[e]);
-        }
-        for (int j = 0; j < 4; j++) c[j] += x * load(t.query + (r + j) * size + d);
-      }
-      for (int j = 0; j < 4; j++) t.scores[(r + j) * CHUNK + i] = sum(c[j]);
-    }
-  }
-}
-
-// The same for many queries: keys are turned over first, so that 16 of them are one register.
-template <int ELEMENT>
-static inline void score_many(const Attention& a, const Tile& t, const typename Elements<ELEMENT>::Type* keys, i64 count) {
-  const i64 size = padded(a.key_size, LANES), filled = padded(count, LANES);
-  for (i64 i = 0; i < filled; i++)
-    for (i64 d = 0; d < a.key_size; d++) t.keys[d * CHUNK + i] = i < count ? widened<ELEMENT>(keys[i * a.key_stride_t + d]) : 0.0f;
-  for (i64 r = 0; r < t.rows; r += 4) {
-    const float* q = t.query + r * size;
-    for (i64 i = 0; i < filled; i += 2 * LANES) {
-      const bool two = i + LANES < filled;
-      V c[4][2] = {};
-      for (i64 d = 0; d < a.key_size; d++) {
-        const V x = load(t.keys + d * CHUNK + i), y = load(t.keys + d * CHUNK + (two ? i + LANES : i));
-        for (int j = 0; j < 4; j++) c[j][0] += x * q[j * size + d], c[j][1] += y * q[j * size + d];
-      }
-      for (int j = 0; j < 4; j++) {
-        store(t.scores + (r + j) * CHUNK + i, c[j][0]);
-        if (two) store(t.scores + (r + j) * CHUNK + i + LANES, c[j][1]);
-      }
-    }
-  }
-}
-
-// accumulated[r] += scores[r] @ values.
-template <int ELEMENT>
-static inline void weigh(const Attention& a, const Tile& t, const typename Elements<ELEMENT>::Type* values, i64 count) {
-  const i64 size = padded(a.value_size, LANES);
-  for (i64 r = 0; r < t.rows; r += 4) {
-    i64 d = 0;
-    auto columns = [&](auto number) INLINE_LAMBDA {
-      constexpr int N = number;
-      V c[4][N];
-      for (int j = 0; j < 4; j++)
-        for (int n = 0; n < N; n++) c[j][n] = load(t.accumulated + (r + j) * size + d + n * LANES);
-      for (i64 i = 0; i < count; i++) {
-        const auto* v = values + i * a.value_stride_t + d;
-        if (r == 0) __builtin_prefetch(reinterpret_cast<const char*>(v) + CACHE_AHEAD);
-        for (int n = 0; n < N; n++) {
-          const V x = wide<ELEMENT>(v + n * LANES);
-          for (int j = 0; j < 4; j++) c[j][n] += x * t.scores[(r + j) * CHUNK + i];
-        }
-      }
-      for (int j = 0; j < 4; j++)
-        for (int n = 0; n < N; n++) store(t.accumulated + (r + j) * size + d + n * LANES, c[j][n]);
-      d += N * LANES;
-    };
-    while (d + 4 * LANES <= a.value_size) columns(std::integral_constant<int, 4>());
-    while (d + LANES <= a.value_size) columns(std::integral_constant<int, 1>());
-    for (; d < a.value_size; d++)
-      for (int j = 0; j < 4; j++) {
-        float c = t.accumulated[(r + j) * size + d];
-        for (i64 i = 0; i < count; i++) c += widened<ELEMENT>(values[i * a.value_stride_t + d]) * t.scores[(r + j) * CHUNK + i];
-        t.accumulated[(r + j) * size + d] = c;
-      }
-  }
 }
 
 // Slots [begin, end), within one chunk, of a tile.
 template <int ELEMENT>
 static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end) {
   using Type = typename Elements<ELEMENT>::Type;
-  const i64 count = end - begin, value = padded(a.value_size, LANES);
+  const i64 count = end - begin;
   const Type* keys = static_cast<const Type*>(a.key) + t.b * a.key_stride_b + t.head * a.key_stride_h + begin * a.key_stride_t;
   const Type* values = static_cast<const Type*>(a.value) + t.b * a.value_stride_b + t.head * a.value_stride_h + begin * a.value_stride_t;
-  if (t.rows <= 8) score_few<ELEMENT>(a, t, keys, count);
-  else score_many<ELEMENT>(a, t, keys, count);
+  if (t.few()) score_few<ELEMENT>(t, keys, a.key_stride_t, a.key_size, count);
+  else score_many<ELEMENT>(t, keys, a.key_stride_t, a.key_size, count);
   const i64 before = a.position ? a.position[t.b] : 0, filled = padded(count, LANES);
   const i64* held = a.key_positions ? a.key_positions + t.b * a.key_positions_stride_b + begin : nullptr;
   for (i64 r = 0; r < t.rows; r++) {
@@ -230,9 +142,9 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
     t.total[r] = t.total[r] * rescale + sum(total);
     t.most[r] = now;
     if (rescale != 1.0f)
-      for (i64 d = 0; d < value; d += LANES) store(t.accumulated + r * value + d, load(t.accumulated + r * value + d) * rescale);
+      for (i64 d = 0; d < t.value_size; d += LANES) store(t.accumulated + r * t.value_size + d, load(t.accumulated + r * t.value_size + d) * rescale);
   }
-  weigh<ELEMENT>(a, t, values, count);
+  weigh<ELEMENT>(t, values, a.value_stride_t, a.value_size, count);
 }
 
 static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end) {
@@ -262,11 +174,11 @@ static void attention_chunk(const Attention& a, Worker& w, i64 unit) {
   const i64 start = (seen.begin / CHUNK + chunk) * CHUNK, begin = start < seen.begin ? seen.begin : start;
   const Tile t = make_tile(a, w, b, head, 0, a.tokens);
   attend(a, t, begin, start + CHUNK < seen.end ? start + CHUNK : seen.end);
-  const i64 value = padded(a.value_size, LANES), width = a.value_size + 2, tile = b * a.kv_heads + head;
+  const i64 width = a.value_size + 2, tile = b * a.kv_heads + head;
   float* parts = a.parts + tile * blocks(a.capacity, CHUNK) * t.rows * width;
   for (i64 r = 0; r < t.rows; r++) {
     float* part = parts + (chunk * t.rows + r) * width;
-    memcpy(part, t.accumulated + r * value, a.value_size * 4);
+    memcpy(part, t.accumulated + r * t.value_size, a.value_size * 4);
     part[a.value_size] = t.most[r], part[a.value_size + 1] = t.total[r];
   }
   if (__atomic_fetch_add(a.finished + tile, 1, __ATOMIC_ACQ_REL) != chunks - 1) return;
@@ -295,7 +207,7 @@ static void attention(const Attention& a, Worker& w, i64 begin, i64 end) {
     for (; begin < end; begin++) attention_chunk(a, w, begin);
     return;
   }
-  const i64 most = tile_tokens(a), tiles = blocks(a.tokens, most), value = padded(a.value_size, LANES);
+  const i64 most = tile_tokens(a), tiles = blocks(a.tokens, most);
   for (; begin < end; begin++) {
     // The last tokens of a causal row see the most: they come first.
     const i64 tile = tiles - 1 - begin / (a.batch * a.kv_heads), row = begin % (a.batch * a.kv_heads);
@@ -308,6 +220,6 @@ static void attention(const Attention& a, Worker& w, i64 begin, i64 end) {
       at = next;
     }
     for (i64 r = 0; r < t.rows; r++)
-      give(a, t.b, t.head * t.group + r % t.group, first + r / t.group, t.accumulated + r * value, t.most[r], t.total[r]);
+      give(a, t.b, t.head * t.group + r % t.group, first + r / t.group, t.accumulated + r * t.value_size, t.most[r], t.total[r]);
   }
 }

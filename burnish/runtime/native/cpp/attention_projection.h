@@ -61,8 +61,8 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
   const i64 bytes = panel_bytes(a.format, a.size_k);
   const bool rounded = w.rounded && is_integer(a.format);
   const Product product = product_of(a.format, rounded);
-  V* sums = reinterpret_cast<V*>(w.scratch + rows_scratch(a.format, together, a.size_k));
-  float* y = reinterpret_cast<float*>(sums + together);
+  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
+  float* y = sums + together * PANEL;
   float* turned = y + together * width;
   for (; begin < end; begin++) {
     const i64 block = begin / all, head = begin % all, row = block * together;
@@ -76,7 +76,7 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
     const i64 start = head * panels;
     for (i64 panel = 0; panel < panels; panel++) {
       product.panel(a.weight + (start + panel) * bytes, read, count, a.size_k, sums);
-      for (i64 r = 0; r < count; r++) store(y + r * width + panel * PANEL, sums[r]);
+      for (i64 r = 0; r < count; r++) memcpy(y + r * width + panel * PANEL, sums + r * PANEL, PANEL * 4);
     }
     const bool is_query = head < a.heads, is_key = !is_query && head < a.heads + a.kv_heads;
     const float* norm = is_query ? a.query_norm : is_key ? a.key_norm : nullptr;

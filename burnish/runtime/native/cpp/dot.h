@@ -3,20 +3,6 @@
 #pragma once
 #include "rows.h"
 
-// Runs f(0), ..., f(N - 1) with numbers that the compiler knows: arrays indexed by them stay in registers.
-template <int I>
-struct Number {
-  static constexpr int value = I;
-  constexpr operator int() const { return I; }
-};
-template <int N, int I = 0, class F>
-INLINE void each(F&& f) {
-  if constexpr (I < N) {
-    f(Number<I>());
-    each<N, I + 1>(f);
-  }
-}
-
 constexpr i64 AHEAD = 1024;  // bytes of a weight that are asked for before they are wanted
 INLINE void ask(const char* p) { __builtin_prefetch(p + AHEAD, 0, 3); }
 
@@ -28,15 +14,15 @@ INLINE void ask(const char* p) { __builtin_prefetch(p + AHEAD, 0, 3); }
 #include "dot_portable.h"
 #endif
 
-// A panel's products with rows [0, count) into out[count].
+// A panel's products with rows [0, count) into out[count][16].
 template <int FORMAT, bool ROUNDED>
-static __attribute__((noinline)) void panel_product(const char* panel, const Rows& rows, i64 count, i64 k, V* out) {
+static __attribute__((noinline)) void panel_product(const char* panel, const Rows& rows, i64 count, i64 k, float* out) {
   using D = Dot<FORMAT, ROUNDED>;
   i64 row = 0;
-  for (; count - row >= D::MOST; row += D::MOST) D::template run<D::MOST>(panel, rows, row, k, out + row);
+  for (; count - row >= D::MOST; row += D::MOST) D::template run<D::MOST>(panel, rows, row, k, out + row * PANEL);
   switch (count - row) {
 #define CASE(m) \
-  case m: if constexpr (m < D::MOST) D::template run<m>(panel, rows, row, k, out + row); break;
+  case m: if constexpr (m < D::MOST) D::template run<m>(panel, rows, row, k, out + row * PANEL); break;
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
 #undef CASE
   }
@@ -44,7 +30,7 @@ static __attribute__((noinline)) void panel_product(const char* panel, const Row
 
 // How a panel of a format is multiplied, with how many rows at most.
 struct Product {
-  void (*panel)(const char* panel, const Rows& rows, i64 count, i64 k, V* out);
+  void (*panel)(const char* panel, const Rows& rows, i64 count, i64 k, float* out);
   i64 most;
 };
 

@@ -5,12 +5,6 @@
 struct Pair {
   __m256 low, high;
 };
-INLINE V joined(__m256 low, __m256 high) {
-  V x;
-  memcpy(&x, &low, 32);
-  memcpy(reinterpret_cast<char*>(&x) + 32, &high, 32);
-  return x;
-}
 INLINE __m256i dword(const void* p) {
   int32_t x;
   memcpy(&x, p, 4);
@@ -44,8 +38,11 @@ struct Sums {
       asm("" : "+x"(low[m]), "+x"(high[m]));
     });
   }
-  INLINE void give(V* out) const {
-    each<M>([&](auto m) INLINE_LAMBDA { out[m] = joined(low[m], high[m]); });
+  INLINE void give(float* out) const {
+    each<M>([&](auto m) INLINE_LAMBDA {
+      _mm256_storeu_ps(out + m * PANEL, low[m]);
+      _mm256_storeu_ps(out + m * PANEL + 8, high[m]);
+    });
   }
 };
 
@@ -53,7 +50,7 @@ template <>
 struct Dot<F32, false> {
   static constexpr int MOST = 6;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const float* x = rows.x + row * rows.stride;
     Sums<M> c;
     c.clear();
@@ -69,7 +66,7 @@ template <>
 struct Dot<BF16, false> {
   static constexpr int MOST = 6;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const float* x = rows.x + row * rows.stride;
     const __m256i high = _mm256_set1_epi32(0xffff0000);
     Sums<M> c;
@@ -88,7 +85,7 @@ template <>
 struct Dot<F16, false> {
   static constexpr int MOST = 6;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const float* x = rows.x + row * rows.stride;
     Sums<M> c;
     c.clear();
@@ -107,7 +104,7 @@ struct Dot<FORMAT, false> {
   static constexpr int MOST = 3;
   static constexpr bool FOUR_BITS = FORMAT >= Q4;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const __m256i low = _mm256_set1_epi32(15);
     const __m256 zero = _mm256_set1_ps(has_minima(FORMAT) ? 0.0f : 8.0f);
     Sums<M> c;
@@ -154,7 +151,7 @@ struct Dot<FORMAT, true> {
   static constexpr int MOST = 4;
   static constexpr bool FOUR_BITS = FORMAT >= Q4;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     constexpr int ADDED = FOUR_BITS && !has_minima(FORMAT) ? 8 : 0;
     Sums<M> c;

@@ -20,7 +20,7 @@ template <>
 struct Dot<F32, false> {
   static constexpr int MOST = 12;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const float* x = rows.x + row * rows.stride;
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
@@ -32,7 +32,7 @@ struct Dot<F32, false> {
         asm("" : "+v"(c[m]));
       });
     }
-    each<M>([&](auto m) INLINE_LAMBDA { out[m] = (V)c[m]; });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
 };
 
@@ -40,7 +40,7 @@ template <>
 struct Dot<BF16, false> {
   static constexpr int MOST = 12;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const float* x = rows.x + row * rows.stride;
     const __m512i high = _mm512_set1_epi32(0xffff0000);
     __m512 c[M];
@@ -55,7 +55,7 @@ struct Dot<BF16, false> {
         asm("" : "+v"(c[m]));
       });
     }
-    each<M>([&](auto m) INLINE_LAMBDA { out[m] = (V)c[m]; });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
 };
 
@@ -63,7 +63,7 @@ template <>
 struct Dot<F16, false> {
   static constexpr int MOST = 12;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const float* x = rows.x + row * rows.stride;
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
@@ -75,7 +75,7 @@ struct Dot<F16, false> {
         asm("" : "+v"(c[m]));
       });
     }
-    each<M>([&](auto m) INLINE_LAMBDA { out[m] = (V)c[m]; });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
 };
 
@@ -85,7 +85,7 @@ struct Dot<FORMAT, false> {
   static constexpr int MOST = 12;
   static constexpr bool FOUR_BITS = FORMAT >= Q4;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     // By the four bits that u is: u - 8, or u where there are minima.
     const __m512 table = has_minima(FORMAT)
         ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
@@ -125,7 +125,7 @@ struct Dot<FORMAT, false> {
         });
       }
     }
-    each<M>([&](auto m) INLINE_LAMBDA { out[m] = (V)c[m]; });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
 };
 
@@ -136,7 +136,7 @@ struct Dot<FORMAT, true> {
   static constexpr int MOST = 8;
   static constexpr bool FOUR_BITS = FORMAT >= Q4;
   template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, V* out) {
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const __m512i flip = _mm512_set1_epi8((char)0x80), low = _mm512_set1_epi8(15);
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
@@ -175,6 +175,6 @@ struct Dot<FORMAT, true> {
         if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[g * M + m]), c[m]);
       });
     }
-    each<M>([&](auto m) INLINE_LAMBDA { out[m] = (V)c[m]; });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
 };

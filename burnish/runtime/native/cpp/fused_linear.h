@@ -35,39 +35,74 @@ static i64 fused_linear_scratch(const FusedLinear& a) {
   return rows_scratch(a.format, together, a.size_k) + together * 64;
 }
 
-// What becomes of 16 sums of a row: `n` is the first's place among the outputs, of which `count` are left.
+// What becomes of the sums of a panel.
 struct Epilogue {
   const FusedLinear& a;
   const i64 columns = a.gated ? a.size_n / 2 : a.size_n;
 
-  INLINE void operator()(i64 panel, i64 row, V y) const {
-    const i64 width = a.gated ? 8 : 16, first = panel * width;
-    const i64 count = columns - first < width ? columns - first : width;
-    if (a.bias) {
-      if (a.gated) {
-        for (i64 i = 0; i < count; i++) y[i] += a.bias[2 * (first + i)], y[8 + i] += a.bias[2 * (first + i) + 1];
-      } else {
-        y += count == 16 ? load(a.bias + first) : load_some(a.bias + first, count);
-      }
+  // `count` rows, from `row` on, of sums[count][16].
+  void operator()(i64 panel, i64 row, i64 count, float* sums) const {
+    if (a.gated) gated(panel, row, count, sums);
+    else plain(panel, row, count, sums);
+  }
+
+ private:
+  void plain(i64 panel, i64 row, i64 count, float* sums) const {
+    const i64 first = panel * PANEL, left = columns - first < PANEL ? columns - first : PANEL;
+    alignas(64) float bias[PANEL] = {};
+    if (a.bias) memcpy(bias, a.bias + first, left * 4);
+    for (i64 r = 0; r < count; r++) {
+      for (int i = 0; i < PANEL; i += LANES)
+        store(sums + r * PANEL + i, scaled(activated(load(sums + r * PANEL + i) + load(bias + i), a.activation)));
+      give((row + r) * columns + first, sums + r * PANEL, left);
     }
-    if (a.gated) {
-      const V up = __builtin_shuffle(y, VI{8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15});
-      y = activated(y, a.activation) * up;
-    } else {
-      y = activated(y, a.activation);
+  }
+
+  // A panel has 8 gates and then the 8 that they are for.
+  void gated(i64 panel, i64 row, i64 count, float* sums) const {
+    constexpr int HALF = PANEL / 2;
+    const i64 first = panel * HALF, left = columns - first < HALF ? columns - first : HALF;
+    if (a.bias)
+      for (i64 r = 0; r < count; r++)
+        for (i64 i = 0; i < left; i++) {
+          sums[r * PANEL + i] += a.bias[2 * (first + i)];
+          sums[r * PANEL + HALF + i] += a.bias[2 * (first + i) + 1];
+        }
+#if defined(__AVX512F__)
+    for (i64 r = 0; r < count; r += 2) {  // one register has the gates of two rows
+      const V one = load(sums + r * PANEL), two = load(sums + (r + 1 < count ? r + 1 : r) * PANEL);
+      const V gates = __builtin_shufflevector(one, two, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+      const V ups = __builtin_shufflevector(one, two, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+      alignas(64) float y[LANES];
+      store(y, scaled(activated(gates, a.activation) * ups));
+      give((row + r) * columns + first, y, left);
+      if (r + 1 < count) give((row + r + 1) * columns + first, y + HALF, left);
     }
+#else
+    for (i64 r = 0; r < count; r++) {
+      float* y = sums + r * PANEL;
+      for (int i = 0; i < HALF; i += LANES) store(y + i, scaled(activated(load(y + i), a.activation) * load(y + HALF + i)));
+      give((row + r) * columns + first, y, left);
+    }
+#endif
+  }
+
+  INLINE V scaled(V y) const {
     if (a.scale != 1.0) y = y * static_cast<float>(a.scale);
-    if (a.softcap > 0.0) {
-      const float cap = static_cast<float>(a.softcap);
-      y = tanh(y / cap) * cap;
+    if (a.softcap > 0.0) y = tanh(y / static_cast<float>(a.softcap)) * static_cast<float>(a.softcap);
+    return y;
+  }
+
+  INLINE void give(i64 place, const float* y, i64 left) const {
+    float* out = a.out + place;
+    if (!a.residual) {
+      memcpy(out, y, left * 4);
+      return;
     }
-    float* out = a.out + row * columns + first;
-    const float* before = a.residual ? a.residual + row * columns + first : nullptr;
-    if (count == 16) {
-      store(out, before ? load(before) + y : y);
-    } else {
-      for (i64 i = 0; i < count; i++) out[i] = before ? before[i] + y[i] : y[i];
-    }
+    const float* before = a.residual + place;
+    i64 i = 0;
+    for (; i + LANES <= left; i += LANES) store(out + i, load(before + i) + load(y + i));
+    for (; i < left; i++) out[i] = before[i] + y[i];
   }
 };
 
@@ -78,7 +113,7 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
   const bool rounded = w.rounded && is_integer(a.format);
   const Product product = product_of(a.format, rounded);
   Rows& rows = *reinterpret_cast<Rows*>(w.scratch);
-  V* sums = reinterpret_cast<V*>(w.scratch + rows_scratch(a.format, together, a.size_k));
+  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   while (begin < end) {
     const i64 block = begin / panels, first = begin % panels, last = first + (end - begin) < panels ? first + (end - begin) : panels;
     const i64 row = block * together, count = a.rows - row < together ? a.rows - row : together;
@@ -90,7 +125,7 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
     }
     for (i64 panel = first; panel < last; panel++) {
       product.panel(a.weight + panel * bytes, rows, count, a.size_k, sums);
-      for (i64 r = 0; r < count; r++) epilogue(panel, row + r, sums[r]);
+      epilogue(panel, row, count, sums);
     }
     begin += last - first;
   }

@@ -42,6 +42,7 @@ struct Pool {
   i64 claimed = 0;  // room for
   const Op* ops = nullptr;
   i64 count = 0;
+  i64* times = nullptr;  // of the first thread, nanoseconds of each op: waiting in front of it, then at work; or null
 
   explicit Pool(int threads) : team(threads), workers{} {}
 };
@@ -78,24 +79,31 @@ static void work(void* given, int thread) {
   for (i64 i = 0; i < pool.count; i++) {
     const Op& op = pool.ops[i];
     const Kernel& kernel = KERNELS[op.kernel];
+    i64* times = thread == 0 && pool.times ? pool.times + 2 * i : nullptr;
+    i64 since = times ? nanoseconds() : 0;
     if (op.barrier) pool.team.barrier(thread);
+    if (times) {
+      const i64 now = nanoseconds();
+      times[0] += now - since;
+      since = now;
+    }
     worker.prepared = -1;
     const i64 units = kernel.units(op.arguments);
     const i64 fixed = threads == 1 ? units : kernel.uneven ? 0 : units - units / 8;
     const i64 begin = fixed * thread / threads, end = fixed * (thread + 1) / threads;
     if (begin < end) kernel.run(op.arguments, worker, begin, end);
-    if (fixed == units) continue;
     const i64 piece = kernel.uneven ? 1 : 1 + (units - fixed) / (4 * threads);
-    for (;;) {
+    while (fixed != units) {
       const i64 from = fixed + pool.claims[i].next.fetch_add(piece, std::memory_order_relaxed);
       if (from >= units) break;
       kernel.run(op.arguments, worker, from, from + piece < units ? from + piece : units);
     }
+    if (times) times[1] += nanoseconds() - since;
   }
 }
 
 // 0, or 1 where there is no memory for what the threads need.
-EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int rounded) {
+EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int rounded, i64* times) {
   Pool& pool = *static_cast<Pool*>(given);
   if (count > pool.claimed) {
     delete[] pool.claims;
@@ -115,7 +123,7 @@ EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int r
   }
   if (scratch > pool.scratch) pool.scratch = scratch;
   for (i64 i = 0; i < count; i++) pool.claims[i].next.store(0, std::memory_order_relaxed);
-  pool.ops = ops, pool.count = count;
+  pool.ops = ops, pool.count = count, pool.times = times;
   pool.team.run(work, &pool);
   return 0;
 }

@@ -87,23 +87,28 @@ static inline void normalize(const Normed& n, const float* x, float* y, i64 k) {
 
 // One group as integers: scale = greatest / 127.
 INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x, int32_t* total) {
-  V a = load(x), b = load(x + LANES);
-  V size = maximum((V)((VI)a & 0x7fffffff), (V)((VI)b & 0x7fffffff));
-  float most = greatest(size);
-  float inverse = most > 0.0f ? 127.0f / most : 0.0f;
-  *scale = most / 127.0f + sum((a - a) + (b - b));  // what is no number, or too large to be one, stays so
+  constexpr int PARTS = GROUP / LANES;
+  typedef int8_t Bytes __attribute__((vector_size(LANES)));
+  V size = {}, strange = {};
+  each<PARTS>([&](auto p) INLINE_LAMBDA {
+    const V part = load(x + p * LANES);
+    size = maximum((V)((VI)part & 0x7fffffff), size);
+    strange += part - part;
+  });
+  const float most = greatest(size), inverse = most > 0.0f ? 127.0f / most : 0.0f;
+  *scale = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
   const V magic = splat(12582912.0f);  // 1.5 * 2^23: what is added to it has its nearest whole number in the low bits
-  typedef int8_t Bytes __attribute__((vector_size(16)));
-  VI whole_a = (VI)(a * inverse + magic) - (VI)magic, whole_b = (VI)(b * inverse + magic) - (VI)magic;
-  Bytes bytes_a = __builtin_convertvector(whole_a, Bytes), bytes_b = __builtin_convertvector(whole_b, Bytes);
-  memcpy(q, &bytes_a, 16);
-  memcpy(q + 16, &bytes_b, 16);
-  VI whole = whole_a + whole_b;
-  int32_t parts[16], all = 0;
-  memcpy(parts, &whole, 64);
-  for (int32_t part : parts) all += part;
-  *total = all;
-  *sum_of_x = *scale * static_cast<float>(all);
+  VI all = {};
+  each<PARTS>([&](auto p) INLINE_LAMBDA {
+    const VI whole = (VI)(load(x + p * LANES) * inverse + magic) - (VI)magic;
+    const Bytes bytes = __builtin_convertvector(whole, Bytes);
+    memcpy(q + p * LANES, &bytes, LANES);
+    all += whole;
+  });
+  int32_t sum_of_q = 0;
+  for (int i = 0; i < LANES; i++) sum_of_q += all[i];
+  *total = sum_of_q;
+  *sum_of_x = *scale * static_cast<float>(sum_of_q);
 }
 
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
@@ -133,7 +138,9 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, i64 mos
     for (i64 g = 0; g < groups; g++) {
       const i64 at = first * groups + g * M + m;
       if (!rounded) {
-        sums[at] = sum(load(y + g * GROUP) + load(y + g * GROUP + LANES));
+        V all_of_it = {};
+        for (int i = 0; i < GROUP; i += LANES) all_of_it += load(y + g * GROUP + i);
+        sums[at] = sum(all_of_it);
         continue;
       }
       int8_t whole[GROUP];

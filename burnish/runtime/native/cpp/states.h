@@ -9,7 +9,7 @@
 enum Element { FLOAT32, BFLOAT16, FLOAT16 };
 #define ELEMENTS "float32|bfloat16|float16"
 
-typedef uint16_t Short __attribute__((vector_size(32)));
+typedef uint16_t Short __attribute__((vector_size(2 * LANES)));
 
 template <int ELEMENT>
 struct Elements {
@@ -20,7 +20,6 @@ struct Elements<FLOAT32> {
   using Type = float;
 };
 
-INLINE float to_float(float x) { return x; }
 template <int ELEMENT>
 INLINE float widened(typename Elements<ELEMENT>::Type x) {
   if constexpr (ELEMENT == FLOAT32) return x;
@@ -58,16 +57,12 @@ INLINE V wide(const typename Elements<ELEMENT>::Type* p) {
     return load(p);
   } else {
     Short bits;
-    memcpy(&bits, p, 32);
+    memcpy(&bits, p, sizeof(bits));
     if constexpr (ELEMENT == BFLOAT16) return (V)(__builtin_convertvector(bits, VI) << 16);
 #if defined(__AVX512F__)
     return (V)_mm512_maskz_cvtph_ps((__mmask16)-1, (__m256i)bits);
 #elif defined(__F16C__)
-    typedef float Eight __attribute__((vector_size(32)));
-    Eight both[2] = {(Eight)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), (Eight)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
-    V x;
-    memcpy(&x, both, 64);
-    return x;
+    return (V)_mm256_cvtph_ps((__m128i)bits);
 #else
     V x;
     for (int i = 0; i < LANES; i++) x[i] = widened<ELEMENT>(p[i]);

@@ -1,22 +1,44 @@
-// Sixteen floats, in whatever registers the processor has, and functions of them.
+// As many floats as a register holds, and functions of them.
 #pragma once
 #include <cstring>
 
 #include "abi.h"
 
-typedef float V __attribute__((vector_size(64)));
-typedef int32_t VI __attribute__((vector_size(64)));
-typedef float Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float V __attribute__((vector_size(4 * LANES)));
+typedef int32_t VI __attribute__((vector_size(4 * LANES)));
+typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float V4 __attribute__((vector_size(16)));
 
 INLINE V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 INLINE void store(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
 INLINE V splat(float x) { return V{} + x; }
-INLINE V select(VI mask, V yes, V no) { return (V)(((VI)yes & mask) | ((VI)no & ~mask)); }
+INLINE V select(VI mask, V yes, V no) { return mask ? yes : no; }
 INLINE V maximum(V a, V b) { return select(a > b, a, b); }
 INLINE V minimum(V a, V b) { return select(a < b, a, b); }
 
-// The first `count` of 16; zeros behind them.
+// Runs f(0), ..., f(N - 1) with numbers that the compiler knows: arrays indexed by them stay in registers.
+template <int I>
+struct Number {
+  static constexpr int value = I;
+  constexpr operator int() const { return I; }
+};
+template <int N, int I = 0, class F>
+INLINE void each(F&& f) {
+  if constexpr (I < N) {
+    f(Number<I>());
+    each<N, I + 1>(f);
+  }
+}
+
+// The first `count` of them; zeros behind.
 INLINE V load_some(const float* p, i64 count) {
   V x = {};
   for (i64 i = 0; i < count; i++) x[i] = p[i];
@@ -26,20 +48,47 @@ INLINE void store_some(float* p, V x, i64 count) {
   for (i64 i = 0; i < count; i++) p[i] = x[i];
 }
 
-// Pairwise: the order of additions is one on every processor.
-INLINE float sum(V x) {
-  x += __builtin_shuffle(x, VI{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
-  x += __builtin_shuffle(x, VI{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
-  x += __builtin_shuffle(x, VI{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
-  x += __builtin_shuffle(x, VI{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14});
-  return x[0];
+// Folded over to four, in an order of its own on each processor, and in one on each.
+#if defined(__AVX512F__)
+typedef float V8 __attribute__((vector_size(32)));
+INLINE V8 low(V x) { return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7); }
+INLINE V8 high(V x) { return __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15); }
+#else
+typedef V V8;
+#endif
+#if defined(__AVX2__)
+INLINE V4 low4(V8 x) { return __builtin_shufflevector(x, x, 0, 1, 2, 3); }
+INLINE V4 high4(V8 x) { return __builtin_shufflevector(x, x, 4, 5, 6, 7); }
+#endif
+
+INLINE V4 quarter(V x) {
+#if defined(__AVX512F__)
+  const V8 half = low(x) + high(x);
+  return low4(half) + high4(half);
+#elif defined(__AVX2__)
+  return low4(x) + high4(x);
+#else
+  return x;
+#endif
 }
+
+INLINE float sum(V x) {
+  const V4 four = quarter(x);
+  return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+// The sums of four, each in the same order as `sum` has them.
+INLINE V4 sums(V a, V b, V c, V d) {
+  const V4 p = quarter(a), q = quarter(b), r = quarter(c), s = quarter(d);
+  const V4 pq = __builtin_shufflevector(p, q, 0, 2, 4, 6) + __builtin_shufflevector(p, q, 1, 3, 5, 7);
+  const V4 rs = __builtin_shufflevector(r, s, 0, 2, 4, 6) + __builtin_shufflevector(r, s, 1, 3, 5, 7);
+  return __builtin_shufflevector(pq, rs, 0, 2, 4, 6) + __builtin_shufflevector(pq, rs, 1, 3, 5, 7);
+}
+
 INLINE float greatest(V x) {
-  x = maximum(x, __builtin_shuffle(x, VI{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
-  x = maximum(x, __builtin_shuffle(x, VI{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
-  x = maximum(x, __builtin_shuffle(x, VI{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
-  x = maximum(x, __builtin_shuffle(x, VI{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}));
-  return x[0];
+  float most = x[0];
+  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+  return most;
 }
 
 // exp(x) to 2 units in the last place (Cody and Waite's reduction, a polynomial of degree 6); 0 below -87.3, and
