@@ -133,7 +133,7 @@ struct Dot<FORMAT, false> {
 // times the total of a row's group, which is known; so with the 8 of four bits.
 template <int FORMAT>
 struct Dot<FORMAT, true> {
-  static constexpr int MOST = 8;
+  static constexpr int MOST = 12;
   static constexpr bool FOUR_BITS = FORMAT >= Q4;
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
@@ -145,10 +145,9 @@ struct Dot<FORMAT, true> {
     const int32_t* totals = rows.totals + row * rows.groups;
     constexpr int ADDED = has_minima(FORMAT) ? 0 : FOUR_BITS ? 8 : 128;
     for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP * M) {
-      __m512i even[M], odd[M];
+      __m512i d[M];
       each<M>([&](auto m) INLINE_LAMBDA {
-        even[m] = _mm512_set1_epi32(-ADDED * totals[g * M + m]);
-        odd[m] = _mm512_setzero_si512();
+        d[m] = ADDED ? _mm512_set1_epi32(-ADDED * totals[g * M + m]) : _mm512_setzero_si512();
       });
       each<4>([&](auto s) INLINE_LAMBDA {
         __m512i a, b;
@@ -162,16 +161,17 @@ struct Dot<FORMAT, true> {
           a = _mm512_xor_si512(_mm512_loadu_si512(p), flip), b = _mm512_xor_si512(_mm512_loadu_si512(p + 64), flip);
         }
         each<M>([&](auto m) INLINE_LAMBDA {
-          even[m] = _mm512_dpbusd_epi32(even[m], a, dword(q + (s * 2 * M + m) * 4));
-          odd[m] = _mm512_dpbusd_epi32(odd[m], b, dword(q + ((s * 2 + 1) * M + m) * 4));
+          d[m] = _mm512_dpbusd_epi32(d[m], a, dword(q + (s * 2 * M + m) * 4));
+        });
+        each<M>([&](auto m) INLINE_LAMBDA {
+          d[m] = _mm512_dpbusd_epi32(d[m], b, dword(q + ((s * 2 + 1) * M + m) * 4));
         });
       });
       const __m512 scale = part<FORMAT>(w);
       __m512 minimum;
       if constexpr (has_minima(FORMAT)) minimum = part<FORMAT>(w + part_bytes(FORMAT));
       each<M>([&](auto m) INLINE_LAMBDA {
-        const __m512 d = _mm512_cvtepi32_ps(_mm512_add_epi32(even[m], odd[m]));
-        c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[g * M + m])), d, c[m]);
+        c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[g * M + m])), _mm512_cvtepi32_ps(d[m]), c[m]);
         if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[g * M + m]), c[m]);
       });
     }

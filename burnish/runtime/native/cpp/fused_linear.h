@@ -20,11 +20,13 @@ struct FusedLinear {
   "x:p weight:p bias:p norm_weight:p norm_bias:p residual:p out:w rows:i size_n:i size_k:i x_stride:i format:" FORMATS \
   " norm:" NORMS " eps:f activation:" ACTIVATIONS " gated:i scale:f softcap:f"
 
-// Rows that are worked on together: their activations stay in the second cache.
+// Rows that are worked on together: so many that a weight is seldom read again, and their activations, 1 MB of floats,
+// stay in the second cache; in blocks of about one size, and whole tiles.
 static inline i64 rows_together(i64 rows, i64 k) {
-  i64 most = 131072 / (k > 0 ? k : 1) / 12 * 12;
-  most = most < 12 ? 12 : most > 96 ? 96 : most;
-  return rows < most ? rows : most;
+  i64 most = 262144 / (k > 0 ? k : 1) / 12 * 12;
+  most = most < 12 ? 12 : most > 252 ? 252 : most;
+  if (rows <= most) return rows;
+  return padded(blocks(rows, blocks(rows, most)), 12);
 }
 
 static i64 fused_linear_units(const FusedLinear& a) {
