@@ -6,28 +6,36 @@ from pathlib import Path
 
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.executor import Executor
+from burnish.runtime.executor_native import Accuracy
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import Backend, CompiledModel, weight_tensors
 from burnish.runtime.model import load as load_by_runtime
 
 
-def load(path: Path | str, backend: Backend | None = None, threads: int | None = None) -> CompiledModel:
+def load(
+    path: Path | str,
+    backend: Backend | None = None,
+    threads: int | None = None,
+    accuracy: Accuracy | None = None,
+) -> CompiledModel:
     """Load an artifact that `save` or `burnish compile` wrote.
 
     Args:
         path: the folder.
-        backend: who executes it: "onnxruntime" on CPUs; "cuda" on an NVIDIA GPU; "reference" for the graph node by node
-            in PyTorch; "triton-interpret" for the GPU's kernels by Triton's interpreter, slowly and on any machine. If
-            None, what the artifact was compiled for.
+        backend: who executes it: "onnxruntime" on CPUs; "native" on CPUs, too, by our own kernels; "cuda" on an NVIDIA
+            GPU; "reference" for the graph node by node in PyTorch; "triton-interpret" for the GPU's kernels by Triton's
+            interpreter, slowly and on any machine. If None, what the artifact was compiled for.
         threads: how many processors to use; None for all that this process has. (For the reference backend this sets
             PyTorch's threads for the whole process.)
+        accuracy: for native kernels: "fast" (None) rounds what is multiplied with weights of integers to 8 bits, in
+            groups of 32; "exact" leaves it in floats.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.
         UsageError: there is no such backend, or the artifact was not compiled for it, or it needs a GPU that is not
             here.
     """
-    return load_by_runtime(path, backend, threads, {"triton-interpret": interpreted})
+    return load_by_runtime(path, backend, threads, {"triton-interpret": interpreted}, accuracy)
 
 
 def interpreted(artifact: Artifact) -> Executor:

@@ -6,8 +6,9 @@ Rows of weight[N, K] come in panels of 16, whose elements stand in the order in 
     f32, f16   [K][16]
     bf16       [K / 2][16][2]
     q8, q8f    for each 32 inputs: scales [16], int8 [8 steps][16][4]
-    q4, q4f    for each 32 inputs: scales [16] (q4f: and minima [16]), bytes [4][16][4] of two numbers each: the low half
-    q4m        is of step 2i, the high half of step 2i + 1. q4m has minima, too
+    q4         for each 32 inputs: scales [16], bytes [4][16][4] of two numbers each: the low half is of step 2i, the
+               high half of step 2i + 1
+    q4m, q4f   the same, with minima [16] behind the scales
 
 A number is scale * q in q8, scale * (u - 8) in q4, scale * u + minimum in q4m and q4f; scales and minima are float16,
 or float32 in q8f and q4f. K is filled up with zeros to whole steps, N to whole panels.
@@ -31,33 +32,33 @@ Format = Literal["f32", "bf16", "f16", "q8", "q8f", "q4", "q4m", "q4f"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PANEL, GROUP = 16, 32
 
-_FLOATS: dict[str, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+_FLOATS: dict[Format, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
-def is_integer(form: str) -> bool:
+def is_integer(form: Format) -> bool:
     """Whether a format is of integers."""
     return form not in _FLOATS
 
 
-def _has_minima(form: str) -> bool:
+def _has_minima(form: Format) -> bool:
     return form in ("q4m", "q4f")
 
 
-def _part_dtype(form: str) -> torch.dtype:
+def _part_dtype(form: Format) -> torch.dtype:
     return torch.float32 if form in ("q8f", "q4f") else torch.float16
 
 
-def _filled(form: str, size: int) -> int:
+def _filled(form: Format, size: int) -> int:
     unit = GROUP if is_integer(form) else 2 if form == "bf16" else 1
     return -(-size // unit) * unit
 
 
-def _group_bytes(form: str) -> int:
+def _group_bytes(form: Format) -> int:
     parts = _part_dtype(form).itemsize * PANEL * (2 if _has_minima(form) else 1)
     return parts + (512 if form.startswith("q8") else 256)
 
 
-def panel_bytes(form: str, size: int) -> int:
+def panel_bytes(form: Format, size: int) -> int:
     """Bytes of one panel of rows of `size` elements."""
     filled = _filled(form, size)
     return filled // GROUP * _group_bytes(form) if is_integer(form) else filled * PANEL * _FLOATS[form].itemsize
@@ -121,7 +122,7 @@ def packed(weight: Weight, form: Format, order: RowOrder) -> Tensor:
     return torch.cat([*(each.reshape(len(q), groups, -1) for each in whole), _bytes(q, 2)], dim=-1).flatten(1)
 
 
-def _by_group(part: Tensor, source: Quantized, places: Tensor, groups: int, form: str) -> Tensor:
+def _by_group(part: Tensor, source: Quantized, places: Tensor, groups: int, form: Format) -> Tensor:
     """What each group of a weight has, [N, K / group], for each 32 inputs: [P, groups, 16]."""
     first = torch.arange(groups) * GROUP // source.group
     return _in_panels(part[:, first], places).transpose(1, 2).to(_part_dtype(form))
@@ -195,6 +196,12 @@ class Panels:
     def dtype(self) -> torch.dtype:
         return torch.uint8
 
+    @property
+    def rounded_to(self) -> torch.dtype | None:
+        """The dtype that floats are rounded to, if that loses something."""
+        dtype = _FLOATS.get(self.form)
+        return None if dtype in (None, torch.float32, stored_dtype(self.source)) else dtype
+
     def materialize(self) -> Tensor:
         """The bytes."""
         return packed(self.source, self.form, self.order)
@@ -203,7 +210,7 @@ class Panels:
 # ---------------------------------------------------------------- the op
 
 
-def _shape(panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
+def _shape(panels: Tensor, form: Format, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
     return panels.new_empty((rows, size), dtype=torch.float32)
 
 
@@ -212,8 +219,8 @@ def _shape(panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs
     Traits(),
     _shape,
 )
-def from_panels(panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
-    """The weight[rows, size], float32, that panels stand for. `form` is one of `FORMATS`; for the rest see `RowOrder`."""
+def from_panels(panels: Tensor, form: Format, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
+    """The weight[rows, size], float32, that panels stand for. `form` is one of `FORMATS`; the rest is a `RowOrder`."""
     if form not in FORMATS:
         raise ValueError(f"there is no format {form!r} of panels: there are {', '.join(FORMATS)}")
     count = len(panels)
@@ -232,13 +239,13 @@ def _turned(x: Tensor, count: int) -> Tensor:
     return x.reshape(count, -1, PANEL).transpose(1, 2)
 
 
-def _integers(panels: Tensor, form: str) -> Tensor:
+def _integers(panels: Tensor, form: Format) -> Tensor:
     """Floats [panels, 16, inputs] from panels of integers."""
     groups = panels.reshape(len(panels), -1, _group_bytes(form))
     dtype = _part_dtype(form)
     size = dtype.itemsize * PANEL
     scales, rest = groups[..., :size].contiguous().view(dtype).float(), groups[..., size:]
-    minima = 0.0
+    minima: Tensor | float = 0.0
     if _has_minima(form):
         minima, rest = rest[..., :size].contiguous().view(dtype).float().unsqueeze(-1), rest[..., size:]
     if form.startswith("q8"):

@@ -7,8 +7,9 @@ from burnish.ir.program import Program
 from burnish.ir.trace import Check
 from burnish.passes.run_plan import plan_run
 from burnish.passes.verify import Verifier
-from burnish.passes.verify_run import PRECISIONS, RunVerifier, tolerance_of, verify_by_reference
+from burnish.passes.verify_run import PRECISIONS, RunVerifier, has_integers, tolerance_of, verify_by_reference
 from burnish.runtime.executor import Executor
+from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 
 
@@ -24,7 +25,9 @@ class CompilationChecks:
         self.exact, self.lowered = exact, lowered
         self.backend, self.unavailable = backend, unavailable
         self.verifier = RunVerifier(captured, plan_run(captured, exact))
-        self.tolerance = tolerance_of(lowered, eight_bits=backend in ("onnxruntime", "native"))
+        # Native kernels round what they multiply with integers, and need not: what they compute is checked without.
+        self.unrounded = backend == "native" and has_integers(lowered)
+        self.tolerance = tolerance_of(lowered, eight_bits=backend == "onnxruntime")
         self.rounds = self.tolerance > PRECISIONS["float32"]
         self.slow = backend == "triton-interpret"  # seconds a token
 
@@ -38,6 +41,9 @@ class CompilationChecks:
             return found if self.lowered is self.exact else [*found, *self._brief("the lowered program, node by node")]
         if self.slow:
             return [*by_nodes, *self._brief(ran)]
+        if self.unrounded:
+            found = plan.checks(f"{ran}, activations in floats")
+            return [*found, *self._brief(f"{ran}, activations in 8 bits"), *(by_nodes if self.rounds else [])]
         return [*plan.checks(ran), *(by_nodes if self.rounds else [])]
 
     def _brief(self, by: str) -> list[Check]:
@@ -54,6 +60,12 @@ class CompilationChecks:
                 self.verifier.verify(self.lowered, ReferenceExecutor(self.lowered), self.tolerance, by, briefly=True)
             return
         try:
+            if self.unrounded:
+                assert isinstance(executor, NativeExecutor)
+                with executor.exactly():
+                    self.verifier.verify(self.lowered, executor, self.tolerance, f"{ran}, activations in floats,")
+                self.verifier.verify(self.lowered, executor, PRECISIONS["8 bits"], ran, briefly=True)
+                return
             self.verifier.verify(self.lowered, executor, self.tolerance, ran, briefly=self.slow)
         except VerificationError as error:
             raise VerificationError(f"{error}. {self._stage()}") from error

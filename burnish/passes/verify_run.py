@@ -18,6 +18,7 @@ from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import VerificationError
 from burnish.ir.interpreter import without_assertions
 from burnish.ir.ops import burnish_ops
+from burnish.ir.panels import Panels, is_integer
 from burnish.ir.program import Program, value
 from burnish.passes.base import Effect
 from burnish.passes.conditioning import rounding_noise
@@ -245,15 +246,24 @@ def tolerance_of(step: Program, eight_bits: bool = False) -> float:
     `eight_bits`: it rounds what it multiplies with integers to 8 bits.
     """
     coded = any(node.target is burnish_ops.to_codes.default for node in step.graph.nodes)
-    integers = any(str(node.target).startswith("burnish.quantized_") for node in step.graph.nodes)
-    if coded or (eight_bits and integers):
+    if coded or (eight_bits and has_integers(step)):
         return PRECISIONS["8 bits"]
     return _tolerance_of_floats(step)
+
+
+def has_integers(step: Program) -> bool:
+    """Whether it multiplies with weights of integers."""
+    return any(str(node.target).startswith("burnish.quantized_") for node in step.graph.nodes) or any(
+        isinstance(weight, Panels) and is_integer(weight.form) for weight in step.weights.values()
+    )
 
 
 def _tolerance_of_floats(program: Program) -> float:
     """The same for the narrowest floats that a program itself computes in."""
     dtypes = {value(node).dtype for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)}
+    dtypes |= {
+        each for weight in program.weights.values() if isinstance(weight, Panels) and (each := weight.rounded_to)
+    }
     narrowest = next((each for each in (torch.bfloat16, torch.float16) if each in dtypes), torch.float32)
     return PRECISIONS[str(narrowest).removeprefix("torch.")]
 

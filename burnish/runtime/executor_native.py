@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.position_table import PositionTable
-from burnish.runtime.executor import Step, StepResult, Wanted
+from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.native.launcher import NativeLauncher
 from burnish.runtime.native.library import best_level, library
 from burnish.runtime.plan import Plan
@@ -19,6 +21,7 @@ from burnish.runtime.processors import processors
 from burnish.runtime.states import States
 
 _CPU = torch.device("cpu")
+Accuracy = Literal["exact", "fast"]
 
 
 @dataclass
@@ -47,14 +50,17 @@ class NativeExecutor:
         weights: Mapping[str, torch.Tensor],
         tables: Mapping[str, PositionTable] | None = None,
         threads: int | None = None,
+        accuracy: Accuracy | None = None,
         level: str | None = None,
     ) -> None:
         """`threads`: None for all processors; `level`: an instruction set of `LEVELS`, None for this machine's best.
 
+        accuracy: "fast" (None) rounds what is multiplied with integers to 8 bits, in groups of 32; "exact" does not.
         Raises NativeBuildError where there is no library and none can be built, ArtifactError for a plan that is not
         for it.
         """
         self.launcher = NativeLauncher(plan.kernels, library(level or best_level()), threads or processors())
+        self.launcher.rounded = accuracy != "exact"
         self._runner: PlanRunner | None = PlanRunner(plan, weights, _CPU, self.launcher, tables)
         self._bound: WeakKeyDictionary[States, dict[tuple[object, ...], _Bound]] = WeakKeyDictionary()
         self._logits: Callable[[], torch.Tensor] | None = None
@@ -79,6 +85,15 @@ class NativeExecutor:
         states.advance()
         self._logits = bound.step.logits
         return result
+
+    @contextmanager
+    def exactly(self) -> Iterator[None]:
+        """Within it activations stay in floats, whatever `accuracy` says."""
+        rounded, self.launcher.rounded = self.launcher.rounded, False
+        try:
+            yield
+        finally:
+            self.launcher.rounded = rounded
 
     def logits(self) -> torch.Tensor:
         """See `Executor.logits`."""

@@ -22,6 +22,7 @@ from burnish.ir.trace import Trace
 from burnish.runtime.artifact import MODEL_FILE, Artifact
 from burnish.runtime.executor import Executor, UnavailableExecutor
 from burnish.runtime.executor_cuda import CudaExecutor
+from burnish.runtime.executor_native import Accuracy, NativeExecutor
 from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
@@ -233,17 +234,20 @@ def load(
     backend: Backend | None = None,
     threads: int | None = None,
     executors: Mapping[Backend, Callable[[Artifact], Executor]] | None = None,
+    accuracy: Accuracy | None = None,
 ) -> CompiledModel:
     """Load an artifact that `save` or `burnish compile` wrote.
 
     Args:
         path: the folder.
-        backend: who executes it. "onnxruntime" on CPUs; "cuda" on an NVIDIA GPU; "reference" for the graph node by node
-            in PyTorch; "triton-interpret" for the GPU's kernels by Triton's interpreter, on any machine and slow. If
-            None, what the artifact was compiled for.
+        backend: who executes it. "onnxruntime" on CPUs; "native" on CPUs, too, by our own kernels; "cuda" on an NVIDIA
+            GPU; "reference" for the graph node by node in PyTorch; "triton-interpret" for the GPU's kernels by Triton's
+            interpreter, on any machine and slow. If None, what the artifact was compiled for.
         threads: how many processors to use; None for all that this process has. (For the reference backend this sets
             PyTorch's threads for the whole process.)
         executors: what makes the executors of backends that the runtime does not bring.
+        accuracy: for native kernels: "fast" (None) rounds what is multiplied with weights of integers to 8 bits, in
+            groups of 32; "exact" leaves it in floats.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.
@@ -253,6 +257,8 @@ def load(
         raise UsageError(f"there is no backend {backend!r}: there are {', '.join(get_args(Backend))}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is at least 1, not {threads}")
+    if accuracy not in (None, *get_args(Accuracy)):
+        raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")
     artifact = Artifact.open(path)
     artifact.verify(weights=False)
     chosen: Backend = backend or _default_backend(artifact)
@@ -261,13 +267,15 @@ def load(
             f"{path} was compiled for {artifact.manifest.target} and cannot run by {chosen}: load it with "
             f'backend="{_default_backend(artifact)}", or compile the model again'
         )
+    if accuracy is not None and chosen != "native":
+        raise UsageError(f"accuracy= is for native kernels, and {path} runs by {chosen}: leave it out")
     # The weights, most of the bytes, are verified while ONNX Runtime prepares its session: nothing is computed with
     # them before both are done.
     with ThreadPoolExecutor(1, thread_name_prefix="burnish-verify") as pool:
         verifying = pool.submit(artifact.verify, others=False, threads=threads)
         try:
             made = (executors or {}).get(chosen)
-            executor = _executor(artifact, chosen, threads) if made is None else made(artifact)
+            executor = _executor(artifact, chosen, threads, accuracy) if made is None else made(artifact)
         finally:
             verifying.result()  # a changed byte explains whatever else went wrong
     return CompiledModel(artifact, executor, chosen)
@@ -296,7 +304,7 @@ def hold_temporary(path: Path | str, reason: str) -> CompiledModel:
     return model
 
 
-def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Executor:
+def _executor(artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None) -> Executor:
     if backend == "reference":
         if threads is not None:
             torch.set_num_threads(threads)
@@ -309,9 +317,7 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None) -> Exec
             artifact.tables,
         )
     if backend == "native":
-        from burnish.runtime.executor_native import NativeExecutor
-
-        return NativeExecutor(read_plan(artifact), weight_tensors(artifact), artifact.tables, threads)
+        return NativeExecutor(read_plan(artifact), weight_tensors(artifact), artifact.tables, threads, accuracy)
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     return OnnxExecutor(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from burnish.ir.shapes import product
 
 aten = torch.ops.aten
 
-_PANELS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of a fake weight: its panels and their format
+_PANELS: MutableMapping[Tensor, tuple[Tensor, str]] = WeakIdKeyDictionary()
 
 
 def from_panels(panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
@@ -33,7 +33,7 @@ def from_panels(panels: Tensor, form: str, rows: int, size: int, head: int = 0, 
 
 def panels_of(weight: Tensor) -> tuple[Tensor, str]:
     """The panels of a weight. Raises UnsupportedError where it has none."""
-    found: tuple[Tensor, str] | None = _PANELS.get(weight)
+    found = _PANELS.get(weight)
     if found is None:
         raise UnsupportedError("its weight is no stored one: the kernel reads panels, which are packed ahead")
     return found

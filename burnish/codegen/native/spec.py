@@ -46,7 +46,7 @@ class NativeKernel:
 
 
 def launch(name: str, **given: Tensor | int | float | bool | str | torch.SymInt | None) -> None:
-    """Record a launch of a kernel, or run it at once. Words, None, and numbers that are known now, are its constants."""
+    """Record a launch of a kernel, or run it at once. Words, None, and numbers that are known now are constants."""
     arguments = {key: each for key, each in given.items() if isinstance(each, Tensor | torch.SymInt)}
     kinds = {
         key: f"*{str(each.dtype).removeprefix('torch.')}" if isinstance(each, Tensor) else "i64"

@@ -18,6 +18,7 @@ from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
 
+
 def _in_order(user: fx.Node) -> RowOrder:
     return RowOrder()
 

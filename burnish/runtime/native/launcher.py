@@ -46,7 +46,11 @@ class NativeLauncher:
             operation.kernel = known.number
             operation.arguments = ctypes.addressof(arguments)
             operation.barrier = hazards.need_barrier(
-                [(slot.kind == "w", tensor) for slot in known.slots if isinstance(tensor := values[slot.name], torch.Tensor)]
+                [
+                    (slot.kind == "w", tensor)
+                    for slot in known.slots
+                    if isinstance(tensor := values[slot.name], torch.Tensor)
+                ]
             )
             self.barriers += operation.barrier
         scratch = functions.burnish_scratch(operations, len(launches))
@@ -55,7 +59,9 @@ class NativeLauncher:
         def run() -> None:
             times = None if self.times is None else (ctypes.c_int64 * (2 * count))()
             if functions.burnish_run(pool, operations, count, scratch, self.rounded, times):
-                raise InvalidInputError(f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time")
+                raise InvalidInputError(
+                    f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time"
+                )
             if self.times is not None and times is not None:
                 for number, each in enumerate(launches):
                     known = self.times.setdefault(self._kernels[each.kernel][0].function, [0.0, 0.0])
