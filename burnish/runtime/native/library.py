@@ -1,4 +1,4 @@
-"""The native library in this process: its kernels and what they take, and teams of threads that run programs of them."""
+"""The native library in this process: its kernels and what they take, and teams of threads that run them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEEDED = {
     "x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"},
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
 }
-"""What /proc/cpuinfo has to say for an instruction set."""
+"""What /proc/cpuinfo has to name for an instruction set."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,17 @@ class Library:
     kernels: dict[str, LibraryKernel]
 
 
-def best_level() -> str:
-    """The best instruction set of this machine that there are kernels for. UsageError on other systems than Linux."""
+def levels() -> list[str]:
+    """The instruction sets of this machine that there are kernels for, the best first. UsageError if it is no Linux."""
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
     here = _features()
-    return next(level for level in LEVELS if _NEEDED.get(level, set()) <= here and _is_for_here(level))
+    return [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
 
 
-def _is_for_here(level: str) -> bool:
-    return level == "portable" or platform.machine() in ("x86_64", "AMD64")
+def best_level() -> str:
+    """The best of `levels`."""
+    return levels()[0]
 
 
 @cache

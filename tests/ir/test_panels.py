@@ -1,0 +1,120 @@
+"""Weights in panels: what they stand for is what they were made of."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.ir.panels import (
+    FORMATS,
+    GROUP,
+    PANEL,
+    Format,
+    Panels,
+    RowOrder,
+    format_of,
+    from_panels,
+    is_integer,
+    panel_bytes,
+)
+from burnish.ir.quantization import Quantized
+from burnish.ir.weights import Cast, Concat, Reshape, Rows, Stored, Weight
+from tests.passes.lower.test_read_integers import quantized
+
+
+def weight_for(form: Format, rows: int, groups: int, seed: int = 0) -> Weight:
+    """A random weight[rows, groups * 32] that a format holds without loss."""
+    generator = torch.Generator().manual_seed(seed)
+    if not is_integer(form):
+        dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[form]
+        return Stored(torch.randn(rows, groups * GROUP, generator=generator).to(dtype).float())
+    bits, zeros = (8, "none") if form.startswith("q8") else (4, "none" if form == "q4" else "whole")
+    found = quantized(rows, groups, bits, GROUP, zeros, seed)
+    if form != "q4m":
+        return found
+    scales = torch.full((rows, groups), 0.125).half()  # times a whole zero point it is a half float
+    return Quantized(found.values, Stored(scales), found.zeros, 4, GROUP)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    form=st.sampled_from(FORMATS),
+    rows=st.integers(1, 40),
+    groups=st.integers(1, 4),
+    order=st.sampled_from([RowOrder(), RowOrder(pairs=True), RowOrder(head=5), RowOrder(head=16)]),
+)
+def test_panels_stand_for_the_weight(form: Format, rows: int, groups: int, order: RowOrder) -> None:
+    if order.pairs:
+        rows *= 2
+    if order.head:
+        rows *= order.head
+    weight = weight_for(form, rows, groups)
+    panels = Panels(weight, form, order)
+    bytes_ = panels.materialize()
+    assert (tuple(bytes_.shape), bytes_.dtype) == (panels.shape, torch.uint8)
+    found = from_panels(bytes_, form, rows, groups * GROUP, order.head, order.pairs)
+    torch.testing.assert_close(found, weight.materialize(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("size", [1, 7, 33])
+def test_floats_of_any_size(form: Format, size: int) -> None:
+    weight = Stored(torch.randn(3, size).bfloat16().float() if form == "bf16" else torch.randn(3, size).half().float())
+    panels = Panels(weight, form, RowOrder()).materialize()
+    assert panels.shape == (1, panel_bytes(form, size))
+    assert torch.equal(from_panels(panels, form, 3, size), weight.materialize())
+
+
+@pytest.mark.parametrize("size", [8, 40])
+def test_a_row_of_one_scale_may_end_within_a_group(size: int) -> None:
+    weight = quantized(3, 1, 8, size)
+    panels = Panels(weight, "q8", RowOrder()).materialize()
+    torch.testing.assert_close(from_panels(panels, "q8", 3, size), weight.materialize(), rtol=1e-6, atol=1e-6)
+
+
+def test_rows_of_a_head_begin_a_panel_and_pairs_stand_apart() -> None:
+    assert RowOrder(head=3).places(6).reshape(2, PANEL)[:, :4].tolist() == [[0, 1, 2, -1], [3, 4, 5, -1]]
+    assert RowOrder(pairs=True).places(4).tolist() == [0, 2, *[-1] * 6, 1, 3, *[-1] * 6]
+
+
+def test_what_loses_nothing_is_chosen() -> None:
+    half = torch.randn(4, 64).bfloat16()
+    wide = Cast(Stored(half), torch.float32)
+    assert format_of(wide, None) == ("bf16", "")
+    assert format_of(Concat((wide, Rows(wide, torch.tensor([1])))), None) == ("bf16", "")
+    assert format_of(Concat((wide, Stored(half.float()))), None) == ("f32", "")
+    assert format_of(Reshape(Cast(Stored(half.half()), torch.float32), (4, 64)), None) == ("f16", "")
+    assert format_of(Cast(Stored(torch.ones(2, 2, dtype=torch.int8)), torch.float32), None) == ("f32", "")
+    assert format_of(wide, torch.float32) == ("f32", "")
+
+
+def test_integers_keep_their_scales() -> None:
+    for form in FORMATS:
+        if form not in ("q8f", "q4f", "f32", "bf16", "f16"):
+            assert format_of(weight_for(form, 3, 2), None) == (form, "")
+    wide = quantized(3, 2, 4, 64, "fractional")
+    assert format_of(wide, None)[0] == "q4f"
+    fine = quantized(3, 2, 8, 32)
+    assert format_of(Quantized(fine.values, Stored(torch.rand(3, 2)), None, 8, 32), None) == ("q8f", "")
+
+
+def test_groups_that_panels_do_not_have_stay_in_floats() -> None:
+    assert format_of(quantized(3, 4, 4, 16), None) == (
+        "f32",
+        "16 of them share a scale, and panels have one for each 32",
+    )
+
+
+def test_what_rounding_loses_is_said() -> None:
+    weight = Stored(torch.randn(4, 64))
+    assert Panels(weight, "bf16", RowOrder()).rounded_to is torch.bfloat16
+    assert Panels(Cast(Stored(torch.randn(4, 64).half()), torch.float32), "f16", RowOrder()).rounded_to is None
+    assert Panels(weight, "f32", RowOrder()).rounded_to is None
+    assert Panels(quantized(3, 2, 8, 32), "q8", RowOrder()).rounded_to is None
+
+
+def test_a_format_that_there_is_not() -> None:
+    with pytest.raises(ValueError, match="no format 'q5'"):
+        from_panels(torch.zeros(1, 4, dtype=torch.uint8), "q5", 1, 1)  # type: ignore[arg-type]
