@@ -77,7 +77,8 @@ def fused_linear(
     size_n, size_k = weight.shape
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
     lines, stride = rows_of(x)
-    vectors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": norm_bias, "residual": residual}
+    shift = norm_bias if norm == "layer" else None  # others have none
+    vectors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": shift, "residual": residual}
     launch(
         "fused_linear",
         x=lines,
@@ -140,7 +141,7 @@ def attention_projection(
     vectors = {
         "bias": bias,
         "norm_weight": norm_weight,
-        "norm_bias": norm_bias,
+        "norm_bias": norm_bias if norm == "layer" else None,
         "query_norm": query_norm,
         "key_norm": key_norm,
     }
