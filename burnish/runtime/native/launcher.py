@@ -16,6 +16,8 @@ from burnish.runtime.plan_runner import BoundLaunch
 
 MODULE = "burnish.runtime.native"
 
+_NOT_FINITE = ("inf", "-inf", "nan")  # as plans say them
+
 
 class NativeLauncher:
     """Runs kernels of a library on a team of threads. `rounded`: activations become int8 where weights are integers."""
@@ -45,14 +47,20 @@ class NativeLauncher:
             operation.kernel = known.number
             operation.arguments = ctypes.addressof(arguments)
             operation.barrier = hazards.need_barrier(
-                [(slot.kind == "w", tensor) for slot in known.slots if isinstance(tensor := values[slot.name], torch.Tensor)]
+                [
+                    (slot.kind == "w", tensor)
+                    for slot in known.slots
+                    if isinstance(tensor := values[slot.name], torch.Tensor)
+                ]
             )
             self.barriers += operation.barrier
         scratch = functions.burnish_scratch(operations, len(launches))
 
         def run() -> None:
             if functions.burnish_run(pool, operations, len(launches), scratch, self.rounded):
-                raise InvalidInputError(f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time")
+                raise InvalidInputError(
+                    f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time"
+                )
 
         run.kept = kept  # type: ignore[attr-defined]  # whose addresses are passed: they must not go
         return run
@@ -96,7 +104,7 @@ def _packed(slot: Slot, value: object) -> bytes:
     if slot.words:
         return struct.pack("q", slot.words.index(str(value)))
     if slot.kind == "f":
-        return struct.pack("d", value)
+        return struct.pack("d", float(value))  # type: ignore[arg-type]
     return struct.pack("q", 0 if value is None else int(value))  # type: ignore[call-overload]
 
 
@@ -124,4 +132,4 @@ def _fits(slot: Slot, kind: str | None, constant: object) -> bool:
         return constant is None and (kind is None or kind.startswith("*"))
     if slot.kind == "i":
         return kind == "i64" if kind is not None else isinstance(constant, int)
-    return kind is None and isinstance(constant, float)
+    return kind is None and (isinstance(constant, float) or constant in _NOT_FINITE)
