@@ -77,6 +77,19 @@ def test_reductions(target: Any, data: st.DataObject, where: tuple[str | None, i
     (assert_same if exact else assert_close)(found, target(x, axes, keepdim))
 
 
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), where=MACHINES, shape=shapes(1), keepdim=st.booleans())
+def test_the_place_of_the_greatest(
+    data: st.DataObject, where: tuple[str | None, int], shape: Any, keepdim: bool
+) -> None:
+    """The first of equal ones: here they are all whole numbers."""
+    x = data.draw(strided(shape)).round()
+    dim = data.draw(st.integers(-len(shape), len(shape) - 1))
+    with machine(*where):
+        found = KERNELS[aten.argmax.default](x, dim, keepdim)
+    assert torch.equal(found, x.argmax(dim, keepdim))
+
+
 def test_reductions_in_another_type() -> None:
     x = filled([3, 5, 40], torch.float32, 0)
     for found, expected in (

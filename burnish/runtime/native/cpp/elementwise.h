@@ -85,6 +85,7 @@ static void float_functions(const Elementwise& e, const float* a, const float* b
     UNARY(EXP, exp(x));
     UNARY(RECIPROCAL, splat(1.0f) / x);
     UNARY(TANH, tanh(x));
+    UNARY(ERF, erf(x));
     UNARY(ACTIVATED, activated(x, e.activation));
     BINARY(GATED, activated(x, e.activation) * y);
     BY_LANE(CEIL, std::ceil(x));
@@ -96,7 +97,6 @@ static void float_functions(const Elementwise& e, const float* a, const float* b
     BY_LANE(RSQRT, 1.0f / std::sqrt(x));
     BY_LANE(SIN, std::sin(x));
     BY_LANE(COS, std::cos(x));
-    BY_LANE(ERF, std::erf(x));
     BY_LANE(POW, std::pow(x, b[i]));
     TERNARY(ELU, z * select(x > 0.0f, x, y * expm1(x)));
     TERNARY(SOFTPLUS, select(x * y > z, x, log1p(exp(x * y)) / y));
@@ -204,12 +204,23 @@ INLINE T converted(S x) {
   }
 }
 
+template <class T>
+INLINE void fill(T* to, T value, i64 n) {
+  typedef T Wide __attribute__((vector_size(64)));
+  constexpr i64 WIDTH = 64 / sizeof(T);
+  const Wide wide = Wide{} + value;
+  i64 i = 0;
+  for (; i + WIDTH <= n; i += WIDTH) memcpy(to + i, &wide, 64);
+  for (; i < n; i++) to[i] = value;
+}
+
 // Elements of S as `wide` makes them, into a buffer, row by row.
 template <class S, class T, class F>
 INLINE void read_as(const void* from, const i64* at, i64 rows, i64 length, i64 stride, T* buffer, F wide) {
   for (i64 r = 0; r < rows; r++, buffer += length) {
     const S* x = static_cast<const S*>(from) + at[r];
     if (stride == 1) for (i64 i = 0; i < length; i++) buffer[i] = wide(x[i]);
+    else if (stride == 0) fill<T>(buffer, wide(x[0]), length);
     else for (i64 i = 0; i < length; i++) buffer[i] = wide(x[i * stride]);
   }
 }
@@ -271,8 +282,7 @@ static void elementwise_as(const Elementwise& e, i64 begin, i64 end) {
   const T* operands[3] = {buffers[0], buffers[1], buffers[2]};
   for (int o = 0; o < 3; o++) {
     if (types[o] != TYPE_NUMBER) continue;
-    const T value = wholes[o] ? static_cast<T>(wholes[o]) : static_cast<T>(numbers[o]);
-    for (T& each : buffers[o]) each = value;
+    fill<T>(buffers[o], wholes[o] ? static_cast<T>(wholes[o]) : static_cast<T>(numbers[o]), BLOCK);
   }
   BlockOf<4> block;
   for (; begin < end; begin++) {

@@ -97,7 +97,19 @@ static float reduced_row(const Reduce& a, const float* x) {
   return most;
 }
 
-// `count` results side by side, whose elements lie `stride` apart: all of them go through each step together.
+// `count` results whose elements lie side by side: all of them go through each step together.
+static void reduced_stretches(const Reduce& a, const float* x, i64 count, float* out) {
+  memcpy(out, x, count * sizeof(float));
+  for (i64 t = 1; t < a.length; t++) {
+    const float* row = x + t * a.step;
+    if (a.reduction == AMAX) map(row, out, out, count, [](V each, V most) INLINE_LAMBDA { return largest(each, most); });
+    else map(out, row, out, count, [](V total, V each) INLINE_LAMBDA { return total + each; });
+  }
+  const float length = static_cast<float>(a.length);
+  if (a.reduction == MEAN) map(out, out, count, [=](V total) INLINE_LAMBDA { return total / length; });
+}
+
+// The same for results that lie anywhere.
 template <class T>
 static void reduced_columns(const Reduce& a, const T* x, i64 count, i64 stride, T* out) {
   for (i64 i = 0; i < count; i++) out[i] = x[i * stride];
@@ -118,6 +130,13 @@ static void reduced_columns(const Reduce& a, const T* x, i64 count, i64 stride, 
     for (i64 i = 0; i < count; i++) out[i] /= static_cast<T>(a.length);
 }
 
+static void reduced(const Reduce& a, const i64* x, i64 count, i64 stride, i64* out) { reduced_columns(a, x, count, stride, out); }
+static void reduced(const Reduce& a, const float* x, i64 count, i64 stride, float* out) {
+  if (a.step == 1) for (i64 i = 0; i < count; i++) out[i] = reduced_row(a, x + i * stride);
+  else if (stride == 1) reduced_stretches(a, x, count, out);
+  else reduced_columns(a, x, count, stride, out);
+}
+
 template <class T>
 static void reduce_as(const Reduce& a, i64 begin, i64 end) {
   const Blocks<2> all = reduce_blocks(a);
@@ -130,11 +149,7 @@ static void reduce_as(const Reduce& a, i64 begin, i64 end) {
     for (i64 r = 0; r < block.rows; r++) {
       const T* x = static_cast<const T*>(a.x) + block.at[1][r];
       T* out = static_cast<T*>(a.out) + block.at[0][r];
-      bool side_by_side = false;
-      if constexpr (std::is_same_v<T, float>) side_by_side = a.step == 1;
-      if constexpr (std::is_same_v<T, float>)
-        for (i64 i = 0; side_by_side && i < block.length; i++) found[i] = reduced_row(a, x + i * x_stride);
-      if (!side_by_side) reduced_columns(a, x, block.length, x_stride, found);
+      reduced(a, x, block.length, x_stride, found);
       for (i64 i = 0; i < block.length; i++) out[i * out_stride] = found[i];
     }
   }
