@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -211,7 +212,7 @@ def compute(formula: Formula, out: Tensor) -> None:
     strided: dict[str, Tensor | None] = {"out": out}
     for name, operand in zip("abc", formula.operands, strict=True):
         x = strided[name] = operand if isinstance(operand, Tensor) else None
-        number, whole = _number(operand, dtype if formula.common else None)
+        number, whole = _number(_rounded(operand, dtype, formula.common))
         slots |= {name: x, f"{name}_type": _type(x), f"{name}_number": number, f"{name}_whole": whole}
     launch(
         "elementwise",
@@ -243,11 +244,21 @@ def _common(operands: tuple[Operand, ...]) -> torch.dtype:
     return torch.result_type(first, given[1])
 
 
-def _number(operand: Operand, compared_in: torch.dtype | None) -> tuple[float, int | torch.SymInt]:
+def _rounded(operand: Operand, dtype: torch.dtype, compared: bool) -> Operand:
+    """A number as ATen has it beside tensors of `dtype`; narrow floats are rounded where they are compared."""
+    if not isinstance(operand, float):
+        return operand
+    if dtype in (torch.float16, torch.bfloat16) and compared:
+        return torch.tensor(operand, dtype=dtype).item()
+    if dtype == torch.bool:
+        return int(bool(operand))
+    return operand if dtype.is_floating_point or not math.isfinite(operand) else int(operand)
+
+
+def _number(operand: Operand) -> tuple[float, int | torch.SymInt]:
     """A number as its float and its integer, one of which is 0; 0 and 0 for other operands."""
     if isinstance(operand, float):
-        narrow = compared_in in (torch.float16, torch.bfloat16)
-        return torch.tensor(operand, dtype=compared_in).item() if narrow else operand, 0
+        return operand, 0
     if isinstance(operand, bool | int | torch.SymInt):
         return 0.0, int(operand) if isinstance(operand, bool) else operand
     if operand is None or isinstance(operand, Tensor):
