@@ -10,7 +10,11 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from burnish.codegen.native.attention import attention
+from burnish.codegen.native.copies import cat, clone, contiguous, copy, index_select, positions, zeros_like
+from burnish.codegen.native.elementwise import FORMULAS, pointwise
+from burnish.codegen.native.rows import ROWS
 from burnish.codegen.native.spec import launch
+from burnish.codegen.native.strided import require_floats
 from burnish.codegen.plan.launches import HostFunctions
 from burnish.codegen.plan.regimes import Regime
 from burnish.ir.errors import UnsupportedError
@@ -49,12 +53,6 @@ def rows_of(x: Tensor) -> tuple[Tensor, Any]:
     return x, x.shape[-1] if x.is_contiguous() else x.stride(-2)
 
 
-def _floats(*tensors: Tensor | None) -> None:
-    for each in tensors:
-        if each is not None and each.dtype != torch.float32:
-            raise UnsupportedError(f"the kernel computes in float32, and an operand is {each.dtype}")
-
-
 def fused_linear(
     x: Tensor,
     weight: Tensor,
@@ -72,7 +70,7 @@ def fused_linear(
     softcap: float = 0.0,
 ) -> Tensor:
     """As `burnish::fused_linear`."""
-    _floats(x, bias, norm_weight, norm_bias, residual)
+    require_floats(x, bias, norm_weight, norm_bias, residual)
     panels, form = panels_of(weight)
     size_n, size_k = weight.shape
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
@@ -122,7 +120,7 @@ def attention_projection(
     interleaved: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `burnish::attention_projection`; the states are written in place."""
-    _floats(x, bias, norm_weight, norm_bias, query_norm, key_norm, cos, sin)
+    require_floats(x, bias, norm_weight, norm_bias, query_norm, key_norm, cos, sin)
     if not key_state.is_contiguous() or not value_state.is_contiguous():
         raise UnsupportedError("the kernel writes caches that lie in order")
     panels, form = panels_of(weight)
@@ -198,7 +196,14 @@ def _gathered(table: Tensor, ids: Tensor) -> Tensor:
     table = table.contiguous()
     rows = table.shape[0]
     launch(
-        "gather", table=table, ids=ids.contiguous(), out=out, count=product(ids.shape), table_rows=rows, bytes=bytes_
+        "gather",
+        table=table,
+        ids=ids.contiguous(),
+        out=out,
+        outer=1,
+        count=product(ids.shape),
+        table_rows=rows,
+        bytes=bytes_,
     )
     return out
 
@@ -214,33 +219,37 @@ def lookup(table: Tensor, positions: Tensor) -> Tensor:
 
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """As `aten::argmax`, over the last axis."""
-    if dim not in (-1, x.dim() - 1) or keepdim:
-        raise UnsupportedError("the kernel goes over the last axis")
-    _floats(x)
+    """As `aten::argmax`, over one axis."""
+    if dim is None:
+        raise UnsupportedError("the kernel goes over one axis")
+    require_floats(x)
+    x = x.movedim(dim, -1)
     out = x.new_empty(x.shape[:-1], dtype=torch.int64)
     launch("argmax", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1])
-    return out
+    return out.unsqueeze(dim) if keepdim else out
 
 
 def top_scores(x: Tensor, count: int) -> Tensor:
     """As `burnish::top_scores`."""
-    _floats(x)
+    require_floats(x)
     out = x.new_empty((*x.shape[:-1], 2, count), dtype=torch.int32)
     launch("top_scores", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1], count=count)
     return out
 
 
-def copy(x: Tensor, out: Tensor | None = None) -> Tensor:
-    """See `burnish.codegen.plan.launches.Copy`."""
-    raise UnsupportedError("there is no kernel that copies")
-
-
 KERNELS: dict[Any, Callable[..., Any]] = {
+    **{op: pointwise(op) for op in FORMULAS},  # the kernels below are written for theirs
+    **ROWS,
     aten.argmax.default: argmax,
+    aten.cat.default: cat,
+    aten.clone.default: clone,
+    aten.contiguous.default: contiguous,
     aten.embedding.default: embedding,
+    aten.index_select.default: index_select,
+    aten.zeros_like.default: zeros_like,
     burnish_ops.attention.default: attention,
     burnish_ops.lookup.default: lookup,
+    burnish_ops.positions.default: positions,
     fused_ops.attention_projection.default: attention_projection,
     fused_ops.fused_linear.default: fused_linear,
     fused_ops.top_scores.default: top_scores,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,14 +48,18 @@ class NativeKernel:
 
 
 def launch(name: str, **given: Tensor | int | float | bool | str | torch.SymInt | None) -> None:
-    """Record a launch of a kernel, or run it at once. Words, None, and numbers that are known now are constants."""
+    """Record a launch of a kernel, or run it at once. Words, None, and numbers that are known now, are its constants.
+
+    Of floats that plans cannot say, "inf", "-inf" and "nan" stand for them.
+    """
     arguments = {key: each for key, each in given.items() if isinstance(each, Tensor | torch.SymInt)}
     kinds = {
         key: f"*{str(each.dtype).removeprefix('torch.')}" if isinstance(each, Tensor) else "i64"
         for key, each in arguments.items()
     }
-    constants = {key: each for key, each in given.items() if key not in arguments}
-    kernel = NativeKernel(name, kinds, constants)  # type: ignore[arg-type]
+    constants: dict[str, Any] = {key: each for key, each in given.items() if key not in arguments}
+    strange = [key for key, each in constants.items() if isinstance(each, float) and not math.isfinite(each)]
+    kernel = NativeKernel(name, kinds, constants | {key: repr(constants[key]) for key in strange})
     recorder = RECORDER.get()
     if recorder is not None:
         recorder.launch(kernel, (1, 1, 1), list(arguments.values()))

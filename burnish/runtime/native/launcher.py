@@ -16,6 +16,8 @@ from burnish.runtime.plan_runner import BoundLaunch
 
 MODULE = "burnish.runtime.native"
 
+_NOT_FINITE = ("inf", "-inf", "nan")  # as plans say them
+
 
 class NativeLauncher:
     """Runs kernels of a library on a team of threads. `rounded`: activations become int8 where weights are integers."""
@@ -110,7 +112,7 @@ def _packed(slot: Slot, value: object) -> bytes:
     if slot.words:
         return struct.pack("q", slot.words.index(str(value)))
     if slot.kind == "f":
-        return struct.pack("d", value)
+        return struct.pack("d", float(value))  # type: ignore[arg-type]
     return struct.pack("q", 0 if value is None else int(value))  # type: ignore[call-overload]
 
 
@@ -138,4 +140,4 @@ def _fits(slot: Slot, kind: str | None, constant: object) -> bool:
         return constant is None and (kind is None or kind.startswith("*"))
     if slot.kind == "i":
         return kind == "i64" if kind is not None else isinstance(constant, int)
-    return kind is None and isinstance(constant, float)
+    return kind is None and (isinstance(constant, float) or constant in _NOT_FINITE)

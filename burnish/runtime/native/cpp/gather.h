@@ -1,4 +1,4 @@
-// out[i] = table[ids[i]]: rows of a table of floats or integers, or of a weight in panels.
+// out[o, i] = table[o, ids[i]]: rows of tables of floats or integers, or of a weight in panels.
 #pragma once
 #include <algorithm>
 
@@ -8,17 +8,17 @@ struct Gather {
   const char* table;
   const i64* ids;
   char* out;
-  i64 count, table_rows, bytes;  // of a row
+  i64 outer, count, table_rows, bytes;  // of a row
 };
-#define GATHER "table:p ids:p out:w count:i table_rows:i bytes:i"
+#define GATHER "table:p ids:p out:w outer:i count:i table_rows:i bytes:i"
 
-static i64 gather_units(const Gather& a) { return a.count; }
+static i64 gather_units(const Gather& a) { return a.outer * a.count; }
 static void gather(const Gather& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {
-    i64 id = a.ids[begin];
+    i64 id = a.ids[begin % a.count];
     if (id < 0) id += a.table_rows;
     if (id < 0 || id >= a.table_rows) memset(a.out + begin * a.bytes, 0xff, a.bytes);  // not a number: never a neighbour's row
-    else memcpy(a.out + begin * a.bytes, a.table + id * a.bytes, a.bytes);
+    else memcpy(a.out + begin * a.bytes, a.table + (begin / a.count * a.table_rows + id) * a.bytes, a.bytes);
   }
 }
 

@@ -6,8 +6,11 @@
 #include "attention.h"
 #include "attention_projection.h"
 #include "choose.h"
+#include "copy.h"
+#include "elementwise.h"
 #include "fused_linear.h"
 #include "gather.h"
+#include "row_ops.h"
 #include "team.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -20,6 +23,13 @@ static const Kernel KERNELS[] = {
     kernel<Gather, gather, gather_units, no_scratch<Gather>>("gather", GATHER),
     kernel<GatherPanels, gather_panels, gather_panels_units, no_scratch<GatherPanels>>("gather_panels", GATHER_PANELS),
     kernel<Argmax, argmax, argmax_units, no_scratch<Argmax>>("argmax", ARGMAX),
+    kernel<Copy, copy, copy_units, no_scratch<Copy>>("copy", COPY),
+    kernel<Elementwise, elementwise, elementwise_units, no_scratch<Elementwise>>("elementwise", ELEMENTWISE),
+    kernel<NormRows, norm_rows, rows_units<NormRows>, no_scratch<NormRows>>("norm_rows", NORM_ROWS),
+    kernel<Positions, positions, positions_units, no_scratch<Positions>>("positions", POSITIONS),
+    kernel<Reduce, reduce, reduce_units, no_scratch<Reduce>>("reduce", REDUCE),
+    kernel<RotaryRows, rotary_rows, rotary_units, no_scratch<RotaryRows>>("rotary_rows", ROTARY_ROWS),
+    kernel<SoftmaxRows, softmax_rows, rows_units<SoftmaxRows>, no_scratch<SoftmaxRows>>("softmax_rows", SOFTMAX_ROWS),
     kernel<TopScores, top_scores, top_scores_units, top_scores_scratch>("top_scores", TOP_SCORES),
 };
 constexpr int COUNT = sizeof(KERNELS) / sizeof(KERNELS[0]);
