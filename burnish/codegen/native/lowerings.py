@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from burnish.codegen.native.attention import attention
+from burnish.codegen.native.codes import code_scales, from_codes, to_codes
+from burnish.codegen.native.convolution import conv1d
+from burnish.codegen.native.gathers import cumsum, gather, scatter_source, scatter_value
+from burnish.codegen.native.mixture import moe_linear, topk
+from burnish.codegen.native.operands import from_panels, need_floats, packed, panels_of, rows_of
 from burnish.codegen.native.spec import launch
+from burnish.codegen.native.state_writes import cache_write, ring_positions, ring_write
 from burnish.codegen.plan.launches import HostFunctions
 from burnish.codegen.plan.regimes import Regime
+from burnish.ir.code_ops import code_ops
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
@@ -20,39 +26,6 @@ from burnish.ir.panels import panel_ops
 from burnish.ir.shapes import product
 
 aten = torch.ops.aten
-
-_PANELS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of a fake weight: its panels and their format
-
-
-def from_panels(panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
-    """A weight, of which kernels read the panels: nothing is launched."""
-    weight = panels.new_empty((rows, size), dtype=torch.float32)
-    _PANELS[weight] = (panels, form)
-    return weight
-
-
-def panels_of(weight: Tensor) -> tuple[Tensor, str]:
-    """The panels of a weight. Raises UnsupportedError where it has none."""
-    found: tuple[Tensor, str] | None = _PANELS.get(weight)
-    if found is None:
-        raise UnsupportedError("its weight is no stored one: the kernel reads panels, which are packed ahead")
-    return found
-
-
-def rows_of(x: Tensor) -> tuple[Tensor, Any]:
-    """x, copied unless one stride leads from each row to the next, and that stride."""
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    steps = [(x.stride(axis), x.stride(axis + 1) * x.shape[axis + 1]) for axis in range(x.dim() - 2)]
-    if not all(statically_known_true(step == expected) for step, expected in [(x.stride(-1), 1), *steps]):
-        x = x.contiguous()
-    return x, x.shape[-1] if x.is_contiguous() else x.stride(-2)
-
-
-def _floats(*tensors: Tensor | None) -> None:
-    for each in tensors:
-        if each is not None and each.dtype != torch.float32:
-            raise UnsupportedError(f"the kernel computes in float32, and an operand is {each.dtype}")
 
 
 def fused_linear(
@@ -72,7 +45,7 @@ def fused_linear(
     softcap: float = 0.0,
 ) -> Tensor:
     """As `burnish::fused_linear`."""
-    _floats(x, bias, norm_weight, norm_bias, residual)
+    need_floats(x, bias, norm_weight, norm_bias, residual)
     panels, form = panels_of(weight)
     size_n, size_k = weight.shape
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
@@ -121,7 +94,7 @@ def attention_projection(
     interleaved: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `burnish::attention_projection`; the states are written in place."""
-    _floats(x, bias, norm_weight, norm_bias, query_norm, key_norm, cos, sin)
+    need_floats(x, bias, norm_weight, norm_bias, query_norm, key_norm, cos, sin)
     if not key_state.is_contiguous() or not value_state.is_contiguous():
         raise UnsupportedError("the kernel writes caches that lie in order")
     panels, form = panels_of(weight)
@@ -180,17 +153,17 @@ def _gathered(table: Tensor, ids: Tensor) -> Tensor:
     if ids.dtype != torch.int64:
         raise UnsupportedError(f"the kernel takes places in int64, not {ids.dtype}")
     out = table.new_empty((*ids.shape, *table.shape[1:]))
-    packed = _PANELS.get(table)
-    if packed is not None:
+    packed_table = packed(table)
+    if packed_table is not None:
         launch(
             "gather_panels",
-            table=packed[0],
+            table=packed_table[0],
             ids=ids.contiguous(),
             out=out,
             count=product(ids.shape),
             table_rows=table.shape[0],
             size=table.shape[1],
-            format=packed[1],
+            format=packed_table[1],
         )
         return out
     bytes_ = product(table.shape[1:]) * table.dtype.itemsize
@@ -216,7 +189,7 @@ def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """As `aten::argmax`, over the last axis."""
     if dim not in (-1, x.dim() - 1) or keepdim:
         raise UnsupportedError("the kernel goes over the last axis")
-    _floats(x)
+    need_floats(x)
     out = x.new_empty(x.shape[:-1], dtype=torch.int64)
     launch("argmax", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1])
     return out
@@ -224,7 +197,7 @@ def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
 
 def top_scores(x: Tensor, count: int) -> Tensor:
     """As `burnish::top_scores`."""
-    _floats(x)
+    need_floats(x)
     out = x.new_empty((*x.shape[:-1], 2, count), dtype=torch.int32)
     launch("top_scores", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1], count=count)
     return out
@@ -237,9 +210,22 @@ def copy(x: Tensor, out: Tensor | None = None) -> Tensor:
 
 KERNELS: dict[Any, Callable[..., Any]] = {
     aten.argmax.default: argmax,
+    aten.conv1d.default: conv1d,
+    aten.cumsum.default: cumsum,
     aten.embedding.default: embedding,
+    aten.gather.default: gather,
+    aten.scatter.src: scatter_source,
+    aten.scatter.value: scatter_value,
+    aten.topk.default: topk,
     burnish_ops.attention.default: attention,
+    burnish_ops.cache_write.default: cache_write,
     burnish_ops.lookup.default: lookup,
+    burnish_ops.moe_linear.default: moe_linear,
+    burnish_ops.ring_positions.default: ring_positions,
+    burnish_ops.ring_write.default: ring_write,
+    code_ops.code_scales.default: code_scales,
+    code_ops.from_codes.default: from_codes,
+    code_ops.to_codes.default: to_codes,
     fused_ops.attention_projection.default: attention_projection,
     fused_ops.fused_linear.default: fused_linear,
     fused_ops.top_scores.default: top_scores,

@@ -6,8 +6,14 @@
 #include "attention.h"
 #include "attention_projection.h"
 #include "choose.h"
+#include "codes.h"
+#include "convolution.h"
+#include "cumsum.h"
 #include "fused_linear.h"
 #include "gather.h"
+#include "mixture.h"
+#include "places.h"
+#include "state_writes.h"
 #include "team.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -21,6 +27,17 @@ static const Kernel KERNELS[] = {
     kernel<GatherPanels, gather_panels, gather_panels_units, no_scratch<GatherPanels>>("gather_panels", GATHER_PANELS),
     kernel<Argmax, argmax, argmax_units, no_scratch<Argmax>>("argmax", ARGMAX),
     kernel<TopScores, top_scores, top_scores_units, top_scores_scratch>("top_scores", TOP_SCORES),
+    kernel<Topk, topk, topk_units, topk_scratch>("topk", TOPK),
+    kernel<StateWrite, state_write, state_write_units, no_scratch<StateWrite>>("state_write", STATE_WRITE),
+    kernel<RingPositions, ring_positions, ring_positions_units, no_scratch<RingPositions>>("ring_positions", RING_POSITIONS),
+    kernel<MoeLinear, moe_linear, moe_linear_units, moe_linear_scratch>("moe_linear", MOE_LINEAR, true),
+    kernel<Convolution, convolution, convolution_units, convolution_scratch>("convolution", CONVOLUTION),
+    kernel<Cumsum, cumsum, cumsum_units, no_scratch<Cumsum>>("cumsum", CUMSUM),
+    kernel<GatherPlaces, gather_places, gather_places_units, no_scratch<GatherPlaces>>("gather_places", GATHER_PLACES),
+    kernel<Scatter, scatter, scatter_units, no_scratch<Scatter>>("scatter", SCATTER),
+    kernel<CodeScales, code_scales, rows_of_last_axis<CodeScales>, no_scratch<CodeScales>>("code_scales", CODE_SCALES),
+    kernel<ToCodes, to_codes, rows_of_last_axis<ToCodes>, no_scratch<ToCodes>>("to_codes", TO_CODES),
+    kernel<FromCodes, from_codes, rows_of_last_axis<FromCodes>, no_scratch<FromCodes>>("from_codes", FROM_CODES),
 };
 constexpr int COUNT = sizeof(KERNELS) / sizeof(KERNELS[0]);
 
