@@ -10,7 +10,7 @@ from torch import Tensor
 
 from burnish.codegen.native.spec import launch
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.shapes import product
+from burnish.ir.shapes import product, same_shape, same_size
 
 _PACKED = {
     torch.float32: "f",
@@ -45,7 +45,7 @@ def scatter_value(x: Tensor, axis: int, index: Tensor, value: float) -> Tensor:
 def scatter_source(x: Tensor, axis: int, index: Tensor, source: Tensor) -> Tensor:
     """As `aten::scatter.src`."""
     axis = _checked("scatter", x, axis, index)
-    if source.shape != index.shape:
+    if not same_shape(source.shape, index.shape):
         raise UnsupportedError("scatter of a part of a tensor: the kernel takes an element for each place")
     return _scatter(x, axis, index, source.contiguous(), 0)
 
@@ -58,12 +58,12 @@ def _scatter(x: Tensor, axis: int, index: Tensor, source: Tensor | None, bits: i
 
 
 def _checked(name: str, x: Tensor, axis: int, index: Tensor) -> int:
-    """The axis, from the front. Raises UnsupportedError unless `index` has places along it for all that is beside it."""
+    """The axis, from the front. Raises UnsupportedError unless `index` has places along it for all beside it."""
     if x.dim() == 0 or index.dtype != torch.int64 or index.dim() != x.dim():
         raise UnsupportedError(f"{name} by {index.dtype} places in {index.dim()} axes: the kernel takes int64 in all")
     axis %= x.dim()
     beside = [place for place in range(x.dim()) if place != axis]
-    if any(x.shape[place] != index.shape[place] for place in beside):
+    if not all(same_size(x.shape[place], index.shape[place]) for place in beside):
         raise UnsupportedError(f"{name} by places for a part of the rows: the kernel takes them for all")
     return axis
 

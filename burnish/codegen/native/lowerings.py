@@ -13,7 +13,7 @@ from burnish.codegen.native.codes import code_scales, from_codes, to_codes
 from burnish.codegen.native.convolution import conv1d
 from burnish.codegen.native.gathers import cumsum, gather, scatter_source, scatter_value
 from burnish.codegen.native.mixture import moe_linear, topk
-from burnish.codegen.native.operands import from_panels, need_floats, packed, panels_of, rows_of
+from burnish.codegen.native.operands import from_panels, need_floats, need_places, packed, panels_of, rows_of
 from burnish.codegen.native.spec import launch
 from burnish.codegen.native.state_writes import cache_write, ring_positions, ring_write
 from burnish.codegen.plan.launches import HostFunctions
@@ -150,8 +150,7 @@ def attention_projection(
 
 def _gathered(table: Tensor, ids: Tensor) -> Tensor:
     """Rows of a table by ids of any shape."""
-    if ids.dtype != torch.int64:
-        raise UnsupportedError(f"the kernel takes places in int64, not {ids.dtype}")
+    need_places(ids)
     out = table.new_empty((*ids.shape, *table.shape[1:]))
     packed_table = packed(table)
     if packed_table is not None:

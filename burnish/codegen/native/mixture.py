@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from burnish.codegen.native.operands import need_floats, panels_of
+from burnish.codegen.native.operands import need_floats, need_places, panels_of
 from burnish.codegen.native.spec import launch
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.shapes import product
@@ -14,8 +14,7 @@ from burnish.ir.shapes import product
 def moe_linear(x: Tensor, weight: Tensor, bias: Tensor | None, experts: Tensor) -> Tensor:
     """As `burnish::moe_linear`."""
     need_floats(x, bias)
-    if experts.dtype != torch.int64:
-        raise UnsupportedError(f"the kernel takes numbers of experts in int64, not {experts.dtype}")
+    need_places(experts)
     panels, form = panels_of(weight)
     count, size_n, size_k = weight.shape
     rows, choices = experts.shape

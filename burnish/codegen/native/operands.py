@@ -47,6 +47,13 @@ def rows_of(x: Tensor) -> tuple[Tensor, Any]:
     return x, x.shape[-1] if x.is_contiguous() else x.stride(-2)
 
 
+def need_places(*tensors: Tensor) -> None:
+    """Raise UnsupportedError unless all are of int64."""
+    for each in tensors:
+        if each.dtype != torch.int64:
+            raise UnsupportedError(f"the kernel takes places in int64, not {each.dtype}")
+
+
 def need_floats(*tensors: Tensor | None) -> None:
     """Raise UnsupportedError unless all are of float32."""
     for each in tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from burnish.codegen.native.operands import need_places
 from burnish.codegen.native.spec import launch
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.shapes import product
@@ -20,6 +21,7 @@ def ring_write(state: Tensor, new: Tensor, position: Tensor, axis: int) -> Tenso
 
 
 def _write(state: Tensor, new: Tensor, position: Tensor, axis: int, ring: bool) -> Tensor:
+    need_places(position)
     axis %= state.dim()
     if axis == 0:
         raise UnsupportedError("the kernel writes along an axis of tokens, and the first one is the batch's")
@@ -38,7 +40,7 @@ def _write(state: Tensor, new: Tensor, position: Tensor, axis: int, ring: bool) 
         "state_write",
         fresh=new,
         state=state,
-        position=position.contiguous(),
+        position=position.expand(batch).contiguous(),
         batch=batch,
         heads=heads,
         tokens=tokens,
@@ -52,7 +54,8 @@ def _write(state: Tensor, new: Tensor, position: Tensor, axis: int, ring: bool) 
 
 def ring_positions(tokens: Tensor, position: Tensor, size: int) -> Tensor:
     """As `burnish::ring_positions`."""
-    batch, count = tokens.shape
+    need_places(position)
+    batch, count = position.shape[0], tokens.shape[1]
     out = position.new_empty((batch, size + count))
     launch("ring_positions", position=position.contiguous(), out=out, batch=batch, size=size, tokens=count)
     return out

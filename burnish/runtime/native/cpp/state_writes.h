@@ -1,5 +1,6 @@
 // New tokens into the memory of a state, as burnish::cache_write and ring_write, and what a ring holds.
 #pragma once
+#include <algorithm>
 #include <cstring>
 
 #include "abi.h"
@@ -23,7 +24,8 @@ static void state_write(const StateWrite& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {
     const i64 s = begin % a.tokens, head = begin / a.tokens % a.heads, b = begin / (a.tokens * a.heads);
     if (a.ring && s < a.tokens - a.capacity) continue;  // a later token of this step takes its slot
-    const i64 token = a.position[b] + s, slot = a.ring ? remainder_of(token, a.capacity) : token;
+    const i64 position = a.position[b];
+    const i64 slot = a.ring ? (remainder_of(position, a.capacity) + s) % a.capacity : std::clamp(position, -a.tokens, a.capacity) + s;
     if (slot < 0 || slot >= a.capacity) continue;  // the session made room; nothing is written outside of it
     memcpy(a.state + ((b * a.heads + head) * a.capacity + slot) * a.bytes,
            a.fresh + b * a.fresh_stride_b + head * a.fresh_stride_h + s * a.fresh_stride_s, a.bytes);
