@@ -27,8 +27,7 @@ def from_panels(
 
 def packed(weight: Tensor) -> tuple[Tensor, str] | None:
     """The panels of a weight and their format; None if it is in none."""
-    found: tuple[Tensor, str] | None = _PANELS.get(weight)
-    return found
+    return _PANELS[weight] if weight in _PANELS else None
 
 
 def panels_of(weight: Tensor) -> tuple[Tensor, str]:

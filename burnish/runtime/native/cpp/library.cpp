@@ -61,6 +61,10 @@ struct Pool {
   i64 count = 0;
 
   explicit Pool(int threads) : team(threads), workers{} {}
+  ~Pool() {  // the team is between two runs: no thread reads these
+    for (Worker& worker : workers) free(worker.scratch);
+    delete[] claims;
+  }
 };
 
 EXPORT int burnish_kernels() { return COUNT; }
@@ -69,13 +73,7 @@ EXPORT const char* burnish_kernel_slots(int number) { return KERNELS[number].slo
 
 EXPORT void* burnish_open(int threads) { return new (std::nothrow) Pool(threads < MOST_THREADS ? threads : MOST_THREADS); }
 
-EXPORT void burnish_close(void* given) {
-  Pool* pool = static_cast<Pool*>(given);
-  pool->team.~Team();
-  for (Worker& worker : pool->workers) free(worker.scratch);
-  delete[] pool->claims;
-  ::operator delete(given);
-}
+EXPORT void burnish_close(void* pool) { delete static_cast<Pool*>(pool); }
 
 // Bytes a thread that a program needs.
 EXPORT i64 burnish_scratch(const Op* ops, i64 count) {
