@@ -185,13 +185,14 @@ def lookup(table: Tensor, positions: Tensor) -> Tensor:
 
 
 def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """As `aten::argmax`, over the last axis."""
-    if dim not in (-1, x.dim() - 1) or keepdim:
-        raise UnsupportedError("the kernel goes over the last axis")
+    """As `aten::argmax`, over one axis."""
+    if dim is None or x.dim() == 0:
+        raise UnsupportedError("the kernel goes over one axis")
     need_floats(x)
+    x = x.movedim(dim, -1)
     out = x.new_empty(x.shape[:-1], dtype=torch.int64)
     launch("argmax", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1])
-    return out
+    return out.unsqueeze(dim) if keepdim else out
 
 
 def top_scores(x: Tensor, count: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights in panels stand for what they were."""
+"""Experts' weights in panels stand for what they were."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from torch import fx
 
 from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
-from burnish.ir.panels import FORMATS, Panels, RowOrder, from_panels, panel_ops
+from burnish.ir.panels import panel_ops
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
-from burnish.ir.weights import Stored
 from burnish.passes.lower.pack_panels import PackPanels
 from burnish.passes.pipeline import run_passes
 from tests.codegen.programs import Maker, aten, ops
@@ -52,12 +51,3 @@ def test_experts_are_matrices_behind_each_other(transposed: bool) -> None:
     assert list(weight.args[1:]) == ["f32", 4 * 21, 12, 21, False, 4]
     assert after.weights[after.weight_of(weight.args[0])].shape == (4 * 2, 12 * 64)  # type: ignore[arg-type]
     assert torch.equal(logits(after), expected)
-
-
-@pytest.mark.parametrize("form", FORMATS[:3])
-@pytest.mark.parametrize("order", [RowOrder(), RowOrder(head=6), RowOrder(pairs=True)], ids=str)
-def test_panels_stand_for_their_weight(form: str, order: RowOrder) -> None:
-    x = torch.randint(-64, 64, (42, 11)).float()
-    panels = Panels(Stored(x), form, order).materialize()  # type: ignore[arg-type]
-    assert panels.shape == Panels(Stored(x), form, order).shape  # type: ignore[arg-type]
-    assert torch.equal(from_panels(panels, form, 42, 11, order.head, order.pairs), x)
