@@ -210,17 +210,29 @@ class Panels:
 # ---------------------------------------------------------------- the op
 
 
-def _shape(panels: Tensor, form: Format, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
-    return panels.new_empty((rows, size), dtype=torch.float32)
+def unpacked_shape(rows: int, size: int, experts: int) -> tuple[int, ...]:
+    """The shape of the weight that panels of `rows` rows stand for."""
+    return (experts, rows // experts, size) if experts else (rows, size)
+
+
+def _shape(
+    panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False, experts: int = 0
+) -> Tensor:
+    return panels.new_empty(unpacked_shape(rows, size, experts), dtype=torch.float32)
 
 
 @define(
-    "from_panels(Tensor panels, str form, int rows, int size, int head=0, bool pairs=False) -> Tensor",
+    "from_panels(Tensor panels, str form, int rows, int size, int head=0, bool pairs=False, int experts=0) -> Tensor",
     Traits(),
     _shape,
 )
-def from_panels(panels: Tensor, form: Format, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
-    """The weight[rows, size], float32, that panels stand for. `form` is one of `FORMATS`; the rest is a `RowOrder`."""
+def from_panels(
+    panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False, experts: int = 0
+) -> Tensor:
+    """The weight[rows, size], float32, that panels stand for, or weight[experts, rows / experts, size].
+
+    `form` is one of `FORMATS`; for `head` and `pairs` see `RowOrder`.
+    """
     if form not in FORMATS:
         raise ValueError(f"there is no format {form!r} of panels: there are {', '.join(FORMATS)}")
     count = len(panels)
@@ -232,7 +244,7 @@ def from_panels(panels: Tensor, form: Format, rows: int, size: int, head: int = 
     places = RowOrder(head, pairs).places(rows)
     found = x.new_empty(rows, size)
     found[places[places >= 0]] = x.flatten(0, 1)[places >= 0][:, :size]
-    return found
+    return found.reshape(unpacked_shape(rows, size, experts))
 
 
 def _turned(x: Tensor, count: int) -> Tensor:

@@ -2,239 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from burnish.codegen.native.attention import attention
+from burnish.codegen.native.choose import argmax, embedding, lookup, top_scores
+from burnish.codegen.native.codes import code_scales, from_codes, to_codes
+from burnish.codegen.native.convolution import conv1d
 from burnish.codegen.native.copies import cat, clone, contiguous, copy, index_select, positions, zeros_like
 from burnish.codegen.native.elementwise import FORMULAS, pointwise
+from burnish.codegen.native.gathers import cumsum, gather, scatter_source, scatter_value
+from burnish.codegen.native.mixture import moe_linear, topk
+from burnish.codegen.native.operands import from_panels
+from burnish.codegen.native.products import attention_projection, fused_linear
 from burnish.codegen.native.rows import ROWS
-from burnish.codegen.native.spec import launch
-from burnish.codegen.native.strided import require_floats
+from burnish.codegen.native.state_writes import cache_write, ring_positions, ring_write
 from burnish.codegen.plan.launches import HostFunctions
 from burnish.codegen.plan.regimes import Regime
-from burnish.ir.errors import UnsupportedError
+from burnish.ir.code_ops import code_ops
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.panels import panel_ops
-from burnish.ir.shapes import product
 
 aten = torch.ops.aten
-
-_PANELS: MutableMapping[Tensor, tuple[Tensor, str]] = WeakIdKeyDictionary()
-
-
-def from_panels(panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False) -> Tensor:
-    """A weight, of which kernels read the panels: nothing is launched."""
-    weight = panels.new_empty((rows, size), dtype=torch.float32)
-    _PANELS[weight] = (panels, form)
-    return weight
-
-
-def panels_of(weight: Tensor) -> tuple[Tensor, str]:
-    """The panels of a weight. Raises UnsupportedError where it has none."""
-    found = _PANELS.get(weight)
-    if found is None:
-        raise UnsupportedError("its weight is no stored one: the kernel reads panels, which are packed ahead")
-    return found
-
-
-def rows_of(x: Tensor) -> tuple[Tensor, Any]:
-    """x, copied unless one stride leads from each row to the next, and that stride."""
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-    steps = [(x.stride(axis), x.stride(axis + 1) * x.shape[axis + 1]) for axis in range(x.dim() - 2)]
-    if not all(statically_known_true(step == expected) for step, expected in [(x.stride(-1), 1), *steps]):
-        x = x.contiguous()
-    return x, x.shape[-1] if x.is_contiguous() else x.stride(-2)
-
-
-def fused_linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    residual: Tensor | None = None,
-    *,
-    scales: Tensor | None = None,
-    norm: str = "none",
-    eps: float = 0.0,
-    activation: str = "none",
-    gated: bool = False,
-    scale: float = 1.0,
-    softcap: float = 0.0,
-) -> Tensor:
-    """As `burnish::fused_linear`."""
-    require_floats(x, bias, norm_weight, norm_bias, residual)
-    panels, form = panels_of(weight)
-    size_n, size_k = weight.shape
-    out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
-    lines, stride = rows_of(x)
-    shift = norm_bias if norm == "layer" else None  # others have none
-    vectors = {"bias": bias, "norm_weight": norm_weight, "norm_bias": shift, "residual": residual}
-    launch(
-        "fused_linear",
-        x=lines,
-        weight=panels,
-        **{name: None if each is None else each.contiguous() for name, each in vectors.items()},
-        out=out,
-        rows=product(x.shape[:-1]),
-        size_n=size_n,
-        size_k=size_k,
-        x_stride=stride,
-        format=form,
-        norm=norm,
-        eps=float(eps),
-        activation=activation,
-        gated=gated,
-        scale=float(scale),
-        softcap=float(softcap),
-    )
-    return out
-
-
-def attention_projection(
-    x: Tensor,
-    weight: Tensor,
-    key_state: Tensor,
-    value_state: Tensor,
-    position: Tensor,
-    bias: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_bias: Tensor | None = None,
-    query_norm: Tensor | None = None,
-    key_norm: Tensor | None = None,
-    cos: Tensor | None = None,
-    sin: Tensor | None = None,
-    *,
-    scales: Tensor | None = None,
-    heads: int,
-    norm: str = "none",
-    eps: float = 0.0,
-    head_eps: float = 0.0,
-    interleaved: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `burnish::attention_projection`; the states are written in place."""
-    require_floats(x, bias, norm_weight, norm_bias, query_norm, key_norm, cos, sin)
-    if not key_state.is_contiguous() or not value_state.is_contiguous():
-        raise UnsupportedError("the kernel writes caches that lie in order")
-    panels, form = panels_of(weight)
-    batch, tokens, size_k = x.shape
-    kv_heads, capacity, size = key_state.shape[1:]
-    lines, stride = rows_of(x)
-    query = x.new_empty((batch, tokens, heads, size)).transpose(1, 2)
-    strides: dict[str, Any] = {}
-    tables = {"cos": cos, "sin": sin}
-    for name, table in tables.items():
-        if table is not None and table.stride(-1) != 1:
-            table = tables[name] = table.contiguous()
-        expanded = None if table is None else table.expand(batch, tokens, -1)
-        for axis, letter in enumerate("bs"):
-            strides[f"{name}_stride_{letter}"] = 0 if expanded is None else expanded.stride(axis)
-    vectors = {
-        "bias": bias,
-        "norm_weight": norm_weight,
-        "norm_bias": norm_bias if norm == "layer" else None,
-        "query_norm": query_norm,
-        "key_norm": key_norm,
-    }
-    launch(
-        "attention_projection",
-        x=lines,
-        weight=panels,
-        key_state=key_state,
-        value_state=value_state,
-        position=position.contiguous(),
-        **{name: None if each is None else each.contiguous() for name, each in vectors.items()},
-        **tables,
-        query=query,
-        batch=batch,
-        tokens=tokens,
-        size_k=size_k,
-        x_stride=stride,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_size=size,
-        capacity=capacity,
-        rotary_size=0 if cos is None else cos.shape[-1],
-        **strides,
-        **{f"query_stride_{letter}": query.stride(axis) for axis, letter in enumerate("bhs")},
-        format=form,
-        norm=norm,
-        eps=float(eps),
-        head_eps=float(head_eps),
-        interleaved=interleaved,
-        element=str(key_state.dtype).removeprefix("torch."),
-    )
-    return query, key_state, value_state
-
-
-def _gathered(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table by ids of any shape."""
-    if ids.dtype != torch.int64:
-        raise UnsupportedError(f"the kernel takes places in int64, not {ids.dtype}")
-    out = table.new_empty((*ids.shape, *table.shape[1:]))
-    packed = _PANELS.get(table)
-    if packed is not None:
-        launch(
-            "gather_panels",
-            table=packed[0],
-            ids=ids.contiguous(),
-            out=out,
-            count=product(ids.shape),
-            table_rows=table.shape[0],
-            size=table.shape[1],
-            format=packed[1],
-        )
-        return out
-    bytes_ = product(table.shape[1:]) * table.dtype.itemsize
-    table = table.contiguous()
-    rows = table.shape[0]
-    launch(
-        "gather",
-        table=table,
-        ids=ids.contiguous(),
-        out=out,
-        outer=1,
-        count=product(ids.shape),
-        table_rows=rows,
-        bytes=bytes_,
-    )
-    return out
-
-
-def embedding(table: Tensor, ids: Tensor, *options: Any, **more: Any) -> Tensor:
-    """As `aten::embedding`."""
-    return _gathered(table, ids)
-
-
-def lookup(table: Tensor, positions: Tensor) -> Tensor:
-    """As `burnish::lookup`."""
-    return _gathered(table, positions)
-
-
-def argmax(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
-    """As `aten::argmax`, over one axis."""
-    if dim is None:
-        raise UnsupportedError("the kernel goes over one axis")
-    require_floats(x)
-    x = x.movedim(dim, -1)
-    out = x.new_empty(x.shape[:-1], dtype=torch.int64)
-    launch("argmax", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1])
-    return out.unsqueeze(dim) if keepdim else out
-
-
-def top_scores(x: Tensor, count: int) -> Tensor:
-    """As `burnish::top_scores`."""
-    require_floats(x)
-    out = x.new_empty((*x.shape[:-1], 2, count), dtype=torch.int32)
-    launch("top_scores", x=x.contiguous(), out=out, rows=product(x.shape[:-1]), size=x.shape[-1], count=count)
-    return out
 
 
 KERNELS: dict[Any, Callable[..., Any]] = {
@@ -244,12 +36,25 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     aten.cat.default: cat,
     aten.clone.default: clone,
     aten.contiguous.default: contiguous,
-    aten.embedding.default: embedding,
     aten.index_select.default: index_select,
     aten.zeros_like.default: zeros_like,
+    aten.conv1d.default: conv1d,
+    aten.cumsum.default: cumsum,
+    aten.embedding.default: embedding,
+    aten.gather.default: gather,
+    aten.scatter.src: scatter_source,
+    aten.scatter.value: scatter_value,
+    aten.topk.default: topk,
     burnish_ops.attention.default: attention,
+    burnish_ops.cache_write.default: cache_write,
     burnish_ops.lookup.default: lookup,
     burnish_ops.positions.default: positions,
+    burnish_ops.moe_linear.default: moe_linear,
+    burnish_ops.ring_positions.default: ring_positions,
+    burnish_ops.ring_write.default: ring_write,
+    code_ops.code_scales.default: code_scales,
+    code_ops.from_codes.default: from_codes,
+    code_ops.to_codes.default: to_codes,
     fused_ops.attention_projection.default: attention_projection,
     fused_ops.fused_linear.default: fused_linear,
     fused_ops.top_scores.default: top_scores,

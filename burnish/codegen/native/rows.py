@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from burnish.codegen.native.elementwise import pointwise
+from burnish.codegen.native.operands import need_floats
 from burnish.codegen.native.spec import launch
-from burnish.codegen.native.strided import empty_like, require_floats, result_of, space, with_dense_rows
+from burnish.codegen.native.strided import empty_like, result_of, space, with_dense_rows
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.shapes import product
@@ -50,7 +51,7 @@ def layer_norm(
 
 
 def _normed(norm: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    require_floats(x, weight, bias)
+    need_floats(x, weight, bias)
     x = with_dense_rows(x)
     out = empty_like(x, result_of(aten.empty_like.default, (x,), {}))
     launch(
@@ -137,7 +138,7 @@ def _reduce(kind: str, x: Tensor, axes: list[int], out: Tensor) -> None:
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Tensor:
     """As `burnish::rotary`."""
-    require_floats(x, cos, sin)
+    need_floats(x, cos, sin)
     x, cos, sin = (with_dense_rows(each) for each in (x, cos, sin))
     out = empty_like(x, result_of(aten.empty_like.default, (x,), {}))
     launch(

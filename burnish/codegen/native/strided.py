@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -76,10 +75,3 @@ def with_dense_rows(x: Tensor) -> Tensor:
     """x, copied unless the elements of its last axis lie side by side."""
     dense = statically_known_true(x.stride(-1) == 1) or statically_known_true(x.shape[-1] == 1)
     return x if dense else x.contiguous()
-
-
-def require_floats(*tensors: Tensor | None) -> None:
-    """Raise UnsupportedError for other operands than of float32."""
-    for each in tensors:
-        if each is not None and each.dtype != torch.float32:
-            raise UnsupportedError(f"the kernel computes in float32, and an operand is {each.dtype}")

@@ -12,8 +12,10 @@ from torch import fx
 from burnish.ir.arguments import argument
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.fused_ops import fused_ops
+from burnish.ir.ops import burnish_ops
 from burnish.ir.panels import Panels, RowOrder, format_of, panel_ops
 from burnish.ir.program import Program, value
+from burnish.ir.weights import Permute, Reshape
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
@@ -31,10 +33,15 @@ def _of_heads(user: fx.Node) -> RowOrder:
     return RowOrder(head=int(value(argument(user, "key_state")).shape[-1]))
 
 
+def _of_experts(user: fx.Node) -> RowOrder:
+    return RowOrder(head=int(value(argument(user, "weight")).shape[1]))
+
+
 READERS: dict[Any, tuple[int, Callable[[fx.Node], RowOrder]]] = {
     fused_ops.fused_linear.default: (1, _of_product),
     fused_ops.attention_projection.default: (1, _of_heads),
     aten.embedding.default: (0, _in_order),
+    burnish_ops.moe_linear.default: (1, _of_experts),
 }
 """What reads panels: which operand they are of, and the order of rows that it wants."""
 
@@ -54,11 +61,14 @@ class PackPanels:
     def run(self, program: Program, log: Log) -> Program:
         """Pack what products and lookups read, in place."""
         editor = Editor(program)
+        _turn_experts(program, editor)
         for leaf in [node for node in program.graph.nodes if node.op == "get_attr"]:
             name = program.weight_of(leaf)
             weight = program.weights[name]
-            if len(weight.shape) != 2 or weight.dtype != torch.float32:
+            if len(weight.shape) not in (2, 3) or weight.dtype != torch.float32:
                 continue
+            experts = weight.shape[0] if len(weight.shape) == 3 else 0
+            rows = Reshape(weight, (experts * weight.shape[1], weight.shape[2])) if experts else weight
             made: dict[RowOrder, fx.Node] = {}
             for user in list(leaf.users):
                 known = READERS.get(user.target)
@@ -66,10 +76,10 @@ class PackPanels:
                     continue
                 order = known[1](user)
                 if order not in made:
-                    form, why = format_of(weight, self.dtype)
+                    form, why = format_of(rows, self.dtype)
                     if why:
                         log.refuse(user, f"{why}: the weight stays in floats")
-                    made[order] = _unpacked(editor, user, name, Panels(weight, form, order))
+                    made[order] = _unpacked(editor, user, name, Panels(rows, form, order), experts)
                 with editor.before(user):
                     args = tuple(made[order] if each is leaf else each for each in user.args)
                     new = editor.call(user.target, *args, like=user, **user.kwargs)
@@ -79,11 +89,22 @@ class PackPanels:
         return program
 
 
-def _unpacked(editor: Editor, user: fx.Node, name: str, panels: Panels) -> fx.Node:
+def _turn_experts(program: Program, editor: Editor) -> None:
+    """Experts that are stored as [experts, in, out] become weights of their own, in the other order."""
+    for node in [node for node in program.graph.nodes if node.target is burnish_ops.moe_linear.default]:
+        weight = argument(node, "weight")
+        source = argument(weight, "self") if weight.target is aten.transpose.int else None
+        if source is None or source.op != "get_attr" or {each % 3 for each in weight.args[1:]} != {1, 2}:
+            continue
+        name = program.weight_of(source)
+        turned = Permute(program.weights[name], (0, 2, 1))
+        editor.replace(weight, editor.weight(f"{name}.turned", turned))
+
+
+def _unpacked(editor: Editor, user: fx.Node, name: str, panels: Panels, experts: int) -> fx.Node:
     """The floats that a weight in panels stands for, in front of `user`."""
     leaf = editor.weight(f"{name}.{panels.form}", panels)
     (rows, size), order = panels.source.shape, panels.order
     with editor.before(user):
-        return editor.call(
-            panel_ops.from_panels.default, leaf, panels.form, rows, size, order.head, order.pairs, like=user
-        )
+        arguments = (leaf, panels.form, rows, size, order.head, order.pairs, *([experts] if experts else []))
+        return editor.call(panel_ops.from_panels.default, *arguments, like=user)

@@ -1,47 +1,54 @@
-"""The greatest of each row by native kernels."""
+"""Native kernels that choose among numbers, against ATen and `burnish::top_scores`."""
 
 from __future__ import annotations
 
+import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.codegen.native.lowerings import argmax, top_scores
+from burnish.codegen.native.choose import argmax, top_scores
+from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
-
-ODD = (0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1.0)
-
-
-@settings(max_examples=80, deadline=None)
-@given(rows=st.integers(1, 5), size=st.integers(1, 70), values=st.integers(1, 9), seed=st.integers(0, 1000))
-def test_the_first_of_the_greatest(rows: int, size: int, values: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, values, (rows, size), generator=generator).float()
-    if values == 9:
-        x = torch.tensor(ODD)[x.long() % len(ODD)]
-    expected = torch.where(
-        x.isnan().any(-1),
-        x.isnan().int().argmax(-1),
-        x.nan_to_num(-torch.inf).eq(x.nan_to_num(-torch.inf).amax(-1, keepdim=True)).int().argmax(-1),
-    )
-    assert torch.equal(argmax(x, -1), expected)
+from tests.codegen.native.ways import ALL, Way, by, cases, ways
 
 
-@settings(max_examples=80, deadline=None)
+@cases
 @given(
-    rows=st.integers(1, 4),
-    size=st.integers(1, 200),
-    values=st.integers(1, 30),
-    count=st.integers(1, 130),
-    seed=st.integers(0, 1000),
+    way=ways,
+    shape=st.lists(st.integers(1, 5), min_size=0, max_size=2),
+    size=st.integers(1, 100),
+    axis=st.integers(0, 2),
+    keepdim=st.booleans(),
+    strange=st.booleans(),
 )
-def test_the_top(rows: int, size: int, values: int, count: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randint(0, values, (1, rows, size), generator=generator).float()
-    x = torch.tensor(ODD)[x.long() % len(ODD)] if values % 3 == 0 else x
-    count = min(count, size)
-    found, expected = top_scores(x, count), fused_ops.top_scores(x, count)
-    assert torch.equal(found[..., 1, :], expected[..., 1, :])
-    assert torch.equal(found[..., 0, :].view(torch.float32).isnan(), expected[..., 0, :].view(torch.float32).isnan())
-    same = ~found[..., 0, :].view(torch.float32).isnan()
-    assert torch.equal(found[..., 0, :][same], expected[..., 0, :][same])
+def test_argmax(way: Way, shape: list[int], size: int, axis: int, keepdim: bool, strange: bool) -> None:
+    torch.manual_seed(size)
+    axis %= len(shape) + 1
+    x = torch.randint(-9, 9, [*shape[:axis], size, *shape[axis:]]).float()  # many are equal
+    if strange:
+        x.view(-1)[torch.rand(x.numel()).argsort()[:2]] = torch.nan
+    with by(way):
+        assert torch.equal(argmax(x, axis, keepdim), torch.argmax(x, axis, keepdim))
+        assert torch.equal(argmax(x, axis - x.dim(), keepdim), torch.argmax(x, axis, keepdim))
+
+
+@cases
+@given(way=ways, rows=st.integers(1, 4), size=st.integers(1, 100), data=st.data())
+def test_top_scores(way: Way, rows: int, size: int, data: st.DataObject) -> None:
+    torch.manual_seed(size)
+    count = data.draw(st.integers(1, size))
+    x = torch.randint(-9, 9, (rows, size)).float()
+    with by(way):
+        assert torch.equal(top_scores(x, count), fused_ops.top_scores(x, count))
+
+
+@pytest.mark.parametrize("way", ALL)
+def test_nothing_but_minus_infinity(way: Way) -> None:
+    with by(way):
+        assert argmax(torch.full((2, 40), -torch.inf), -1).tolist() == [0, 0]
+
+
+def test_all_axes_at_once_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="one axis"):
+        argmax(torch.zeros(2, 3))

@@ -10,7 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from burnish.codegen.native.lowerings import attention_projection, embedding, from_panels, fused_linear
+from burnish.codegen.native.choose import embedding
+from burnish.codegen.native.operands import from_panels
+from burnish.codegen.native.products import attention_projection, fused_linear
 from burnish.codegen.native.spec import ROUNDED
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops

@@ -65,3 +65,32 @@ static void top_scores(const TopScores& a, Worker& w, i64 begin, i64 end) {
     }
   }
 }
+
+struct Topk {
+  const float* x;
+  float* values;
+  i64* indices;
+  i64 rows, size, count, largest;
+};
+#define TOPK "x:p values:w indices:w rows:i size:i count:i largest:i"
+
+static i64 topk_units(const Topk& a) { return a.rows; }
+static i64 topk_scratch(const Topk& a) { return a.size * 4; }
+// In order, as aten::topk: of equal ones the first; what is no number is above all.
+static void topk(const Topk& a, Worker& w, i64 begin, i64 end) {
+  for (; begin < end; begin++) {
+    const float* x = a.x + begin * a.size;
+    int32_t* ids = reinterpret_cast<int32_t*>(w.scratch);
+    auto before = [&](int32_t i, int32_t j) {
+      const bool strange = x[i] != x[i], other = x[j] != x[j];
+      if (strange || other) return strange != other ? strange == (a.largest != 0) : i < j;
+      return x[i] != x[j] ? (x[i] > x[j]) == (a.largest != 0) : i < j;
+    };
+    for (i64 i = 0; i < a.size; i++) ids[i] = static_cast<int32_t>(i);
+    std::partial_sort(ids, ids + a.count, ids + a.size, before);
+    for (i64 i = 0; i < a.count; i++) {
+      a.values[begin * a.count + i] = x[ids[i]];
+      a.indices[begin * a.count + i] = ids[i];
+    }
+  }
+}

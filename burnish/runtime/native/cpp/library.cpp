@@ -6,11 +6,17 @@
 #include "attention.h"
 #include "attention_projection.h"
 #include "choose.h"
+#include "codes.h"
+#include "convolution.h"
 #include "copy.h"
+#include "cumsum.h"
 #include "elementwise.h"
 #include "fused_linear.h"
 #include "gather.h"
+#include "mixture.h"
+#include "places.h"
 #include "row_ops.h"
+#include "state_writes.h"
 #include "team.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -31,6 +37,17 @@ static const Kernel KERNELS[] = {
     kernel<RotaryRows, rotary_rows, rotary_units, no_scratch<RotaryRows>>("rotary_rows", ROTARY_ROWS),
     kernel<SoftmaxRows, softmax_rows, rows_units<SoftmaxRows>, no_scratch<SoftmaxRows>>("softmax_rows", SOFTMAX_ROWS),
     kernel<TopScores, top_scores, top_scores_units, top_scores_scratch>("top_scores", TOP_SCORES),
+    kernel<Topk, topk, topk_units, topk_scratch>("topk", TOPK),
+    kernel<StateWrite, state_write, state_write_units, no_scratch<StateWrite>>("state_write", STATE_WRITE),
+    kernel<RingPositions, ring_positions, ring_positions_units, no_scratch<RingPositions>>("ring_positions", RING_POSITIONS),
+    kernel<MoeLinear, moe_linear, moe_linear_units, moe_linear_scratch>("moe_linear", MOE_LINEAR, true),
+    kernel<Convolution, convolution, convolution_units, convolution_scratch>("convolution", CONVOLUTION),
+    kernel<Cumsum, cumsum, cumsum_units, no_scratch<Cumsum>>("cumsum", CUMSUM),
+    kernel<GatherPlaces, gather_places, gather_places_units, no_scratch<GatherPlaces>>("gather_places", GATHER_PLACES),
+    kernel<Scatter, scatter, scatter_units, no_scratch<Scatter>>("scatter", SCATTER),
+    kernel<CodeScales, code_scales, rows_of_last_axis<CodeScales>, no_scratch<CodeScales>>("code_scales", CODE_SCALES),
+    kernel<ToCodes, to_codes, rows_of_last_axis<ToCodes>, no_scratch<ToCodes>>("to_codes", TO_CODES),
+    kernel<FromCodes, from_codes, rows_of_last_axis<FromCodes>, no_scratch<FromCodes>>("from_codes", FROM_CODES),
 };
 constexpr int COUNT = sizeof(KERNELS) / sizeof(KERNELS[0]);
 
@@ -55,6 +72,10 @@ struct Pool {
   i64* times = nullptr;  // of the first thread, nanoseconds of each op: waiting in front of it, then at work; or null
 
   explicit Pool(int threads) : team(threads), workers{} {}
+  ~Pool() {  // the team is between two runs: no thread reads these
+    for (Worker& worker : workers) free(worker.scratch);
+    delete[] claims;
+  }
 };
 
 EXPORT int burnish_kernels() { return COUNT; }
@@ -63,13 +84,7 @@ EXPORT const char* burnish_kernel_slots(int number) { return KERNELS[number].slo
 
 EXPORT void* burnish_open(int threads) { return new (std::nothrow) Pool(threads < MOST_THREADS ? threads : MOST_THREADS); }
 
-EXPORT void burnish_close(void* given) {
-  Pool* pool = static_cast<Pool*>(given);
-  pool->team.~Team();
-  for (Worker& worker : pool->workers) free(worker.scratch);
-  delete[] pool->claims;
-  ::operator delete(given);
-}
+EXPORT void burnish_close(void* pool) { delete static_cast<Pool*>(pool); }
 
 // Bytes a thread that a program needs.
 EXPORT i64 burnish_scratch(const Op* ops, i64 count) {

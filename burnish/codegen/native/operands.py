@@ -1,0 +1,60 @@
+"""Operands as kernels read them: weights in panels, rows with one stride, and floats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.utils.weak import WeakIdKeyDictionary
+
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.panels import unpacked_shape
+
+_PANELS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of a fake weight: its panels and their format
+
+
+def from_panels(
+    panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False, experts: int = 0
+) -> Tensor:
+    """A weight, of which kernels read the panels: nothing is launched, and it has no memory of its own."""
+    shape = unpacked_shape(rows, size, experts)
+    weight = panels.view(torch.float32).as_strided(shape, (0,) * len(shape))
+    _PANELS[weight] = (panels, form)
+    return weight
+
+
+def packed(weight: Tensor) -> tuple[Tensor, str] | None:
+    """The panels of a weight and their format; None if it is in none."""
+    return _PANELS[weight] if weight in _PANELS else None
+
+
+def panels_of(weight: Tensor) -> tuple[Tensor, str]:
+    """The panels of a weight. Raises UnsupportedError where it has none."""
+    found = packed(weight)
+    if found is None:
+        raise UnsupportedError("its weight is no stored one: the kernel reads panels, which are packed ahead")
+    return found
+
+
+def rows_of(x: Tensor) -> tuple[Tensor, Any]:
+    """x, copied unless one stride leads from each row to the next, and that stride."""
+    steps = [(x.stride(axis), x.stride(axis + 1) * x.shape[axis + 1]) for axis in range(x.dim() - 2)]
+    if not all(statically_known_true(step == expected) for step, expected in [(x.stride(-1), 1), *steps]):
+        x = x.contiguous()
+    return x, x.shape[-1] if x.is_contiguous() else x.stride(-2)
+
+
+def need_places(*tensors: Tensor) -> None:
+    """Raise UnsupportedError unless all are of int64."""
+    for each in tensors:
+        if each.dtype != torch.int64:
+            raise UnsupportedError(f"the kernel takes places in int64, not {each.dtype}")
+
+
+def need_floats(*tensors: Tensor | None) -> None:
+    """Raise UnsupportedError unless all are of float32."""
+    for each in tensors:
+        if each is not None and each.dtype != torch.float32:
+            raise UnsupportedError(f"the kernel computes in float32, and an operand is {each.dtype}")
