@@ -20,6 +20,7 @@ from burnish.codegen.triton.tiles import Target
 from burnish.codegen.triton.tune import Trial, trials_of
 from burnish.ir.errors import ArtifactError, UnsupportedError
 from burnish.runtime.plan import Kernel
+from burnish.runtime.plan_runner import BoundLaunch
 from tests.triton.fake_cuda import SHARED, FakeGpu
 from tests.triton.planned import fused
 

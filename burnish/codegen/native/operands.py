@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.panels import unpacked_shape
 
-_PANELS: WeakIdKeyDictionary = WeakIdKeyDictionary()  # of a fake weight: its panels and their format
+_PANELS: MutableMapping[Tensor, tuple[Tensor, str]] = WeakIdKeyDictionary()  # of a fake weight, and their format
 
 
 def from_panels(
@@ -27,7 +28,7 @@ def from_panels(
 
 def packed(weight: Tensor) -> tuple[Tensor, str] | None:
     """The panels of a weight and their format; None if it is in none."""
-    return _PANELS[weight] if weight in _PANELS else None
+    return _PANELS.get(weight, None)
 
 
 def panels_of(weight: Tensor) -> tuple[Tensor, str]:

@@ -61,7 +61,7 @@ int main(int, char** given) {
     }
     if (i % 50 == 0) usleep(1000);  // all others park
     std::fill(totals.begin(), totals.end(), -1.0f);
-    if (burnish_run(pool, step, ops, burnish_scratch(step, ops), 1)) return 1;
+    if (burnish_run(pool, step, ops, burnish_scratch(step, ops), 1, nullptr)) return 1;
     if (i == 0) first = totals;
     if (totals != first || finished[0]) {
       fprintf(stderr, "step %d gave something else than the first\n", i);

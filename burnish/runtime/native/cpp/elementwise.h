@@ -208,7 +208,8 @@ template <class T>
 INLINE void fill(T* to, T value, i64 n) {
   typedef T Wide __attribute__((vector_size(64)));
   constexpr i64 WIDTH = 64 / sizeof(T);
-  const Wide wide = Wide{} + value;
+  Wide wide;
+  for (i64 i = 0; i < WIDTH; i++) wide[i] = value;  // of nothing and -0.0 the sum would be 0.0
   i64 i = 0;
   for (; i + WIDTH <= n; i += WIDTH) memcpy(to + i, &wide, 64);
   for (; i < n; i++) to[i] = value;

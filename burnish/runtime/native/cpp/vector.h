@@ -19,7 +19,11 @@ typedef float V4 __attribute__((vector_size(16)));
 
 INLINE V load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 INLINE void store(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
-INLINE V splat(float x) { return V{} + x; }
+INLINE V splat(float x) {
+  V all;
+  for (int i = 0; i < LANES; i++) all[i] = x;
+  return all;
+}
 INLINE V select(VI mask, V yes, V no) { return mask ? yes : no; }
 INLINE V maximum(V a, V b) { return select(a > b, a, b); }
 INLINE V minimum(V a, V b) { return select(a < b, a, b); }
