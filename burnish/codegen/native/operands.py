@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
 from burnish.ir.errors import UnsupportedError
@@ -19,9 +21,16 @@ _PANELS: MutableMapping[Tensor, tuple[Tensor, str]] = WeakIdKeyDictionary()  # o
 def from_panels(
     panels: Tensor, form: str, rows: int, size: int, head: int = 0, pairs: bool = False, experts: int = 0
 ) -> Tensor:
-    """A weight, of which kernels read the panels: nothing is launched, and it has no memory of its own."""
+    """A weight, of which kernels read the panels: nothing is launched.
+
+    It has no memory that a plan knows: what would read it in another way than by its panels cannot be planned.
+    """
     shape = unpacked_shape(rows, size, experts)
-    weight = panels.view(torch.float32).as_strided(shape, (0,) * len(shape))
+    if isinstance(panels, FakeTensor):
+        with _disable_current_modes(), panels.fake_mode:
+            weight = torch.empty(shape)
+    else:
+        weight = panels.new_empty(shape, dtype=torch.float32)
     _PANELS[weight] = (panels, form)
     return weight
 
