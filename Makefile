@@ -49,6 +49,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet '$(TORCH)'
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m burnish.runtime.native
 	@touch $@
 
 $(VENV)/.smollm2: $(VENV)/.installed

@@ -1,4 +1,5 @@
-"""SmolLM2-135M-Instruct in 4 and 8 bits on this CPU: burnish beside onnxruntime-genai's int4 and llama.cpp.
+"""SmolLM2-135M-Instruct in 4 and 8 bits on this CPU: burnish, by ONNX Runtime and by its own kernels ("native"), beside
+onnxruntime-genai's int4 and llama.cpp.
 
     .venv/bin/python benchmarks/low_bits.py
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cpu import smollm2
 from rich.console import Console
@@ -28,11 +29,17 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu-low-bits.jsonl"
 TEXT = ROOT / "examples" / "texts" / "calibration.txt"
 INT4 = Quantize("int4", group=32, method="nearest", symmetric=True)  # what onnxruntime-genai and q4_0 do
-VARIANTS: dict[str, list[Any]] = {
-    "burnish int4": [INT4],
-    "burnish int4, cache int8": [INT4, QuantizeCache("int8")],
-    "burnish Q4_1 as it came": [Quantize("keep")],
-    "burnish int8": [Quantize("int8", method="nearest")],
+INT8 = Quantize("int8", method="nearest")
+VARIANTS: dict[str, tuple[Literal["onnxruntime", "native"], list[Any]]] = {
+    "native int4": ("native", [INT4]),
+    "native Q4_1 as it came": ("native", [Quantize("keep")]),
+    "native int8": ("native", [INT8]),
+    "native float32": ("native", []),
+    "burnish int4": ("onnxruntime", [INT4]),
+    "burnish int4, cache int8": ("onnxruntime", [INT4, QuantizeCache("int8")]),
+    "burnish Q4_1 as it came": ("onnxruntime", [Quantize("keep")]),
+    "burnish int8": ("onnxruntime", [INT8]),
+    "burnish float32": ("onnxruntime", []),
 }
 PEERS = ("ort-genai-int4", "llama.cpp-q4_0", "llama.cpp-q8_0")
 
@@ -54,9 +61,14 @@ def main() -> None:
             say(f"preparing {name}")
             if name in VARIANTS:
                 artifact = Path(folder) / name
-                caches = any(isinstance(each, QuantizeCache) for each in VARIANTS[name])
+                backend, transforms = VARIANTS[name]
+                caches = any(isinstance(each, QuantizeCache) for each in transforms)
                 compiled = burnish.compile(
-                    model, transforms=VARIANTS[name], calibration=TEXT if caches else None, verify=False
+                    model,
+                    backend=backend,
+                    transforms=transforms,
+                    calibration=TEXT if caches else None,
+                    verify=False,
                 )
                 compiled.save(artifact)
                 entrants.append(Entrant(name, Path(sys.executable), artifact, kind="burnish"))

@@ -27,7 +27,7 @@ from burnish.inspect.table import reasons
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.base import Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import default_passes, lower_for_cpu, lower_for_gpu, make_incremental
+from burnish.passes.pipelines import default_passes, lower_for_cpu, lower_for_gpu, lower_for_native, make_incremental
 from burnish.passes.rules import Rules
 
 DOCS = Path(__file__).parent
@@ -39,7 +39,8 @@ EFFECTS = {
 
 
 def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
-    """Each pass with the records of the program before and after it: to the step program, for CPUs, for GPUs."""
+    """Each pass with the records of the program before and after it: to the step program, for CPUs, for GPUs,
+    and what native kernels need besides."""
     sys.path.insert(0, str(DOCS))
     from model import Decoder
 
@@ -53,7 +54,13 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
     on_gpu = Trace(trace.passes[:common])
     gpu_passes = lower_for_gpu(torch.bfloat16)
     run_passes(step, gpu_passes, on_gpu)
-    for passes, records in ((default_passes(), trace.passes), (gpu_passes, on_gpu.passes[common - 1 :])):
+    native, native_passes = Trace(trace.passes[:common]), lower_for_native(None)
+    run_passes(step, native_passes, native)
+    for passes, records in (
+        (default_passes(), trace.passes),
+        (gpu_passes, on_gpu.passes[common - 1 :]),
+        (native_passes[-1:], native.passes[-2:]),
+    ):
         found += zip(passes, records[:-1], records[1:], strict=True)
     return found
 

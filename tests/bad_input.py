@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from burnish.ir.errors import (
     BurnishError,
     InvalidInputError,
     InvalidModelError,
+    NativeBuildError,
     NotCausalError,
     UsageError,
     WeightError,
@@ -28,6 +30,7 @@ from burnish.ir.states import State, StateKind
 from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import CompiledModel
+from burnish.runtime.native.build import build
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny
@@ -255,6 +258,15 @@ case("a quantization that does not exist", UsageError)(for_target(target="cuda:s
 case("an artifact for another backend", UsageError)(
     lambda folder: burnish.load(save_tiny(folder)[0], backend="triton-interpret")
 )
+case("an accuracy for a backend that has none", UsageError)(
+    lambda folder: burnish.load(save_tiny(folder)[0], accuracy="exact")
+)
+
+
+@case("native kernels where there is no compiler", NativeBuildError)
+def _no_compiler(folder: Path) -> None:
+    with mock.patch.dict(os.environ, {"PATH": str(folder), "CXX": ""}):
+        build("portable")
 
 
 class NoAttention(nn.Module):

@@ -47,6 +47,13 @@ class Backend(StrEnum):
     TRITON_INTERPRET = "triton-interpret"
 
 
+class Accuracy(StrEnum):
+    """In what native kernels multiply with weights of integers."""
+
+    EXACT = "exact"
+    FAST = "fast"
+
+
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `burnish compile` wrote.")]
 MaxLength = Annotated[
@@ -56,8 +63,8 @@ MaxLength = Annotated[
 BackendOption = Annotated[
     Backend | None,
     typer.Option(
-        help="onnxruntime for CPUs, cuda for NVIDIA GPUs; reference runs the graph node by node in PyTorch, to compare "
-        "with; triton-interpret the GPU's kernels on any machine, slowly.",
+        help="onnxruntime for CPUs, or native for burnish's own kernels; cuda for NVIDIA GPUs; reference runs the graph "
+        "node by node in PyTorch, to compare with; triton-interpret the GPU's kernels on any machine, slowly.",
         show_default="what the target asks for",
     ),
 ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from burnish.cli.app import MODEL_HELP, Backend, Dtype, Quantization, err
+from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Dtype, Quantization, err
 from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -122,12 +122,22 @@ def compiled_model(
 
 
 @contextmanager
-def loaded_model(model: str, max_length: int | None, backend: Backend | None) -> Iterator[CompiledModel]:
+def loaded_model(
+    model: str,
+    max_length: int | None,
+    backend: Backend | None,
+    threads: int | None = None,
+    accuracy: Accuracy | None = None,
+) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
     if not (path / "manifest.json").exists():
         if path.suffix == ".burnish":
             raise ArtifactError(f"there is no artifact at {path}")
+        if threads is not None or accuracy is not None:
+            raise UsageError(
+                f"--threads and --accuracy are for artifacts: `burnish compile {model} -o NAME.burnish` first"
+            )
         with compiled_model(model, max_length, backend) as compiled:
             yield compiled
         return
@@ -135,5 +145,10 @@ def loaded_model(model: str, max_length: int | None, backend: Backend | None) ->
         raise UsageError("--max-length is chosen when a model is compiled; this is an artifact")
     import burnish
 
-    with burnish.load(path, backend=None if backend is None else backend.value) as compiled:
+    with burnish.load(
+        path,
+        backend=None if backend is None else backend.value,
+        threads=threads,
+        accuracy=None if accuracy is None else accuracy.value,
+    ) as compiled:
         yield compiled

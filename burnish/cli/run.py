@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, BackendOption, MaxLength, app, err, reported
+from burnish.cli.app import MODEL_HELP, Accuracy, BackendOption, MaxLength, app, err, reported
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -41,11 +41,18 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")] = False,
     max_length: MaxLength = None,
     backend: BackendOption = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Processors to use, by an artifact.", show_default="all")
+    ] = None,
+    accuracy: Annotated[
+        Accuracy | None,
+        typer.Option(help="Of native kernels: fast rounds what is multiplied with integers to 8 bits, exact does not."),
+    ] = None,
 ) -> None:
     """Answer PROMPT, word by word. A MODEL is compiled first, and not kept."""
     with reported():
         text = sys.stdin.read() if prompt == "-" else prompt
-        with loaded_model(model, max_length, backend) as compiled:
+        with loaded_model(model, max_length, backend, threads, accuracy) as compiled:
             inputs = _inputs(compiled, text, system, raw)
             settings = {
                 "temperature": temperature,
