@@ -63,8 +63,8 @@ MaxLength = Annotated[
 BackendOption = Annotated[
     Backend | None,
     typer.Option(
-        help="onnxruntime for CPUs, or native for burnish's own kernels; cuda for NVIDIA GPUs; reference runs the graph "
-        "node by node in PyTorch, to compare with; triton-interpret the GPU's kernels on any machine, slowly.",
+        help="onnxruntime for CPUs, or native for burnish's own kernels; cuda for NVIDIA GPUs; reference runs the "
+        "graph node by node in PyTorch, to compare with; triton-interpret the GPU's kernels on any machine, slowly.",
         show_default="what the target asks for",
     ),
 ]

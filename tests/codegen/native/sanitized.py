@@ -8,4 +8,5 @@ from __future__ import annotations
 from burnish.runtime.native import build
 
 build._FLAGS = (*build._FLAGS, "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-del build.LEVELS["x86-64-v4"]
+for level in ("x86-64-v4", "portable"):
+    del build.LEVELS[level]
