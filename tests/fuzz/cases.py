@@ -133,7 +133,8 @@ def examine(case: Case, backend: Backend | None = None, quick: bool = False) -> 
                 if leaking and _sees(module, ids, expected, range(1, case.longest)):
                     raise WrongAnswer("a token sees later ones, or a row another, and it was compiled")
                 models = [compiled]
-                if backend is None and compiled.backend == "onnxruntime":
+                exact = compiled.backend == "onnxruntime" or (compiled.backend == "native" and not case.changes)
+                if backend is None and exact:
                     models.append(closing.enter_context(burnish.load(compiled.artifact.path, backend="reference")))
                 tolerance = max(TOLERANCE, 10 * noise)
                 if case.changes:
@@ -152,7 +153,9 @@ def examine(case: Case, backend: Backend | None = None, quick: bool = False) -> 
 
 
 def _compiled(case: Case, module: nn.Module, backend: Backend | None) -> CompiledModel:
-    if backend is None and (case.pipeline.target == "cuda" or case.changes):
+    if backend is None and case.pipeline.target == "native":
+        backend = "native"
+    elif backend is None and (case.pipeline.target == "cuda" or case.changes):
         backend = "reference"
     # Capturing takes most of the time, and is the same for all ways of compiling a module.
     with mock.patch("burnish.compiler.read", return_value=_captured(case.model, case.longest)):

@@ -145,8 +145,7 @@ def models(draw: Draw, longest: int, leaking: bool = False) -> Model:
     )
 
 
-CPU = tuple(each.name for each in default_passes("cpu"))
-GPU = tuple(each.name for each in default_passes("cuda"))
+PASSES = {target: tuple(each.name for each in default_passes(target)) for target in ("cpu", "cuda", "native")}
 
 
 @st.composite
@@ -154,8 +153,8 @@ def pipelines(draw: Draw) -> Pipeline:
     """The default one, as often as not."""
     if draw(st.booleans()):
         return Pipeline()
-    target = one_of(draw, "cpu", "cuda")
-    names = st.sampled_from(CPU if target == "cpu" else GPU)
+    target = one_of(draw, *PASSES)
+    names = st.sampled_from(PASSES[target])
     return Pipeline(
         target,
         without=tuple(draw(st.lists(names, max_size=3, unique=True))) if draw(st.booleans()) else (),
