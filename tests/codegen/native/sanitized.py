@@ -5,8 +5,19 @@ See test_sanitizers.py, which runs the tests of this folder with it.
 
 from __future__ import annotations
 
+import pytest
+from hypothesis import settings
+
 from burnish.runtime.native import build
 
 build._FLAGS = (*build._FLAGS, "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 for level in ("x86-64-v4", "portable"):
     del build.LEVELS[level]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Few examples of each test: each takes many times as long."""
+    for item in items:
+        drawn = getattr(item, "obj", None)
+        if hasattr(drawn, "_hypothesis_internal_use_settings"):
+            drawn._hypothesis_internal_use_settings = settings(max_examples=3, deadline=None, database=None)
