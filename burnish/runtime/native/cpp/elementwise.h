@@ -36,6 +36,16 @@ struct Elementwise {
   " b_type:" TYPES " c_type:" TYPES " a_number:f b_number:f c_number:f a_whole:i b_whole:i c_whole:i" SIX("size") \
   SIX("out_stride") SIX("a_stride") SIX("b_stride") SIX("c_stride")
 
+constexpr ElementType TYPES_OF_ELEMENTS[] = {{nullptr, 0},    {"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"int64", 8},
+                                             {"int32", 4}, {"int8", 1},    {"uint8", 1},   {"bool", 1}};
+static void elementwise_reach(const Elementwise& e, Reach& reach) {
+  if (!reach.need(e.out_type != TYPE_NUMBER, "an out of some type")) return;
+  reach.operand(e.out, axes_of(e.size, e.out_stride), TYPES_OF_ELEMENTS[e.out_type]);
+  if (e.a_type != TYPE_NUMBER) reach.operand(e.a, axes_of(e.size, e.a_stride), TYPES_OF_ELEMENTS[e.a_type]);
+  if (e.b_type != TYPE_NUMBER) reach.operand(e.b, axes_of(e.size, e.b_stride), TYPES_OF_ELEMENTS[e.b_type]);
+  if (e.c_type != TYPE_NUMBER) reach.operand(e.c, axes_of(e.size, e.c_stride), TYPES_OF_ELEMENTS[e.c_type]);
+}
+
 // ---------------------------------------------------------------- floats
 
 template <class F>
