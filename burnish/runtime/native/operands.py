@@ -52,21 +52,19 @@ def check(
         raise ArtifactError(f"{what} needs {wrong.decode()}, which the plan does not give")
     given = {each.slot: each for each in operands}
     for number, slot in enumerate(kernel.slots):
-        operand = given.get(number)
+        operand, name = given.get(number), types[number]
+        if operand is not None and reach[number] == _UNTOUCHED:
+            raise ArtifactError(f"{what} is given {slot.name}, which it does not take beside its other arguments")
+        if operand is not None and name is not None and dtype_named(name.decode()) != operand.tensor.dtype:
+            found = operand.tensor.dtype
+            raise ArtifactError(f"{what} takes {name.decode()} for {slot.name}, and the plan gives {found}")
         start, end = operand.extent if operand else (0, 0)
         if reach[number] > end - start:
             raise ArtifactError(
                 f"{what} takes {reach[number]:,} bytes for {slot.name}, and the plan gives {end - start:,}"
             )
-        if operand is None:
-            continue
-        if reach[number] == _UNTOUCHED:
-            raise ArtifactError(f"{what} is given {slot.name}, which it does not take beside its other arguments")
-        name, dtype = types[number], operand.tensor.dtype
-        if name is not None and dtype_named(name.decode()) != dtype:
-            raise ArtifactError(f"{what} takes {name.decode()} for {slot.name}, and the plan gives {dtype}")
         beside = [each.extent for each in operands if each is not operand]
-        if operand.written and _overlap([operand.extent], beside):
+        if operand is not None and operand.written and _overlap([operand.extent], beside):
             raise ArtifactError(f"{what} writes {slot.name}, and the plan gives the same memory for something else")
 
 

@@ -85,14 +85,14 @@ static void attention_reach(const Attention& a, Reach& reach) {
   reach.operand(a.query, {{a.batch, a.query_stride_b}, {a.heads, a.query_stride_h}, {a.tokens, a.query_stride_s}, {a.key_size, 1}});
   reach.operand(a.key, {{a.batch, a.key_stride_b}, {a.kv_heads, a.key_stride_h}, {a.capacity, a.key_stride_t}, {a.key_size, 1}}, type);
   reach.operand(a.value, {{a.batch, a.value_stride_b}, {a.kv_heads, a.value_stride_h}, {a.capacity, a.value_stride_t}, {a.value_size, 1}}, type);
-  reach.operand(a.out, {{a.batch, a.out_stride_b}, {a.heads, a.out_stride_h}, {a.tokens, a.out_stride_s}, {a.value_size, 1}});
+  reach.result(a.out, {{a.batch, a.out_stride_b}, {a.heads, a.out_stride_h}, {a.tokens, a.out_stride_s}, {a.value_size, 1}});
   reach.optional(a.position, in_order({a.batch}));
   reach.optional(a.bias, {{a.batch, a.bias_stride_b}, {a.heads, a.bias_stride_h}, {a.tokens, a.bias_stride_s}, {a.capacity, a.bias_stride_t}});
   reach.optional(a.sinks, in_order({a.heads}));
   reach.optional(a.slopes, in_order({a.heads}));
   reach.optional(a.key_positions, {{a.batch, a.key_positions_stride_b}, {a.capacity, 1}});
   reach.optional(a.parts, in_order({a.batch, a.kv_heads, blocks(a.capacity, CHUNK), a.tokens, group, a.value_size + 2}));
-  if (a.parts || a.finished) reach.operand(a.finished, in_order({a.batch, a.kv_heads}));
+  if (a.parts || a.finished) reach.result(a.finished, in_order({a.batch, a.kv_heads}));
 }
 
 static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64 first, i64 tokens) {

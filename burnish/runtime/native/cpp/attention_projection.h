@@ -44,8 +44,8 @@ static void attention_projection_reach(const AttentionProjection& a, Reach& reac
   if (!reach.need(!__builtin_mul_overflow(a.batch, a.tokens, &rows), "tensors that memory can have")) return;
   reach.operand(a.x, {{rows, a.x_stride}, {a.size_k, 1}});
   reach.operand(a.weight, in_order({all, blocks(a.head_size, PANEL), panel_bytes(a.format, a.size_k)}), ANY_BYTE);
-  reach.operand(a.key_state, state, ELEMENT_TYPES[a.element]);
-  reach.operand(a.value_state, state, ELEMENT_TYPES[a.element]);
+  reach.result(a.key_state, state, ELEMENT_TYPES[a.element]);
+  reach.result(a.value_state, state, ELEMENT_TYPES[a.element]);
   reach.operand(a.position, in_order({a.batch}));
   reach.optional(a.bias, in_order({all, a.head_size}));
   reach.optional(a.norm_weight, in_order({a.size_k}));
@@ -54,7 +54,7 @@ static void attention_projection_reach(const AttentionProjection& a, Reach& reac
   reach.optional(a.key_norm, in_order({a.head_size}));
   reach.optional(a.cos, {{a.batch, a.cos_stride_b}, {a.tokens, a.cos_stride_s}, {a.rotary_size, 1}});
   if (a.cos || a.sin) reach.operand(a.sin, {{a.batch, a.sin_stride_b}, {a.tokens, a.sin_stride_s}, {a.rotary_size, 1}});
-  reach.operand(a.query, {{a.batch, a.query_stride_b}, {a.heads, a.query_stride_h}, {a.tokens, a.query_stride_s}, {a.head_size, 1}});
+  reach.result(a.query, {{a.batch, a.query_stride_b}, {a.heads, a.query_stride_h}, {a.tokens, a.query_stride_s}, {a.head_size, 1}});
 }
 
 // y[size] of one head, turned by its position, into out; `other` is room for size floats.

@@ -15,7 +15,7 @@ struct Argmax {
 
 static void argmax_reach(const Argmax& a, Reach& reach) {
   reach.operand(a.x, in_order({a.rows, a.size}));
-  reach.operand(a.out, in_order({a.rows}));
+  reach.result(a.out, in_order({a.rows}));
 }
 static i64 argmax_units(const Argmax& a) { return a.rows; }
 // The first of equal ones; what is no number is above all.
@@ -49,7 +49,7 @@ struct TopScores {
 static void top_scores_reach(const TopScores& a, Reach& reach) {
   if (!reach.need(a.count > 0 && a.count <= a.size && a.size <= INT32_MAX, "count of 1 to size")) return;
   reach.operand(a.x, in_order({a.rows, a.size}));
-  reach.operand(a.out, in_order({a.rows, 2, a.count}));
+  reach.result(a.out, in_order({a.rows, 2, a.count}));
 }
 static i64 top_scores_units(const TopScores& a) { return a.rows; }
 static i64 top_scores_scratch(const TopScores& a) { return a.size * 4; }
@@ -87,8 +87,8 @@ struct Topk {
 static void topk_reach(const Topk& a, Reach& reach) {
   if (!reach.need(a.count >= 0 && a.count <= a.size && a.size <= INT32_MAX, "count of 0 to size")) return;
   reach.operand(a.x, in_order({a.rows, a.size}));
-  reach.operand(a.values, in_order({a.rows, a.count}));
-  reach.operand(a.indices, in_order({a.rows, a.count}));
+  reach.result(a.values, in_order({a.rows, a.count}));
+  reach.result(a.indices, in_order({a.rows, a.count}));
 }
 static i64 topk_units(const Topk& a) { return a.rows; }
 static i64 topk_scratch(const Topk& a) { return a.size * 4; }

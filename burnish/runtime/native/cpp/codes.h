@@ -15,7 +15,7 @@ struct RowPlaces {
   i64 stride_a, stride_b, stride_c, step;
 };
 
-constexpr ElementType CODE_TYPES[] = {{"int8", 1}, {"float8_e4m3fn", 1}};
+constexpr ElementType CODE_TYPES[] = {{"int8", 1}, {"uint8", 1}};
 template <class A>
 Axes rows_at(const A& a, const RowPlaces& places) {
   return {{a.size_a, places.stride_a}, {a.size_b, places.stride_b}, {a.size_c, places.stride_c}, {a.size, places.step}};
@@ -41,7 +41,7 @@ i64 rows_of_last_axis(const A& a) { return a.size_a * a.size_b * a.size_c; }
 
 static void code_scales_reach(const CodeScales& a, Reach& reach) {
   reach.operand(a.x, rows_at(a, a.x_places));
-  reach.operand(a.out, in_order({a.size_a, a.size_b, a.size_c}));
+  reach.result(a.out, in_order({a.size_a, a.size_b, a.size_c}));
 }
 
 static void code_scales(const CodeScales& a, Worker&, i64 begin, i64 end) {
@@ -102,7 +102,7 @@ struct ToCodes {
 static void to_codes_reach(const ToCodes& a, Reach& reach) {
   reach.operand(a.x, rows_at(a, a.x_places));
   reach.operand(a.scales, rows_at(a, a.scales_places));
-  reach.operand(a.out, in_order({a.size_a, a.size_b, a.size_c, a.size}), CODE_TYPES[a.numbers]);
+  reach.result(a.out, in_order({a.size_a, a.size_b, a.size_c, a.size}), CODE_TYPES[a.numbers]);
 }
 
 static void to_codes(const ToCodes& a, Worker&, i64 begin, i64 end) {
@@ -133,7 +133,7 @@ struct FromCodes {
 static void from_codes_reach(const FromCodes& a, Reach& reach) {
   reach.operand(a.codes, rows_at(a, a.codes_places), CODE_TYPES[a.numbers]);
   reach.operand(a.scales, rows_at(a, a.scales_places));
-  reach.operand(a.out, in_order({a.size_a, a.size_b, a.size_c, a.size}));
+  reach.result(a.out, in_order({a.size_a, a.size_b, a.size_c, a.size}));
 }
 
 static void from_codes(const FromCodes& a, Worker&, i64 begin, i64 end) {

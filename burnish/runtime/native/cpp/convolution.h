@@ -26,7 +26,7 @@ static void convolution_reach(const Convolution& a, Reach& reach) {
   reach.operand(a.x, {{a.batch, a.x_stride_b}, {inputs, a.x_stride_c}, {tokens_read(a), a.x_stride_t}});
   reach.operand(a.weight, in_order({a.channels, a.inputs, a.taps}));
   reach.optional(a.bias, in_order({a.channels}));
-  reach.operand(a.out, in_order({a.batch, a.channels, a.tokens}));
+  reach.result(a.out, in_order({a.batch, a.channels, a.tokens}));
 }
 
 static i64 convolution_units(const Convolution& a) { return a.batch * a.channels; }

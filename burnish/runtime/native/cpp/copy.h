@@ -14,7 +14,7 @@ struct Copy {
 
 static void copy_reach(const Copy& a, Reach& reach) {
   if (!reach.element(a.bytes)) return;
-  reach.operand(a.out, axes_of(a.size, a.out_stride), {nullptr, a.bytes});
+  reach.result(a.out, axes_of(a.size, a.out_stride), {nullptr, a.bytes});
   reach.operand(a.x, axes_of(a.size, a.x_stride), {nullptr, a.bytes});
 }
 static Blocks<2> copy_blocks(const Copy& a) { return Blocks<2>(Space<2>(a.size, {a.out_stride, a.x_stride})); }
@@ -57,7 +57,7 @@ struct Positions {
 #define POSITIONS "out:w position:p batch:i tokens:i"
 
 static void positions_reach(const Positions& a, Reach& reach) {
-  reach.operand(a.out, in_order({a.batch, a.tokens}));
+  reach.result(a.out, in_order({a.batch, a.tokens}));
   reach.optional(a.position, in_order({a.batch}));
 }
 static i64 positions_units(const Positions& a) { return a.batch; }

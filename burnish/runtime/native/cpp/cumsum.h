@@ -16,7 +16,7 @@ constexpr ElementType TOTALLED[] = {{"float32", 4}, {"int64", 8}, {"int32", 4}, 
 static void cumsum_reach(const Cumsum& a, Reach& reach) {
   if (!reach.need(!a.whole || a.element != 0, "floats whose sums are floats")) return;
   reach.operand(a.x, in_order({a.outer, a.size, a.inner}), TOTALLED[a.element]);
-  reach.operand(a.out, in_order({a.outer, a.size, a.inner}), a.whole ? type_of<i64>() : type_of<float>());
+  reach.result(a.out, in_order({a.outer, a.size, a.inner}), a.whole ? type_of<i64>() : type_of<float>());
 }
 
 static i64 cumsum_units(const Cumsum& a) { return a.outer * a.inner; }

@@ -40,7 +40,7 @@ constexpr ElementType TYPES_OF_ELEMENTS[] = {{nullptr, 0},    {"float32", 4}, {"
                                              {"int32", 4}, {"int8", 1},    {"uint8", 1},   {"bool", 1}};
 static void elementwise_reach(const Elementwise& e, Reach& reach) {
   if (!reach.need(e.out_type != TYPE_NUMBER, "an out of some type")) return;
-  reach.operand(e.out, axes_of(e.size, e.out_stride), TYPES_OF_ELEMENTS[e.out_type]);
+  reach.result(e.out, axes_of(e.size, e.out_stride), TYPES_OF_ELEMENTS[e.out_type]);
   if (e.a_type != TYPE_NUMBER) reach.operand(e.a, axes_of(e.size, e.a_stride), TYPES_OF_ELEMENTS[e.a_type]);
   if (e.b_type != TYPE_NUMBER) reach.operand(e.b, axes_of(e.size, e.b_stride), TYPES_OF_ELEMENTS[e.b_type]);
   if (e.c_type != TYPE_NUMBER) reach.operand(e.c, axes_of(e.size, e.c_stride), TYPES_OF_ELEMENTS[e.c_type]);

@@ -47,7 +47,7 @@ static void fused_linear_reach(const FusedLinear& a, Reach& reach) {
   reach.optional(a.norm_weight, in_order({a.size_k}));
   reach.optional(a.norm_bias, in_order({a.size_k}));
   reach.optional(a.residual, out);
-  reach.operand(a.out, out);
+  reach.result(a.out, out);
 }
 
 // What becomes of the sums of a panel.

@@ -16,7 +16,7 @@ static void gather_reach(const Gather& a, Reach& reach) {
   if (!reach.sizes({a.outer, a.count, a.table_rows, a.bytes})) return;
   reach.operand(a.table, in_order({a.outer, a.table_rows, a.bytes}), ANY_BYTE);
   reach.operand(a.ids, in_order({a.count}));
-  reach.operand(a.out, in_order({a.outer, a.count, a.bytes}), ANY_BYTE);
+  reach.result(a.out, in_order({a.outer, a.count, a.bytes}), ANY_BYTE);
 }
 static i64 gather_units(const Gather& a) { return a.outer * a.count; }
 static void gather(const Gather& a, Worker&, i64 begin, i64 end) {
@@ -40,7 +40,7 @@ static void gather_panels_reach(const GatherPanels& a, Reach& reach) {
   if (!reach.sizes({a.count, a.table_rows, a.size})) return;
   reach.operand(a.table, in_order({blocks(a.table_rows, PANEL), panel_bytes(a.format, a.size)}), ANY_BYTE);
   reach.operand(a.ids, in_order({a.count}));
-  reach.operand(a.out, in_order({a.count, a.size}));
+  reach.result(a.out, in_order({a.count, a.size}));
 }
 static i64 gather_panels_units(const GatherPanels& a) { return a.count; }
 static void gather_panels(const GatherPanels& a, Worker&, i64 begin, i64 end) {

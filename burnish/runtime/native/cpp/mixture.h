@@ -30,7 +30,7 @@ static void moe_linear_reach(const MoeLinear& a, Reach& reach) {
   reach.operand(a.weight, in_order({a.count, blocks(a.size_n, PANEL), panel_bytes(a.format, a.size_k)}), ANY_BYTE);
   reach.optional(a.bias, in_order({a.count, a.size_n}));
   reach.operand(a.experts, in_order({a.rows, a.choices}));
-  reach.operand(a.out, in_order({a.rows, a.choices, a.size_n}));
+  reach.result(a.out, in_order({a.rows, a.choices, a.size_n}));
 }
 
 // As many as there can be: which experts were chosen is not known ahead. `count` stands for no expert.

@@ -17,7 +17,7 @@ static void gather_places_reach(const GatherPlaces& a, Reach& reach) {
   if (!reach.element(a.bytes)) return;
   reach.operand(a.x, in_order({a.outer, a.size, a.inner}), {nullptr, a.bytes});
   reach.operand(a.index, in_order({a.outer, a.places, a.inner}));
-  reach.operand(a.out, in_order({a.outer, a.places, a.inner}), {nullptr, a.bytes});
+  reach.result(a.out, in_order({a.outer, a.places, a.inner}), {nullptr, a.bytes});
 }
 
 static i64 gather_places_units(const GatherPlaces& a) { return a.outer * a.places; }
@@ -58,7 +58,7 @@ static void scatter_reach(const Scatter& a, Reach& reach) {
   reach.operand(a.x, x, {nullptr, a.bytes});
   reach.operand(a.index, places);
   if (a.source) reach.operand(a.source, places, {nullptr, a.bytes});
-  reach.operand(a.out, x, {nullptr, a.bytes});
+  reach.result(a.out, x, {nullptr, a.bytes});
 }
 
 static i64 scatter_units(const Scatter& a) { return a.outer; }

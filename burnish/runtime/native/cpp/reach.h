@@ -67,6 +67,12 @@ class Reach {
   template <class T>
   void operand(T* const& pointer, const Axes& axes, ElementType type) { touched(&pointer, axes, type); }
 
+  // The same for one that is written: each element is one of its own, so that there is as much work as memory, at most.
+  template <class T>
+  void result(T* const& pointer, const Axes& axes) { touched(&pointer, axes, type_of<T>(), true); }
+  template <class T>
+  void result(T* const& pointer, const Axes& axes, ElementType type) { touched(&pointer, axes, type, true); }
+
   // The same for one that may be missing.
   template <class T>
   void optional(T* const& pointer, const Axes& axes) {
@@ -78,7 +84,7 @@ class Reach {
   i64* bytes;
   const char** types;
 
-  void touched(const void* slot, const Axes& axes, ElementType type) {
+  void touched(const void* slot, const Axes& axes, ElementType type, bool apart = false) {
     i64 last = 0, elements = 1;
     bool none = false;
     for (int i = 0; i < axes.count && !wrong; i++) {
@@ -94,6 +100,7 @@ class Reach {
       }
       last += stretch - axis.stride;
     }
+    if (apart && !none && !need(elements <= last + 1, "results whose elements are apart")) return;
     const i64 number = (static_cast<const char*>(slot) - static_cast<const char*>(arguments)) / 8;
     bytes[number] = none ? 0 : (last + 1) * type.bytes;
     types[number] = type.name;

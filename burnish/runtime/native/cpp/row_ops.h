@@ -20,7 +20,7 @@ template <class A>
 i64 rows_units(const A& a) { return rows_of(a).count(); }
 
 static void norm_rows_reach(const NormRows& a, Reach& reach) {
-  reach.operand(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
+  reach.result(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
   reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, 1}));
   reach.optional(a.weight, in_order({a.length}));
   reach.optional(a.bias, in_order({a.length}));
@@ -66,7 +66,7 @@ static void softmax_row(const float* x, float* out, i64 n) {
 }
 
 static void softmax_rows_reach(const SoftmaxRows& a, Reach& reach) {
-  reach.operand(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
+  reach.result(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
   reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, 1}));
 }
 
@@ -92,7 +92,7 @@ struct Reduce {
 static void reduce_reach(const Reduce& a, Reach& reach) {
   if (!reach.need(a.length > 0, "length above 0")) return;
   const ElementType type = a.integers ? type_of<i64>() : type_of<float>();
-  reach.operand(a.out, axes_of(a.size, a.out_stride), type);
+  reach.result(a.out, axes_of(a.size, a.out_stride), type);
   reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, a.step}), type);
 }
 
@@ -193,7 +193,7 @@ struct RotaryRows {
 
 static void rotary_rows_reach(const RotaryRows& a, Reach& reach) {
   if (!reach.need(a.turned >= 0 && a.turned <= a.length && a.turned % 2 == 0, "turned that is even and no more than length")) return;
-  reach.operand(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
+  reach.result(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
   reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, 1}));
   reach.operand(a.cos, axes_of(a.size, a.cos_stride, {a.turned, 1}));
   reach.operand(a.sin, axes_of(a.size, a.sin_stride, {a.turned, 1}));

@@ -20,7 +20,7 @@ struct StateWrite {
 static void state_write_reach(const StateWrite& a, Reach& reach) {
   if (!reach.need(!a.ring || a.capacity > 0, "capacity above 0")) return;
   reach.operand(a.fresh, {{a.batch, a.fresh_stride_b}, {a.heads, a.fresh_stride_h}, {a.tokens, a.fresh_stride_s}, {a.bytes, 1}}, ANY_BYTE);
-  reach.operand(a.state, in_order({a.batch, a.heads, a.capacity, a.bytes}), ANY_BYTE);
+  reach.result(a.state, in_order({a.batch, a.heads, a.capacity, a.bytes}), ANY_BYTE);
   reach.operand(a.position, in_order({a.batch}));
 }
 
@@ -49,7 +49,7 @@ struct RingPositions {
 static void ring_positions_reach(const RingPositions& a, Reach& reach) {
   if (!reach.sizes({a.size, a.tokens}) || !reach.need(a.size > 0, "size above 0")) return;
   reach.operand(a.position, in_order({a.batch}));
-  reach.operand(a.out, in_order({a.batch, a.size + a.tokens}));
+  reach.result(a.out, in_order({a.batch, a.size + a.tokens}));
 }
 
 static i64 ring_positions_units(const RingPositions& a) { return a.batch; }
