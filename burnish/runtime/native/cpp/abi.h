@@ -46,6 +46,9 @@ i64 one_unit(const A&) { return 1; }
 template <class A>
 i64 no_scratch(const A&) { return 0; }
 
+// Of positions, which are data: what is too large wraps around.
+constexpr i64 wrapping_sum(i64 a, i64 b) { return static_cast<i64>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b)); }
+
 constexpr i64 blocks(i64 size, i64 block) { return (size + block - 1) / block; }
 constexpr i64 padded(i64 size, i64 to) { return blocks(size, to) * to; }
 

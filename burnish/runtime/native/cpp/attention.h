@@ -136,7 +136,7 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
       for (i64 i = 0; i < filled; i += LANES) store(s + i, tanh(load(s + i) / cap) * cap);
     }
     if (a.slopes)
-      for (i64 i = 0; i < count; i++) s[i] += a.slopes[head] * static_cast<float>((held ? held[i] : begin + i) - at);
+      for (i64 i = 0; i < count; i++) s[i] += a.slopes[head] * static_cast<float>((held ? std::clamp(held[i], -LARGEST_SIZE, LARGEST_SIZE) : begin + i) - at);
     if (a.bias) {
       const float* bias = a.bias + t.b * a.bias_stride_b + head * a.bias_stride_h + token * a.bias_stride_s + begin * a.bias_stride_t;
       for (i64 i = 0; i < count; i++) s[i] += bias[i * a.bias_stride_t];

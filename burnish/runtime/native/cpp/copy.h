@@ -63,5 +63,5 @@ static void positions_reach(const Positions& a, Reach& reach) {
 static i64 positions_units(const Positions& a) { return a.batch; }
 static void positions(const Positions& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++)
-    for (i64 i = 0; i < a.tokens; i++) a.out[begin * a.tokens + i] = (a.position ? a.position[begin] : 0) + i;
+    for (i64 i = 0; i < a.tokens; i++) a.out[begin * a.tokens + i] = wrapping_sum(a.position ? a.position[begin] : 0, i);
 }

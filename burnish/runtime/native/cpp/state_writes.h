@@ -55,9 +55,9 @@ static void ring_positions_reach(const RingPositions& a, Reach& reach) {
 static i64 ring_positions_units(const RingPositions& a) { return a.batch; }
 static void ring_positions(const RingPositions& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {
-    const i64 position = a.position[begin], newest = remainder_of(position - 1, a.size);
+    const i64 position = a.position[begin], last = wrapping_sum(position, -1), newest = remainder_of(last, a.size);
     i64* out = a.out + begin * (a.size + a.tokens);
-    for (i64 slot = 0; slot < a.size; slot++) out[slot] = position - 1 - newest + slot - (slot > newest ? a.size : 0);
-    for (i64 s = 0; s < a.tokens; s++) out[a.size + s] = position + s;
+    for (i64 slot = 0; slot < a.size; slot++) out[slot] = wrapping_sum(last, slot - newest - (slot > newest ? a.size : 0));
+    for (i64 s = 0; s < a.tokens; s++) out[a.size + s] = wrapping_sum(position, s);
   }
 }
