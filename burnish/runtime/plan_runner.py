@@ -129,12 +129,19 @@ class Memory:
         if base is None:
             raise ArtifactError(f"the launch plan reads {reference.buffer!r}, which the artifact does not have")
         dtype = dtype_named(reference.dtype)
-        if base.dtype != dtype:
-            base = base.view(dtype)
         shape, stride = (
             [evaluate(each, self.sizes) for each in sizes] for sizes in (reference.shape, reference.stride)
         )
-        return base.as_strided(shape, stride, base.storage_offset() + evaluate(reference.offset, self.sizes))
+        offset = evaluate(reference.offset, self.sizes)
+        try:  # PyTorch refuses what is outside of the memory
+            if base.dtype != dtype:
+                base = base.view(dtype)
+            return base.as_strided(shape, stride, base.storage_offset() + offset)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            raise ArtifactError(
+                f"there is no tensor of {shape} by {stride} from {offset} in {reference.buffer!r}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
 
 
 def bind(

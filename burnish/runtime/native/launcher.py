@@ -11,6 +11,7 @@ import torch
 
 from burnish.ir.errors import ArtifactError, InvalidInputError
 from burnish.runtime.native.library import Library, LibraryKernel, Operation, Slot
+from burnish.runtime.native.operands import Hazards, check, operands_of
 from burnish.runtime.plan import Kernel
 from burnish.runtime.plan_runner import BoundLaunch
 
@@ -37,23 +38,20 @@ class NativeLauncher:
         functions, pool = self._library.functions, self._pool
         operations = (Operation * len(launches))()
         kept: list[object] = []
-        hazards = _Hazards()
+        hazards = Hazards()
         self.barriers = 0
         for operation, each in zip(operations, launches, strict=True):
             kernel, known = self._kernels[each.kernel]
             values = {**kernel.constants, **dict(zip(kernel.arguments, each.arguments, strict=True))}
-            packed = b"".join(_packed(slot, values[slot.name]) for slot in known.slots)
+            what = f"the launch plan's kernel {each.kernel}"
+            packed = b"".join(_packed(what, slot, values[slot.name]) for slot in known.slots)
             arguments = ctypes.create_string_buffer(packed, len(packed))
             kept += [arguments, list(each.arguments)]
             operation.kernel = known.number
             operation.arguments = ctypes.addressof(arguments)
-            operation.barrier = hazards.need_barrier(
-                [
-                    (slot.kind == "w", tensor)
-                    for slot in known.slots
-                    if isinstance(tensor := values[slot.name], torch.Tensor)
-                ]
-            )
+            operands = operands_of(known, values)
+            check(what, self._library, known, operands, arguments)
+            operation.barrier = hazards.need_barrier(operands)
             self.barriers += operation.barrier
         scratch = functions.burnish_scratch(operations, len(launches))
         count = len(launches)
@@ -74,38 +72,7 @@ class NativeLauncher:
         return run
 
 
-class _Hazards:
-    """What was read and written since the last barrier, by addresses."""
-
-    def __init__(self) -> None:
-        self._read: list[tuple[int, int]] = []
-        self._written: list[tuple[int, int]] = []
-
-    def need_barrier(self, operands: Sequence[tuple[bool, torch.Tensor]]) -> bool:
-        """Whether an op that reads and (True) writes these has to wait for those before; they are noted."""
-        read = [_extent(tensor) for writes, tensor in operands if not writes]
-        written = [_extent(tensor) for writes, tensor in operands if writes]
-        needed = _overlap(read, self._written) or _overlap(written, self._written) or _overlap(written, self._read)
-        if needed:
-            self._read, self._written = [], []
-        self._read += read
-        self._written += written
-        return needed
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    start = tensor.data_ptr()
-    if not tensor.numel():
-        return start, start
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (last + 1) * tensor.element_size()
-
-
-def _overlap(ones: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:
-    return any(start < end and begin < stop for start, stop in ones for begin, end in others if begin < end)
-
-
-def _packed(slot: Slot, value: object) -> bytes:
+def _packed(what: str, slot: Slot, value: object) -> bytes:
     """8 bytes, as the kernel reads them."""
     if isinstance(value, torch.Tensor):
         return struct.pack("q", value.data_ptr())
@@ -113,7 +80,11 @@ def _packed(slot: Slot, value: object) -> bytes:
         return struct.pack("q", slot.words.index(str(value)))
     if slot.kind == "f":
         return struct.pack("d", float(value))  # type: ignore[arg-type]
-    return struct.pack("q", 0 if value is None else int(value))  # type: ignore[call-overload]
+    if slot.kind != "i":
+        return struct.pack("q", 0)  # nothing is given
+    if not isinstance(value, int) or not -(2**63) <= value < 2**63:
+        raise ArtifactError(f"{what} takes a 64-bit integer for {slot.name}, and the plan gives {value!r}")
+    return struct.pack("q", value)
 
 
 def _known(key: str, kernel: Kernel, library: Library) -> LibraryKernel:

@@ -15,6 +15,8 @@ struct Worker {
   i64 prepared;  // what a kernel left in scratch for its next units, by a number of its own; -1 as it begins
 };
 
+class Reach;
+
 // A kernel by name. `slots` describes its arguments in order: "x:p rows:i eps:f norm:none|rms|layer": a pointer that is read (p) or written (w; null
 // where there is nothing), an integer, a float, and the number of a word. Arguments are a struct of such fields.
 struct Kernel {
@@ -23,16 +25,19 @@ struct Kernel {
   void (*run)(const void* arguments, Worker& worker, i64 begin, i64 end);  // of its units
   i64 (*units)(const void* arguments);
   i64 (*scratch)(const void* arguments);  // bytes a thread
+  void (*reach)(const void* arguments, Reach& reach);  // what it may touch, and which arguments it can work with
   bool uneven;  // units cost what they cost: each is claimed by itself, the first first
 };
 
-template <class A, void (*RUN)(const A&, Worker&, i64, i64), i64 (*UNITS)(const A&), i64 (*SCRATCH)(const A&)>
+template <class A, void (*RUN)(const A&, Worker&, i64, i64), i64 (*UNITS)(const A&), i64 (*SCRATCH)(const A&),
+          void (*REACH)(const A&, Reach&)>
 constexpr Kernel kernel(const char* name, const char* slots, bool uneven = false) {
   static_assert(sizeof(A) % 8 == 0, "arguments are slots of 8 bytes");
   return {name, slots,
           [](const void* a, Worker& w, i64 begin, i64 end) { RUN(*static_cast<const A*>(a), w, begin, end); },
           [](const void* a) { return UNITS(*static_cast<const A*>(a)); },
           [](const void* a) { return SCRATCH(*static_cast<const A*>(a)); },
+          [](const void* a, Reach& reach) { REACH(*static_cast<const A*>(a), reach); },
           uneven};
 }
 
@@ -40,6 +45,9 @@ template <class A>
 i64 one_unit(const A&) { return 1; }
 template <class A>
 i64 no_scratch(const A&) { return 0; }
+
+// Of positions, which are data: what is too large wraps around.
+constexpr i64 wrapping_sum(i64 a, i64 b) { return static_cast<i64>(static_cast<uint64_t>(a) + static_cast<uint64_t>(b)); }
 
 constexpr i64 blocks(i64 size, i64 block) { return (size + block - 1) / block; }
 constexpr i64 padded(i64 size, i64 to) { return blocks(size, to) * to; }

@@ -5,6 +5,8 @@
 // chunk is a unit of its own (Dao et al., 2023, for decoding): whoever finishes a tile's last one joins them, in the
 // order of the chunks, so that the result does not depend on who did what.
 #pragma once
+#include <algorithm>
+
 #include "attention_tile.h"
 
 enum Mask { ALL, CAUSAL, WINDOW, IN_CHUNK };
@@ -49,9 +51,13 @@ struct Stretch {
   i64 begin, end;
   i64 chunks() const { return end > begin ? blocks(end, CHUNK) - begin / CHUNK : 0; }
 };
+// Where a row's tokens begin; of places that no cache has one that is far from all.
+static inline i64 before_row(const Attention& a, i64 row) {
+  return a.position ? std::clamp(a.position[row], -LARGEST_SIZE, LARGEST_SIZE) : 0;
+}
 static inline Stretch visible(const Attention& a, i64 row, i64 first, i64 last) {
   if (a.mask == ALL || a.key_positions) return {0, a.capacity};
-  const i64 before = a.position ? a.position[row] : 0, start = before + first;
+  const i64 before = before_row(a, row), start = before + first;
   i64 end = before + last, begin = 0;
   if (a.mask == WINDOW) begin = start - a.extent + 1;
   if (a.mask == IN_CHUNK) begin = start / a.extent * a.extent;
@@ -68,6 +74,25 @@ static inline i64 tile_rows(const Attention& a) { return tile_tokens(a) * (a.hea
 static i64 attention_scratch(const Attention& a) {
   const i64 rows = padded(tile_rows(a), QUERIES), value = padded(a.value_size, LANES), key = padded(a.key_size, LANES);
   return 4 * (rows * (key + value + CHUNK) + 2 * padded(rows, LANES) + CHUNK * key) + 8 * 64;
+}
+
+static void attention_reach(const Attention& a, Reach& reach) {
+  if (!reach.sizes({a.batch, a.heads, a.kv_heads, a.tokens, a.capacity, a.key_size, a.value_size, a.extent})) return;
+  if (!reach.need(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "kv_heads that heads can be shared among")) return;
+  reach.need(a.extent > 0 || (a.mask != WINDOW && a.mask != IN_CHUNK), "extent above 0");
+  const i64 group = a.heads / a.kv_heads;
+  const ElementType type = ELEMENT_TYPES[a.element];
+  reach.operand(a.query, {{a.batch, a.query_stride_b}, {a.heads, a.query_stride_h}, {a.tokens, a.query_stride_s}, {a.key_size, 1}});
+  reach.operand(a.key, {{a.batch, a.key_stride_b}, {a.kv_heads, a.key_stride_h}, {a.capacity, a.key_stride_t}, {a.key_size, 1}}, type);
+  reach.operand(a.value, {{a.batch, a.value_stride_b}, {a.kv_heads, a.value_stride_h}, {a.capacity, a.value_stride_t}, {a.value_size, 1}}, type);
+  reach.result(a.out, {{a.batch, a.out_stride_b}, {a.heads, a.out_stride_h}, {a.tokens, a.out_stride_s}, {a.value_size, 1}});
+  reach.optional(a.position, in_order({a.batch}));
+  reach.optional(a.bias, {{a.batch, a.bias_stride_b}, {a.heads, a.bias_stride_h}, {a.tokens, a.bias_stride_s}, {a.capacity, a.bias_stride_t}});
+  reach.optional(a.sinks, in_order({a.heads}));
+  reach.optional(a.slopes, in_order({a.heads}));
+  reach.optional(a.key_positions, {{a.batch, a.key_positions_stride_b}, {a.capacity, 1}});
+  reach.optional(a.parts, in_order({a.batch, a.kv_heads, blocks(a.capacity, CHUNK), a.tokens, group, a.value_size + 2}));
+  if (a.parts || a.finished) reach.result(a.finished, in_order({a.batch, a.kv_heads}));
 }
 
 static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64 first, i64 tokens) {
@@ -101,7 +126,7 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
   const Type* values = static_cast<const Type*>(a.value) + t.b * a.value_stride_b + t.head * a.value_stride_h + begin * a.value_stride_t;
   if (t.few()) score_few<ELEMENT>(t, keys, a.key_stride_t, a.key_size, count);
   else score_many<ELEMENT>(t, keys, a.key_stride_t, a.key_size, count);
-  const i64 before = a.position ? a.position[t.b] : 0, filled = padded(count, LANES);
+  const i64 before = before_row(a, t.b), filled = padded(count, LANES);
   const i64* held = a.key_positions ? a.key_positions + t.b * a.key_positions_stride_b + begin : nullptr;
   for (i64 r = 0; r < t.rows; r++) {
     float* s = t.scores + r * CHUNK;
@@ -111,7 +136,7 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
       for (i64 i = 0; i < filled; i += LANES) store(s + i, tanh(load(s + i) / cap) * cap);
     }
     if (a.slopes)
-      for (i64 i = 0; i < count; i++) s[i] += a.slopes[head] * static_cast<float>((held ? held[i] : begin + i) - at);
+      for (i64 i = 0; i < count; i++) s[i] += a.slopes[head] * static_cast<float>((held ? std::clamp(held[i], -LARGEST_SIZE, LARGEST_SIZE) : begin + i) - at);
     if (a.bias) {
       const float* bias = a.bias + t.b * a.bias_stride_b + head * a.bias_stride_h + token * a.bias_stride_s + begin * a.bias_stride_t;
       for (i64 i = 0; i < count; i++) s[i] += bias[i * a.bias_stride_t];

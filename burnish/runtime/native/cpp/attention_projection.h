@@ -1,6 +1,8 @@
 // Norm, the projections to queries, keys and values, rotary embedding, and the write into the caches, as
 // burnish::attention_projection. Units are heads; each begins at a panel of its own.
 #pragma once
+#include <algorithm>
+
 #include "fused_linear.h"
 #include "states.h"
 
@@ -31,6 +33,28 @@ static i64 attention_projection_units(const AttentionProjection& a) {
 static i64 attention_projection_scratch(const AttentionProjection& a) {
   const i64 together = rows_together(a.batch * a.tokens, a.size_k);
   return rows_scratch(a.format, together, a.size_k) + together * 64 + (together + 1) * padded(a.head_size, PANEL) * 4;
+}
+
+static void attention_projection_reach(const AttentionProjection& a, Reach& reach) {
+  if (!reach.sizes({a.batch, a.tokens, a.size_k, a.heads, a.kv_heads, a.head_size, a.capacity, a.rotary_size})) return;
+  reach.need(a.rotary_size <= a.head_size && a.rotary_size % 2 == 0, "rotary_size that is even and no more than head_size");
+  const i64 all = a.heads + 2 * a.kv_heads;
+  const Axes state = in_order({a.batch, a.kv_heads, a.capacity, a.head_size});
+  i64 rows;
+  if (!reach.need(!__builtin_mul_overflow(a.batch, a.tokens, &rows), "tensors that memory can have")) return;
+  reach.operand(a.x, {{rows, a.x_stride}, {a.size_k, 1}});
+  reach.operand(a.weight, in_order({all, blocks(a.head_size, PANEL), panel_bytes(a.format, a.size_k)}), ANY_BYTE);
+  reach.result(a.key_state, state, ELEMENT_TYPES[a.element]);
+  reach.result(a.value_state, state, ELEMENT_TYPES[a.element]);
+  reach.operand(a.position, in_order({a.batch}));
+  reach.optional(a.bias, in_order({all, a.head_size}));
+  reach.optional(a.norm_weight, in_order({a.size_k}));
+  reach.optional(a.norm_bias, in_order({a.size_k}));
+  reach.optional(a.query_norm, in_order({a.head_size}));
+  reach.optional(a.key_norm, in_order({a.head_size}));
+  reach.optional(a.cos, {{a.batch, a.cos_stride_b}, {a.tokens, a.cos_stride_s}, {a.rotary_size, 1}});
+  if (a.cos || a.sin) reach.operand(a.sin, {{a.batch, a.sin_stride_b}, {a.tokens, a.sin_stride_s}, {a.rotary_size, 1}});
+  reach.result(a.query, {{a.batch, a.query_stride_b}, {a.heads, a.query_stride_h}, {a.tokens, a.query_stride_s}, {a.head_size, 1}});
 }
 
 // y[size] of one head, turned by its position, into out; `other` is room for size floats.
@@ -95,7 +119,7 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
         memcpy(a.query + b * a.query_stride_b + head * a.query_stride_h + s * a.query_stride_s, mine, a.head_size * 4);
         continue;
       }
-      const i64 kv_head = (head - a.heads) % a.kv_heads, slot = a.position[b] + s;
+      const i64 kv_head = (head - a.heads) % a.kv_heads, slot = std::clamp(a.position[b], -a.tokens, a.capacity) + s;
       if (slot < 0 || slot >= a.capacity) continue;  // the session made room; nothing is written outside of it
       const i64 place = ((b * a.kv_heads + kv_head) * a.capacity + slot) * a.head_size;
       void* state = is_key ? a.key_state : a.value_state;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "reach.h"
 #include "vector.h"
 
 struct Argmax {
@@ -12,6 +13,10 @@ struct Argmax {
 };
 #define ARGMAX "x:p out:w rows:i size:i"
 
+static void argmax_reach(const Argmax& a, Reach& reach) {
+  reach.operand(a.x, in_order({a.rows, a.size}));
+  reach.result(a.out, in_order({a.rows}));
+}
 static i64 argmax_units(const Argmax& a) { return a.rows; }
 // The first of equal ones; what is no number is above all.
 static void argmax(const Argmax& a, Worker&, i64 begin, i64 end) {
@@ -41,6 +46,11 @@ struct TopScores {
 };
 #define TOP_SCORES "x:p out:w rows:i size:i count:i"
 
+static void top_scores_reach(const TopScores& a, Reach& reach) {
+  if (!reach.need(a.count > 0 && a.count <= a.size && a.size <= INT32_MAX, "count of 1 to size")) return;
+  reach.operand(a.x, in_order({a.rows, a.size}));
+  reach.result(a.out, in_order({a.rows, 2, a.count}));
+}
 static i64 top_scores_units(const TopScores& a) { return a.rows; }
 static i64 top_scores_scratch(const TopScores& a) { return a.size * 4; }
 // As burnish::top_scores: in the row's order; of equal ones the first; what is no number above all, and -0.0 is 0.0.
@@ -74,6 +84,12 @@ struct Topk {
 };
 #define TOPK "x:p values:w indices:w rows:i size:i count:i largest:i"
 
+static void topk_reach(const Topk& a, Reach& reach) {
+  if (!reach.need(a.count >= 0 && a.count <= a.size && a.size <= INT32_MAX, "count of 0 to size")) return;
+  reach.operand(a.x, in_order({a.rows, a.size}));
+  reach.result(a.values, in_order({a.rows, a.count}));
+  reach.result(a.indices, in_order({a.rows, a.count}));
+}
 static i64 topk_units(const Topk& a) { return a.rows; }
 static i64 topk_scratch(const Topk& a) { return a.size * 4; }
 // In order, as aten::topk: of equal ones the first; what is no number is above all.

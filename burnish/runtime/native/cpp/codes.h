@@ -2,6 +2,7 @@
 #pragma once
 #include <cmath>
 
+#include "reach.h"
 #include "vector.h"
 
 enum Numbers { INT8_CODES, FP8_CODES };
@@ -13,6 +14,12 @@ constexpr float LARGEST[] = {127.0f, 448.0f}, LEAST[] = {-128.0f, -448.0f};
 struct RowPlaces {
   i64 stride_a, stride_b, stride_c, step;
 };
+
+constexpr ElementType CODE_TYPES[] = {{"int8", 1}, {"uint8", 1}};
+template <class A>
+Axes rows_at(const A& a, const RowPlaces& places) {
+  return {{a.size_a, places.stride_a}, {a.size_b, places.stride_b}, {a.size_c, places.stride_c}, {a.size, places.step}};
+}
 
 struct CodeScales {
   const float* x;
@@ -31,6 +38,11 @@ INLINE i64 place_of(const A& a, const RowPlaces& places, i64 row) {
 }
 template <class A>
 i64 rows_of_last_axis(const A& a) { return a.size_a * a.size_b * a.size_c; }
+
+static void code_scales_reach(const CodeScales& a, Reach& reach) {
+  reach.operand(a.x, rows_at(a, a.x_places));
+  reach.result(a.out, in_order({a.size_a, a.size_b, a.size_c}));
+}
 
 static void code_scales(const CodeScales& a, Worker&, i64 begin, i64 end) {
   const float share = static_cast<float>(1.0 / LARGEST[a.numbers]);
@@ -87,6 +99,12 @@ struct ToCodes {
 #define TO_CODES \
   "x:p scales:p out:w size_a:i size_b:i size_c:i size:i " ROW_PLACES("x") ROW_PLACES("scales") "numbers:" NUMBERS
 
+static void to_codes_reach(const ToCodes& a, Reach& reach) {
+  reach.operand(a.x, rows_at(a, a.x_places));
+  reach.operand(a.scales, rows_at(a, a.scales_places));
+  reach.result(a.out, in_order({a.size_a, a.size_b, a.size_c, a.size}), CODE_TYPES[a.numbers]);
+}
+
 static void to_codes(const ToCodes& a, Worker&, i64 begin, i64 end) {
   const float least = LEAST[a.numbers], largest = LARGEST[a.numbers];
   for (; begin < end; begin++) {
@@ -111,6 +129,12 @@ struct FromCodes {
 };
 #define FROM_CODES \
   "codes:p scales:p out:w size_a:i size_b:i size_c:i size:i " ROW_PLACES("codes") ROW_PLACES("scales") "numbers:" NUMBERS
+
+static void from_codes_reach(const FromCodes& a, Reach& reach) {
+  reach.operand(a.codes, rows_at(a, a.codes_places), CODE_TYPES[a.numbers]);
+  reach.operand(a.scales, rows_at(a, a.scales_places));
+  reach.result(a.out, in_order({a.size_a, a.size_b, a.size_c, a.size}));
+}
 
 static void from_codes(const FromCodes& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {

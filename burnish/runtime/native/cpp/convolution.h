@@ -2,6 +2,7 @@
 // without padding. Units are channels of a row of the batch. Each sum is added up in one order, however many tokens
 // there are: 16 of them at a time.
 #pragma once
+#include "reach.h"
 #include "vector.h"
 
 struct Convolution {
@@ -15,6 +16,18 @@ struct Convolution {
   "x_stride_b:i x_stride_c:i x_stride_t:i"
 
 static inline i64 tokens_read(const Convolution& a) { return a.tokens + (a.taps - 1) * a.dilation; }
+
+static void convolution_reach(const Convolution& a, Reach& reach) {
+  if (!reach.sizes({a.batch, a.channels, a.groups, a.inputs, a.taps, a.dilation, a.tokens})) return;
+  if (!reach.need(a.groups > 0 && a.channels % a.groups == 0, "groups that channels can be shared among")) return;
+  if (!reach.need(a.taps > 0 && a.taps <= INT32_MAX && a.dilation <= INT16_MAX, "taps above 0, and a small dilation")) return;
+  i64 inputs;
+  if (!reach.need(!__builtin_mul_overflow(a.groups, a.inputs, &inputs), "tensors that memory can have")) return;
+  reach.operand(a.x, {{a.batch, a.x_stride_b}, {inputs, a.x_stride_c}, {tokens_read(a), a.x_stride_t}});
+  reach.operand(a.weight, in_order({a.channels, a.inputs, a.taps}));
+  reach.optional(a.bias, in_order({a.channels}));
+  reach.result(a.out, in_order({a.batch, a.channels, a.tokens}));
+}
 
 static i64 convolution_units(const Convolution& a) { return a.batch * a.channels; }
 static i64 convolution_scratch(const Convolution& a) { return a.x_stride_t == 1 ? 0 : a.inputs * tokens_read(a) * 4; }

@@ -12,6 +12,11 @@ struct Copy {
 };
 #define COPY "out:w x:p bytes:i" SIX("size") SIX("out_stride") SIX("x_stride")
 
+static void copy_reach(const Copy& a, Reach& reach) {
+  if (!reach.element(a.bytes)) return;
+  reach.result(a.out, axes_of(a.size, a.out_stride), {nullptr, a.bytes});
+  reach.operand(a.x, axes_of(a.size, a.x_stride), {nullptr, a.bytes});
+}
 static Blocks<2> copy_blocks(const Copy& a) { return Blocks<2>(Space<2>(a.size, {a.out_stride, a.x_stride})); }
 static i64 copy_units(const Copy& a) { return copy_blocks(a).count; }
 
@@ -51,8 +56,12 @@ struct Positions {
 };
 #define POSITIONS "out:w position:p batch:i tokens:i"
 
+static void positions_reach(const Positions& a, Reach& reach) {
+  reach.result(a.out, in_order({a.batch, a.tokens}));
+  reach.optional(a.position, in_order({a.batch}));
+}
 static i64 positions_units(const Positions& a) { return a.batch; }
 static void positions(const Positions& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++)
-    for (i64 i = 0; i < a.tokens; i++) a.out[begin * a.tokens + i] = (a.position ? a.position[begin] : 0) + i;
+    for (i64 i = 0; i < a.tokens; i++) a.out[begin * a.tokens + i] = wrapping_sum(a.position ? a.position[begin] : 0, i);
 }

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstring>
 
-#include "abi.h"
+#include "reach.h"
 
 struct Cumsum {
   const void* x;
@@ -11,6 +11,13 @@ struct Cumsum {
   i64 element, whole;  // whole: out is of int64, else of float32
 };
 #define CUMSUM "x:p out:w outer:i size:i inner:i element:float32|int64|int32|bool whole:i"
+
+constexpr ElementType TOTALLED[] = {{"float32", 4}, {"int64", 8}, {"int32", 4}, {"bool", 1}};
+static void cumsum_reach(const Cumsum& a, Reach& reach) {
+  if (!reach.need(!a.whole || a.element != 0, "floats whose sums are floats")) return;
+  reach.operand(a.x, in_order({a.outer, a.size, a.inner}), TOTALLED[a.element]);
+  reach.result(a.out, in_order({a.outer, a.size, a.inner}), a.whole ? type_of<i64>() : type_of<float>());
+}
 
 static i64 cumsum_units(const Cumsum& a) { return a.outer * a.inner; }
 

@@ -1,6 +1,7 @@
 // Single elements of a panel, for who wants one row of a weight.
 #pragma once
 #include "formats.h"
+#include "reach.h"
 #include "vector.h"
 
 INLINE float half_at(const char* p, i64 i) {

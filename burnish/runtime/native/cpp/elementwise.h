@@ -36,6 +36,20 @@ struct Elementwise {
   " b_type:" TYPES " c_type:" TYPES " a_number:f b_number:f c_number:f a_whole:i b_whole:i c_whole:i" SIX("size") \
   SIX("out_stride") SIX("a_stride") SIX("b_stride") SIX("c_stride")
 
+constexpr ElementType TYPES_OF_ELEMENTS[] = {{nullptr, 0},    {"float32", 4}, {"float16", 2}, {"bfloat16", 2}, {"int64", 8},
+                                             {"int32", 4}, {"int8", 1},    {"uint8", 1},   {"bool", 1}};
+static void operand_reach(Reach& reach, const void* const& x, i64 type, const i64* sizes, const i64* strides) {
+  if (type != TYPE_NUMBER) return reach.operand(x, axes_of(sizes, strides), TYPES_OF_ELEMENTS[type]);
+  for (int axis = 0; axis < AXES; axis++) reach.need(strides[axis] == 0, "numbers without strides");
+}
+static void elementwise_reach(const Elementwise& e, Reach& reach) {
+  if (!reach.need(e.out_type != TYPE_NUMBER, "an out of some type")) return;
+  reach.result(e.out, axes_of(e.size, e.out_stride), TYPES_OF_ELEMENTS[e.out_type]);
+  operand_reach(reach, e.a, e.a_type, e.size, e.a_stride);
+  operand_reach(reach, e.b, e.b_type, e.size, e.b_stride);
+  operand_reach(reach, e.c, e.c_type, e.size, e.c_stride);
+}
+
 // ---------------------------------------------------------------- floats
 
 template <class F>

@@ -37,6 +37,19 @@ static i64 fused_linear_scratch(const FusedLinear& a) {
   return rows_scratch(a.format, together, a.size_k) + together * 64;
 }
 
+static void fused_linear_reach(const FusedLinear& a, Reach& reach) {
+  if (!reach.sizes({a.rows, a.size_n, a.size_k})) return;
+  reach.need(!a.gated || a.size_n % 2 == 0, "size_n that is even, as it is gated");
+  const Axes out = in_order({a.rows, a.gated ? a.size_n / 2 : a.size_n});
+  reach.operand(a.x, {{a.rows, a.x_stride}, {a.size_k, 1}});
+  reach.operand(a.weight, in_order({blocks(a.size_n, PANEL), panel_bytes(a.format, a.size_k)}), ANY_BYTE);
+  reach.optional(a.bias, in_order({a.size_n}));
+  reach.optional(a.norm_weight, in_order({a.size_k}));
+  reach.optional(a.norm_bias, in_order({a.size_k}));
+  reach.optional(a.residual, out);
+  reach.result(a.out, out);
+}
+
 // What becomes of the sums of a panel.
 struct Epilogue {
   const FusedLinear& a;

@@ -12,6 +12,12 @@ struct Gather {
 };
 #define GATHER "table:p ids:p out:w outer:i count:i table_rows:i bytes:i"
 
+static void gather_reach(const Gather& a, Reach& reach) {
+  if (!reach.sizes({a.outer, a.count, a.table_rows, a.bytes})) return;
+  reach.operand(a.table, in_order({a.outer, a.table_rows, a.bytes}), ANY_BYTE);
+  reach.operand(a.ids, in_order({a.count}));
+  reach.result(a.out, in_order({a.outer, a.count, a.bytes}), ANY_BYTE);
+}
 static i64 gather_units(const Gather& a) { return a.outer * a.count; }
 static void gather(const Gather& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {
@@ -30,6 +36,12 @@ struct GatherPanels {
 };
 #define GATHER_PANELS "table:p ids:p out:w count:i table_rows:i size:i format:" FORMATS
 
+static void gather_panels_reach(const GatherPanels& a, Reach& reach) {
+  if (!reach.sizes({a.count, a.table_rows, a.size})) return;
+  reach.operand(a.table, in_order({blocks(a.table_rows, PANEL), panel_bytes(a.format, a.size)}), ANY_BYTE);
+  reach.operand(a.ids, in_order({a.count}));
+  reach.result(a.out, in_order({a.count, a.size}));
+}
 static i64 gather_panels_units(const GatherPanels& a) { return a.count; }
 static void gather_panels(const GatherPanels& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {

@@ -22,32 +22,32 @@
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
 static const Kernel KERNELS[] = {
-    kernel<FusedLinear, fused_linear, fused_linear_units, fused_linear_scratch>("fused_linear", FUSED_LINEAR),
-    kernel<AttentionProjection, attention_projection, attention_projection_units, attention_projection_scratch>(
-        "attention_projection", ATTENTION_PROJECTION),
-    kernel<Attention, attention, attention_units, attention_scratch>("attention", ATTENTION, true),
-    kernel<Gather, gather, gather_units, no_scratch<Gather>>("gather", GATHER),
-    kernel<GatherPanels, gather_panels, gather_panels_units, no_scratch<GatherPanels>>("gather_panels", GATHER_PANELS),
-    kernel<Argmax, argmax, argmax_units, no_scratch<Argmax>>("argmax", ARGMAX),
-    kernel<Copy, copy, copy_units, no_scratch<Copy>>("copy", COPY),
-    kernel<Elementwise, elementwise, elementwise_units, no_scratch<Elementwise>>("elementwise", ELEMENTWISE),
-    kernel<NormRows, norm_rows, rows_units<NormRows>, no_scratch<NormRows>>("norm_rows", NORM_ROWS),
-    kernel<Positions, positions, positions_units, no_scratch<Positions>>("positions", POSITIONS),
-    kernel<Reduce, reduce, reduce_units, no_scratch<Reduce>>("reduce", REDUCE),
-    kernel<RotaryRows, rotary_rows, rotary_units, no_scratch<RotaryRows>>("rotary_rows", ROTARY_ROWS),
-    kernel<SoftmaxRows, softmax_rows, rows_units<SoftmaxRows>, no_scratch<SoftmaxRows>>("softmax_rows", SOFTMAX_ROWS),
-    kernel<TopScores, top_scores, top_scores_units, top_scores_scratch>("top_scores", TOP_SCORES),
-    kernel<Topk, topk, topk_units, topk_scratch>("topk", TOPK),
-    kernel<StateWrite, state_write, state_write_units, no_scratch<StateWrite>>("state_write", STATE_WRITE),
-    kernel<RingPositions, ring_positions, ring_positions_units, no_scratch<RingPositions>>("ring_positions", RING_POSITIONS),
-    kernel<MoeLinear, moe_linear, moe_linear_units, moe_linear_scratch>("moe_linear", MOE_LINEAR, true),
-    kernel<Convolution, convolution, convolution_units, convolution_scratch>("convolution", CONVOLUTION),
-    kernel<Cumsum, cumsum, cumsum_units, no_scratch<Cumsum>>("cumsum", CUMSUM),
-    kernel<GatherPlaces, gather_places, gather_places_units, no_scratch<GatherPlaces>>("gather_places", GATHER_PLACES),
-    kernel<Scatter, scatter, scatter_units, no_scratch<Scatter>>("scatter", SCATTER),
-    kernel<CodeScales, code_scales, rows_of_last_axis<CodeScales>, no_scratch<CodeScales>>("code_scales", CODE_SCALES),
-    kernel<ToCodes, to_codes, rows_of_last_axis<ToCodes>, no_scratch<ToCodes>>("to_codes", TO_CODES),
-    kernel<FromCodes, from_codes, rows_of_last_axis<FromCodes>, no_scratch<FromCodes>>("from_codes", FROM_CODES),
+    kernel<FusedLinear, fused_linear, fused_linear_units, fused_linear_scratch, fused_linear_reach>("fused_linear", FUSED_LINEAR),
+    kernel<AttentionProjection, attention_projection, attention_projection_units, attention_projection_scratch,
+           attention_projection_reach>("attention_projection", ATTENTION_PROJECTION),
+    kernel<Attention, attention, attention_units, attention_scratch, attention_reach>("attention", ATTENTION, true),
+    kernel<Gather, gather, gather_units, no_scratch<Gather>, gather_reach>("gather", GATHER),
+    kernel<GatherPanels, gather_panels, gather_panels_units, no_scratch<GatherPanels>, gather_panels_reach>("gather_panels", GATHER_PANELS),
+    kernel<Argmax, argmax, argmax_units, no_scratch<Argmax>, argmax_reach>("argmax", ARGMAX),
+    kernel<Copy, copy, copy_units, no_scratch<Copy>, copy_reach>("copy", COPY),
+    kernel<Elementwise, elementwise, elementwise_units, no_scratch<Elementwise>, elementwise_reach>("elementwise", ELEMENTWISE),
+    kernel<NormRows, norm_rows, rows_units<NormRows>, no_scratch<NormRows>, norm_rows_reach>("norm_rows", NORM_ROWS),
+    kernel<Positions, positions, positions_units, no_scratch<Positions>, positions_reach>("positions", POSITIONS),
+    kernel<Reduce, reduce, reduce_units, no_scratch<Reduce>, reduce_reach>("reduce", REDUCE),
+    kernel<RotaryRows, rotary_rows, rotary_units, no_scratch<RotaryRows>, rotary_rows_reach>("rotary_rows", ROTARY_ROWS),
+    kernel<SoftmaxRows, softmax_rows, rows_units<SoftmaxRows>, no_scratch<SoftmaxRows>, softmax_rows_reach>("softmax_rows", SOFTMAX_ROWS),
+    kernel<TopScores, top_scores, top_scores_units, top_scores_scratch, top_scores_reach>("top_scores", TOP_SCORES),
+    kernel<Topk, topk, topk_units, topk_scratch, topk_reach>("topk", TOPK),
+    kernel<StateWrite, state_write, state_write_units, no_scratch<StateWrite>, state_write_reach>("state_write", STATE_WRITE),
+    kernel<RingPositions, ring_positions, ring_positions_units, no_scratch<RingPositions>, ring_positions_reach>("ring_positions", RING_POSITIONS),
+    kernel<MoeLinear, moe_linear, moe_linear_units, moe_linear_scratch, moe_linear_reach>("moe_linear", MOE_LINEAR, true),
+    kernel<Convolution, convolution, convolution_units, convolution_scratch, convolution_reach>("convolution", CONVOLUTION),
+    kernel<Cumsum, cumsum, cumsum_units, no_scratch<Cumsum>, cumsum_reach>("cumsum", CUMSUM),
+    kernel<GatherPlaces, gather_places, gather_places_units, no_scratch<GatherPlaces>, gather_places_reach>("gather_places", GATHER_PLACES),
+    kernel<Scatter, scatter, scatter_units, no_scratch<Scatter>, scatter_reach>("scatter", SCATTER),
+    kernel<CodeScales, code_scales, rows_of_last_axis<CodeScales>, no_scratch<CodeScales>, code_scales_reach>("code_scales", CODE_SCALES),
+    kernel<ToCodes, to_codes, rows_of_last_axis<ToCodes>, no_scratch<ToCodes>, to_codes_reach>("to_codes", TO_CODES),
+    kernel<FromCodes, from_codes, rows_of_last_axis<FromCodes>, no_scratch<FromCodes>, from_codes_reach>("from_codes", FROM_CODES),
 };
 constexpr int COUNT = sizeof(KERNELS) / sizeof(KERNELS[0]);
 
@@ -85,6 +85,14 @@ EXPORT const char* burnish_kernel_slots(int number) { return KERNELS[number].slo
 EXPORT void* burnish_open(int threads) { return new (std::nothrow) Pool(threads < MOST_THREADS ? threads : MOST_THREADS); }
 
 EXPORT void burnish_close(void* pool) { delete static_cast<Pool*>(pool); }
+
+// Of each slot the bytes from its pointer on that a kernel may touch, and the type of their elements, null for any;
+// slots that it does not touch stay as they are. What it needs and does not have, null where it can work.
+EXPORT const char* burnish_reach(i64 kernel, const void* arguments, i64* bytes, const char** types) {
+  Reach reach(arguments, bytes, types);
+  KERNELS[kernel].reach(arguments, reach);
+  return reach.wrong;
+}
 
 // Bytes a thread that a program needs.
 EXPORT i64 burnish_scratch(const Op* ops, i64 count) {

@@ -24,6 +24,15 @@ constexpr i64 PANELS_TOGETHER = 4;
 
 static inline i64 choices_together(const MoeLinear& a) { return rows_together(a.rows * a.choices, a.size_k); }
 
+static void moe_linear_reach(const MoeLinear& a, Reach& reach) {
+  if (!reach.sizes({a.rows, a.choices, a.count, a.size_n, a.size_k})) return;
+  reach.operand(a.x, in_order({a.rows, a.shared ? 1 : a.choices, a.size_k}));
+  reach.operand(a.weight, in_order({a.count, blocks(a.size_n, PANEL), panel_bytes(a.format, a.size_k)}), ANY_BYTE);
+  reach.optional(a.bias, in_order({a.count, a.size_n}));
+  reach.operand(a.experts, in_order({a.rows, a.choices}));
+  reach.result(a.out, in_order({a.rows, a.choices, a.size_n}));
+}
+
 // As many as there can be: which experts were chosen is not known ahead. `count` stands for no expert.
 static inline i64 most_blocks(const MoeLinear& a) {
   const i64 choices = a.rows * a.choices, together = choices_together(a), different = std::min(a.count + 1, choices);

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstring>
 
-#include "abi.h"
+#include "reach.h"
 
 // out[o, i, n] = x[o, index[o, i, n], n]. A place that there is not gives no number, or -1: never a neighbour's element.
 struct GatherPlaces {
@@ -12,6 +12,13 @@ struct GatherPlaces {
   i64 outer, size, inner, places, bytes;  // of an element
 };
 #define GATHER_PLACES "x:p index:p out:w outer:i size:i inner:i places:i bytes:i"
+
+static void gather_places_reach(const GatherPlaces& a, Reach& reach) {
+  if (!reach.element(a.bytes)) return;
+  reach.operand(a.x, in_order({a.outer, a.size, a.inner}), {nullptr, a.bytes});
+  reach.operand(a.index, in_order({a.outer, a.places, a.inner}));
+  reach.result(a.out, in_order({a.outer, a.places, a.inner}), {nullptr, a.bytes});
+}
 
 static i64 gather_places_units(const GatherPlaces& a) { return a.outer * a.places; }
 
@@ -44,6 +51,15 @@ struct Scatter {
   i64 outer, size, inner, places, bytes, bits;
 };
 #define SCATTER "x:p index:p source:p out:w outer:i size:i inner:i places:i bytes:i bits:i"
+
+static void scatter_reach(const Scatter& a, Reach& reach) {
+  if (!reach.element(a.bytes)) return;
+  const Axes x = in_order({a.outer, a.size, a.inner}), places = in_order({a.outer, a.places, a.inner});
+  reach.operand(a.x, x, {nullptr, a.bytes});
+  reach.operand(a.index, places);
+  if (a.source) reach.operand(a.source, places, {nullptr, a.bytes});
+  reach.result(a.out, x, {nullptr, a.bytes});
+}
 
 static i64 scatter_units(const Scatter& a) { return a.outer; }
 static void scatter(const Scatter& a, Worker&, i64 begin, i64 end) {

@@ -19,6 +19,13 @@ Space<2> rows_of(const A& a) { return Space<2>(a.size, {a.out_stride, a.x_stride
 template <class A>
 i64 rows_units(const A& a) { return rows_of(a).count(); }
 
+static void norm_rows_reach(const NormRows& a, Reach& reach) {
+  reach.result(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
+  reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, 1}));
+  reach.optional(a.weight, in_order({a.length}));
+  reach.optional(a.bias, in_order({a.length}));
+}
+
 static void norm_rows(const NormRows& a, Worker&, i64 begin, i64 end) {
   const Space<2> rows = rows_of(a);
   for (i64 at[2]; begin < end; begin++) {
@@ -58,6 +65,11 @@ static void softmax_row(const float* x, float* out, i64 n) {
   for (; i < n; i++) out[i] /= all;
 }
 
+static void softmax_rows_reach(const SoftmaxRows& a, Reach& reach) {
+  reach.result(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
+  reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, 1}));
+}
+
 static void softmax_rows(const SoftmaxRows& a, Worker&, i64 begin, i64 end) {
   const Space<2> rows = rows_of(a);
   for (i64 at[2]; begin < end; begin++) {
@@ -76,6 +88,13 @@ struct Reduce {
 };
 #define REDUCE \
   "out:w x:p reduction:sum|mean|amax integers:i length:i step:i" SIX("size") SIX("out_stride") SIX("x_stride")
+
+static void reduce_reach(const Reduce& a, Reach& reach) {
+  if (!reach.need(a.length > 0, "length above 0")) return;
+  const ElementType type = a.integers ? type_of<i64>() : type_of<float>();
+  reach.result(a.out, axes_of(a.size, a.out_stride), type);
+  reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, a.step}), type);
+}
 
 constexpr i64 RESULTS = 64;  // of a unit
 static Blocks<2> reduce_blocks(const Reduce& a) { return Blocks<2>(rows_of(a), RESULTS); }
@@ -171,6 +190,14 @@ struct RotaryRows {
 #define ROTARY_ROWS                                                                                        \
   "out:w x:p cos:p sin:p length:i turned:i interleaved:i" SIX("size") SIX("out_stride") SIX("x_stride") \
   SIX("cos_stride") SIX("sin_stride")
+
+static void rotary_rows_reach(const RotaryRows& a, Reach& reach) {
+  if (!reach.need(a.turned >= 0 && a.turned <= a.length && a.turned % 2 == 0, "turned that is even and no more than length")) return;
+  reach.result(a.out, axes_of(a.size, a.out_stride, {a.length, 1}));
+  reach.operand(a.x, axes_of(a.size, a.x_stride, {a.length, 1}));
+  reach.operand(a.cos, axes_of(a.size, a.cos_stride, {a.turned, 1}));
+  reach.operand(a.sin, axes_of(a.size, a.sin_stride, {a.turned, 1}));
+}
 
 static void rotary_row(const RotaryRows& a, const float* x, const float* cos, const float* sin, float* out) {
   const i64 half = a.turned / 2;

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "formats.h"
+#include "reach.h"
 #include "vector.h"
 
 // Rows stand in tiles, those that are multiplied together: in a tile of M rows, what all of them have for one input (of

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "abi.h"
+#include "reach.h"
 
 // state[b, h, slot] = fresh[b, h, s], of elements of any type: strides and sizes are in bytes.
 struct StateWrite {
@@ -16,6 +16,13 @@ struct StateWrite {
 };
 #define STATE_WRITE \
   "fresh:p state:w position:p batch:i heads:i tokens:i capacity:i bytes:i fresh_stride_b:i fresh_stride_h:i fresh_stride_s:i ring:i"
+
+static void state_write_reach(const StateWrite& a, Reach& reach) {
+  if (!reach.need(!a.ring || a.capacity > 0, "capacity above 0")) return;
+  reach.operand(a.fresh, {{a.batch, a.fresh_stride_b}, {a.heads, a.fresh_stride_h}, {a.tokens, a.fresh_stride_s}, {a.bytes, 1}}, ANY_BYTE);
+  reach.result(a.state, in_order({a.batch, a.heads, a.capacity, a.bytes}), ANY_BYTE);
+  reach.operand(a.position, in_order({a.batch}));
+}
 
 constexpr i64 remainder_of(i64 x, i64 size) { return (x % size + size) % size; }
 
@@ -39,12 +46,18 @@ struct RingPositions {
 };
 #define RING_POSITIONS "position:p out:w batch:i size:i tokens:i"
 
+static void ring_positions_reach(const RingPositions& a, Reach& reach) {
+  if (!reach.sizes({a.size, a.tokens}) || !reach.need(a.size > 0, "size above 0")) return;
+  reach.operand(a.position, in_order({a.batch}));
+  reach.result(a.out, in_order({a.batch, a.size + a.tokens}));
+}
+
 static i64 ring_positions_units(const RingPositions& a) { return a.batch; }
 static void ring_positions(const RingPositions& a, Worker&, i64 begin, i64 end) {
   for (; begin < end; begin++) {
-    const i64 position = a.position[begin], newest = remainder_of(position - 1, a.size);
+    const i64 position = a.position[begin], last = wrapping_sum(position, -1), newest = remainder_of(last, a.size);
     i64* out = a.out + begin * (a.size + a.tokens);
-    for (i64 slot = 0; slot < a.size; slot++) out[slot] = position - 1 - newest + slot - (slot > newest ? a.size : 0);
-    for (i64 s = 0; s < a.tokens; s++) out[a.size + s] = position + s;
+    for (i64 slot = 0; slot < a.size; slot++) out[slot] = wrapping_sum(last, slot - newest - (slot > newest ? a.size : 0));
+    for (i64 s = 0; s < a.tokens; s++) out[a.size + s] = wrapping_sum(position, s);
   }
 }

@@ -4,10 +4,12 @@
 #include <immintrin.h>
 #endif
 
+#include "reach.h"
 #include "vector.h"
 
 enum Element { FLOAT32, BFLOAT16, FLOAT16 };
 #define ELEMENTS "float32|bfloat16|float16"
+constexpr ElementType ELEMENT_TYPES[] = {{"float32", 4}, {"bfloat16", 2}, {"float16", 2}};
 
 typedef uint16_t Short __attribute__((vector_size(2 * LANES)));
 

@@ -1,9 +1,17 @@
 // Operands that are walked together, each by strides of its own.
 #pragma once
-#include "abi.h"
+#include "reach.h"
 
 constexpr int AXES = 6;
 #define SIX(name) " " name "_0:i " name "_1:i " name "_2:i " name "_3:i " name "_4:i " name "_5:i"
+
+// The axes of an operand, and one behind them.
+static inline Axes axes_of(const i64* sizes, const i64* strides, Axis last = {1, 1}) {
+  Axes all = {};
+  for (int i = 0; i < AXES; i++) all.axis[all.count++] = {sizes[i], strides[i]};
+  all.axis[all.count++] = last;
+  return all;
+}
 
 // Axes of several operands: those of one element are gone, neighbours that are one stretch everywhere are one, and the
 // first operand's closest elements are innermost.
