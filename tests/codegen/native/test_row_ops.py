@@ -26,7 +26,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), where=MACHINES, shape=shapes(1), weighted=st.booleans(), biased=st.booleans())
 def test_norms(data: st.DataObject, where: tuple[str | None, int], shape: Any, weighted: bool, biased: bool) -> None:
-    x = data.draw(strided(shape))
+    x = data.draw(strided(shape, dense=True))  # of a row of one number all that is left is how its mean was rounded
     weight = filled(shape[-1:], torch.float32, 1) if weighted else None
     bias = filled(shape[-1:], torch.float32, 2) if weighted and biased else None
     with machine(*where):

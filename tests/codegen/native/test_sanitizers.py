@@ -1,11 +1,9 @@
-"""Kernels under what finds reads and writes outside of memory, undefined behaviour, and races between threads."""
+"""A team of threads under what finds races between them."""
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,29 +21,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", autouse=True)
 def level() -> None:
     """These build what they need: in place of the folder's instruction sets."""
-
-
-def library_of(name: str) -> str:
-    found = subprocess.run([str(compiler()), f"-print-file-name={name}"], capture_output=True, text=True, check=True)
-    return found.stdout.strip()
-
-
-@pytest.mark.slow("the library is built twice with checks, which takes a minute each, and all tests of the folder run")
-@pytest.mark.timeout(1200)
-def test_all_kernels_stay_in_memory() -> None:
-    environment = {
-        **os.environ,
-        # Ahead of Python, which is built without; the other has what PyTorch throws exceptions with.
-        "LD_PRELOAD": f"{library_of('libasan.so')} {library_of('libstdc++.so')}",
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own, at its end
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-    }
-    # -s: a report goes to where the process writes, and it ends.
-    options = ["-s", "-q", "-p", "no:cacheprovider", "-p", "tests.codegen.native.sanitized", "--timeout", "1000"]
-    command = [sys.executable, "-m", "pytest", *options, str(HERE), f"--ignore={__file__}"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[:4000]
 
 
 @pytest.mark.slow("thousands of steps under ThreadSanitizer, which is five times as slow")
