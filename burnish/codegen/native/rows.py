@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from burnish.codegen.native.elementwise import pointwise
 from burnish.codegen.native.operands import need_floats
 from burnish.codegen.native.spec import launch
-from burnish.codegen.native.strided import empty_like, result_of, space, with_dense_rows
+from burnish.codegen.native.strided import result_of, rows_like, space, with_dense_rows
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
 from burnish.ir.shapes import product
@@ -53,7 +53,7 @@ def layer_norm(
 def _normed(norm: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     need_floats(x, weight, bias)
     x = with_dense_rows(x)
-    out = empty_like(x, result_of(aten.empty_like.default, (x,), {}))
+    out = rows_like(x)
     launch(
         "norm_rows",
         out=out,
@@ -76,7 +76,7 @@ def softmax(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
     x = _cast(x, torch.float32)
     last = dim in (-1, x.dim() - 1)
     x = with_dense_rows(x if last else x.transpose(dim, -1))
-    out = empty_like(x, result_of(aten.empty_like.default, (x,), {}))
+    out = x.new_empty(x.shape)
     launch("softmax_rows", out=out, x=x, length=x.shape[-1], **_rows(out=out, x=x))
     return _cast(out if last else out.transpose(dim, -1).contiguous(), result)
 
@@ -140,7 +140,7 @@ def rotary(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False) -> Te
     """As `burnish::rotary`."""
     need_floats(x, cos, sin)
     x, cos, sin = (with_dense_rows(each) for each in (x, cos, sin))
-    out = empty_like(x, result_of(aten.empty_like.default, (x,), {}))
+    out = rows_like(x)
     launch(
         "rotary_rows",
         out=out,

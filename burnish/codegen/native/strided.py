@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -16,6 +17,8 @@ from burnish.ir.errors import UnsupportedError
 from burnish.ir.shapes import Size, same_size
 
 AXES = 6  # AXES of strided.h
+
+aten = torch.ops.aten
 
 
 def strides_in(x: Tensor, shape: Sequence[Size]) -> list[Size]:
@@ -75,3 +78,11 @@ def with_dense_rows(x: Tensor) -> Tensor:
     """x, copied unless the elements of its last axis lie side by side."""
     dense = statically_known_true(x.stride(-1) == 1) or statically_known_true(x.shape[-1] == 1)
     return x if dense else x.contiguous()
+
+
+def rows_like(x: Tensor) -> Tensor:
+    """Memory for a result of the shape of x, in its order, but that the elements of the last axis lie side by side."""
+    found = result_of(aten.empty_like.default, (x,), {})
+    if statically_known_true(found.stride(-1) == 1):
+        return empty_like(x, found)
+    return x.new_empty(x.shape)  # of rows that repeat, PyTorch takes another axis for the innermost
