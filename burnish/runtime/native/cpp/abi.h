@@ -18,8 +18,8 @@ struct Worker {
 class Reach;
 
 // A kernel by name. `slots` describes its arguments in order, "x:p out:w rows:i eps:f norm:none|rms|layer": a pointer
-// that is read (p) or written (w), null
-// where there is nothing; an integer; a float; the number of a word. Arguments are a struct of such fields.
+// that is read (p) or written (w), null where there is nothing; an integer; a float; the number of a word. Arguments are
+// a struct of such fields.
 struct Kernel {
   const char* name;
   const char* slots;
