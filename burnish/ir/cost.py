@@ -16,6 +16,7 @@ from torch import Tensor, fx
 from burnish.ir.fused_group import read_bytes
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
+from burnish.ir.panels import panel_ops
 from burnish.ir.program import Program, operands
 from burnish.ir.quantized_ops import quantized_ops
 from burnish.ir.states import CONTEXT
@@ -60,7 +61,9 @@ class CostCounter:
         val = node.meta.get("val")
         if node.op != "call_function" or not _tensors(val) or (traits(node.target).view and not self._copies(node)):
             return Cost(0, 0)
-        read = [self.bytes_of(argument.meta.get("val")) for argument in node.all_input_nodes]
+        if node.target is panel_ops.from_panels.default:
+            return Cost(0, 0)  # another name: who reads the weight reads its panels
+        read = [self._stored(argument) for argument in node.all_input_nodes]
         written = self.bytes_of(val)
         if traits(node.target).gathers:
             read[0] = min(read[0], written)
@@ -114,11 +117,16 @@ class CostCounter:
 
     def _weight_floor(self, node: fx.Node) -> int:
         """Bytes of a weight that one more token needs."""
-        size = self.bytes_of(node.meta["val"])
+        return self._needed(node, self.bytes_of(node.meta["val"]))
+
+    def _needed(self, node: fx.Node, size: int) -> int:
+        """Bytes that the readers of a weight need of the `size` that are stored."""
         needed = 0
         for user in node.users:
             read = size
-            if traits(user.target).gathers and user.args[0] is node:
+            if user.target is panel_ops.from_panels.default:
+                read = self._needed(user, size)
+            elif traits(user.target).gathers and user.args[0] is node:
                 read = self.bytes_of(user.meta["val"])
             elif user.target in _INTEGER_GATHERS:
                 read = self._chosen_rows(user, node)
@@ -151,6 +159,11 @@ class CostCounter:
         batch, heads, _, size = state.shape
         tokens = node.all_input_nodes[0].meta["val"].shape[1]
         return self._elements((batch, heads, tokens, size)) * state.dtype.itemsize
+
+    def _stored(self, node: fx.Node) -> int:
+        """The bytes of what a node gives; of a weight in panels, those of the panels."""
+        packed = node.target is panel_ops.from_panels.default
+        return self.bytes_of((operands(node)[0] if packed else node).meta.get("val"))
 
     def bytes_of(self, val: Any) -> int:
         """The bytes of a fake value."""

@@ -7,6 +7,7 @@ import torch
 from inline_snapshot import snapshot
 
 from burnish.frontend import read
+from burnish.ir.cost import CostCounter
 from burnish.ir.interpreter import run
 from burnish.ir.panels import Panels
 from burnish.ir.program import Program
@@ -124,3 +125,18 @@ def test_a_whole_model_keeps_its_numbers(kind: str) -> None:
     after, record = packed(step)
     assert record.rewrites
     torch.testing.assert_close(logits(after), logits(step), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_token_costs_is_counted_by_what_is_stored() -> None:
+    def moved(program: Program) -> tuple[int, int, int]:
+        counter = CostCounter(program)
+        costs = [counter.cost(node) for node in program.graph.nodes]
+        return sum(cost.launches for cost in costs), sum(cost.bytes_moved for cost in costs), counter.floor()
+
+    step = run_passes(read(build("llama"), max_length=32).program, default_passes("native")[:-1], Trace())
+    wide, narrow = packed(step, torch.float32)[0], packed(step, torch.bfloat16)[0]
+    assert moved(wide)[0] == moved(step)[0] == moved(narrow)[0]
+    padding = 1.1  # to whole panels
+    assert moved(step)[1] <= moved(wide)[1] < padding * moved(step)[1]
+    assert moved(step)[2] <= moved(wide)[2] < padding * moved(step)[2]
+    assert moved(narrow)[1] < 0.8 * moved(wide)[1]
