@@ -106,7 +106,7 @@ struct Dot<FORMAT, false> {
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const __m256i low = _mm256_set1_epi32(15);
-    const __m256 zero = _mm256_set1_ps(has_minima(FORMAT) ? 0.0f : 8.0f);
+    const __m256 zero = _mm256_set1_ps(8.0f);  // minima gain 8 scales: sums of u would be large, to be taken off again
     Sums<M> c;
     c.clear();
     for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
@@ -120,7 +120,7 @@ struct Dot<FORMAT, false> {
         if constexpr (FOUR_BITS) {
           auto wide = [&](__m256i v, auto j) INLINE_LAMBDA {
             const __m256 u = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v, 4 * j), low));
-            return has_minima(FORMAT) ? u : _mm256_sub_ps(u, zero);
+            return _mm256_sub_ps(u, zero);
           };
           each<8>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + (s * 8 + j % 2 * 4 + j / 2) * M); });
         } else {
@@ -137,7 +137,7 @@ struct Dot<FORMAT, false> {
       });
       if constexpr (has_minima(FORMAT)) {
         const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.add(minimum.low, minimum.high, rows.sums + row * rows.groups + g * M);
+        c.add(_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high), rows.sums + row * rows.groups + g * M);
       }
     }
     c.give(out);

@@ -86,10 +86,9 @@ struct Dot<FORMAT, false> {
   static constexpr bool FOUR_BITS = FORMAT >= Q4;
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    // By the four bits that u is: u - 8, or u where there are minima.
-    const __m512 table = has_minima(FORMAT)
-        ? _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-        : _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    // By the four bits that u is, u - 8: where there are minima, too, which gain 8 scales. Sums of u would be large, and
+    // most of them would be taken off again.
+    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
     for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
@@ -119,7 +118,7 @@ struct Dot<FORMAT, false> {
       const __m512 scale = part<FORMAT>(w);
       each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_fmadd_ps(d[m], scale, c[m]); });
       if constexpr (has_minima(FORMAT)) {
-        const __m512 minimum = part<FORMAT>(w + part_bytes(FORMAT));
+        const __m512 minimum = _mm512_fmadd_ps(scale, _mm512_set1_ps(8.0f), part<FORMAT>(w + part_bytes(FORMAT)));
         each<M>([&](auto m) INLINE_LAMBDA {
           c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(rows.sums[row * rows.groups + g * M + m]), c[m]);
         });
