@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from burnish.codegen.native.operands import need_floats
 from burnish.codegen.native.spec import launch
 from burnish.codegen.plan.launches import counters
 from burnish.ir.errors import UnsupportedError
@@ -33,9 +34,7 @@ def attention(
     softcap: float = 0.0,
 ) -> Tensor:
     """As `burnish::attention`."""
-    floats = (query, bias, sinks, slopes)
-    if any(each is not None and each.dtype != torch.float32 for each in floats):
-        raise UnsupportedError("the kernel computes in float32")
+    need_floats(query, bias, sinks, slopes)
     if key.dtype != value.dtype or key.dtype not in _ELEMENTS:
         raise UnsupportedError(f"the kernel reads caches of floats, not {key.dtype} and {value.dtype}")
     query, key, value = (each if each.stride(3) == 1 else each.contiguous() for each in (query, key, value))

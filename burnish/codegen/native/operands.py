@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -46,14 +44,6 @@ def panels_of(weight: Tensor) -> tuple[Tensor, str]:
     if found is None:
         raise UnsupportedError("its weight is no stored one: the kernel reads panels, which are packed ahead")
     return found
-
-
-def rows_of(x: Tensor) -> tuple[Tensor, Any]:
-    """x, copied unless one stride leads from each row to the next, and that stride."""
-    steps = [(x.stride(axis), x.stride(axis + 1) * x.shape[axis + 1]) for axis in range(x.dim() - 2)]
-    if not all(statically_known_true(step == expected) for step, expected in [(x.stride(-1), 1), *steps]):
-        x = x.contiguous()
-    return x, x.shape[-1] if x.is_contiguous() else x.stride(-2)
 
 
 def need_places(*tensors: Tensor) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from burnish.codegen.native.operands import need_floats, panels_of, rows_of
+from burnish.codegen.native.operands import need_floats, panels_of
 from burnish.codegen.native.spec import launch
+from burnish.codegen.plan.rows import rows_of
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.shapes import product
 

@@ -79,7 +79,7 @@ def library(level: str) -> Library:
     functions = ctypes.CDLL(str(build(level)))
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
-    functions.burnish_close.argtypes = functions.burnish_threads.argtypes = [ctypes.c_void_p]
+    functions.burnish_close.argtypes = [ctypes.c_void_p]
     functions.burnish_reach.restype = ctypes.c_char_p
     functions.burnish_reach.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
     functions.burnish_scratch.restype = ctypes.c_int64

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from burnish.codegen.plan.launches import example
+from burnish.codegen.plan.rows import rows_of
 from burnish.codegen.triton.kernels.descriptor_product import descriptor_product
 from burnish.codegen.triton.kernels.normed_product import normed_product
 from burnish.codegen.triton.spec import KernelSpec, pointer
@@ -211,15 +212,9 @@ def aligned_sizes(size_k: int, bits: int) -> set[str]:
     return {name for name, size in (("size_k", size_k), ("weight_stride", stride)) if size % 16 == 0}
 
 
-def rows_of(x: torch.Tensor) -> tuple[torch.Tensor, int, frozenset[str]]:
-    """x, copied unless one stride leads from each row to the next; that stride; what of x_ptr and it is aligned.
-
-    So a part of each row of a product, which is what projections that were packed give, is read where it is.
-    """
-    steps = [(x.stride(axis), x.stride(axis + 1) * x.shape[axis + 1]) for axis in range(x.dim() - 2)]
-    if not all(statically_known_true(step == expected) for step, expected in [(x.stride(-1), 1), *steps]):
-        x = x.contiguous()
-    stride = x.shape[-1] if x.is_contiguous() else x.stride(-2)
+def aligned_rows(x: torch.Tensor) -> tuple[torch.Tensor, int, frozenset[str]]:
+    """`rows_of` x, and what of x_ptr and x_stride is a multiple of 16."""
+    x, stride = rows_of(x)
     places = {"x_ptr": x.storage_offset() * x.element_size(), "x_stride": stride}
     return x, stride, frozenset(name for name, place in places.items() if statically_known_true(place % 16 == 0))
 
@@ -267,7 +262,7 @@ def fused_linear(
     has = {name for name, tensor in given.items() if tensor is not None} | ({"softcap"} if softcap > 0 else set())
     out = x.new_empty((*x.shape[:-1], size_n // 2 if gated else size_n))
     tensors = [out if tensor is None else tensor.contiguous() for tensor in given.values()]
-    lines, x_stride, x_aligned = rows_of(x)
+    lines, x_stride, x_aligned = aligned_rows(x)
     operands = (lines, weight.contiguous(), out if scales is None else scales.contiguous(), *tensors, out)
 
     def launch(tiles: ProductTiles) -> None:

@@ -43,8 +43,6 @@ constexpr Kernel kernel(const char* name, const char* slots, bool uneven = false
 }
 
 template <class A>
-i64 one_unit(const A&) { return 1; }
-template <class A>
 i64 no_scratch(const A&) { return 0; }
 
 // Of positions, which are data: what is too large wraps around.

@@ -160,5 +160,3 @@ EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int r
   pool.team.run(work, &pool);
   return 0;
 }
-
-EXPORT int burnish_threads(void* pool) { return static_cast<Pool*>(pool)->team.size(); }
