@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.codegen.triton.kernels.fused_linear import fused_linear, rows_of
+from burnish.codegen.triton.kernels.fused_linear import aligned_rows, fused_linear
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
 from burnish.passes.transforms.quantize_rounding import Grid, nearest
@@ -90,7 +90,7 @@ def test_a_part_of_each_row(batch: int, tokens: int, start: int, k: int, rest: i
     expected = fused_ops.fused_linear(x, weight, residual=residual, norm="rms", eps=1e-5)
     found = fused_linear(x, weight, residual=residual, norm="rms", eps=1e-5)
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
-    lines, stride, aligned = rows_of(x)
+    lines, stride, aligned = aligned_rows(x)
     assert lines is x or turned
     assert aligned == {
         name for name, place in (("x_ptr", 4 * lines.storage_offset()), ("x_stride", stride)) if place % 16 == 0
