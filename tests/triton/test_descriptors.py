@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.codegen.triton.kernels import fused_linear as module
-from burnish.codegen.triton.kernels.fused_linear import described, fused_linear, rows_of
+from burnish.codegen.triton.kernels.fused_linear import aligned_rows, described, fused_linear
 from burnish.codegen.triton.lower import plan
 from burnish.codegen.triton.tile_candidates import descriptor_candidates
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at
@@ -64,7 +64,7 @@ def test_any_sizes(rows: int, n: int, k: int, start: int, rest: int, norm: str, 
     whole = torch.full((rows, start + k + rest), torch.inf).half()
     x = whole[:, start : start + k]
     x.copy_(torch.randn(rows, k))
-    assert rows_of(x)[2] == {"x_ptr", "x_stride"}
+    assert aligned_rows(x)[2] == {"x_ptr", "x_stride"}
     tiles = ProductTiles(16, 32, 32, 4, 2, descriptors=True, warp_specialize=specialize)
     check(x, n, tiles, norm=norm, eps=1e-5)
 
