@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from burnish.frontend.source_lines import line_of
 from burnish.ir.errors import CaptureError, InvalidModelError
 from burnish.ir.program import Origin
+from burnish.ir.second_names import VIEWS
 from burnish.ir.weights import Stored, Weight, Weights
 
 
@@ -95,6 +96,8 @@ def translate(
             copied = graph.output((mapping[_logits_node(exported, node)],))
         else:
             copied = graph.node_copy(node, mapping.__getitem__)
+            if copied.target in VIEWS:  # passes make values that lie otherwise in memory
+                copied.target = torch.ops.aten.reshape.default
         copied.meta = {"val": node.meta.get("val"), "origin": _origin(node, prefix)}
         mapping[node] = copied
     return graph, weights

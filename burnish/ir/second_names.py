@@ -8,8 +8,8 @@ import torch
 
 aten = torch.ops.aten
 
-# Views that are only valid on some layouts of memory; a reshape is the same value on all.
-_RESHAPES = (aten.view.default, aten._unsafe_view.default)
+VIEWS = frozenset({aten.view.default, aten._unsafe_view.default})
+"""Views that are only valid on some layouts of memory, of which a graph says nothing; a reshape is the same on all."""
 
 _NAMES = {
     "absolute": "abs",
@@ -42,6 +42,6 @@ FIRST_NAMES: dict[Any, Any] = (
         for overload in getattr(aten, second).overloads()
         if "out" not in overload
     }
-    | dict.fromkeys(_RESHAPES, aten.reshape.default)
+    | dict.fromkeys(VIEWS, aten.reshape.default)
 )
 """The op of the same arguments and the same value, by the second name."""
