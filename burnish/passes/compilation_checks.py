@@ -71,8 +71,22 @@ class CompilationChecks:
             raise VerificationError(f"{error}. {self._stage()}") from error
 
     def _stage(self) -> str:
+        by = "the program, run node by node with its roundings,"
         try:
             verify_by_reference(self.verifier.captured, self.exact, self.verifier)
         except VerificationError:
             return "So does the program when it is run node by node: the fault is in a pass (burnish bisect finds it)"
+        if self.rounds:
+            try:
+                self.verifier.verify(self.lowered, ReferenceExecutor(self.lowered), self.tolerance, by)
+            except VerificationError:
+                return ROUNDING
         return "The program is right when it is run node by node: the fault is in the code made of it or what runs it"
+
+
+ROUNDING = (
+    "So does the program when it is run node by node with the same rounding, and without rounding it is right: this "
+    "model does not bear numbers of so few bits. Compile it in wider ones (without quantize=, transforms= or dtype=); "
+    "verify=False compiles it unseen"
+)
+"""Where an executor does what was asked for, and that is too coarse."""

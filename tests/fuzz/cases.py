@@ -28,6 +28,7 @@ from burnish.ir.errors import (
     VerificationError,
 )
 from burnish.passes.base import Pass
+from burnish.passes.compilation_checks import ROUNDING
 from burnish.runtime.model import Backend, CompiledModel
 from tests.fuzz.attention import Attention
 from tests.fuzz.modules import Model, leaks, parts
@@ -126,9 +127,9 @@ def examine(case: Case, backend: Backend | None = None, quick: bool = False) -> 
                 kind = "refused, as it has to be" if leaking else f"refused{left_out}"
                 return Outcome(kind, f"{type(error).__name__}: {plain(str(error))}")
             except VerificationError as error:
-                if "no two ways of computing it agree" not in str(error):
+                if "no two ways of computing it agree" not in str(error) and ROUNDING not in str(error):
                     raise
-                return Outcome("ill-conditioned")  # on other tokens than those above
+                return Outcome("ill-conditioned")  # on other tokens than those above, or in 8 bits
             with torch.no_grad():
                 if leaking and _sees(module, ids, expected, range(1, case.longest)):
                     raise WrongAnswer("a token sees later ones, or a row another, and it was compiled")

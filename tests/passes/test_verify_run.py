@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import burnish
 from burnish.ir.errors import VerificationError
+from burnish.passes.verify_run import PRECISIONS
 from burnish.runtime.executor import Step
 from burnish.runtime.session import Session
 from burnish.runtime.states import States
@@ -55,3 +56,11 @@ def test_a_fault_of_what_runs_is_seen(
     monkeypatch.setattr(place, name, fault)
     with pytest.raises(VerificationError, match=told):
         burnish.compile(model(style), max_length=40)
+
+
+def test_a_model_that_eight_bits_are_too_few_for_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    eight = burnish.QuantizeCache("int8")
+    burnish.compile(model(NanoGPT), max_length=40, backend="reference", transforms=[eight]).close()
+    monkeypatch.setitem(PRECISIONS, "8 bits", 1.5 * PRECISIONS["float32"])
+    with pytest.raises(VerificationError, match="without rounding it is right: this model does not bear"):
+        burnish.compile(model(NanoGPT), max_length=40, backend="reference", transforms=[eight])
