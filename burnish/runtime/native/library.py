@@ -12,11 +12,16 @@ from typing import Any
 from burnish.ir.errors import UsageError
 from burnish.runtime.native.build import LEVELS, build
 
+_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
 _NEEDED = {
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"},
+    "x86-64-v4-amx": {*_AVX512, "amx_tile", "amx_int8"},
+    "x86-64-v4": _AVX512,
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
 }
 """What /proc/cpuinfo has to name for an instruction set."""
+
+_ASK_FOR_TILES = (158, 0x1023, 18)
+"""arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), of x86-64."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,22 @@ def levels() -> list[str]:
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
     here = _features()
-    return [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
+    return [
+        level
+        for level in LEVELS
+        if _NEEDED.get(level, set()) <= here and ("amx_tile" not in _NEEDED.get(level, ()) or _may_use_tiles())
+    ]
 
 
 def best_level() -> str:
     """The best of `levels`."""
     return levels()[0]
+
+
+@cache
+def _may_use_tiles() -> bool:
+    """Asks the system for AMX's registers, for this process: who uses them unasked is ended."""
+    return int(ctypes.CDLL(None).syscall(*_ASK_FOR_TILES)) == 0
 
 
 @cache
