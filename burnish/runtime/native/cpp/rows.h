@@ -109,19 +109,17 @@ INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x
     strange += part - part;
   });
   const float most = greatest(size), inverse = most > 0.0f ? 127.0f / most : 0.0f;
-  *scale = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
+  const float step = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
   const V magic = splat(12582912.0f);  // 1.5 * 2^23: what is added to it has its nearest whole number in the low bits
   VI all = {};
   each<PARTS>([&](auto p) INLINE_LAMBDA {
     const VI whole = (VI)(load(x + p * LANES) * inverse + magic) - (VI)magic;
     const Bytes bytes = __builtin_convertvector(whole, Bytes);
     memcpy(q + p * LANES, &bytes, LANES);
-    all += whole;
+    all += __builtin_convertvector(bytes, VI);  // of what is no number, too, sums that are small
   });
-  int32_t sum_of_q = 0;
-  for (int i = 0; i < LANES; i++) sum_of_q += all[i];
-  *total = sum_of_q;
-  *sum_of_x = *scale * static_cast<float>(sum_of_q);
+  const float sum_of_q = sum(__builtin_convertvector(all, V));  // of whole numbers, and exact
+  *scale = step, *sum_of_x = step * sum_of_q, *total = static_cast<int32_t>(sum_of_q);
 }
 
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
