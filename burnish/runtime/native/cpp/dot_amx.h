@@ -104,7 +104,7 @@ static INLINE void add_tile(const Unpacked& w, const Rows& rows, i64 row, i64 fi
 // As panel_product: few rows are left to Dot, which is faster there.
 template <int FORMAT>
 struct ByTiles {
-  static constexpr Tiling TILING = {TILE, 6};
+  static constexpr Tiling TILING = {TILE, 12};
 
   static __attribute__((noinline)) void panel(const char* panel, const Rows& rows, i64 count, i64 k, float* out) {
     const i64 rest = count % TILE < TILING.least ? count % TILE : 0, tiled = count - rest, groups = blocks(k, GROUP);
@@ -112,7 +112,7 @@ struct ByTiles {
     switch (rest) {
 #define CASE(m) \
   case m: Dot<FORMAT, true>::template run<m>(panel, rows, tiled, k, out + tiled * PANEL); break;
-      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5)
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
 #undef CASE
     }
   }
