@@ -13,8 +13,9 @@ from burnish.ir.errors import UsageError
 from burnish.runtime.native.build import LEVELS, build
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
+_BY_TILES = "x86-64-v4-amx"
 _NEEDED = {
-    "x86-64-v4-amx": {*_AVX512, "amx_tile", "amx_int8"},
+    _BY_TILES: {*_AVX512, "amx_tile", "amx_int8"},
     "x86-64-v4": _AVX512,
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
 }
@@ -61,11 +62,8 @@ def levels() -> list[str]:
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
     here = _features()
-    return [
-        level
-        for level in LEVELS
-        if _NEEDED.get(level, set()) <= here and ("amx_tile" not in _NEEDED.get(level, ()) or _may_use_tiles())
-    ]
+    found = [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
+    return found if "amx_tile" not in here or _may_use_tiles() else [each for each in found if each != _BY_TILES]
 
 
 def best_level() -> str:
@@ -91,6 +89,8 @@ def _features() -> frozenset[str]:
 @cache
 def library(level: str) -> Library:
     """The library for an instruction set, built if need be. Raises NativeBuildError, UsageError."""
+    if level not in levels():
+        raise UsageError(f"there is no {level} here: native kernels can be for {', '.join(levels())}")
     functions = ctypes.CDLL(str(build(level)))
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
