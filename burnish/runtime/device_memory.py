@@ -51,4 +51,6 @@ def _message(what: str, size: int, device: torch.device | None) -> str:
     if device is None or device.type != "cuda":
         return f"{taken}, and the machine has less: {less}"
     free, whole = free_bytes(device) / 1e9, torch.cuda.mem_get_info(device)[1] / 1e9
-    return f"{taken}, and {free:.2f} of the {whole:.2f} GB of the GPU are free: {less}, or close what else is on the GPU"
+    return (
+        f"{taken}, and {free:.2f} of the {whole:.2f} GB of the GPU are free: {less}, or close what else is on the GPU"
+    )
