@@ -52,8 +52,8 @@ def read_bandwidth(threads: int, size: int) -> float:
     ctypes.memset(address, 0, len(memory))  # untouched, all pages are one
     floats = len(memory) // 4
     with _team(threads) as (functions, pool):
-        times = [functions.burnish_reading(pool, address, floats) for _ in range(_TRIES)]
-    return 4 * floats * 1e9 / min(times)
+        times: list[int] = [functions.burnish_reading(pool, address, floats) for _ in range(_TRIES)]
+    return 4e9 * floats / min(times)
 
 
 @contextmanager

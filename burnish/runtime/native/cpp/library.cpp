@@ -71,6 +71,7 @@ struct Pool {
   const Op* ops = nullptr;
   i64 count = 0;
   Pace paces[64];  // by the length in bits of a program's units
+  i64 waited = 0;  // by the team, until the end of the last program: what ends behind it counts in the next
   bool alone = false;  // the first thread runs this program by itself
   std::atomic<bool> running{false};
   i64* times = nullptr;  // of the first thread, nanoseconds of each op: waiting in front of it, then at work; or null
@@ -145,12 +146,14 @@ static void run(Pool& pool) {
   for (i64 i = 0; i < pool.count; i++) units += KERNELS[pool.ops[i].kernel].units(pool.ops[i].arguments);
   Pace& pace = pool.paces[63 - __builtin_clzll(units | 1)];
   pool.alone = pool.team.size() == 1 || pace.alone();
-  const i64 since = nanoseconds(), waited = pool.team.waited();
+  const i64 since = nanoseconds();
   if (pool.alone)
     work(&pool, 0);
   else
     pool.team.run(work, &pool);
-  if (pool.team.size() > 1) pace.ran(nanoseconds() - since, pool.team.waited() - waited, pool.team.size());
+  const i64 waited = pool.team.waited();
+  if (pool.team.size() > 1) pace.ran(nanoseconds() - since, waited - pool.waited, pool.team.size());
+  pool.waited = waited;
 }
 
 // Room for what a program claims and for its threads' scratch: false where there is no memory.
