@@ -46,7 +46,8 @@ def read_bandwidth(threads: int, size: int) -> float:
 
     As a model reads its weights: what of them stays in a cache does so here.
     """
-    memory = mmap.mmap(-1, max(size, mmap.PAGESIZE))
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory has small pages
+    memory = mmap.mmap(-1, max(size, mmap.PAGESIZE), flags=private)
     memory.madvise(mmap.MADV_HUGEPAGE)
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     ctypes.memset(address, 0, len(memory))  # untouched, all pages are one

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 import torch
 
 from burnish.ir.errors import UsageError
@@ -68,8 +69,9 @@ def _on_one_processor(results: multiprocessing.SimpleQueue[bool]) -> None:
         results.put(torch.equal(out, x.argmax(1)))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_three_threads_on_one_processor() -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     results: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
     child = context.Process(target=_on_one_processor, args=(results,))
     child.start()
