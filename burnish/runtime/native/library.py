@@ -107,6 +107,9 @@ def library(level: str) -> Library:
         ctypes.c_int,
         ctypes.c_void_p,
     ]
+    functions.burnish_peak.restype = functions.burnish_reading.restype = ctypes.c_int64
+    functions.burnish_peak.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    functions.burnish_reading.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     kernels = {
         functions.burnish_kernel_name(number).decode(): LibraryKernel(
             number, tuple(map(_slot, functions.burnish_kernel_slots(number).decode().split()))
