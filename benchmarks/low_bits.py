@@ -20,6 +20,7 @@ from rich.table import Table
 
 import burnish
 from burnish import Quantize, QuantizeCache
+from burnish.benchmark.bandwidth import native_bandwidth
 from burnish.benchmark.machine import device
 from burnish.benchmark.peers import prepare
 from burnish.benchmark.runner import Entrant, Settings, append, measure, record
@@ -76,12 +77,14 @@ def main() -> None:
                 entrants.append(prepare(name, model, say))
         settings = Settings(vocabulary=Artifact.open(entrants[0].model).signature.token_limit)
         results = measure(entrants, settings, lambda what, done, of: say(f"{what} ({done} of {of})"))
-    table = Table("", "decode, tokens/s", "prefill, tokens/s", "kept", "dropped")
-    for result in results:
+        bandwidths = [native_bandwidth(each.model, settings) if each.name in VARIANTS else None for each in entrants]
+    table = Table("", "decode, tokens/s", "prefill, tokens/s", "of the read bandwidth", "kept", "dropped")
+    for result, bandwidth in zip(results, bandwidths, strict=True):
         speeds = (result.decode_tokens_per_second, result.prefill_tokens_per_second)
         table.add_row(
             result.name if result.reliable else f"{result.name} (disturbed)",
             *(f"{speed:.1f}" for speed in speeds),
+            f"{bandwidth.share(result):.0%}" if bandwidth is not None else "",
             str(len(result.kept)),
             str(result.dropped),
         )
@@ -89,6 +92,8 @@ def main() -> None:
     print(
         f"{settings.prompt_length} tokens read, {settings.new_tokens} written, {settings.threads} threads; {device()}"
     )
+    for line in [line for bandwidth in bandwidths if bandwidth is not None for line in bandwidth.lines()]:
+        print(line)
     append(RESULTS, [record(result, results[0], model.stem) for result in results])
 
 

@@ -263,6 +263,13 @@ case("an accuracy for a backend that has none", UsageError)(
 )
 
 
+@case("more threads than processors", UsageError)
+def _too_many_threads(folder: Path) -> None:
+    path, _ = save_tiny(folder)
+    with mock.patch("burnish.runtime.model.processors", return_value=4):
+        burnish.load(path, threads=1000)
+
+
 @case("native kernels where there is no compiler", NativeBuildError)
 def _no_compiler(folder: Path) -> None:
     with mock.patch.dict(os.environ, {"PATH": str(folder), "CXX": ""}):
@@ -297,11 +304,10 @@ def _another_gpu(_: Path) -> None:
         CudaExecutor(Plan([], {}), {80: {}, 90: {}}, {})
 
 
-@case("a batch that the GPU has no memory for", UsageError)
+@case("a batch that the machine has no memory for", UsageError)
 def _too_large_a_batch(_: Path) -> None:
     cache = State("key_0", StateKind.CACHE, ("batch", 8, "capacity", 128), torch.bfloat16, 2)
-    full = mock.Mock(side_effect=torch.OutOfMemoryError("CUDA out of memory"))
-    with mock.patch("burnish.runtime.states._zeros", full):
+    with mock.patch("burnish.runtime.device_memory._machine_bytes", return_value=16 << 30):
         States.allocate([cache], 4096, 8192)
 
 

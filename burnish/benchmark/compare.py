@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from burnish.benchmark.bandwidth import Bandwidth
 from burnish.benchmark.machine import device
 from burnish.benchmark.peers import prepare
 from burnish.benchmark.runner import DISTURBED, Entrant, Progress, Result, Settings, measure, same_tokens
@@ -33,7 +34,7 @@ def compare(
     return measure(entrants, settings, progress)
 
 
-def results_view(results: Sequence[Result]) -> RenderableType:
+def results_view(results: Sequence[Result], bandwidth: Bandwidth | None = None) -> RenderableType:
     """Medians, how many times as fast burnish (the first result) is, and what to know about the numbers."""
     first = results[0]
     settings = first.settings
@@ -63,11 +64,15 @@ def results_view(results: Sequence[Result]) -> RenderableType:
             str(len(result.kept)),
             str(result.dropped),
         )
+    machine: list[str] = []
+    if bandwidth is not None:
+        machine = [f"decoding reads {bandwidth.share(first):.0%} of what the machine can read", *bandwidth.lines()]
     versions = {name: number for result in results for name, number in result.versions.items()}
     lines = [
         f"batch 1, float32, greedy: {settings.prompt_length} tokens read, {settings.new_tokens} written; "
         f"{settings.threads} threads each",
         device(),
+        *machine,
         ", ".join(f"{name} {number}" for name, number in versions.items()),
         f"medians of interleaved repetitions; dropped: others used over {DISTURBED:.0%} of the machine meanwhile",
     ]

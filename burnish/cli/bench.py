@@ -34,6 +34,7 @@ def bench(
 ) -> None:
     """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
     with reported():
+        from burnish.benchmark.bandwidth import native_bandwidth
         from burnish.benchmark.compare import compare, results_view
         from burnish.benchmark.machine import cores
         from burnish.benchmark.peers import parse_peers
@@ -59,6 +60,7 @@ def bench(
                     progress.update(task, description=what, completed=done, total=total)
 
                 found = compare(artifact, origin, peers, settings, show)
-        out.print(results_view(found))
+                bandwidth = native_bandwidth(artifact, settings)
+        out.print(results_view(found, bandwidth))
         if results is not None:
             append(results, [record(result, found[0], Path(model).stem) for result in found])

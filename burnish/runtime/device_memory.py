@@ -1,7 +1,8 @@
-"""Memory of a GPU: whether there is enough, and what to say where there is not."""
+"""Memory of a GPU or of the machine: whether there is enough, and what to say where there is not."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,10 +13,20 @@ from burnish.ir.errors import UsageError
 
 @contextmanager
 def room_for(what: str, size: int, device: torch.device | None) -> Iterator[None]:
-    """For allocations of `size` bytes on `device`. Raises UsageError, which says what they are for, if they fail."""
+    """For allocations of `size` bytes on `device`, the CPU if None.
+
+    Raises UsageError, which says what they are for, if they fail. Linux gives out memory that it does not have: more
+    than the whole machine's fails here, and not as it is written.
+    """
+    if (device is None or device.type != "cuda") and size > _machine_bytes():
+        raise UsageError(_message(what, size, device))
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UsageError(_message(what, size, device)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # as PyTorch says it on CPUs
+            raise
         raise UsageError(_message(what, size, device)) from error
 
 
@@ -31,12 +42,15 @@ def free_bytes(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _message(what: str, size: int, device: torch.device | None) -> str:
-    here = "there is less"
-    if device is not None and device.type == "cuda":
-        whole = torch.cuda.mem_get_info(device)[1]
-        here = f"{free_bytes(device) / 1e9:.2f} of the {whole / 1e9:.2f} GB of the GPU are free"
+    taken, less = f"{what} take {size / 1e9:.2f} GB", "compile with fewer bits, ask for fewer rows or tokens"
+    if device is None or device.type != "cuda":
+        return f"{taken}, and the machine has less: {less}"
+    free, whole = free_bytes(device) / 1e9, torch.cuda.mem_get_info(device)[1] / 1e9
     return (
-        f"{what} take {size / 1e9:.2f} GB, and {here}: compile with fewer bits, ask for fewer rows or tokens, or close "
-        "what else is on the GPU"
+        f"{taken}, and {free:.2f} of the {whole:.2f} GB of the GPU are free: {less}, or close what else is on the GPU"
     )

@@ -27,6 +27,7 @@ from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
 from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels, read_plan
+from burnish.runtime.processors import processors
 from burnish.runtime.session import Session
 from burnish.runtime.tokenization import Tokenizer
 
@@ -255,8 +256,10 @@ def load(
     """
     if backend is not None and backend not in get_args(Backend):
         raise UsageError(f"there is no backend {backend!r}: there are {', '.join(get_args(Backend))}")
-    if threads is not None and threads < 1:
-        raise UsageError(f"threads is at least 1, not {threads}")
+    if threads is not None and not 1 <= threads <= processors():
+        raise UsageError(
+            f"threads is at least 1 and at most {processors()}, the processors that this process may use, not {threads}"
+        )
     if accuracy not in (None, *get_args(Accuracy)):
         raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")
     artifact = Artifact.open(path)

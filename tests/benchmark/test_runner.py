@@ -11,12 +11,14 @@ from types import SimpleNamespace
 import pytest
 
 from burnish.benchmark import peers, runner, worker
+from burnish.benchmark.bandwidth import Bandwidth
 from burnish.benchmark.compare import results_view
 from burnish.benchmark.machine import Watch, cores, device
 from burnish.benchmark.peers import parse_peers, prepare, transformers_folder
 from burnish.benchmark.runner import BenchmarkError, Entrant, Repetition, Result, Settings, append, measure, record
 from burnish.inspect.table import plain_text
 from burnish.ir.errors import UsageError
+from burnish.runtime.native.speed import Peak
 
 # Sleeps instead of computing: 1 ms a token of the prompt, 5 ms a new token; the "half" one takes twice as long.
 FAKES = """
@@ -125,6 +127,17 @@ def test_a_record_says_what_was_measured_on_what(tmp_path: Path) -> None:
     text = plain_text(results_view([first, slow]))
     assert "2.00 ×" in text
     assert "2 of 3" in text
+
+
+def test_decoding_is_a_share_of_what_the_machine_reads() -> None:
+    """Two tokens in a second, of 3 GB each."""
+    bandwidth = Bandwidth(3_000_000_000, 8e9, 12e9, Peak(2, 90e9, 92e9))
+    first = result("burnish", [0.0] * 3)
+    assert bandwidth.share(first) == pytest.approx(0.5)
+    text = plain_text(results_view([first], bandwidth))
+    assert "decoding reads 50% of what the machine can read" in text
+    assert "2 threads read 12.0 GB/s, and one 8.0" in text
+    assert "compute 92 GFLOP/s, and one 90: they share a core, or others use the machine" in text
 
 
 def test_others_are_a_share_of_the_machine() -> None:

@@ -14,6 +14,7 @@ from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.states import StateKind
 from burnish.runtime import model as models
 from burnish.runtime.model import load, load_temporary
+from burnish.runtime.processors import processors
 from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import VOCABULARY, save_tiny
 
@@ -93,8 +94,9 @@ def test_bad_ways_to_load(tmp_path: Path) -> None:
     path = save_tiny(tmp_path, StateKind.RING)[0]
     with pytest.raises(UsageError, match="no backend 'tpu'"):
         load(path, "tpu")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="at least 1, not 0"):
-        load(path, threads=0)
+    for threads in (0, -1, processors() + 1, 10**9):
+        with pytest.raises(UsageError, match=f"at most {processors()}, .* not {threads}"):
+            load(path, threads=threads)
     with pytest.raises(UsageError, match='backend="reference"'):
         load(path, "onnxruntime")
 

@@ -20,6 +20,7 @@ from burnish.ir.errors import NativeBuildError
 SOURCES = Path(__file__).parent / "cpp"
 
 LEVELS: dict[str, tuple[str, ...]] = {
+    "x86-64-v4-amx": ("-march=x86-64-v4", "-mavx512vnni", "-mamx-tile", "-mamx-int8"),
     "x86-64-v4": ("-march=x86-64-v4", "-mavx512vnni"),
     "x86-64-v3": ("-march=x86-64-v3",),
     "portable": (),

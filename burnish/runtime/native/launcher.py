@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from burnish.ir.errors import ArtifactError, InvalidInputError
+from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.runtime.native.library import Library, LibraryKernel, Operation, Slot
 from burnish.runtime.native.operands import Hazards, check, operands_of
 from burnish.runtime.plan import Kernel
@@ -17,6 +17,7 @@ from burnish.runtime.plan_runner import BoundLaunch
 
 MODULE = "burnish.runtime.native"
 
+_NO_MEMORY, _RUNNING = 1, 2  # `Outcome` of library.cpp; 0 is done
 _NOT_FINITE = ("inf", "-inf", "nan")  # as plans say them
 
 
@@ -58,7 +59,10 @@ class NativeLauncher:
 
         def run() -> None:
             times = None if self.times is None else (ctypes.c_int64 * (2 * count))()
-            if functions.burnish_run(pool, operations, count, scratch, self.rounded, times):
+            outcome = functions.burnish_run(pool, operations, count, scratch, self.rounded, times)
+            if outcome == _RUNNING:
+                raise UsageError("another thread runs this model at this moment: load it once for each thread")
+            if outcome == _NO_MEMORY:
                 raise InvalidInputError(
                     f"there is no memory for {scratch:,} bytes a thread: feed fewer tokens at a time"
                 )

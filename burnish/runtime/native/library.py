@@ -12,11 +12,17 @@ from typing import Any
 from burnish.ir.errors import UsageError
 from burnish.runtime.native.build import LEVELS, build
 
+_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
+_BY_TILES = "x86-64-v4-amx"
 _NEEDED = {
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"},
+    _BY_TILES: {*_AVX512, "amx_tile", "amx_int8"},
+    "x86-64-v4": _AVX512,
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
 }
 """What /proc/cpuinfo has to name for an instruction set."""
+
+_ASK_FOR_TILES = (158, 0x1023, 18)
+"""arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), of x86-64."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,19 @@ def levels() -> list[str]:
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
     here = _features()
-    return [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
+    found = [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
+    return found if "amx_tile" not in here or _may_use_tiles() else [each for each in found if each != _BY_TILES]
 
 
 def best_level() -> str:
     """The best of `levels`."""
     return levels()[0]
+
+
+@cache
+def _may_use_tiles() -> bool:
+    """Asks the system for AMX's registers, for this process: who uses them unasked is ended."""
+    return int(ctypes.CDLL(None).syscall(*_ASK_FOR_TILES)) == 0
 
 
 @cache
@@ -76,6 +89,8 @@ def _features() -> frozenset[str]:
 @cache
 def library(level: str) -> Library:
     """The library for an instruction set, built if need be. Raises NativeBuildError, UsageError."""
+    if level not in levels():
+        raise UsageError(f"there is no {level} here: native kernels can be for {', '.join(levels())}")
     functions = ctypes.CDLL(str(build(level)))
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
@@ -92,6 +107,9 @@ def library(level: str) -> Library:
         ctypes.c_int,
         ctypes.c_void_p,
     ]
+    functions.burnish_peak.restype = functions.burnish_reading.restype = ctypes.c_int64
+    functions.burnish_peak.argtypes = [ctypes.c_void_p, ctypes.c_int64]
+    functions.burnish_reading.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     kernels = {
         functions.burnish_kernel_name(number).decode(): LibraryKernel(
             number, tuple(map(_slot, functions.burnish_kernel_slots(number).decode().split()))

@@ -118,7 +118,7 @@ def test_what_is_stored_in_half_the_bytes(model: nn.Module) -> None:
 
 
 def test_two_models_in_one_process_and_threads_that_come_and_go(saved: Path) -> None:
-    with burnish.load(saved) as one, burnish.load(saved, threads=3) as two:
+    with burnish.load(saved) as one, burnish.load(saved, threads=1) as two:
         expected = one.generate([1, 2, 3], max_new_tokens=9).tokens
         found: list[object] = []
         for _ in range(3):
@@ -131,10 +131,6 @@ def test_two_models_in_one_process_and_threads_that_come_and_go(saved: Path) -> 
     assert found == [expected] * 6
 
 
-def _append(found: list[object], model: CompiledModel) -> None:
-    found.append(model.generate([1, 2, 3], max_new_tokens=9).tokens)
-
-
 def _generate(model: CompiledModel, results: multiprocessing.SimpleQueue[object]) -> None:
     results.put(model.generate([1, 2, 3], max_new_tokens=9).tokens)
 
@@ -142,7 +138,7 @@ def _generate(model: CompiledModel, results: multiprocessing.SimpleQueue[object]
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_child_has_a_team_of_its_own(saved: Path) -> None:
     context = multiprocessing.get_context("fork")
-    with burnish.load(saved, threads=2) as found:
+    with burnish.load(saved) as found:
         expected = found.generate([1, 2, 3], max_new_tokens=9).tokens
         results: multiprocessing.SimpleQueue[object] = context.SimpleQueue()
         child = context.Process(target=_generate, args=(found, results))
@@ -154,7 +150,7 @@ def test_a_child_has_a_team_of_its_own(saved: Path) -> None:
 
 def test_steps_leave_nothing_behind(saved: Path) -> None:
     process = psutil.Process()
-    with burnish.load(saved, threads=2) as found:
+    with burnish.load(saved) as found:
         before = 0
         for run in range(5):
             for _ in range(60):

@@ -8,8 +8,10 @@ INLINE void ask(const char* p) { __builtin_prefetch(p + AHEAD, 0, 3); }
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include "dot_avx512.h"
+#include "dot_floats.h"
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "dot_avx2.h"
+#include "dot_floats.h"
 #else
 #include "dot_portable.h"
 #endif
@@ -28,15 +30,23 @@ static __attribute__((noinline)) void panel_product(const char* panel, const Row
   }
 }
 
-// How a panel of a format is multiplied, with how many rows at most.
+#if defined(__AMX_INT8__)
+#include "dot_amx.h"
+#endif
+
+// How a panel of a format is multiplied, with which rows together.
 struct Product {
   void (*panel)(const char* panel, const Rows& rows, i64 count, i64 k, float* out);
-  i64 most;
+  Tiling tiling;
 };
 
 template <int FORMAT, bool ROUNDED>
 constexpr Product product() {
-  return {panel_product<FORMAT, ROUNDED>, Dot<FORMAT, ROUNDED>::MOST};
+#if defined(__AMX_INT8__)
+  if constexpr (ROUNDED) return {ByTiles<FORMAT>::panel, ByTiles<FORMAT>::TILING};
+#endif
+  constexpr i64 most = Dot<FORMAT, ROUNDED>::MOST;
+  return {panel_product<FORMAT, ROUNDED>, {most, most}};
 }
 
 static inline Product product_of(i64 format, bool rounded) {

@@ -23,18 +23,21 @@ INLINE Pair part(const char* p) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-// Floats: FORMAT's pairs of registers, one input after the other.
+constexpr int FLOAT_ROWS = 6;
+
+// Sums of floats: those of each of M rows in a pair of registers.
 template <int M>
 struct Sums {
   __m256 low[M], high[M];
   INLINE void clear() {
     each<M>([&](auto m) INLINE_LAMBDA { low[m] = high[m] = _mm256_setzero_ps(); });
   }
-  INLINE void add(__m256 a, __m256 b, const float* x) {
+  template <int APART = GROUP>  // the numbers of two rows
+  INLINE void add(Pair a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
-      const __m256 v = _mm256_broadcast_ss(x + m);
-      low[m] = _mm256_fmadd_ps(a, v, low[m]);
-      high[m] = _mm256_fmadd_ps(b, v, high[m]);
+      const __m256 v = _mm256_broadcast_ss(x + m * APART);
+      low[m] = _mm256_fmadd_ps(a.low, v, low[m]);
+      high[m] = _mm256_fmadd_ps(a.high, v, high[m]);
       asm("" : "+x"(low[m]), "+x"(high[m]));
     });
   }
@@ -46,57 +49,15 @@ struct Sums {
   }
 };
 
-template <>
-struct Dot<F32, false> {
-  static constexpr int MOST = 6;
-  template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const float* x = rows.x + row * rows.stride;
-    Sums<M> c;
-    c.clear();
-    for (i64 i = 0; i < k; i++, w += 64) {
-      ask(w);
-      c.add(_mm256_loadu_ps((const float*)w), _mm256_loadu_ps((const float*)(w + 32)), x + i * M);
-    }
-    c.give(out);
-  }
-};
-
-template <>
-struct Dot<BF16, false> {
-  static constexpr int MOST = 6;
-  template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const float* x = rows.x + row * rows.stride;
-    const __m256i high = _mm256_set1_epi32(0xffff0000);
-    Sums<M> c;
-    c.clear();
-    for (i64 i = 0; i < k; i += 2, w += 64) {
-      ask(w);
-      const __m256i a = load256(w), b = load256(w + 32);
-      c.add(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), x + i * M);
-      c.add(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)), x + (i + 1) * M);
-    }
-    c.give(out);
-  }
-};
-
-template <>
-struct Dot<F16, false> {
-  static constexpr int MOST = 6;
-  template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const float* x = rows.x + row * rows.stride;
-    Sums<M> c;
-    c.clear();
-    for (i64 i = 0; i < k; i++, w += 32) {
-      if (i % 2 == 0) ask(w);
-      const Pair a = halves(w);
-      c.add(a.low, a.high, x + i * M);
-    }
-    c.give(out);
-  }
-};
+// Input i, which is 0 or 1, of two.
+template <int FORMAT>
+INLINE Pair input(const char* two, int i) {
+  if constexpr (FORMAT == F32) return {_mm256_loadu_ps((const float*)(two + i * 64)), _mm256_loadu_ps((const float*)(two + i * 64 + 32))};
+  if constexpr (FORMAT == F16) return halves(two + i * 32);
+  const __m256i a = load256(two), b = load256(two + 32), high = _mm256_set1_epi32(0xffff0000);
+  if (i) return {_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high))};
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
+}
 
 // Integers times floats: each of the four bytes of an output's dword becomes a float.
 template <int FORMAT>
@@ -122,12 +83,12 @@ struct Dot<FORMAT, false> {
             const __m256 u = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v, 4 * j), low));
             return _mm256_sub_ps(u, zero);
           };
-          each<8>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + (s * 8 + j % 2 * 4 + j / 2) * M); });
+          each<8>([&](auto j) INLINE_LAMBDA { d.add({wide(a, j), wide(b, j)}, x + s * 8 + j % 2 * 4 + j / 2); });
         } else {
           auto wide = [&](__m256i v, auto j) INLINE_LAMBDA {
             return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * j), 24));
           };
-          each<4>([&](auto j) INLINE_LAMBDA { d.add(wide(a, j), wide(b, j), x + (s * 4 + j) * M); });
+          each<4>([&](auto j) INLINE_LAMBDA { d.add({wide(a, j), wide(b, j)}, x + s * 4 + j); });
         }
       }
       const Pair scale = part<FORMAT>(w);
@@ -137,7 +98,8 @@ struct Dot<FORMAT, false> {
       });
       if constexpr (has_minima(FORMAT)) {
         const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.add(_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high), rows.sums + row * rows.groups + g * M);
+        c.template add<1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
+                          rows.sums + row * rows.groups + g * M);
       }
     }
     c.give(out);
@@ -170,9 +132,9 @@ struct Dot<FORMAT, true> {
             const __m256i both = load256(p + h * 32);
             const __m256i a = _mm256_and_si256(both, low), b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
             each<M>([&](auto m) INLINE_LAMBDA {
-              const int8_t* x = q + (s * 2 * M + m) * 4;
+              const int8_t* x = q + m * GROUP + s * 8;
               d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(a, dword(x)));
-              d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(b, dword(x + 4 * M)));
+              d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(b, dword(x + 4)));
               asm("" : "+x"(d[h][m]));
             });
           });
@@ -181,7 +143,7 @@ struct Dot<FORMAT, true> {
           each<4>([&](auto h) INLINE_LAMBDA {  // two steps of two halves
             const __m256i a = load256(p + h * 32), size = _mm256_abs_epi8(a);
             each<M>([&](auto m) INLINE_LAMBDA {
-              const __m256i x = _mm256_sign_epi8(dword(q + ((s * 2 + h / 2) * M + m) * 4), a);
+              const __m256i x = _mm256_sign_epi8(dword(q + m * GROUP + s * 8 + h / 2 * 4), a);
               d[h % 2][m] = _mm256_add_epi32(d[h % 2][m], _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones));
               asm("" : "+x"(d[h % 2][m]));
             });
@@ -201,7 +163,7 @@ struct Dot<FORMAT, true> {
       });
       if constexpr (has_minima(FORMAT)) {
         const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.add(minimum.low, minimum.high, sums + g * M);
+        c.template add<1>(minimum, sums + g * M);
       }
     }
     c.give(out);

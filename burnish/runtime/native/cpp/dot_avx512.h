@@ -16,68 +16,34 @@ INLINE __m512 part(const char* p) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-template <>
-struct Dot<F32, false> {
-  static constexpr int MOST = 12;
-  template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const float* x = rows.x + row * rows.stride;
-    __m512 c[M];
-    each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
-    for (i64 i = 0; i < k; i++, w += 64) {
-      ask(w);
-      __m512 a = _mm512_loadu_ps(w);
-      each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[i * M + m]), c[m]);
-        asm("" : "+v"(c[m]));
-      });
-    }
-    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
+constexpr int FLOAT_ROWS = 12;
+
+// Sums of floats: those of each of M rows in a register.
+template <int M>
+struct Sums {
+  __m512 sum[M];
+  INLINE void clear() {
+    each<M>([&](auto m) INLINE_LAMBDA { sum[m] = _mm512_setzero_ps(); });
+  }
+  INLINE void add(__m512 a, const float* x) {
+    each<M>([&](auto m) INLINE_LAMBDA {
+      sum[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP]), sum[m]);
+      asm("" : "+v"(sum[m]));
+    });
+  }
+  INLINE void give(float* out) const {
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, sum[m]); });
   }
 };
 
-template <>
-struct Dot<BF16, false> {
-  static constexpr int MOST = 12;
-  template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const float* x = rows.x + row * rows.stride;
-    const __m512i high = _mm512_set1_epi32(0xffff0000);
-    __m512 c[M];
-    each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
-    for (i64 i = 0; i < k; i += 2, w += 64) {
-      ask(w);
-      __m512i pair = _mm512_loadu_si512(w);
-      __m512 a = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16)), b = _mm512_castsi512_ps(_mm512_and_si512(pair, high));
-      each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[i * M + m]), c[m]);
-        c[m] = _mm512_fmadd_ps(b, _mm512_set1_ps(x[(i + 1) * M + m]), c[m]);
-        asm("" : "+v"(c[m]));
-      });
-    }
-    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
-  }
-};
-
-template <>
-struct Dot<F16, false> {
-  static constexpr int MOST = 12;
-  template <int M>
-  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const float* x = rows.x + row * rows.stride;
-    __m512 c[M];
-    each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
-    for (i64 i = 0; i < k; i++, w += 32) {
-      if (i % 2 == 0) ask(w);
-      __m512 a = halves(w);
-      each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[i * M + m]), c[m]);
-        asm("" : "+v"(c[m]));
-      });
-    }
-    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
-  }
-};
+// Input i, which is 0 or 1, of a pair.
+template <int FORMAT>
+INLINE __m512 input(const char* pair, int i) {
+  if constexpr (FORMAT == F32) return _mm512_loadu_ps(pair + i * 64);
+  if constexpr (FORMAT == F16) return halves(pair + i * 32);
+  const __m512i both = _mm512_loadu_si512(pair);
+  return _mm512_castsi512_ps(i ? _mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)) : _mm512_slli_epi32(both, 16));
+}
 
 // Integers times floats: each of the four bytes of an output's dword becomes a float.
 template <int FORMAT>
@@ -97,7 +63,7 @@ struct Dot<FORMAT, false> {
       each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_setzero_ps(); });
       auto add = [&](__m512 a, int input) INLINE_LAMBDA {
         each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[input * M + m]), d[m]);
+          d[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP + input]), d[m]);
           asm("" : "+v"(d[m]));
         });
       };
@@ -160,10 +126,10 @@ struct Dot<FORMAT, true> {
           a = _mm512_xor_si512(_mm512_loadu_si512(p), flip), b = _mm512_xor_si512(_mm512_loadu_si512(p + 64), flip);
         }
         each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_dpbusd_epi32(d[m], a, dword(q + (s * 2 * M + m) * 4));
+          d[m] = _mm512_dpbusd_epi32(d[m], a, dword(q + m * GROUP + s * 8));
         });
         each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_dpbusd_epi32(d[m], b, dword(q + ((s * 2 + 1) * M + m) * 4));
+          d[m] = _mm512_dpbusd_epi32(d[m], b, dword(q + m * GROUP + s * 8 + 4));
         });
       });
       const __m512 scale = part<FORMAT>(w);

@@ -17,17 +17,17 @@ struct Dot {
     const float* x = rows.x + row * rows.stride;
     float c = 0.0f;
     if constexpr (!is_integer(FORMAT)) {
-      for (i64 i = 0; i < k; i++) c += float_at<FORMAT>(w, i, o) * x[i * M + m];
+      for (i64 i = 0; i < k; i++) c += float_at<FORMAT>(w, i, o) * x[(i / GROUP * M + m) * GROUP + i % GROUP];
     } else {
       for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
         float d = 0.0f;
         if constexpr (ROUNDED) {
-          const int8_t* q = rows.q + row * rows.stride + g * GROUP * M;
+          const int8_t* q = rows.q + row * rows.stride + (g * M + m) * GROUP;
           int total = 0;
-          for (int i = 0; i < GROUP; i++) total += integer_at<FORMAT>(w, i, o) * q[(i / 4 * M + m) * 4 + i % 4];
+          for (int i = 0; i < GROUP; i++) total += integer_at<FORMAT>(w, i, o) * q[i];
           d = static_cast<float>(total) * rows.scales[row * rows.groups + g * M + m];
         } else {
-          for (int i = 0; i < GROUP; i++) d += static_cast<float>(integer_at<FORMAT>(w, i, o)) * x[(g * GROUP + i) * M + m];
+          for (int i = 0; i < GROUP; i++) d += static_cast<float>(integer_at<FORMAT>(w, i, o)) * x[(g * M + m) * GROUP + i];
         }
         c += d * part_at<FORMAT>(w, o);
         if constexpr (has_minima(FORMAT)) c += part_at<FORMAT>(w + part_bytes(FORMAT), o) * rows.sums[row * rows.groups + g * M + m];

@@ -23,10 +23,10 @@ struct FusedLinear {
 // Rows that are worked on together: so many that a weight is seldom read again, and their activations, 1 MB of floats,
 // stay in the second cache; in blocks of about one size, and whole tiles.
 static inline i64 rows_together(i64 rows, i64 k) {
-  i64 most = 262144 / (k > 0 ? k : 1) / 12 * 12;
-  most = most < 12 ? 12 : most > 252 ? 252 : most;
+  i64 most = 262144 / (k > 0 ? k : 1) / TILE * TILE;
+  most = most < TILE ? TILE : most > 256 / TILE * TILE ? 256 / TILE * TILE : most;
   if (rows <= most) return rows;
-  return padded(blocks(rows, blocks(rows, most)), 12);
+  return padded(blocks(rows, blocks(rows, most)), TILE);
 }
 
 static i64 fused_linear_units(const FusedLinear& a) {
@@ -34,7 +34,7 @@ static i64 fused_linear_units(const FusedLinear& a) {
 }
 static i64 fused_linear_scratch(const FusedLinear& a) {
   const i64 together = rows_together(a.rows, a.size_k);
-  return rows_scratch(a.format, together, a.size_k) + together * 64;
+  return rows_scratch(together, a.size_k) + together * 64;
 }
 
 static void fused_linear_reach(const FusedLinear& a, Reach& reach) {
@@ -128,13 +128,13 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
   const bool rounded = w.rounded && is_integer(a.format);
   const Product product = product_of(a.format, rounded);
   Rows& rows = *reinterpret_cast<Rows*>(w.scratch);
-  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
+  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(together, a.size_k));
   while (begin < end) {
     const i64 block = begin / panels, first = begin % panels, last = first + (end - begin) < panels ? first + (end - begin) : panels;
     const i64 row = block * together, count = a.rows - row < together ? a.rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      rows = make_rows(scratch, a.format, rounded, product.most, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      rows = make_rows(scratch, a.format, rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }

@@ -13,11 +13,12 @@
 #include "elementwise.h"
 #include "fused_linear.h"
 #include "gather.h"
+#include "machine.h"
 #include "mixture.h"
+#include "pace.h"
 #include "places.h"
 #include "row_ops.h"
 #include "state_writes.h"
-#include "team.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -69,6 +70,10 @@ struct Pool {
   i64 claimed = 0;  // room for
   const Op* ops = nullptr;
   i64 count = 0;
+  Pace paces[64];  // by the length in bits of a program's units
+  i64 waited = 0;  // by the team, until the end of the last program: what ends behind it counts in the next
+  bool alone = false;  // the first thread runs this program by itself
+  std::atomic<bool> running{false};
   i64* times = nullptr;  // of the first thread, nanoseconds of each op: waiting in front of it, then at work; or null
 
   explicit Pool(int threads) : team(threads), workers{} {}
@@ -108,13 +113,13 @@ EXPORT i64 burnish_scratch(const Op* ops, i64 count) {
 static void work(void* given, int thread) {
   Pool& pool = *static_cast<Pool*>(given);
   Worker& worker = pool.workers[thread];
-  const i64 threads = pool.team.size();
+  const i64 threads = pool.alone ? 1 : pool.team.size();
   for (i64 i = 0; i < pool.count; i++) {
     const Op& op = pool.ops[i];
     const Kernel& kernel = KERNELS[op.kernel];
     i64* times = thread == 0 && pool.times ? pool.times + 2 * i : nullptr;
     i64 since = times ? nanoseconds() : 0;
-    if (op.barrier) pool.team.barrier(thread);
+    if (op.barrier && !pool.alone) pool.team.barrier(thread);
     if (times) {
       const i64 now = nanoseconds();
       times[0] += now - since;
@@ -135,28 +140,62 @@ static void work(void* given, int thread) {
   }
 }
 
-// 0, or 1 where there is no memory for what the threads need.
-EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int rounded, i64* times) {
-  Pool& pool = *static_cast<Pool*>(given);
+// By the team, or by one thread where that is faster.
+static void run(Pool& pool) {
+  uint64_t units = 0;
+  for (i64 i = 0; i < pool.count; i++) units += KERNELS[pool.ops[i].kernel].units(pool.ops[i].arguments);
+  Pace& pace = pool.paces[63 - __builtin_clzll(units | 1)];
+  pool.alone = pool.team.size() == 1 || pace.alone();
+  const i64 since = nanoseconds();
+  if (pool.alone)
+    work(&pool, 0);
+  else
+    pool.team.run(work, &pool);
+  const i64 waited = pool.team.waited();
+  if (pool.team.size() > 1) pace.ran(nanoseconds() - since, waited - pool.waited, pool.team.size());
+  pool.waited = waited;
+}
+
+// Room for what a program claims and for its threads' scratch: false where there is no memory.
+static bool make_room(Pool& pool, i64 count, i64 scratch) {
   if (count > pool.claimed) {
     delete[] pool.claims;
     pool.claimed = 0;
     pool.claims = new (std::nothrow) Claim[count];
-    if (!pool.claims) return 1;
+    if (!pool.claims) return false;
     pool.claimed = count;
   }
   for (int t = 0; t < pool.team.size(); t++) {
     Worker& worker = pool.workers[t];
-    if (scratch > pool.scratch || !worker.scratch) {
-      free(worker.scratch);
-      worker.scratch = static_cast<char*>(aligned_alloc(64, padded(scratch, 64) + 64));
-      if (!worker.scratch) return pool.scratch = 0, 1;
-    }
-    worker.rounded = rounded;
+    if (scratch <= pool.scratch && worker.scratch) continue;
+    free(worker.scratch);
+    worker.scratch = static_cast<char*>(aligned_alloc(64, padded(scratch, 64) + 64));
+    if (!worker.scratch) return pool.scratch = 0, false;
   }
   if (scratch > pool.scratch) pool.scratch = scratch;
-  for (i64 i = 0; i < count; i++) pool.claims[i].next.store(0, std::memory_order_relaxed);
-  pool.ops = ops, pool.count = count, pool.times = times;
-  pool.team.run(work, &pool);
-  return 0;
+  return true;
+}
+
+enum Outcome { DONE, NO_MEMORY, RUNNING };
+
+// RUNNING: another thread runs a program on these.
+EXPORT int burnish_run(void* given, const Op* ops, i64 count, i64 scratch, int rounded, i64* times) {
+  Pool& pool = *static_cast<Pool*>(given);
+  if (pool.running.exchange(true)) return RUNNING;
+  const bool room = make_room(pool, count, scratch);
+  if (room) {
+    for (int t = 0; t < pool.team.size(); t++) pool.workers[t].rounded = rounded;
+    for (i64 i = 0; i < count; i++) pool.claims[i].next.store(0, std::memory_order_relaxed);
+    pool.ops = ops, pool.count = count, pool.times = times;
+    run(pool);
+  }
+  pool.running.store(false);
+  return room ? DONE : NO_MEMORY;
+}
+
+// See machine.h.
+EXPORT i64 burnish_peak(void* pool, i64 length) { return peak(static_cast<Pool*>(pool)->team, length); }
+
+EXPORT i64 burnish_reading(void* pool, const float* memory, i64 floats) {
+  return reading(static_cast<Pool*>(pool)->team, memory, floats);
 }

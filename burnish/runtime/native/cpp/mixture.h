@@ -62,7 +62,7 @@ struct Chosen {
 static i64 moe_linear_scratch(const MoeLinear& a) {
   const i64 together = choices_together(a);
   return padded((a.count + 2) * 8, 64) + padded(a.rows * a.choices * 8, 64) + padded(together * a.size_k * 4, 64) +
-         together * 64 + rows_scratch(a.format, together, a.size_k);
+         together * 64 + rows_scratch(together, a.size_k);
 }
 
 static void moe_linear(const MoeLinear& a, Worker& w, i64 begin, i64 end) {
@@ -88,7 +88,7 @@ static void moe_linear(const MoeLinear& a, Worker& w, i64 begin, i64 end) {
       for (i64 r = 0; r < count; r++)
         memcpy(x + r * a.size_k, a.x + (a.shared ? choices[r] / a.choices : choices[r]) * a.size_k, a.size_k * 4);
       Scratch rest = scratch;
-      rows = make_rows(rest, a.format, rounded, product.most, {NO_NORM, 0.0, nullptr, nullptr}, x, a.size_k, count, a.size_k);
+      rows = make_rows(rest, a.format, rounded, product.tiling, {NO_NORM, 0.0, nullptr, nullptr}, x, a.size_k, count, a.size_k);
     }
     w.prepared = block;
     for (i64 panel = part * PANELS_TOGETHER; panel < std::min(panels, (part + 1) * PANELS_TOGETHER); panel++) {

@@ -6,16 +6,28 @@
 #include "reach.h"
 #include "vector.h"
 
-// Rows stand in tiles, those that are multiplied together: in a tile of M rows, what all of them have for one input (of
-// integers: for four) lies side by side, so that a product reads one stretch of memory from its begin to its end. Tiles
-// have `most` rows, the last what is left.
+// How many rows are multiplied together: `most`; of what is left, so many as there are, or room for `most` of them where
+// they are `least` or more.
+struct Tiling {
+  i64 most, least;
+  INLINE i64 tile(i64 left) const { return left < least ? left : most; }
+};
+
+#if defined(__AMX_INT8__)
+constexpr i64 TILE = 16;  // rows that are together at most
+#else
+constexpr i64 TILE = 12;
+#endif
+
+// Rows stand in tiles, those that are multiplied together: in a tile of M rows, what all of them have for one group of
+// inputs lies side by side, so that a product reads one stretch of memory from its begin to its end.
 struct Rows {
-  i64 most, stride, groups;  // stride: inputs of a row with its filling
-  const float* x;            // tile: [stride][M]; row r's tile begins at r * stride
-  const int8_t* q;           // tile: [stride / 4][M][4], where x is about scale * q; null where products take floats
-  const float* scales;       // tile: [groups][M]
-  const float* sums;         // tile: [groups][M]: of the inputs of a group
-  const int32_t* totals;     // tile: [groups][M]: of q
+  i64 stride, groups;     // stride: inputs of a row with its filling
+  const float* x;         // tile: [groups][M][GROUP]; row r's tile begins at r * stride
+  const int8_t* q;        // tile: [groups][M][GROUP], where x is about scale * q; null where products take floats
+  const float* scales;    // tile: [groups][M]
+  const float* sums;      // tile: [groups][M]: of the inputs of a group
+  const int32_t* totals;  // tile: [groups][M]: of q
 };
 
 enum Norm { NO_NORM, RMS, LAYER };
@@ -97,56 +109,54 @@ INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x
     strange += part - part;
   });
   const float most = greatest(size), inverse = most > 0.0f ? 127.0f / most : 0.0f;
-  *scale = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
+  const float step = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
   const V magic = splat(12582912.0f);  // 1.5 * 2^23: what is added to it has its nearest whole number in the low bits
   VI all = {};
   each<PARTS>([&](auto p) INLINE_LAMBDA {
     const VI whole = (VI)(load(x + p * LANES) * inverse + magic) - (VI)magic;
     const Bytes bytes = __builtin_convertvector(whole, Bytes);
     memcpy(q + p * LANES, &bytes, LANES);
-    all += whole;
+    all += whole << 24 >> 24;  // that byte: of what is no number, too, sums that are small
   });
-  int32_t sum_of_q = 0;
-  for (int i = 0; i < LANES; i++) sum_of_q += all[i];
-  *total = sum_of_q;
-  *sum_of_x = *scale * static_cast<float>(sum_of_q);
+  const float sum_of_q = sum(__builtin_convertvector(all, V));  // of whole numbers, and exact
+  *scale = step, *sum_of_x = step * sum_of_q, *total = static_cast<int32_t>(sum_of_q);
 }
 
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
-static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
-  const i64 stride = filled(format, k), groups = blocks(stride, GROUP);
-  return padded(sizeof(Rows), 64) + padded(stride * 4, 64) + padded(rows * stride * 4, 64) + padded(rows * stride, 64) +
-         3 * padded(rows * groups * 4, 64);
+static inline i64 rows_scratch(i64 rows, i64 k) {
+  const i64 stride = padded(k, GROUP), groups = stride / GROUP, room = padded(rows, TILE);
+  return padded(sizeof(Rows), 64) + padded(stride * 4, 64) + padded(room * stride * 4, 64) + padded(room * stride, 64) +
+         3 * padded(room * groups * 4, 64);
 }
 
-// `count` rows of x, normed, as a product with weights of `format` reads them, `most` of them together.
-static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, i64 most, const Normed& norm, const float* x,
-                             i64 x_stride, i64 count, i64 k) {
-  const i64 stride = filled(format, k), groups = blocks(stride, GROUP);
-  Rows rows = {most, stride, groups, x, nullptr, nullptr, nullptr, nullptr};
-  if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && stride == k) return rows;
-  float *y = scratch.take<float>(stride), *all = scratch.take<float>(count * stride);
-  int8_t* q = scratch.take<int8_t>(rounded ? count * stride : 0);
-  float *scales = scratch.take<float>(count * groups), *sums = scratch.take<float>(count * groups);
-  int32_t* totals = scratch.take<int32_t>(count * groups);
+// `count` rows of x, normed, as a product with weights of `format` reads them.
+static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const Tiling& tiling, const Normed& norm,
+                             const float* x, i64 x_stride, i64 count, i64 k) {
+  const i64 stride = padded(k, GROUP), groups = stride / GROUP, room = padded(count, TILE);
+  Rows rows = {stride, groups, x, nullptr, nullptr, nullptr, nullptr};
+  if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && filled(format, k) == k) return rows;
+  float *y = scratch.take<float>(stride), *all = scratch.take<float>(rounded ? 0 : room * stride);
+  int8_t* q = scratch.take<int8_t>(rounded ? room * stride : 0);
+  float *scales = scratch.take<float>(room * groups), *sums = scratch.take<float>(room * groups);
+  int32_t* totals = scratch.take<int32_t>(room * groups);
   for (i64 i = k; i < stride; i++) y[i] = 0.0f;
   for (i64 r = 0; r < count; r++) {
-    const i64 first = r / most * most, m = r - first, M = count - first < most ? count - first : most;
+    const i64 first = r / tiling.most * tiling.most, m = r - first, M = tiling.tile(count - first);
     normalize(norm, x + r * x_stride, y, k);
-    if (!rounded)
-      for (i64 i = 0; i < stride; i++) all[first * stride + i * M + m] = y[i];
-    if (!is_integer(format)) continue;
     for (i64 g = 0; g < groups; g++) {
-      const i64 at = first * groups + g * M + m;
-      if (!rounded) {
-        V all_of_it = {};
-        for (int i = 0; i < GROUP; i += LANES) all_of_it += load(y + g * GROUP + i);
-        sums[at] = sum(all_of_it);
+      const float* group = y + g * GROUP;
+      const i64 at = first * groups + g * M + m, place = first * stride + (g * M + m) * GROUP;
+      if (rounded) {
+        round_group(group, q + place, scales + at, sums + at, totals + at);
         continue;
       }
-      int8_t whole[GROUP];
-      round_group(y + g * GROUP, whole, scales + at, sums + at, totals + at);
-      for (int s = 0; s < GROUP / 4; s++) memcpy(q + first * stride + ((g * GROUP / 4 + s) * M + m) * 4, whole + 4 * s, 4);
+      V total = {};
+      each<GROUP / LANES>([&](auto part) INLINE_LAMBDA {
+        const V values = load(group + part * LANES);
+        store(all + place + part * LANES, values);
+        total += values;
+      });
+      if (has_minima(format)) sums[at] = sum(total);
     }
   }
   rows.x = all, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.totals = totals;

@@ -45,14 +45,14 @@ class Team {
     barrier(0);
   }
 
-  // All threads are here before one of them goes on.
-  void barrier(int thread) {
+  // All threads are here before one of them goes on. `counted`: what it waits is part of `waited`.
+  void barrier(int thread, bool counted = true) {
     if (count == 1) return;
     const int mine = flags[thread].passed.load(std::memory_order_relaxed) + 1;
     flags[thread].passed.store(mine, std::memory_order_seq_cst);
     if (sleepers.load(std::memory_order_seq_cst)) wake(thread);
     for (int other = 0; other < count; other++)
-      if (other != thread) wait_for(other, mine);
+      if (other != thread) wait_for(thread, other, mine, counted);
   }
 
   ~Team() {
@@ -64,6 +64,13 @@ class Team {
 
   int size() const { return count; }
 
+  // Nanoseconds that all threads waited for each other, since the team was made: short waits do not count.
+  i64 waited() const {
+    i64 sum = 0;
+    for (int t = 0; t < count; t++) sum += flags[t].waited.load(std::memory_order_relaxed);
+    return sum;
+  }
+
  private:
   struct Start {
     Team* team;
@@ -71,6 +78,7 @@ class Team {
   };
   struct alignas(128) Flag {
     std::atomic<int> passed{0};
+    std::atomic<i64> waited{0};  // written by its thread alone
   };
 
   // Where the system gives fewer threads than were wanted, the team is smaller.
@@ -93,14 +101,14 @@ class Team {
     Team& team = *start.team;
     while (!team.ready.load(std::memory_order_acquire)) sched_yield();
     for (;;) {
-      team.barrier(start.thread);
+      team.barrier(start.thread, false);  // until there is something to do
       if (team.stopped) return nullptr;
       team.body(team.context, start.thread);
       team.barrier(start.thread);
     }
   }
 
-  void wait_for(int other, int mine) {
+  void wait_for(int thread, int other, int mine, bool counted) {
     std::atomic<int>& flag = flags[other].passed;
     i64 since = 0;
     for (int spins = 1; flag.load(std::memory_order_acquire) - mine < 0; spins++) {
@@ -114,6 +122,7 @@ class Team {
       if (seen - mine < 0) syscall(SYS_futex, &flag, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
       sleepers.fetch_sub(1, std::memory_order_seq_cst);
     }
+    if (since && counted) flags[thread].waited.fetch_add(nanoseconds() - since, std::memory_order_relaxed);
   }
 
   void wake(int thread) { syscall(SYS_futex, &flags[thread].passed, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }

@@ -89,10 +89,18 @@ INLINE V4 sums(V a, V b, V c, V d) {
   return __builtin_shufflevector(pq, rs, 0, 2, 4, 6) + __builtin_shufflevector(pq, rs, 1, 3, 5, 7);
 }
 
+// Of what are numbers.
 INLINE float greatest(V x) {
-  float most = x[0];
-  for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
-  return most;
+  auto greater = [](auto a, auto b) INLINE_LAMBDA { return a > b ? a : b; };
+#if defined(__AVX512F__)
+  const V8 half = greater(low(x), high(x));
+  const V4 four = greater(low4(half), high4(half));
+#elif defined(__AVX2__)
+  const V4 four = greater(low4(x), high4(x));
+#else
+  const V4 four = x;
+#endif
+  return greater(greater(four[0], four[1]), greater(four[2], four[3]));
 }
 
 // exp(x) to 2 units in the last place (Cody and Waite's reduction, a polynomial of degree 6); 0 below -87.3, and
