@@ -51,8 +51,16 @@ def cached(dtype: torch.dtype = torch.float32) -> Program:
 
 def test_keys_and_values_are_written_and_read_in_16_bits() -> None:
     calls, record = passed(cached(), NarrowCaches(torch.bfloat16))
-    assert [each for each in calls if "_to_copy" in each or "cache_write" in each or "attention" in each] == snapshot(['aten._to_copy(%transpose_int, dtype=bf16)', 'burnish.cache_write(%key, %_to_copy_default, %position, 2)', 'burnish.cache_write(%value, %_to_copy_default, %position, 2)', 'burnish.attention(%transpose_int_1, %cache_write_default, %cache_write_default_1, %position, scale=0.3)', 'aten.sum.dim_IntList(%attention_default, [1])'])
-    assert record.refusals == ()
+    assert [each for each in calls if "_to_copy" in each or "cache_write" in each or "attention" in each] == snapshot(
+        [
+            "aten._to_copy(%transpose_int, dtype=bf16)",
+            "burnish.cache_write(%key, %_to_copy_default, %position, 2)",
+            "burnish.cache_write(%value, %_to_copy_default, %position, 2)",
+            "burnish.attention(%transpose_int_1, %cache_write_default, %cache_write_default_1, %position, scale=0.3)",
+            "aten.sum.dim_IntList(%attention_default, [1])",
+        ]
+    )
+    assert not record.refusals
 
 
 def test_a_ring_is_joined_with_what_is_new_in_16_bits() -> None:
@@ -64,7 +72,17 @@ def test_a_ring_is_joined_with_what_is_new_in_16_bits() -> None:
     held = m.call(ops.ring_positions.default, m.tokens, m.position, 6)
     program = m.step(attend(m, *whole, mask="window", extent=6, key_positions=held), *written)
     calls, _ = passed(program, NarrowCaches(torch.float16))
-    assert [each for each in calls if "_to_copy" in each or "ring_write" in each or "cat" in each] == snapshot(['aten._to_copy(%transpose_int, dtype=f16)', 'burnish.ring_write(%key, %_to_copy_default, %position, 2)', 'burnish.ring_write(%value, %_to_copy_default, %position, 2)', 'aten.cat([%key, %_to_copy_default], 2)', 'aten.cat([%value, %_to_copy_default], 2)', "burnish.attention(%transpose_int_1, %cat_default, %cat_default_1, %position, scale=0.3, mask='window', extent=6, key_positions=%ring_positions_default)"])
+    assert [each for each in calls if "_to_copy" in each or "ring_write" in each or "cat" in each] == snapshot(
+        [
+            "aten._to_copy(%transpose_int, dtype=f16)",
+            "burnish.ring_write(%key, %_to_copy_default, %position, 2)",
+            "burnish.ring_write(%value, %_to_copy_default, %position, 2)",
+            "aten.cat([%key, %_to_copy_default], 2)",
+            "aten.cat([%value, %_to_copy_default], 2)",
+            "burnish.attention(%transpose_int_1, %cat_default, %cat_default_1, %position, scale=0.3, mask='window', "
+            "extent=6, key_positions=%ring_positions_default)",
+        ]
+    )
 
 
 def test_what_others_read_stays_as_it_is_and_says_why() -> None:
@@ -100,8 +118,14 @@ def coded(scale: Sequence[int | str] = ("batch", 2, "capacity", 1), both: bool =
 
 def test_attention_reads_codes() -> None:
     calls, record = passed(coded(), ReadCodes())
-    assert [each for each in calls if "attention" in each or "from_codes" in each] == snapshot(['burnish.coded_attention(%transpose_int_2, %cache_write_default, %cache_write_default_1, %cache_write_default_2, %cache_write_default_3, %position, scale=0.3)', 'aten.sum.dim_IntList(%coded_attention_default, [1])'])
-    assert record.refusals == ()
+    assert [each for each in calls if "attention" in each or "from_codes" in each] == snapshot(
+        [
+            "burnish.coded_attention(%transpose_int_2, %cache_write_default, %cache_write_default_1, "
+            "%cache_write_default_2, %cache_write_default_3, %position, scale=0.3)",
+            "aten.sum.dim_IntList(%coded_attention_default, [1])",
+        ]
+    )
+    assert not record.refusals
 
 
 def test_keys_of_codes_and_values_of_floats_are_read_as_floats() -> None:
