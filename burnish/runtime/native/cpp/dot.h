@@ -44,7 +44,7 @@ static inline Product product_of(i64 format, bool rounded) {
     case BF16: return product<BF16, false>();
     case F16: return product<F16, false>();
 #define CASE(f) case f: return rounded ? product<f, true>() : product<f, false>();
-    CASE(Q8) CASE(Q8F) CASE(Q4) CASE(Q4M) CASE(Q4F)
+    EACH_OF_INTEGERS(CASE)
 #undef CASE
     default: return product<F32, false>();
   }

@@ -14,8 +14,8 @@ struct Rows {
   const float* x;            // tile: [stride][M]; row r's tile begins at r * stride
   const int8_t* q;           // tile: [stride / 4][M][4], where x is about scale * q; null where products take floats
   const float* scales;       // tile: [groups][M]
-  const float* sums;         // tile: [groups][M]: of the inputs of a group
-  const int32_t* totals;     // tile: [groups][M]: of q
+  const float* sums;         // tile: [groups * runs][M]: of the inputs of a run, those that share a weight's scale
+  const int32_t* totals;     // tile: [groups * runs][M]: of q
 };
 
 enum Norm { NO_NORM, RMS, LAYER };
@@ -86,8 +86,9 @@ static inline void normalize(const Normed& n, const float* x, float* y, i64 k) {
   }
 }
 
-// One group as integers: scale = greatest / 127.
-INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x, int32_t* total) {
+// One group as integers: their scale, greatest / 127, is given back; of each of its runs the total, each `apart`.
+template <int RUNS>
+INLINE float round_group(const float* x, int8_t* q, int32_t* totals, i64 apart) {
   constexpr int PARTS = GROUP / LANES;
   typedef int8_t Bytes __attribute__((vector_size(LANES)));
   V size = {}, strange = {};
@@ -97,26 +98,27 @@ INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x
     strange += part - part;
   });
   const float most = greatest(size), inverse = most > 0.0f ? 127.0f / most : 0.0f;
-  *scale = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
   const V magic = splat(12582912.0f);  // 1.5 * 2^23: what is added to it has its nearest whole number in the low bits
-  VI all = {};
+  VI all[RUNS] = {};
   each<PARTS>([&](auto p) INLINE_LAMBDA {
     const VI whole = (VI)(load(x + p * LANES) * inverse + magic) - (VI)magic;
     const Bytes bytes = __builtin_convertvector(whole, Bytes);
     memcpy(q + p * LANES, &bytes, LANES);
-    all += whole;
+    all[p * RUNS / PARTS] += whole;
   });
-  int32_t sum_of_q = 0;
-  for (int i = 0; i < LANES; i++) sum_of_q += all[i];
-  *total = sum_of_q;
-  *sum_of_x = *scale * static_cast<float>(sum_of_q);
+  for (int r = 0; r < RUNS; r++) {
+    int32_t total = 0;
+    for (int i = 0; i < LANES; i++) total += all[r][i];
+    totals[r * apart] = total;
+  }
+  return most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
 }
 
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
 static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
   const i64 stride = filled(format, k), groups = blocks(stride, GROUP);
   return padded(sizeof(Rows), 64) + padded(stride * 4, 64) + padded(rows * stride * 4, 64) + padded(rows * stride, 64) +
-         3 * padded(rows * groups * 4, 64);
+         padded(rows * groups * 4, 64) + 2 * padded(rows * groups * runs(format) * 4, 64);
 }
 
 // `count` rows of x, normed, as a product with weights of `format` reads them, `most` of them together.
@@ -127,8 +129,9 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, i64 mos
   if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && stride == k) return rows;
   float *y = scratch.take<float>(stride), *all = scratch.take<float>(count * stride);
   int8_t* q = scratch.take<int8_t>(rounded ? count * stride : 0);
-  float *scales = scratch.take<float>(count * groups), *sums = scratch.take<float>(count * groups);
-  int32_t* totals = scratch.take<int32_t>(count * groups);
+  const int parts = runs(format), run = GROUP / parts;
+  float *scales = scratch.take<float>(count * groups), *sums = scratch.take<float>(count * groups * parts);
+  int32_t* totals = scratch.take<int32_t>(count * groups * parts);
   for (i64 i = k; i < stride; i++) y[i] = 0.0f;
   for (i64 r = 0; r < count; r++) {
     const i64 first = r / most * most, m = r - first, M = count - first < most ? count - first : most;
@@ -137,15 +140,20 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, i64 mos
       for (i64 i = 0; i < stride; i++) all[first * stride + i * M + m] = y[i];
     if (!is_integer(format)) continue;
     for (i64 g = 0; g < groups; g++) {
-      const i64 at = first * groups + g * M + m;
+      const float* group = y + g * GROUP;
+      const i64 at = (first * groups + g * M) * parts + m;  // of its first run
       if (!rounded) {
-        V all_of_it = {};
-        for (int i = 0; i < GROUP; i += LANES) all_of_it += load(y + g * GROUP + i);
-        sums[at] = sum(all_of_it);
+        for (int part = 0; part < parts; part++) {
+          V all_of_it = {};
+          for (int i = 0; i < run; i += LANES) all_of_it += load(group + part * run + i);
+          sums[at + part * M] = sum(all_of_it);
+        }
         continue;
       }
       int8_t whole[GROUP];
-      round_group(y + g * GROUP, whole, scales + at, sums + at, totals + at);
+      const float scale = parts == 2 ? round_group<2>(group, whole, totals + at, M) : round_group<1>(group, whole, totals + at, M);
+      scales[first * groups + g * M + m] = scale;
+      for (int part = 0; part < parts; part++) sums[at + part * M] = scale * static_cast<float>(totals[at + part * M]);
       for (int s = 0; s < GROUP / 4; s++) memcpy(q + first * stride + ((g * GROUP / 4 + s) * M + m) * 4, whole + 4 * s, 4);
     }
   }
