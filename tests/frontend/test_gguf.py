@@ -87,10 +87,10 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def small_model(architecture: str) -> PreTrainedModel:
+def small_model(architecture: str, sizes: dict[str, Any] | None = None) -> PreTrainedModel:
     torch.manual_seed(0)
     kind, special, _ = MODELS[architecture]
-    config = AutoConfig.for_model(kind, **(SIZES | special))
+    config = AutoConfig.for_model(kind, **(SIZES | special | (sizes or {})))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -129,9 +129,13 @@ def write(
     change: Callable[[dict[str, np.ndarray]], object] = lambda tensors: None,
     kinds: dict[str, gguf.GGMLQuantizationType] | None = None,
     name: str | None = None,
+    sizes: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A file of a small model; the model. `metadata`: None leaves an entry out."""
-    model = small_model(architecture)
+    """A file of a small model; the model. `metadata`: None leaves an entry out.
+
+    `kinds`: types of tensors, whose numbers are random where the package gguf cannot round to such.
+    """
+    model = small_model(architecture, sizes)
     writer = gguf.GGUFWriter(path, name or architecture)
     config = model.config
     entries = {
@@ -163,6 +167,9 @@ def write(
         kind = (kinds or {}).get(key)
         if kind is None:
             writer.add_tensor(key, np.ascontiguousarray(values))
+        elif kind.name.endswith("_K"):
+            blocks = any_blocks(kind, len(values), values.shape[1] // 256, 1e-4)
+            writer.add_tensor(key, blocks.data, raw_dtype=kind)
         else:
             writer.add_tensor(key, gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
