@@ -54,7 +54,7 @@ def _packed(count: int, group: int, read: Callable[[Tensor], Tensor]) -> Part:
 def _spread(data: Tensor, run: int, bits: int) -> Tensor:
     """Numbers from bytes[..., n] of several each: of each `run` bytes the lowest `bits` of all, then the next."""
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8).unsqueeze(-1)
-    parts = data.reshape(*data.shape[:-1], -1, 1, run) >> shifts
+    parts: Tensor = data.reshape(*data.shape[:-1], -1, 1, run) >> shifts
     return (parts & (2**bits - 1)).flatten(-3)
 
 

@@ -21,7 +21,7 @@ K is filled up with zeros to whole steps, or to whole 256 inputs, N to whole pan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch

@@ -108,7 +108,7 @@ def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) 
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """Scales or minima[N, groups] of GGML's K-quants, exact in float32: an integer each, times a half for 256 inputs."""
+    """Scales or minima[N, groups] of GGML's K-quants: an integer each, times a half for 256 inputs. float32 is exact."""
 
     halves: Weight  # float16[N, K / 256]
     integers: Weight  # int8[N, groups]
@@ -164,7 +164,10 @@ def _each(weights: Sequence[Quantized], make: Callable[..., Weight]) -> Quantize
             return Factored(make(*(each.halves for each in found)), make(*(each.integers for each in found)))
         return None if found[0] is None else make(*found)
 
-    return replace(weights[0], **{name: part(name) for name in ("values", "scales", "zeros", "minima")})
+    values, scales = part("values"), part("scales")
+    assert values is not None
+    assert scales is not None
+    return replace(weights[0], values=values, scales=scales, zeros=part("zeros"), minima=part("minima"))
 
 
 def pack(q: Tensor, bits: int, group: int) -> Tensor:

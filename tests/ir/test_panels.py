@@ -35,7 +35,9 @@ def weight_for(form: Format, rows: int, units: int, seed: int = 0) -> Weight:
     bits = int(form[1])
     if form.endswith("k"):
         return k_quant(rows, units, bits, generator)
-    found = quantized(rows, units, bits, GROUP, {"q4f": "whole", "q4m": "minima", "q5m": "minima"}.get(form, "none"), seed)
+    found = quantized(
+        rows, units, bits, GROUP, {"q4f": "whole", "q4m": "minima", "q5m": "minima"}.get(form, "none"), seed
+    )
     if form == "q8f":
         return replace(found, scales=Stored(torch.rand(rows, units, generator=generator)))
     return found if found.minima is None else replace(found, minima=Stored(found.minima.materialize().half()))

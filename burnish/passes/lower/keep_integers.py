@@ -1,4 +1,4 @@
-"""Weights of a file of integers stand for these from here on: they are joined with their like only, and stored as such."""
+"""Weights that a file has integers for stand for these from here on: only those of one kind are joined."""
 
 from __future__ import annotations
 

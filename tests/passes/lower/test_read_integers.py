@@ -68,7 +68,9 @@ def _values(part: Weight) -> Tensor:
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 5),
-    bits_and_zeros=st.sampled_from([(8, "none"), (6, "none"), (5, "none"), (5, "minima"), *((4, zeros) for zeros in ZEROS)]),
+    bits_and_zeros=st.sampled_from(
+        [(8, "none"), (6, "none"), (5, "none"), (5, "minima"), *((4, zeros) for zeros in ZEROS)]
+    ),
     group=st.sampled_from([16, 32, 48, 64, 96, 512]),
 )
 def test_blocks_stand_for_the_same_floats(rows: int, groups: int, bits_and_zeros: tuple[int, str], group: int) -> None:

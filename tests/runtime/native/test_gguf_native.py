@@ -61,7 +61,12 @@ def test_a_file_of_each_type_stays_what_it_is(tmp_path: Path, kind: str) -> None
 def test_a_mixture_of_types(tmp_path: Path) -> None:
     """As Q4_K_M has it: projections of one value are joined with their like; what no panels have is floats, told."""
     path = tmp_path / "model.gguf"
-    kinds = dict.fromkeys(LINEARS, "Q4_K") | {"attn_v": "Q6_K", "ffn_down": "Q2_K", "token_embd": "Q6_K", "output": "Q5_0"}
+    kinds = dict.fromkeys(LINEARS, "Q4_K") | {
+        "attn_v": "Q6_K",
+        "ffn_down": "Q2_K",
+        "token_embd": "Q6_K",
+        "output": "Q5_0",
+    }
     write_model(path, kinds)
     with burnish.compile(path, backend="native") as model:
         assert forms(model) == ["f32", "q4k", "q5", "q6k"]

@@ -46,10 +46,10 @@ INLINE void two_steps(const char* values, int h, __m256i& a, __m256i& b) {
   }
 }
 
-// All numbers of a group as int8, around zero.
-template <int FORMAT>
-INLINE void signed_steps(const char* values, char* out) {
-  const __m256i zero = _mm256_set1_epi8(zero_of(FORMAT));
+// All numbers of a group, less ZERO.
+template <int FORMAT, int ZERO>
+INLINE void all_steps(const char* values, char* out) {
+  const __m256i zero = _mm256_set1_epi8(ZERO);
   each<4>([&](auto s) INLINE_LAMBDA {
     ask(values + s * bits_of(FORMAT) * 16);
     each<2>([&](auto h) INLINE_LAMBDA {
@@ -153,7 +153,7 @@ struct Dot<FORMAT, false> {
     for (i64 g = 0; g < blocks(k, GROUP); g++) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       const float* x = rows.x + row * rows.stride + g * GROUP * M;
-      each<RUNS>([&](auto r) INLINE_LAMBDA {
+      for (int r = 0; r < RUNS; r++) {
         Sums<M> d;
         d.clear();
         auto four = [&](__m256i a, __m256i b, int step) INLINE_LAMBDA {
@@ -176,7 +176,7 @@ struct Dot<FORMAT, false> {
         } else {
           alignas(32) char apart[GROUP * PANEL];
           const char* steps = values;
-          if constexpr (bits_of(FORMAT) < 8) steps = apart, signed_steps<FORMAT>(values, apart);
+          if constexpr (bits_of(FORMAT) < 8) steps = apart, all_steps<FORMAT, zero_of(FORMAT)>(values, apart);
           for (int s = r * (8 / RUNS); s < (r + 1) * (8 / RUNS); s++) {
             if constexpr (bits_of(FORMAT) == 8) ask(steps + s * 64);
             four(load256(steps + s * 64), load256(steps + s * 64 + 32), s);
@@ -192,7 +192,7 @@ struct Dot<FORMAT, false> {
           c.add(_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high),
                 rows.sums + row * rows.groups * RUNS + (g * RUNS + r) * M);
         }
-      });
+      }
     }
     c.give(out);
   }
@@ -216,30 +216,32 @@ struct Dot<FORMAT, true> {
     const int32_t* totals = rows.totals + row * rows.groups * RUNS;
     for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
-      each<RUNS>([&](auto r) INLINE_LAMBDA {
+      alignas(32) char apart[RUNS == 1 ? 1 : GROUP * PANEL];
+      if constexpr (RUNS > 1) all_steps<FORMAT, 0>(values, apart);
+      for (int r = 0; r < RUNS; r++) {
         const i64 at = (g * RUNS + r) * M;
         __m256i d[2][M];
         each<M>([&](auto m) INLINE_LAMBDA { d[0][m] = d[1][m] = _mm256_setzero_si256(); });
         each<4 / RUNS>([&](auto s) INLINE_LAMBDA {
-          constexpr int S = decltype(r)::value * (4 / RUNS) + decltype(s)::value;
           if constexpr (bits_of(FORMAT) == 8) {
-            const char* p = values + S * 128;
+            const char* p = values + s * 128;
             ask(p), ask(p + 64);
             each<4>([&](auto h) INLINE_LAMBDA {  // two steps of two halves
               const __m256i a = load256(p + h * 32), size = _mm256_abs_epi8(a);
               each<M>([&](auto m) INLINE_LAMBDA {
-                const __m256i x = _mm256_sign_epi8(dword(q + ((S * 2 + h / 2) * M + m) * 4), a);
+                const __m256i x = _mm256_sign_epi8(dword(q + ((s * 2 + h / 2) * M + m) * 4), a);
                 d[h % 2][m] = _mm256_add_epi32(d[h % 2][m], _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones));
                 asm("" : "+x"(d[h % 2][m]));
               });
             });
           } else {
-            ask(values + S * bits_of(FORMAT) * 16);
+            if constexpr (RUNS == 1) ask(values + s * bits_of(FORMAT) * 16);
             each<2>([&](auto h) INLINE_LAMBDA {
               __m256i a, b;
-              two_steps<FORMAT, S>(values, h, a, b);
+              if constexpr (RUNS == 1) two_steps<FORMAT, decltype(s)::value>(values, h, a, b);
+              else a = load256(apart + (r * 2 + s) * 128 + h * 32), b = load256(apart + (r * 2 + s) * 128 + 64 + h * 32);
               each<M>([&](auto m) INLINE_LAMBDA {
-                const int8_t* x = q + (S * 2 * M + m) * 4;
+                const int8_t* x = q + ((r * (4 / RUNS) + s) * 2 * M + m) * 4;
                 const __m256i first = _mm256_maddubs_epi16(a, dword(x)), second = _mm256_maddubs_epi16(b, dword(x + 4 * M));
                 if constexpr (NARROW) d[h][m] = _mm256_add_epi16(_mm256_add_epi16(d[h][m], first), second);
                 else d[h][m] = _mm256_add_epi32(d[h][m], _mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
@@ -263,7 +265,7 @@ struct Dot<FORMAT, true> {
           const Pair minimum = part<FORMAT>(w, g, 1, r);
           c.add(minimum.low, minimum.high, sums + at);
         }
-      });
+      }
     }
     c.give(out);
   }

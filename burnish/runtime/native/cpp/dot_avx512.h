@@ -49,10 +49,10 @@ INLINE void two_steps(const char* values, __m512i& a, __m512i& b) {
   }
 }
 
-// All numbers of a group as int8, around zero.
-template <int FORMAT>
-INLINE void signed_steps(const char* values, char* out) {
-  const __m512i zero = _mm512_set1_epi8(zero_of(FORMAT));
+// All numbers of a group, less ZERO.
+template <int FORMAT, int ZERO>
+INLINE void all_steps(const char* values, char* out) {
+  const __m512i zero = _mm512_set1_epi8(ZERO);
   each<4>([&](auto s) INLINE_LAMBDA {
     __m512i a, b;
     two_steps<FORMAT, decltype(s)::value>(values, a, b);
@@ -141,7 +141,7 @@ struct Dot<FORMAT, false> {
     for (i64 g = 0; g < blocks(k, GROUP); g++) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       const float* x = rows.x + row * rows.stride + g * GROUP * M;
-      each<RUNS>([&](auto r) INLINE_LAMBDA {
+      for (int r = 0; r < RUNS; r++) {
         __m512 d[M];
         each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_setzero_ps(); });
         auto add = [&](__m512 a, int input) INLINE_LAMBDA {
@@ -166,7 +166,7 @@ struct Dot<FORMAT, false> {
         } else {
           alignas(64) char apart[GROUP * PANEL];
           const char* steps = values;
-          if constexpr (bits_of(FORMAT) < 8) steps = apart, signed_steps<FORMAT>(values, apart);
+          if constexpr (bits_of(FORMAT) < 8) steps = apart, all_steps<FORMAT, zero_of(FORMAT)>(values, apart);
           for (int s = r * (8 / RUNS); s < (r + 1) * (8 / RUNS); s++) {
             if constexpr (bits_of(FORMAT) == 8) ask(steps + s * 64);
             four(_mm512_loadu_si512(steps + s * 64), s);
@@ -179,7 +179,7 @@ struct Dot<FORMAT, false> {
           const float* sums = rows.sums + row * rows.groups * RUNS + (g * RUNS + r) * M;
           each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[m]), c[m]); });
         }
-      });
+      }
     }
     each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
@@ -200,18 +200,21 @@ struct Dot<FORMAT, true> {
     constexpr int ADDED = has_minima(FORMAT) ? 0 : zero_of(FORMAT);
     for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
-      each<RUNS>([&](auto r) INLINE_LAMBDA {
+      alignas(64) char apart[RUNS == 1 ? 1 : GROUP * PANEL];
+      if constexpr (RUNS > 1) all_steps<FORMAT, 0>(values, apart);
+      for (int r = 0; r < RUNS; r++) {
         const i64 at = (g * RUNS + r) * M;
         __m512i d[M];
         each<M>([&](auto m) INLINE_LAMBDA {
           d[m] = ADDED ? _mm512_set1_epi32(-ADDED * totals[at + m]) : _mm512_setzero_si512();
         });
         each<4 / RUNS>([&](auto s) INLINE_LAMBDA {
-          constexpr int S = decltype(r)::value * (4 / RUNS) + decltype(s)::value;
           __m512i a, b;
-          two_steps<FORMAT, S>(values, a, b);
-          each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_dpbusd_epi32(d[m], a, dword(q + (S * 2 * M + m) * 4)); });
-          each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_dpbusd_epi32(d[m], b, dword(q + ((S * 2 + 1) * M + m) * 4)); });
+          if constexpr (RUNS == 1) two_steps<FORMAT, decltype(s)::value>(values, a, b);
+          else a = _mm512_load_si512(apart + (r * 2 + s) * 128), b = _mm512_load_si512(apart + (r * 2 + s) * 128 + 64);
+          const int8_t* x = q + (r * (4 / RUNS) + s) * 8 * M;
+          each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_dpbusd_epi32(d[m], a, dword(x + m * 4)); });
+          each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_dpbusd_epi32(d[m], b, dword(x + (M + m) * 4)); });
         });
         const __m512 scale = part<FORMAT>(w, g, 0, r);
         __m512 minimum;
@@ -220,7 +223,7 @@ struct Dot<FORMAT, true> {
           c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[g * M + m])), _mm512_cvtepi32_ps(d[m]), c[m]);
           if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[at + m]), c[m]);
         });
-      });
+      }
     }
     each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }
