@@ -54,8 +54,8 @@ def _packed(count: int, group: int, read: Callable[[Tensor], Tensor]) -> Part:
 def _spread(data: Tensor, run: int, bits: int) -> Tensor:
     """Numbers from bytes[..., n] of several each: of each `run` bytes the lowest `bits` of all, then the next."""
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8).unsqueeze(-1)
-    parts: Tensor = data.reshape(*data.shape[:-1], -1, 1, run) >> shifts
-    return (parts & (2**bits - 1)).flatten(-3)
+    parts: Tensor = (data.reshape(*data.shape[:-1], -1, 1, run) >> shifts) & (2**bits - 1)
+    return parts.flatten(-3)
 
 
 def _five(low: int, high: int, run: int, run_of_high: int, size: int) -> Callable[[Tensor], Tensor]:

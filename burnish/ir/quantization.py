@@ -108,7 +108,7 @@ def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) 
 
 @dataclass(frozen=True, eq=False)
 class Factored:
-    """Scales or minima[N, groups] of GGML's K-quants: an integer each, times a half for 256 inputs. float32 is exact."""
+    """Scales or minima[N, groups] of GGML's K-quants: an integer each, times a half for 256 inputs, in float32."""
 
     halves: Weight  # float16[N, K / 256]
     integers: Weight  # int8[N, groups]
