@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from cpu import smollm2
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +36,7 @@ VARIANTS: dict[str, tuple[Literal["onnxruntime", "native"], list[Any]]] = {
     "native int4": ("native", [INT4]),
     "native Q4_1 as it came": ("native", [Quantize("keep")]),
     "native int8": ("native", [INT8]),
-    "native float32": ("native", []),
+    "native float32": ("native", []),  # in place of the file's integers
     "burnish int4": ("onnxruntime", [INT4]),
     "burnish int4, cache int8": ("onnxruntime", [INT4, QuantizeCache("int8")]),
     "burnish Q4_1 as it came": ("onnxruntime", [Quantize("keep")]),
@@ -67,6 +68,7 @@ def main() -> None:
                 compiled = burnish.compile(
                     model,
                     backend=backend,
+                    dtype=torch.float32 if name == "native float32" else None,
                     transforms=transforms,
                     calibration=TEXT if caches else None,
                     verify=False,

@@ -68,7 +68,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             Triton's interpreter, slowly and on any machine.
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
             bfloat16 for quantized ones. CPUs compute in float32; by backend="native" with weights that are stored in
-            `dtype`, and if None, as the model's file has them.
+            `dtype`, and if None, as the model's file has them: also the integers of a .gguf file.
         quantize: weights of products in 8 or 4 bits: the transform `Quantize(quantize)`, behind all others but those of
             caches. For GPUs in groups of 32 without zero points, which is what kernels read.
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,

@@ -59,6 +59,7 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
     for passes, records in (
         (default_passes(), trace.passes),
         (gpu_passes, on_gpu.passes[common - 1 :]),
+        (native_passes[:1], native.passes[common - 1 : common + 1]),
         (native_passes[-1:], native.passes[-2:]),
     ):
         found += zip(passes, records[:-1], records[1:], strict=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
+from burnish.frontend.gguf_blocks import KINDS, Part
 from burnish.frontend.gguf_file import Tensor
-from burnish.ir.quantization import Quantized, Widened
+from burnish.ir.quantization import Factored, Quantized, Widened
 from burnish.ir.weights import Cast, Rows, Stored, Weight
 
 _PLAIN = {
@@ -38,77 +39,41 @@ class Dequantize:
 
 
 @dataclass(frozen=True, eq=False)
-class _Field:
-    """A field of each block of 32: numbers of `dtype` at the bytes from `start` to `end` of a block, in a row."""
+class _Numbers:
+    """A part of each block, of all blocks one after the other: [rows, blocks * count]."""
 
     data: np.ndarray[Any, np.dtype[np.uint8]]  # [rows, bytes of a row]
-    start: int
-    end: int
     block_bytes: int
-    dtype: torch.dtype
+    part: Part
 
     @property
     def shape(self) -> tuple[int, ...]:
         rows, size = self.data.shape
-        return (rows, size // self.block_bytes * (self.end - self.start) // self.dtype.itemsize)
-
-    def materialize(self) -> torch.Tensor:
-        """The numbers, of all blocks one after the other."""
-        blocks = torch.from_numpy(self.data).reshape(len(self.data), -1, self.block_bytes)
-        return blocks[..., self.start : self.end].contiguous().view(self.dtype).flatten(1)
-
-
-@dataclass(frozen=True, eq=False)
-class _WithLeast:
-    """A part of a Q4_1 tensor, weight = d * u + m, as scale * (u - zero). A block whose d is 0 is m * (0 + 1)."""
-
-    d: _Field
-    m: _Field
-    u: _Field
-    part: Literal["values", "scales", "zeros"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.u.shape if self.part == "values" else self.d.shape
+        return (rows, size // self.block_bytes * self.part.count)
 
     @property
     def dtype(self) -> torch.dtype:
-        return {"values": torch.uint8, "scales": torch.float16, "zeros": torch.float32}[self.part]
+        return self.part.dtype
 
     def materialize(self) -> torch.Tensor:
-        """The part, of all blocks one after the other."""
-        d = self.d.materialize()
-        if self.part == "values":
-            u = self.u.materialize().reshape(*d.shape, -1)
-            return torch.where((d == 0).unsqueeze(-1), 0, u).flatten(1)
-        m = self.m.materialize()
-        if self.part == "scales":
-            return torch.where(d == 0, m, d)
-        return torch.where(d == 0, -1.0, -m.float() / torch.where(d == 0, 1.0, d.float()))
+        """The numbers."""
+        blocks = torch.from_numpy(self.data).reshape(len(self.data), -1, self.block_bytes)
+        return self.part.read(blocks).reshape(self.shape)
 
 
 def _integers(tensor: Tensor) -> Quantized | None:
-    """The integers of `tensor`; None if it has none, or others than these.
-
-    GGML has the first 16 numbers of a block of 4 bits in the low halves of its bytes and the others in the high ones,
-    as we do.
-    """
-    if len(tensor.shape) != 2:
+    """The integers of `tensor`; None if it has none, or others than there are weights of."""
+    kind = KINDS.get(tensor.kind)
+    if kind is None or len(tensor.shape) != 2:
         return None
 
-    def field(start: int, end: int, dtype: torch.dtype) -> _Field:
-        return _Field(tensor.data, start, end, GGML_QUANT_SIZES[tensor.kind][1], dtype)
+    def weight(part: Part | tuple[Part, Part]) -> Weight:
+        if isinstance(part, tuple):
+            return Factored(weight(part[0]), weight(part[1]))
+        return _Numbers(tensor.data, GGML_QUANT_SIZES[tensor.kind][1], part)
 
-    scales = field(0, 2, torch.float16)
-    if tensor.kind is GGMLQuantizationType.Q8_0:
-        return Quantized(field(2, 34, torch.int8), scales, None, bits=8, group=32)
-    if tensor.kind is GGMLQuantizationType.Q4_0:
-        return Quantized(field(2, 18, torch.uint8), scales, None, bits=4, group=32)
-    if tensor.kind is GGMLQuantizationType.Q4_1:
-        parts = scales, field(2, 4, torch.float16), field(4, 20, torch.uint8)
-        values, both, zeros = (_WithLeast(*parts, part) for part in ("values", "scales", "zeros"))
-        return Quantized(values, both, zeros, bits=4, group=32, whole_zeros=False)
-    return None
+    minima = None if kind.minima is None else weight(kind.minima)
+    return Quantized(weight(kind.values), weight(kind.scales), None, kind.bits, kind.group, minima)
 
 
 def weight_of(tensor: Tensor) -> Weight:

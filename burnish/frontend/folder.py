@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 
+_READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of what is computed with in another dtype
+
 Tensors = dict[str, tuple[Weight, Path]]
 
 
@@ -32,7 +34,8 @@ def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: A
 
     Raises:
         InvalidModelError: there is no config.json or no safetensors, or transformers does not know the model.
-        WeightError: a file is missing or truncated, a tensor missing or of another shape than the model's.
+        WeightError: a file is missing or truncated, a tensor missing, of another shape than the model's, or of numbers
+            that have scales.
     """
     folder = Path(path)
     config = _read_config(folder)
@@ -122,6 +125,11 @@ def _by_name(model: Model, stored: Tensors, folder: Path) -> dict[str, Weight]:
                 f"{type(model).__name__} by {folder / 'config.json'}"
             )
         if weight.dtype != tensor.dtype:
+            if weight.dtype not in _READ:
+                raise WeightError(
+                    f"{file}: the tensor {name!r} is of {str(weight.dtype).removeprefix('torch.')}, which stands for "
+                    "something else by scales that are not read: checkpoints in float32, float16 or bfloat16 are read"
+                )
             narrow.add(str(weight.dtype).removeprefix("torch."))
             weight = Cast(weight, tensor.dtype)
         found.update(dict.fromkeys(aliases, weight))

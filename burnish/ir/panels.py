@@ -5,13 +5,18 @@ Rows of weight[N, K] come in panels of 16, whose elements stand in the order in 
 
     f32, f16   [K][16]
     bf16       [K / 2][16][2]
-    q8, q8f    for each 32 inputs: scales [16], int8 [8 steps][16][4]
-    q4         for each 32 inputs: scales [16], bytes [4][16][4] of two numbers each: the low half is of step 2i, the
-               high half of step 2i + 1
-    q4m, q4f   the same, with minima [16] behind the scales
+    integers   for each 32 inputs: scales [16], minima [16] where the format has them, and the numbers: of 8 bits int8
+               [8 steps][16][4]; of 4 bits bytes [4][16][4] of two numbers each, the low half of step 2i, the high half
+               of step 2i + 1; of 5 and 6 bits the same of their low 4 bits, and behind it bytes [1 or 2][16][4] of
+               what is above: those of 5 bits have a bit of each step, those of 6 bits two bits of each of 4 steps
 
-A number is scale * q in q8, scale * (u - 8) in q4, scale * u + minimum in q4m and q4f; scales and minima are float16,
-or float32 in q8f and q4f. K is filled up with zeros to whole steps, N to whole panels.
+    q8, q4, q5     a number is scale * q, of 4 and 5 bits stored as u = q + 8, q + 16; scales are float16
+    q4m, q5m       scale * u + minimum, float16 both
+    q8f, q4f       as q8 and q4m, with scales and minima in float32
+    q4k, q5k, q6k  scales and minima (of q6k there are none) are float16 for 256 inputs, [16] each in front of these,
+                   times int8 for each 32 inputs, or of q6k, for each 16, [2][16]
+
+K is filled up with zeros to whole steps, or to whole 256 inputs, N to whole panels.
 """
 
 from __future__ import annotations
@@ -24,44 +29,104 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ir.ops import define
-from burnish.ir.quantization import Quantized, as_quantized, unpacked
+from burnish.ir.quantization import Factored, Quantized, as_quantized, unpacked
 from burnish.ir.traits import Traits
-from burnish.ir.weights import Cast, Concat, Permute, Reshape, Rows, Weight
+from burnish.ir.weights import Cast, Concat, Permute, Reshape, Rows, Stored, Weight
 
-Format = Literal["f32", "bf16", "f16", "q8", "q8f", "q4", "q4m", "q4f"]
+Format = Literal["f32", "bf16", "f16", "q8", "q8f", "q4", "q4m", "q4f", "q5", "q5m", "q4k", "q5k", "q6k"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PANEL, GROUP = 16, 32
 
 _FLOATS: dict[Format, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
+@dataclass(frozen=True)
+class _Integers:
+    """A format of integers. Scales in bytes come in `runs` for each 32 inputs, and are times halves for 256."""
+
+    bits: int
+    scales: torch.dtype = torch.float16
+    minima: bool = False
+    runs: int = 1
+
+    @property
+    def blocked(self) -> bool:
+        """Whether 256 inputs have halves in front of them."""
+        return self.scales == torch.int8
+
+    @property
+    def parts(self) -> int:
+        """Scales, and minima if there are any."""
+        return 2 if self.minima else 1
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of the scales, or minima, of 32 inputs."""
+        return PANEL * self.scales.itemsize * self.runs
+
+    @property
+    def group_bytes(self) -> int:
+        """Bytes of 32 inputs."""
+        return self.parts * self.part_bytes + 64 * self.bits
+
+    @property
+    def unit(self) -> int:
+        """Inputs that a row is filled up to a multiple of."""
+        return 8 * GROUP if self.blocked else GROUP
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of so many inputs."""
+        return self.parts * 2 * PANEL + 8 * self.group_bytes if self.blocked else self.group_bytes
+
+    @property
+    def added(self) -> int:
+        """What is added to numbers to store them without a sign."""
+        return 0 if self.minima or self.bits == 8 else 2 ** (self.bits - 1)
+
+
+_INTEGERS: dict[Format, _Integers] = {
+    "q8": _Integers(8),
+    "q8f": _Integers(8, torch.float32),
+    "q4": _Integers(4),
+    "q4m": _Integers(4, minima=True),
+    "q4f": _Integers(4, torch.float32, minima=True),
+    "q5": _Integers(5),
+    "q5m": _Integers(5, minima=True),
+    "q4k": _Integers(4, torch.int8, minima=True),
+    "q5k": _Integers(5, torch.int8, minima=True),
+    "q6k": _Integers(6, torch.int8, runs=2),
+}
+
+
+# Bits, inputs that share a scale, and whether there are minima. Of 3 bits, which are 4 here, files are rare.
+_BY_K_QUANT: dict[tuple[int, int, bool], Format] = {
+    (4, 32, True): "q4k",
+    (5, 32, True): "q5k",
+    (6, 16, False): "q6k",
+    (4, 16, False): "q6k",
+}
+
+
 def is_integer(form: Format) -> bool:
     """Whether a format is of integers."""
-    return form not in _FLOATS
+    return form in _INTEGERS
 
 
-def _has_minima(form: Format) -> bool:
-    return form in ("q4m", "q4f")
-
-
-def _part_dtype(form: Format) -> torch.dtype:
-    return torch.float32 if form in ("q8f", "q4f") else torch.float16
+def _unit(form: Format) -> int:
+    return _INTEGERS[form].unit if is_integer(form) else 2 if form == "bf16" else 1
 
 
 def _filled(form: Format, size: int) -> int:
-    unit = GROUP if is_integer(form) else 2 if form == "bf16" else 1
-    return -(-size // unit) * unit
-
-
-def _group_bytes(form: Format) -> int:
-    parts = _part_dtype(form).itemsize * PANEL * (2 if _has_minima(form) else 1)
-    return parts + (512 if form.startswith("q8") else 256)
+    return -(-size // _unit(form)) * _unit(form)
 
 
 def panel_bytes(form: Format, size: int) -> int:
     """Bytes of one panel of rows of `size` elements."""
     filled = _filled(form, size)
-    return filled // GROUP * _group_bytes(form) if is_integer(form) else filled * PANEL * _FLOATS[form].itemsize
+    if is_integer(form):
+        return filled // _unit(form) * _INTEGERS[form].unit_bytes
+    return filled * PANEL * _FLOATS[form].itemsize
 
 
 @dataclass(frozen=True)
@@ -109,29 +174,58 @@ def packed(weight: Weight, form: Format, order: RowOrder) -> Tensor:
         return _bytes(x.transpose(1, 2))
     source = as_quantized(weight)
     assert source is not None, "floats have formats of floats"
-    groups = -(-size // GROUP)
-    q = unpacked(source.values.materialize(), size // source.group)
-    filling = 0 if source.bits == 8 or _has_minima(form) else 8
-    q = F.pad(_in_panels(q, places), (0, groups * GROUP - size), value=filling)
-    q = q.reshape(len(q), PANEL, groups, 8, 4).permute(0, 2, 3, 1, 4)  # [P, groups, 8, 16, 4]
-    if source.bits == 4:
-        q = q[:, :, 0::2] | (q[:, :, 1::2] << 4)
+    kind = _INTEGERS[form]
+    filled = _filled(form, size)
+    q = F.pad(_in_panels(_numbers(source, size), places), (0, filled - size)) + kind.added
+    q = q.reshape(len(q), PANEL, -1, 8, 4).permute(0, 2, 3, 1, 4)  # [P, groups, 8, 16, 4]
     scales, minima = _parts(source)
     parts = [scales, *([minima] if minima is not None else [])]
-    whole = [_bytes(_by_group(each, source, places, groups, form)) for each in parts]
-    return torch.cat([*(each.reshape(len(q), groups, -1) for each in whole), _bytes(q, 2)], dim=-1).flatten(1)
+    if not kind.blocked:
+        whole = [_by_group(part.materialize(), source, places, filled // GROUP).to(kind.scales) for part in parts]
+        return torch.cat([*(_bytes(part, 2) for part in whole), _in_steps(q, kind.bits)], dim=-1).flatten(1)
+    factored = [part for part in parts if isinstance(part, Factored)]
+    integers = [_turned(part.integers, places).reshape(*q.shape[:2], -1) for part in factored]
+    halves = [_turned(part.halves, places) for part in factored]
+    rest = torch.cat([*(_bytes(part, 2) for part in integers), _in_steps(q, kind.bits)], dim=-1)
+    rest = rest.reshape(len(q), filled // kind.unit, -1)
+    return torch.cat([*(_bytes(part, 2) for part in halves), rest], dim=-1).flatten(1)
 
 
-def _by_group(part: Tensor, source: Quantized, places: Tensor, groups: int, form: Format) -> Tensor:
+def _numbers(source: Quantized, size: int) -> Tensor:
+    """Integers[N, K] that times their scales are the weight, but for minima: int8."""
+    q = unpacked(source.values.materialize(), size // source.group).to(torch.int8)
+    return q - 8 if source.bits == 4 and source.zeros is None and source.minima is None else q
+
+
+def _in_steps(q: Tensor, bits: int) -> Tensor:
+    """Numbers[P, groups, 8 steps, 16, 4] as they are stored: bytes [P, groups, 64 * bits]."""
+    if bits == 8:
+        return _bytes(q, 2)
+    u = q.to(torch.uint8)
+    low = (u[:, :, 0::2] & 15) | (u[:, :, 1::2] << 4)
+    if bits == 4:
+        return _bytes(low, 2)
+    above = (u >> 4).reshape(*u.shape[:2], bits - 4, -1, *u.shape[3:])
+    shifts = torch.arange(0, 8, bits - 4, dtype=torch.uint8).reshape(-1, 1, 1)
+    return torch.cat([_bytes(low, 2), _bytes((above << shifts).sum(3, dtype=torch.uint8), 2)], dim=-1)
+
+
+def _turned(part: Weight, places: Tensor) -> Tensor:
+    """part[N, n] in panels: [P, n, 16]."""
+    return _in_panels(part.materialize(), places).transpose(1, 2)
+
+
+def _by_group(part: Tensor, source: Quantized, places: Tensor, groups: int) -> Tensor:
     """What each group of a weight has, [N, K / group], for each 32 inputs: [P, groups, 16]."""
     first = torch.arange(groups) * GROUP // source.group
-    return _in_panels(part[:, first], places).transpose(1, 2).to(_part_dtype(form))
+    return _in_panels(part[:, first], places).transpose(1, 2)
 
 
-def _parts(source: Quantized) -> tuple[Tensor, Tensor | None]:
-    """Scales and minima, float32 [N, K / group]; of 4 bits without zero points, no minima."""
-    scales = source.scales.materialize().float()
-    return scales, None if source.zeros is None else -scales * source.zeros.materialize()
+def _parts(source: Quantized) -> tuple[Weight, Weight | None]:
+    """Scales and minima[N, K / group]; of zero points, scale times these."""
+    if source.zeros is None:
+        return source.scales, source.minima
+    return source.scales, Stored(-source.scales.materialize().float() * source.zeros.materialize())
 
 
 def _bytes(x: Tensor, kept: int = 1) -> Tensor:
@@ -145,21 +239,32 @@ def format_of(weight: Weight, dtype: torch.dtype | None) -> tuple[Format, str]:
     Beside it, why integers are in floats, if they are.
     """
     source = as_quantized(weight)
-    why = ""
-    if source is not None:
-        if source.group % GROUP and source.group != source.shape[1]:
-            why = f"{source.group} of them share a scale, and panels have one for each {GROUP}"
-        else:
-            scales, minima = _parts(source)
-            halves = all(_fits_half(each) for each in (scales, minima) if each is not None)
-            if source.bits == 8:
-                return ("q8" if halves else "q8f"), ""
-            if minima is not None:
-                return ("q4m" if halves else "q4f"), ""
-            if halves:
-                return "q4", ""
-            why = "their scales are no half floats"
+    found = None if source is None else _format_of_integers(source)
+    if found is not None:
+        return found, ""
+    why = "" if source is None else "their scales are no half floats"
+    if source is not None and _splits_groups(source):
+        why = f"{source.group} of them share a scale, and panels have one for each {GROUP}"
     return next(form for form, each in _FLOATS.items() if each == (dtype or stored_dtype(weight))), why
+
+
+def _splits_groups(source: Quantized) -> bool:
+    return source.group % GROUP != 0 and source.group != source.shape[1]
+
+
+def _format_of_integers(source: Quantized) -> Format | None:
+    """The format that keeps integers and what they are scaled by; None where none does."""
+    scales, minima = _parts(source)
+    if isinstance(scales, Factored):
+        found = _BY_K_QUANT.get((source.bits, source.group, minima is not None))
+        if found is not None:
+            return found
+    if _splits_groups(source):
+        return None
+    halves = all(_fits_half(each.materialize().float()) for each in (scales, minima) if each is not None)
+    wanted = [_Integers(source.bits, dtype, minima is not None) for dtype in (torch.float16, torch.float32)]
+    fitting = wanted if halves else wanted[1:]
+    return next((form for kind in fitting for form, each in _INTEGERS.items() if each == kind), None)
 
 
 def _fits_half(x: Tensor) -> bool:
@@ -238,7 +343,7 @@ def from_panels(
     count = len(panels)
     if not is_integer(form):
         x = panels.view(_FLOATS[form]).float()
-        x = x.reshape(count, -1, PANEL, 2).permute(0, 2, 1, 3).flatten(2) if form == "bf16" else _turned(x, count)
+        x = x.reshape(count, -1, PANEL, 2).permute(0, 2, 1, 3).flatten(2) if form == "bf16" else _across(x, count)
     else:
         x = _integers(panels, form)
     places = RowOrder(head, pairs).places(rows)
@@ -247,28 +352,46 @@ def from_panels(
     return found.reshape(unpacked_shape(rows, size, experts))
 
 
-def _turned(x: Tensor, count: int) -> Tensor:
+def _across(x: Tensor, count: int) -> Tensor:
     return x.reshape(count, -1, PANEL).transpose(1, 2)
 
 
 def _integers(panels: Tensor, form: Format) -> Tensor:
     """Floats [panels, 16, inputs] from panels of integers."""
-    groups = panels.reshape(len(panels), -1, _group_bytes(form))
-    dtype = _part_dtype(form)
-    size = dtype.itemsize * PANEL
-    scales, rest = groups[..., :size].contiguous().view(dtype).float(), groups[..., size:]
-    minima: Tensor | float = 0.0
-    if _has_minima(form):
-        minima, rest = rest[..., :size].contiguous().view(dtype).float().unsqueeze(-1), rest[..., size:]
-    if form.startswith("q8"):
-        q = rest.contiguous().view(torch.int8)
+    kind = _INTEGERS[form]
+    units = panels.reshape(len(panels), -1, kind.unit_bytes)
+    halves: list[Tensor] = []
+    if kind.blocked:
+        front, units = units.tensor_split([kind.parts * 2 * PANEL], dim=-1)
+        halves = [each.view(torch.float16).float() for each in front.contiguous().chunk(kind.parts, dim=-1)]
+    groups = units.reshape(len(panels), -1, kind.group_bytes)
+    front, steps = groups.tensor_split([kind.parts * kind.part_bytes], dim=-1)
+    parts = []
+    for place, part in enumerate(front.chunk(kind.parts, dim=-1)):
+        each = part.contiguous().view(kind.scales).float().reshape(*groups.shape[:2], kind.runs, PANEL)
+        if halves:
+            each = (each.reshape(*halves[place].shape[:2], -1, PANEL) * halves[place].unsqueeze(2)).reshape(each.shape)
+        parts.append(each.transpose(2, 3).unsqueeze(-1))  # [P, groups, 16, runs, 1]
+    q = _from_steps(steps, kind.bits) - kind.added
+    floats = q.reshape(*q.shape[:3], kind.runs, -1) * parts[0]
+    if kind.minima:
+        floats = floats + parts[1]
+    return floats.flatten(3).transpose(1, 2).flatten(2)
+
+
+def _from_steps(steps: Tensor, bits: int) -> Tensor:
+    """Numbers as they are stored, float [P, groups, 16, 32], from bytes [P, groups, 64 * bits]."""
+    count = steps.shape[:2]
+    if bits == 8:
+        q = steps.contiguous().view(torch.int8)
     else:
-        bytes_ = rest.reshape(*rest.shape[:2], 4, 64)
-        q = torch.stack((bytes_ & 15, bytes_ >> 4), dim=3)
-    q = q.reshape(*rest.shape[:2], 8, PANEL, 4).permute(0, 1, 3, 2, 4).flatten(3).float()  # [P, groups, 16, 32]
-    if form == "q4":
-        q = q - 8
-    return (q * scales.unsqueeze(-1) + minima).transpose(1, 2).flatten(2)
+        bytes_ = steps.reshape(*count, bits, 64)
+        q = torch.stack((bytes_[:, :, :4] & 15, bytes_[:, :, :4] >> 4), dim=3)
+        if bits > 4:
+            shifts = torch.arange(0, 8, bits - 4, dtype=torch.uint8).unsqueeze(-1)
+            above = (bytes_[:, :, 4:].unsqueeze(3) >> shifts) & (2 ** (bits - 4) - 1)
+            q = q | (above << 4).reshape(q.shape)
+    return q.reshape(*count, 8, PANEL, 4).permute(0, 1, 3, 2, 4).flatten(3).float()
 
 
 panel_ops = torch.ops.burnish

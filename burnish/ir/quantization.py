@@ -1,9 +1,10 @@
-"""Weights of 8 and 4 bits: integers, and a scale for each group of them along the last axis.
+"""Weights of 8 bits and fewer: integers, and a scale for each group of them along the last axis.
 
-weight[n, k] = scale[n, k // group] * q[n, k], q from -127 to 127 or from -8 to 7. 8 bits are int8[N, K]. 4 bits are
-uint8[N, K / 2]: byte i of a group has element i in its low half and element group / 2 + i in its high half, each + 8,
-so that what lies side by side in memory is wanted side by side. With zero points, weight = scale * (u - zero) for the
-u from 0 to 15 that is stored.
+weight[n, k] = scale[n, k // group] * q[n, k], q from -127 to 127, or of 4, 5 and 6 bits from -8, -16 and -32 on. 4 bits
+are uint8[N, K / 2]: byte i of a group has element i in its low half and element group / 2 + i in its high half, each
++ 8, so that what lies side by side in memory is wanted side by side. All others are int8[N, K]. With zero points, of 4
+bits alone, weight = scale * (u - zero) for the u from 0 to 15 that is stored; with minima, weight = scale * u + minimum
+for the u from 0 on.
 
 Until a program is lowered, its graph has products of floats, whose weights say that they are of integers (`Quantized`):
 so every pass that moves weights about works on them, and what a program computes on the way is what it will compute.
@@ -11,7 +12,7 @@ so every pass that moves weights about works on them, and what a program compute
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -27,16 +28,16 @@ class Quantized:
     """The floats[N, K] that integers and scales stand for."""
 
     values: Weight  # as they are stored: int8[N, K] or uint8[N, K / 2]
-    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it, with zero points only
-    zeros: Weight | None  # float32[N, K / group], of 4 bits only; None: 8
+    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it
+    zeros: Weight | None  # float32[N, K / group], integers from 0 to 15, of 4 bits only; None: 8, or minima
     bits: int
     group: int
-    whole_zeros: bool = True  # zero points are integers from 0 to 15
+    minima: Weight | None = None  # float16 or float32[N, K / group]; no zero points beside them
 
     @property
     def shape(self) -> tuple[int, ...]:
         rows, size = self.values.shape
-        return (rows, size * 8 // self.bits)
+        return (rows, 2 * size if self.bits == 4 else size)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -44,8 +45,8 @@ class Quantized:
 
     def materialize(self) -> Tensor:
         """The floats."""
-        zeros = None if self.zeros is None else self.zeros.materialize()
-        return dequantized(self.values.materialize(), self.scales.materialize(), zeros)
+        zeros, minima = (None if part is None else part.materialize() for part in (self.zeros, self.minima))
+        return dequantized(self.values.materialize(), self.scales.materialize(), zeros, minima)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,8 @@ def kind_of(weight: Weight) -> tuple[object, ...] | None:
 
 
 def _kind(weight: Quantized) -> tuple[object, ...]:
-    return weight.bits, weight.group, weight.scales.dtype, weight.zeros is None, weight.whole_zeros
+    parts = (weight.scales, weight.zeros, weight.minima)
+    return weight.bits, weight.group, *((type(part) is Factored, part.dtype) if part else None for part in parts)
 
 
 def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) -> Quantized | None:
@@ -95,19 +97,34 @@ def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) 
         return found
     if isinstance(weight, Rows):
         source = _made_of(weight.source, integers_of)
-        return None if source is None else _each(source, lambda part: Rows(part, weight.numbers))
+        return None if source is None else _each([source], lambda part: Rows(part, weight.numbers))
     if not isinstance(weight, Concat) or weight.axis != 0:
         return None
     parts = [found for part in weight.parts if (found := _made_of(part, integers_of)) is not None]
     if len(parts) != len(weight.parts) or len({_kind(part) for part in parts}) != 1:
         return None
-    zeros = tuple(part.zeros for part in parts if part.zeros is not None)
-    return replace(
-        parts[0],
-        values=Concat(tuple(part.values for part in parts)),
-        scales=Concat(tuple(part.scales for part in parts)),
-        zeros=Concat(zeros) if zeros else None,
-    )
+    return _each(parts, lambda *same: Concat(same))
+
+
+@dataclass(frozen=True, eq=False)
+class Factored:
+    """Scales or minima[N, groups] of GGML's K-quants: an integer each, times a half for 256 inputs, in float32."""
+
+    halves: Weight  # float16[N, K / 256]
+    integers: Weight  # int8[N, groups]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.integers.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def materialize(self) -> Tensor:
+        """The products."""
+        halves, integers = self.halves.materialize().float(), self.integers.materialize().float()
+        return (integers.reshape(*halves.shape, -1) * halves.unsqueeze(-1)).flatten(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,14 +155,24 @@ def regrouped(weight: Quantized, group: int) -> Quantized:
     return replace(weight, scales=Repeated(weight.scales, weight.group // group), group=group)
 
 
-def _each(weight: Quantized, change: Callable[[Weight], Weight]) -> Quantized:
-    zeros = None if weight.zeros is None else change(weight.zeros)
-    return replace(weight, values=change(weight.values), scales=change(weight.scales), zeros=zeros)
+def _each(weights: Sequence[Quantized], make: Callable[..., Weight]) -> Quantized:
+    """Weights of one kind as one, made part by part."""
+
+    def part(name: str) -> Weight | None:
+        found = [getattr(weight, name) for weight in weights]
+        if isinstance(found[0], Factored):
+            return Factored(make(*(each.halves for each in found)), make(*(each.integers for each in found)))
+        return None if found[0] is None else make(*found)
+
+    values, scales = part("values"), part("scales")
+    assert values is not None
+    assert scales is not None
+    return replace(weights[0], values=values, scales=scales, zeros=part("zeros"), minima=part("minima"))
 
 
 def pack(q: Tensor, bits: int, group: int) -> Tensor:
-    """Integers[N, K] as they are stored: of 8 bits from -128 to 127, of 4 bits from 0 to 15."""
-    if bits == 8:
+    """Integers[N, K] as they are stored: of 4 bits from 0 to 15."""
+    if bits != 4:
         return q.to(torch.int8)
     low, high = q.to(torch.uint8).reshape(q.shape[0], -1, group).chunk(2, dim=-1)
     return (low | (high << 4)).reshape(q.shape[0], -1)
@@ -159,12 +186,14 @@ def unpacked(weight: Tensor, groups: int) -> Tensor:
     return torch.cat([parts & 15, parts >> 4], dim=-1).flatten(1)
 
 
-def dequantized(weight: Tensor, scales: Tensor, zeros: Tensor | None = None) -> Tensor:
+def dequantized(weight: Tensor, scales: Tensor, zeros: Tensor | None = None, minima: Tensor | None = None) -> Tensor:
     """The weight[N, K] that is meant, in float32."""
     q = unpacked(weight, scales.shape[-1]).float().reshape(*scales.shape, -1)
     if zeros is not None:
         q = q - zeros.unsqueeze(-1)
-    elif weight.dtype == torch.uint8:
+    elif weight.dtype == torch.uint8 and minima is None:
         q = q - 8
-    floats: Tensor = (q * scales.float().unsqueeze(-1)).flatten(-2)
-    return floats
+    floats = q * scales.float().unsqueeze(-1)
+    if minima is not None:
+        floats = floats + minima.float().unsqueeze(-1)
+    return floats.flatten(-2)

@@ -6,7 +6,7 @@ of a block has element 2i in its low half and element 2i + 1 in its high half. W
     weight = scale * (u - zero) + offset
 
 where scales[N, blocks] are float32; zeros are whole, and packed as the values are, uint8[N, ceil(blocks * bits / 8)],
-or None for 2^(bits - 1); offsets[N, blocks], float32 or None, make up for zero points that are not whole. (ONNX
+or None for 2^(bits - 1); offsets[N, blocks], float32 or None, are there for weights with minima. (ONNX
 Runtime's MatMulNBits and GatherBlockQuantized read this, all but the offsets.)
 """
 
@@ -115,6 +115,11 @@ def block_of(bits: int, group: int, size: int) -> int | None:
     return _SMALLEST_BLOCK if group == size else None
 
 
+def stored_bits(weight: Quantized) -> int:
+    """Bits that a number takes in blocks: there are none of 5 and 6."""
+    return 4 if weight.bits == 4 else 8
+
+
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A quantized weight[N, K] in blocks of `block`: its values, the weight itself; the rest, in its `parts`."""
@@ -125,7 +130,7 @@ class Blocks:
     @property
     def shape(self) -> tuple[int, ...]:
         rows, size = self.source.shape
-        return (rows, -(-size // self.block), self.block * self.source.bits // 8)
+        return (rows, -(-size // self.block), self.block * stored_bits(self.source) // 8)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,24 +138,27 @@ class Blocks:
 
     @cached_property
     def parts(self) -> dict[str, Weight]:
-        """All that is stored: values; scales; of 4 bits also zeros, or where these are not whole, offsets."""
+        """All that is stored: values, scales, and where the weight has them, zeros, or for its minima offsets."""
         found: dict[str, Weight] = {"values": self, "scales": BlockScales(self)}
         if self.source.zeros is not None:
-            found |= {"zeros": BlockZeros(self)} if self.source.whole_zeros else {"offsets": BlockOffsets(self)}
+            found["zeros"] = BlockZeros(self)
+        if self.source.minima is not None:
+            found["offsets"] = BlockOffsets(self)
         return found
 
     def materialize(self) -> Tensor:
         """The integers, as they are stored."""
         source = self.source
         rows, size = source.shape
+        bits = stored_bits(source)
         u = unpacked(source.values.materialize(), size // source.group)
-        if source.bits == 8:
+        if bits == 8:
             u = u.view(torch.uint8) ^ 128
         missing = -size % self.block
         if missing:
-            u = F.pad(u, (0, missing), value=2 ** (source.bits - 1))
+            u = F.pad(u, (0, missing), value=2 ** (bits - 1))
         u = u.reshape(rows, -1, self.block)
-        return u.contiguous() if source.bits == 8 else _together(u)
+        return u.contiguous() if bits == 8 else _together(u)
 
     def by_block(self, of_groups: Tensor) -> Tensor:
         """What each group has, [N, groups], for each block, [N, blocks]."""
@@ -207,7 +215,7 @@ class BlockZeros:
 
 @dataclass(frozen=True, eq=False)
 class BlockOffsets:
-    """scale * (8 - zero) of each block of a weight of 4 bits whose zero points are not whole."""
+    """The minimum of each block, or of 4 bits, of which 8 is taken off, the minimum + 8 * scale."""
 
     of: Blocks
 
@@ -222,8 +230,9 @@ class BlockOffsets:
     def materialize(self) -> Tensor:
         """The offsets, float32."""
         source = self.of.source
-        assert source.zeros is not None
-        return self.of.by_block(source.scales.materialize().float() * (8 - source.zeros.materialize()))
+        assert source.minima is not None
+        minima = source.minima.materialize().float()
+        return self.of.by_block(minima + 8 * source.scales.materialize().float() if source.bits == 4 else minima)
 
 
 def stored_bytes(weight: Quantized) -> int:

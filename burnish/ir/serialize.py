@@ -27,6 +27,7 @@ from burnish.ir import code_ops as _code_ops  # noqa: F401  # importing them def
 from burnish.ir import fused_group as _fused_group  # noqa: F401
 from burnish.ir import fused_ops as _fused_ops  # noqa: F401
 from burnish.ir import ops as _ops
+from burnish.ir import panels as _panels  # noqa: F401
 from burnish.ir import quantized_ops as _quantized_ops  # noqa: F401
 from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.program import Origin, Program, Signature, Stage, describe, operands, origin

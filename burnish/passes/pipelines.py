@@ -13,6 +13,7 @@ from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
 from burnish.passes.lower.choose_ids import ChooseIds
+from burnish.passes.lower.keep_integers import KeepIntegers
 from burnish.passes.lower.narrow_caches import NarrowCaches
 from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.lower.pack_panels import PackPanels
@@ -134,9 +135,14 @@ def fuse_for_native() -> list[Pass]:
     return [each for each in fuse_for_gpu() if not isinstance(each, FuseElementwise)]
 
 
-def lower_for_native(dtype: torch.dtype | None) -> list[Pass]:
-    """Incremental -> what our kernels for CPUs run, floats of products stored in `dtype` (None: as they are)."""
+def lower_for_native(dtype: torch.dtype | None, keep: bool = True) -> list[Pass]:
+    """Incremental -> what our kernels for CPUs run, floats of products stored in `dtype` (None: as they are).
+
+    keep: where a file has integers for a weight, these are stored.
+    """
     return [
+        # Before products are joined, which only those of one kind are then.
+        *([KeepIntegers()] if keep else []),
         *fuse_for_native(),
         ReadCodes(),
         ChooseIds(),
@@ -152,14 +158,14 @@ def default_passes(
     """All that `compile` runs, in order: the list to change and give to it as `passes`.
 
     target: "cpu" for ONNX Runtime; "native" for our own kernels on CPUs, which store the floats of products in `dtype`
-        (None: in what the model's file has them); "cuda" for GPUs of any architecture, which compute in `dtype` (None:
-        float32).
+        (None: weights are what the model's file has, also its integers, unless a transform is to say which those are);
+        "cuda" for GPUs of any architecture, which compute in `dtype` (None: float32).
     transforms: what changes the model. They run between raising and states: caches are made for what they leave.
     """
     lowering = (
         lower_for_cpu()
         if target == "cpu"
-        else lower_for_native(dtype)
+        else lower_for_native(dtype, dtype is None and not any(isinstance(each, Quantize) for each in transforms))
         if target == "native"
         else lower_for_gpu(dtype or torch.float32)
     )

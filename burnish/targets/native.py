@@ -41,7 +41,7 @@ class NativeTarget:
         return Quantize(numbers)
 
     def passes(self, program: Program, dtype: torch.dtype | None, transforms: Sequence[Transform]) -> list[Pass]:
-        """See `Target.passes`: computes in float32, and stores floats in `dtype`, or as the file has them."""
+        """See `Target.passes`: computes in float32, and stores floats in `dtype`, or all as the file has it."""
         return default_passes("native", dtype=dtype, transforms=transforms)
 
     def legal(self, step: Program) -> dict[str, str]:

@@ -8,6 +8,7 @@ of the norm of the logits behind the 15 products of a model of two layers; 4% is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from burnish.frontend import read
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized
-from burnish.ir.quantized_ops import block_of, in_blocks
+from burnish.ir.quantized_ops import block_of, in_blocks, stored_bits
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Stored
 from burnish.passes.pipeline import run_passes
@@ -29,7 +30,7 @@ from tests.codegen.programs import VOCABULARY, Maker, OnnxStep, aten, ops
 from tests.passes.lower.test_read_integers import quantized, tied, with_integers
 from tests.zoo.configs import build
 
-KINDS = [(8, "none"), (4, "none"), (4, "whole"), (4, "fractional")]
+KINDS = [(8, "none"), (6, "none"), (5, "none"), (5, "minima"), (4, "none"), (4, "whole"), (4, "minima")]
 
 
 def parts(m: Maker, weight: Quantized, name: str = "weight") -> list[fx.Node | None]:
@@ -71,21 +72,17 @@ def test_products(
     m = Maker()
     x = m.embed(groups * group)
     last = m.weight("bias", m.random(rows)) if bias else None
-    node = m.call(ops.quantized_linear.default, x, *parts(m, weight), last, bits=kind[0])
+    node = m.call(ops.quantized_linear.default, x, *parts(m, weight), last, bits=stored_bits(weight))
     ids = torch.arange(2 * tokens).reshape(2, -1) % VOCABULARY
     right, found = both(m.step(node), tmp_path, ids)
     values = m.weights["embedding"].materialize()[ids]
     block = block_of(kind[0], group, groups * group)
     assert block is not None
     step = values.reshape(*ids.shape, -1, block).abs().amax(-1).repeat_interleave(block, -1) / 254
-    # Zero points that are not whole are made up for with x itself, not with what it was rounded to.
-    multiplied = weight.materialize() if kind[1] != "fractional" else _around_eight(weight)
+    # Minima are multiplied with x itself, not with what it was rounded to.
+    multiplied = weight.materialize() if kind[1] != "minima" else replace(weight, minima=None).materialize()
     bound = step @ multiplied.abs().T
     assert ((found - right).abs() <= 1.01 * bound + 1e-3).all()
-
-
-def _around_eight(weight: Quantized) -> Tensor:
-    return Quantized(weight.values, weight.scales, None, weight.bits, weight.group).materialize()
 
 
 @pytest.mark.parametrize("size", [24, 72])
@@ -118,7 +115,7 @@ def test_a_table_and_a_head_are_stored_once(tmp_path: Path) -> None:
 def test_sums_of_blocks_are_made_once_for_all_products(tmp_path: Path) -> None:
     m = Maker()
     x = m.embed(64)
-    weights = [parts(m, quantized(5, 2, 4, 32, "fractional", seed=seed), f"w{seed}") for seed in (0, 1)]
+    weights = [parts(m, quantized(5, 2, 4, 32, "minima", seed=seed), f"w{seed}") for seed in (0, 1)]
     products = [m.call(ops.quantized_linear.default, x, *weight, None, bits=4) for weight in weights]
     step = OnnxStep(m.step(m.call(aten.cat.default, products, -1)), tmp_path)
     assert step.op_types().count("ReduceSum") == 1

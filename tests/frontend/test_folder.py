@@ -285,6 +285,16 @@ def test_wrong_shape(folder: Path) -> None:
         read_folder(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_numbers_that_have_scales(folder: Path, dtype: torch.dtype) -> None:
+    """They would be taken for what they stand for, where config.json does not say that there are any."""
+    name = "model.layers.0.self_attn.k_proj.weight"
+    scales = {name + "_scale": torch.ones(1)}
+    edit(folder, lambda tensors: tensors.update({name: tensors[name].to(dtype), **scales}))
+    with pytest.raises(WeightError, match=rf"k_proj\.weight' is of {str(dtype)[6:]}, .* scales that are not read"):
+        read_folder(folder)
+
+
 def test_wrong_shape_in_a_converted_checkpoint(tmp_path: Path) -> None:
     torch.manual_seed(0)
     MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4, num_experts_per_tok=2)).save_pretrained(tmp_path)

@@ -15,11 +15,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from burnish.frontend.dequantize import Dequantize, half_split, weight_of
+from burnish.frontend.dequantize import half_split, weight_of
 from burnish.frontend.gguf import model_of, read_gguf
+from burnish.frontend.gguf_blocks import KINDS
 from burnish.frontend.gguf_file import Tensor, open_gguf
 from burnish.ir.errors import InvalidModelError, UsageError, WeightError
 from burnish.ir.interpreter import run
+from burnish.ir.panels import Panels, RowOrder, format_of, from_panels
 from burnish.ir.quantization import as_quantized, kept
 from burnish.ir.weights import Concat, Stored
 
@@ -85,10 +87,10 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def small_model(architecture: str) -> PreTrainedModel:
+def small_model(architecture: str, sizes: dict[str, Any] | None = None) -> PreTrainedModel:
     torch.manual_seed(0)
     kind, special, _ = MODELS[architecture]
-    config = AutoConfig.for_model(kind, **(SIZES | special))
+    config = AutoConfig.for_model(kind, **(SIZES | special | (sizes or {})))
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -127,9 +129,13 @@ def write(
     change: Callable[[dict[str, np.ndarray]], object] = lambda tensors: None,
     kinds: dict[str, gguf.GGMLQuantizationType] | None = None,
     name: str | None = None,
+    sizes: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A file of a small model; the model. `metadata`: None leaves an entry out."""
-    model = small_model(architecture)
+    """A file of a small model; the model. `metadata`: None leaves an entry out.
+
+    `kinds`: types of tensors, whose numbers are random where the package gguf cannot round to such.
+    """
+    model = small_model(architecture, sizes)
     writer = gguf.GGUFWriter(path, name or architecture)
     config = model.config
     entries = {
@@ -161,6 +167,9 @@ def write(
         kind = (kinds or {}).get(key)
         if kind is None:
             writer.add_tensor(key, np.ascontiguousarray(values))
+        elif kind.name.endswith("_K"):
+            blocks = any_blocks(kind, len(values), values.shape[1] // 256, 1e-4)
+            writer.add_tensor(key, blocks.data, raw_dtype=kind)
         else:
             writer.add_tensor(key, gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -239,11 +248,9 @@ def test_dequantizing(tmp_path: Path, kind: str) -> None:
     original = small_model("llama").model.layers[0].mlp.up_proj.weight
     tolerance = {"F32": 0, "F16": 1e-3, "BF16": 1e-2, "Q8_0": 1e-2}.get(kind, 0.2)
     torch.testing.assert_close(values, original.detach(), atol=tolerance, rtol=0)
-    if kind.startswith("Q5"):
-        assert isinstance(weight_of(tensor), Dequantize)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8), ("Q4_0", 4), ("Q4_1", 4)])
+@pytest.mark.parametrize(("kind", "bits"), [("Q8_0", 8), ("Q5_0", 5), ("Q5_1", 5), ("Q4_0", 4), ("Q4_1", 4)])
 def test_integers_of_the_file_are_kept(tmp_path: Path, kind: str, bits: int) -> None:
     quantized = gguf.GGMLQuantizationType[kind]
     write(tmp_path / "model.gguf", kinds={"blk.0.attn_q.weight": quantized})
@@ -255,10 +262,61 @@ def test_integers_of_the_file_are_kept(tmp_path: Path, kind: str, bits: int) -> 
     assert (found.bits, found.group, found.shape) == (bits, 32, weight.shape)
     assert kept(Concat((weight, weight))) is not None
     assert kept(Concat((weight, weights["model.layers.0.self_attn.k_proj.weight"]))) is None
-    for part in (found.values, found.scales, found.zeros):
+    for part in (found.values, found.scales, found.minima):
         values = None if part is None else part.materialize()
         assert part is None or values is None or (tuple(values.shape), values.dtype) == (part.shape, part.dtype)
     torch.testing.assert_close(found.materialize(), weight.materialize(), rtol=1e-6, atol=1e-6)
+
+
+def any_blocks(kind: gguf.GGMLQuantizationType, rows: int, blocks: int, scale: float = 1.0) -> Tensor:
+    """A tensor of random bytes, but for the halves that all of a block is times: those are random floats."""
+    size, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    numbers = np.random.default_rng(0)
+    data = numbers.integers(0, 256, (rows, blocks, block_bytes), dtype=np.uint8)
+    for part in (KINDS[kind].scales, KINDS[kind].minima):
+        half = part[0] if isinstance(part, tuple) else part
+        if half is None:
+            continue
+        for start in range(0, block_bytes - 1, 2):  # where a part finds its half
+            probe = np.zeros((1, 1, block_bytes), np.uint8)
+            probe[..., start : start + 2] = np.float16(1).reshape(1).view(np.uint8)
+            if half.read(torch.from_numpy(probe)).item() == 1:
+                halves = (numbers.standard_normal((rows, blocks, 1)) * scale).astype(np.float16)
+                data[..., start : start + 2] = halves.view(np.uint8)
+    return Tensor("any", kind, (rows, blocks * size), data.reshape(rows, -1))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_integers_stand_for_what_ggml_says(kind: gguf.GGMLQuantizationType) -> None:
+    """To the last bit, and in panels, too."""
+    weight = weight_of(any_blocks(kind, 5, 3))
+    found = kept(weight)
+    assert found is not None
+    floats = weight.materialize()
+    assert floats.isfinite().all()
+    assert torch.equal(found.materialize(), floats)
+    for part in (found.values, found.scales, found.minima):
+        values = None if part is None else part.materialize()
+        assert part is None or values is None or (tuple(values.shape), values.dtype) == (part.shape, part.dtype)
+    form, why = format_of(found, None)
+    assert (form, why) == (PANELS[kind.name], "" if kind.name != "Q2_K" else why)
+    assert torch.equal(from_panels(Panels(found, form, RowOrder()).materialize(), form, *floats.shape), floats)
+
+
+PANELS = {
+    "Q8_0": "q8",
+    "Q4_0": "q4",
+    "Q4_1": "q4m",
+    "Q5_0": "q5",
+    "Q5_1": "q5m",
+    "IQ4_NL": "q8",
+    "IQ4_XS": "q8f",
+    "Q2_K": "f32",
+    "Q3_K": "q6k",
+    "Q4_K": "q4k",
+    "Q5_K": "q5k",
+    "Q6_K": "q6k",
+}
 
 
 def test_a_block_of_equal_numbers_has_no_scale(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,23 +21,40 @@ from burnish.ir.panels import (
     is_integer,
     panel_bytes,
 )
-from burnish.ir.quantization import Quantized
+from burnish.ir.quantization import Factored, Quantized, pack
 from burnish.ir.weights import Cast, Concat, Reshape, Rows, Stored, Weight
 from tests.passes.lower.test_read_integers import quantized
 
 
-def weight_for(form: Format, rows: int, groups: int, seed: int = 0) -> Weight:
-    """A random weight[rows, groups * 32] that a format holds without loss."""
+def weight_for(form: Format, rows: int, units: int, seed: int = 0) -> Weight:
+    """A random weight[rows, units * 32], or of the formats of K-quants [rows, units * 256], held without loss."""
     generator = torch.Generator().manual_seed(seed)
     if not is_integer(form):
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[form]
-        return Stored(torch.randn(rows, groups * GROUP, generator=generator).to(dtype).float())
-    bits, zeros = (8, "none") if form.startswith("q8") else (4, "none" if form == "q4" else "whole")
-    found = quantized(rows, groups, bits, GROUP, zeros, seed)
-    if form != "q4m":
-        return found
-    scales = torch.full((rows, groups), 0.125).half()  # times a whole zero point it is a half float
-    return Quantized(found.values, Stored(scales), found.zeros, 4, GROUP)
+        return Stored(torch.randn(rows, units * GROUP, generator=generator).to(dtype).float())
+    bits = int(form[1])
+    if form.endswith("k"):
+        return k_quant(rows, units, bits, generator)
+    found = quantized(
+        rows, units, bits, GROUP, {"q4f": "whole", "q4m": "minima", "q5m": "minima"}.get(form, "none"), seed
+    )
+    if form == "q8f":
+        return replace(found, scales=Stored(torch.rand(rows, units, generator=generator)))
+    return found if found.minima is None else replace(found, minima=Stored(found.minima.materialize().half()))
+
+
+def k_quant(rows: int, units: int, bits: int, generator: torch.Generator) -> Quantized:
+    """As `Q4_K`, `Q5_K` and `Q6_K` have them."""
+    group = 16 if bits == 6 else 32
+
+    def factored(low: int, high: int) -> Factored:
+        integers = torch.randint(low, high, (rows, units * 256 // group), generator=generator).to(torch.int8)
+        return Factored(Stored((torch.rand(rows, units, generator=generator) / 50).half()), Stored(integers))
+
+    scales, minima = (factored(-128, 128), None) if bits == 6 else (factored(0, 64), factored(-63, 1))
+    low = -32 if bits == 6 else 0
+    q = torch.randint(low, low + 2**bits, (rows, units * 256), generator=generator)
+    return Quantized(Stored(pack(q, bits, group)), scales, None, bits, group, minima)
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,7 +73,7 @@ def test_panels_stand_for_the_weight(form: Format, rows: int, groups: int, order
     panels = Panels(weight, form, order)
     bytes_ = panels.materialize()
     assert (tuple(bytes_.shape), bytes_.dtype) == (panels.shape, torch.uint8)
-    found = from_panels(bytes_, form, rows, groups * GROUP, order.head, order.pairs)
+    found = from_panels(bytes_, form, rows, weight.shape[1], order.head, order.pairs)
     torch.testing.assert_close(found, weight.materialize(), rtol=1e-6, atol=1e-6)
 
 
@@ -91,13 +110,32 @@ def test_what_loses_nothing_is_chosen() -> None:
 
 
 def test_integers_keep_their_scales() -> None:
-    for form in FORMATS:
-        if form not in ("q8f", "q4f", "f32", "bf16", "f16"):
-            assert format_of(weight_for(form, 3, 2), None) == (form, "")
-    wide = quantized(3, 2, 4, 64, "fractional")
-    assert format_of(wide, None)[0] == "q4f"
-    fine = quantized(3, 2, 8, 32)
-    assert format_of(Quantized(fine.values, Stored(torch.rand(3, 2)), None, 8, 32), None) == ("q8f", "")
+    for form in filter(is_integer, FORMATS):
+        assert format_of(weight_for(form, 3, 2), None) == (form, "")
+    for group in (64, 128):
+        assert format_of(quantized(3, 2, 4, group, "minima"), None) == ("q4f", "")
+        assert format_of(quantized(3, 2, 8, group), None) == ("q8", "")
+
+
+def test_rows_of_k_quants_may_be_chosen_and_joined() -> None:
+    """As those of rotary embeddings are put in another order, and those of queries, keys and values together."""
+    for form in ("q4k", "q5k", "q6k"):
+        weight = weight_for(form, 5, 2)
+        joined = Concat((Rows(weight, torch.tensor([3, 1, 1, 4])), weight))
+        assert format_of(joined, None) == (form, "")
+        panels = Panels(joined, form, RowOrder()).materialize()
+        assert torch.equal(from_panels(panels, form, 9, 512), joined.materialize())
+
+
+def test_kinds_that_differ_are_floats_together() -> None:
+    weights = weight_for("q4k", 2, 1), weight_for("q5k", 2, 1)
+    assert format_of(Concat(weights), None) == ("f32", "")
+
+
+def test_integers_without_a_format_are_floats_and_it_is_said() -> None:
+    fine = quantized(3, 2, 5, 32)
+    wide = replace(fine, scales=Stored(torch.rand(3, 2)))
+    assert format_of(wide, None) == ("f32", "their scales are no half floats")
 
 
 def test_groups_that_panels_do_not_have_stay_in_floats() -> None:
@@ -116,5 +154,5 @@ def test_what_rounding_loses_is_said() -> None:
 
 
 def test_a_format_that_there_is_not() -> None:
-    with pytest.raises(ValueError, match="no format 'q5'"):
-        from_panels(torch.zeros(1, 4, dtype=torch.uint8), "q5", 1, 1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no format 'q7'"):
+        from_panels(torch.zeros(1, 4, dtype=torch.uint8), "q7", 1, 1)  # type: ignore[arg-type]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import operator
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -210,3 +212,11 @@ def malformed(change: str) -> dict[str, Any]:
 def test_malformed_data_is_refused(change: str, says: str) -> None:
     with pytest.raises(ArtifactError, match=says):
         program_from_data(malformed(change), tiny().program.weights, SIGNATURE)
+
+
+def test_ops_of_every_lowered_program_are_known_without_a_compiler() -> None:
+    """In a process that only loads artifacts, whatever they were made for."""
+    ops = ("fused_linear", "fused_elementwise", "quantized_linear", "to_codes", "from_panels")
+    code = f"from burnish.ir.serialize import resolve\nprint([resolve(f'burnish.{{name}}.default') for name in {ops}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no such op" not in done.stdout

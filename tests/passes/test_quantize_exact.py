@@ -99,7 +99,7 @@ def test_a_model_of_dequantized_weights_loses_nothing_in_them(method: str) -> No
     before = dequantized_model()
     after, record = quantized(before, head="float", method=method, calibration=text())
     texts = [entry.text for entry in record.rewrites]
-    assert texts.count("int4, a scale and a zero point for each 32, found again, to the rounding of float32") == 13
+    assert texts.count("int4, a scale and a minimum for each 32, found again, to the rounding of float32") == 13
     assert len(texts) == 14
     up = "model.layers.0.mlp.up_proj.weight"
     weights = {name.removesuffix(".int4"): weight for name, weight in after.weights.items()}

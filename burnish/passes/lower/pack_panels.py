@@ -70,7 +70,7 @@ class PackPanels:
             experts = weight.shape[0] if len(weight.shape) == 3 else 0
             rows = Reshape(weight, (experts * weight.shape[1], weight.shape[2])) if experts else weight
             made: dict[RowOrder, fx.Node] = {}
-            for user in list(leaf.users):
+            for user in sorted(leaf.users):  # in the order of the graph: the first has the panels made in front of it
                 known = READERS.get(user.target)
                 if known is None or [at for at, each in enumerate(user.args) if each is leaf] != [known[0]]:
                     continue

@@ -17,8 +17,8 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UsageError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.program import Program, operands
-from burnish.ir.quantization import Quantized, as_quantized, regrouped
-from burnish.ir.quantized_ops import in_blocks, quantized_ops
+from burnish.ir.quantization import SCALE_DTYPE, Quantized, as_quantized, regrouped
+from burnish.ir.quantized_ops import in_blocks, quantized_ops, stored_bits
 from burnish.ir.similar import did_you_mean
 from burnish.ir.weights import Weight
 from burnish.passes.base import Effect, Log
@@ -113,13 +113,13 @@ def _blocks(weight: Quantized) -> Parts | str:
 def _linear_of_blocks(editor: Editor, user: fx.Node, parts: Nodes, weight: Quantized) -> fx.Node:
     bias = operands(user)[2] if len(user.args) > 2 else user.kwargs.get("bias")
     target = quantized_ops.quantized_linear.default
-    return editor.call(target, operands(user)[0], *_four(parts), bias, like=user, bits=weight.bits)
+    return editor.call(target, operands(user)[0], *_four(parts), bias, like=user, bits=stored_bits(weight))
 
 
 def _embedding_of_blocks(editor: Editor, user: fx.Node, parts: Nodes, weight: Quantized) -> fx.Node:
     target = quantized_ops.quantized_embedding.default
     ids = operands(user)[1]
-    return editor.call(target, *_four(parts), ids, like=user, bits=weight.bits, size=weight.shape[1])
+    return editor.call(target, *_four(parts), ids, like=user, bits=stored_bits(weight), size=weight.shape[1])
 
 
 def _four(parts: Nodes) -> tuple[fx.Node | None, ...]:
@@ -133,8 +133,10 @@ _GROUPS = (128, 64, 32)  # that the kernels know
 
 def _plain(weight: Quantized) -> Parts | str:
     """Integers and scales as they are, but that long groups of 8 bits become shorter ones."""
-    if weight.zeros is not None:
+    if weight.zeros is not None or weight.minima is not None:
         return "the kernels know no zero points"
+    if weight.scales.dtype != SCALE_DTYPE:
+        return f"the kernels know scales of {SCALE_DTYPE}, and these are of {weight.scales.dtype}"
     if weight.group not in _GROUPS:
         smaller = next((group for group in _GROUPS if weight.group % group == 0), None)
         if smaller is None or weight.bits != 8:

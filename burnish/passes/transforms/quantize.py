@@ -146,7 +146,7 @@ class Quantize:
             kept_before |= isinstance(chosen, Quantized)
             found[reader] = chosen
         if self.numbers == "keep" and not kept_before:
-            raise UsageError("there are no integers to keep: they come from GGUF files, as Q4_0, Q4_1 or Q8_0")
+            raise UsageError("there are no integers to keep: they come from GGUF files, as Q4_0, Q4_K or Q8_0")
         return found
 
     def _becomes(self, program: Program, leaf: fx.Node, numbers: str) -> Grid | Quantized | str:
@@ -165,8 +165,8 @@ class Quantize:
 
 
 def _words(weight: Quantized) -> str:
-    zeros = "" if weight.zeros is None else " and a zero point"
-    return f"int{weight.bits}, a scale{zeros} for each {weight.group}"
+    least = " and a zero point" if weight.zeros is not None else "" if weight.minima is None else " and a minimum"
+    return f"int{weight.bits}, a scale{least} for each {weight.group}"
 
 
 def _obstacle(program: Program, leaf: fx.Node) -> str:

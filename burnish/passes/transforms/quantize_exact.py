@@ -37,14 +37,19 @@ class _Levels:
     bound: Tensor  # float32[n, 1]: how much may be lost
 
     def exactly(self, narrow: bool, whole: bool) -> tuple[Tensor, Tensor] | None:
-        """Scales and zero points[n, 1] that lose nothing: `narrow` scales, `whole` zero points; None without any."""
+        """Scales and zero points, or if not `whole` minima, [n, 1] that lose nothing; None without any.
+
+        `narrow`: scales are float16.
+        """
         scale = self.scale.to(SCALE_DTYPE if narrow else torch.float32)
         level = self.u.double().mean(-1, keepdim=True)
-        zero = (level - self.mean / torch.where(scale == 0, 1.0, scale.double())).float()
         if whole:
-            zero = zero.round().clamp(0, 15)
-        change = (self.u.float() - zero) * scale.float() - self.groups
-        return (scale, zero) if bool((change.abs() <= self.bound).all()) else None
+            zero = (level - self.mean / torch.where(scale == 0, 1.0, scale.double())).float().round().clamp(0, 15)
+            found, least = (self.u.float() - zero) * scale.float(), zero
+        else:
+            least = (self.mean - scale.double() * level).float()
+            found = self.u.float() * scale.float() + least
+        return (scale, least) if bool(((found - self.groups).abs() <= self.bound).all()) else None
 
 
 def found_again(weight: Tensor, grid: Grid) -> Quantized | None:
@@ -52,7 +57,7 @@ def found_again(weight: Tensor, grid: Grid) -> Quantized | None:
 
     What comes back is off by no more than the rounding of the dtype that the weight was in (`_SLACK`), of the largest
     of a group: float16 or bfloat16 where all values are of these, else float32. Scales are float16 where those will
-    do, and else float32, zero points whole where those will do; without zero points scales have to be float16.
+    do, and else float32; zero points are whole, or there are minima; without either scales have to be float16.
     """
     if grid.bits != 4:
         return None
@@ -69,11 +74,12 @@ def found_again(weight: Tensor, grid: Grid) -> Quantized | None:
         found = [exact for part in parts if (exact := part.exactly(narrow, whole)) is not None]
         if len(found) == len(parts):
             u = torch.cat([part.u for part in parts]).reshape(weight.shape)
-            scales, zeros = (torch.cat(each).reshape(len(weight), -1) for each in zip(*found, strict=True))
-            if grid.symmetric and bool((zeros != 8).any()):
+            scales, least = (torch.cat(each).reshape(len(weight), -1) for each in zip(*found, strict=True))
+            if grid.symmetric and bool((least != 8).any()):
                 return None
-            kept_zeros = None if grid.symmetric else Stored(zeros)
-            return Quantized(Stored(pack(u, 4, grid.group)), Stored(scales), kept_zeros, 4, grid.group, whole)
+            zeros = Stored(least) if whole and not grid.symmetric else None
+            minima = None if whole else Stored(least)
+            return Quantized(Stored(pack(u, 4, grid.group)), Stored(scales), zeros, 4, grid.group, minima)
     return None
 
 

@@ -34,8 +34,9 @@ def rounded(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 def packed(form: Format, rows: int, groups: int, order: RowOrder) -> tuple[Tensor, Tensor]:
     """A weight of which kernels read the panels, and its floats."""
-    panels = Panels(weight_for(form, rows, groups), form, order).materialize()
-    facts = (form, rows, groups * GROUP, order.head, order.pairs)
+    weight = weight_for(form, rows, groups)
+    panels = Panels(weight, form, order).materialize()
+    facts = (form, rows, weight.shape[1], order.head, order.pairs)
     return from_panels(panels, *facts), unpacked(panels, *facts)
 
 
@@ -51,7 +52,7 @@ def test_every_format_and_number_of_rows(form: Format, rounded: bool) -> None:
     torch.manual_seed(0)
     weight, floats = packed(form, 40, 3, RowOrder())
     for count in (1, 2, 5, 13, 40):
-        x = torch.randn(count, 3 * GROUP)
+        x = torch.randn(count, floats.shape[1])
         taken = in_groups(x) if rounded and is_integer(form) else x
         assert_near(fused_linear(x, weight), (taken.double() @ floats.double().T).float())
 
@@ -85,7 +86,7 @@ def test_what_is_around_a_product(
     torch.manual_seed(rows + 100 * count)
     rows = 2 * rows if pairs else rows
     weight, floats = packed(form, rows, groups, RowOrder(pairs=pairs))
-    x = torch.randn(2, count, groups * GROUP)
+    x = torch.randn(2, count, floats.shape[1])
     sizes = {"bias": (rows,), "norm_weight": x.shape[-1:], "norm_bias": x.shape[-1:]}
     sizes["residual"] = (2, count, rows // 2 if pairs else rows)
     vectors = {name: torch.randn(sizes[name]) for name in sorted(has)}
@@ -114,7 +115,7 @@ def test_a_row_is_the_same_alone_and_among_others(rounded: bool) -> None:
     """To the last bit, for each format and place in a tile."""
     for form in FORMATS:
         weight, _ = packed(form, 24, 4, RowOrder())
-        x = torch.randn(29, 4 * GROUP)
+        x = torch.randn(29, weight.shape[1])
         together = fused_linear(x, weight, norm="rms", eps=1e-6)
         for row in range(29):
             assert torch.equal(fused_linear(x[row : row + 1], weight, norm="rms", eps=1e-6), together[row : row + 1])
@@ -138,7 +139,7 @@ def test_a_row_of_zeros(rounded: bool) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    form=st.sampled_from(["f32", "bf16", "q8", "q4m"]),
+    form=st.sampled_from(["f32", "bf16", "q8", "q4m", "q5", "q6k"]),
     heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
     size=st.sampled_from([8, 16, 24, 48]),
     tokens=st.sampled_from([1, 2, 9]),
@@ -160,10 +161,10 @@ def test_projections(
     queries, kv = heads
     rows = (queries + 2 * kv) * size
     weight, floats = packed(form, rows, 2, RowOrder(head=size))
-    x, position = torch.randn(2, tokens, 2 * GROUP), torch.tensor([3, 0])
+    x, position = torch.randn(2, tokens, floats.shape[1]), torch.tensor([3, 0])
     states = [torch.randn(2, kv, 14, size).to(state) for _ in range(2)]
     options: dict[str, object] = {"heads": queries, "norm": "rms", "eps": 1e-6, "interleaved": interleaved}
-    options |= {"bias": torch.randn(rows), "norm_weight": torch.rand(2 * GROUP)}
+    options |= {"bias": torch.randn(rows), "norm_weight": torch.rand(floats.shape[1])}
     if turned:
         options |= {"cos": torch.randn(2, tokens, turned), "sin": torch.randn(1, tokens, turned).expand(2, -1, -1)}
     if norms:

@@ -140,3 +140,17 @@ def test_what_a_token_costs_is_counted_by_what_is_stored() -> None:
     assert moved(step)[1] <= moved(wide)[1] < padding * moved(step)[1]
     assert moved(step)[2] <= moved(wide)[2] < padding * moved(step)[2]
     assert moved(narrow)[1] < 0.8 * moved(wide)[1]
+
+
+def test_a_weight_whose_readers_came_in_another_order_is_unpacked_in_front_of_the_first() -> None:
+    m = Maker()
+    weight = m.weight("twice", torch.randn(32, 32))
+    x = m.call(aten.embedding.default, m.weight("table", torch.randn(VOCABULARY, 32)), m.tokens)
+    first = m.call(ops.fused_linear.default, x, x)
+    second = m.call(ops.fused_linear.default, first, weight)
+    first.replace_input_with(x, weight)  # now the reader that came last stands first
+    first.args = (x, weight)
+    program = m.step(m.call(ops.fused_linear.default, second, m.weight("head", torch.randn(VOCABULARY, 32))))
+    assert list(weight.users) == [second, first]
+    after, _ = packed(program)
+    torch.testing.assert_close(run(after, INPUTS)[0], run(program, INPUTS)[0])

@@ -15,7 +15,7 @@ from burnish.ir.errors import UsageError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized, as_quantized, pack, regrouped
-from burnish.ir.quantized_ops import block_of, dequantized_blocks, in_blocks
+from burnish.ir.quantized_ops import block_of, dequantized_blocks, in_blocks, stored_bits
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Concat, Rows, Stored, Weight, Weights
@@ -29,25 +29,23 @@ from tests.codegen.programs import VOCABULARY, Maker, aten, ops
 from tests.passes.lower.test_narrow_floats import logits
 from tests.zoo.configs import build
 
-ZEROS = ("none", "whole", "fractional")
+ZEROS = ("none", "whole", "minima")
 
 
 def quantized(rows: int, groups: int, bits: int, group: int, zeros: str = "none", seed: int = 0) -> Quantized:
     """A random weight[rows, groups * group]."""
     generator = torch.Generator().manual_seed(seed)
-    low, high = (-127, 128) if bits == 8 else (0, 16)
+    low = -127 if bits == 8 else 0 if zeros == "minima" or bits == 4 else -(2 ** (bits - 1))
+    high = 128 if bits == 8 else low + 2**bits
     integers = torch.randint(low, high, (rows, groups * group), generator=generator)
-    found = None
-    if zeros != "none":
-        found = torch.rand(rows, groups, generator=generator) * 15
-        found = found.round() if zeros == "whole" else found
+    found = torch.rand(rows, groups, generator=generator) * 15
     return Quantized(
         Stored(pack(integers, bits, group)),
         Stored((torch.rand(rows, groups, generator=generator) + 0.1).half()),
-        None if found is None else Stored(found),
+        Stored(found.round()) if zeros == "whole" else None,
         bits,
         group,
-        whole_zeros=zeros != "fractional",
+        Stored(-found) if zeros == "minima" else None,
     )
 
 
@@ -57,7 +55,7 @@ def floats_of_blocks(weight: Quantized) -> Tensor:
     assert blocks is not None
     values = {name: _values(part) for name, part in blocks.parts.items()}
     parts = (values["values"], values["scales"], values.get("zeros"), values.get("offsets"))
-    return dequantized_blocks(*parts, weight.bits, weight.shape[1])
+    return dequantized_blocks(*parts, stored_bits(weight), weight.shape[1])
 
 
 def _values(part: Weight) -> Tensor:
@@ -70,7 +68,9 @@ def _values(part: Weight) -> Tensor:
 @given(
     rows=st.integers(1, 5),
     groups=st.integers(1, 5),
-    bits_and_zeros=st.sampled_from([(8, "none"), *((4, zeros) for zeros in ZEROS)]),
+    bits_and_zeros=st.sampled_from(
+        [(8, "none"), (6, "none"), (5, "none"), (5, "minima"), *((4, zeros) for zeros in ZEROS)]
+    ),
     group=st.sampled_from([16, 32, 48, 64, 96, 512]),
 )
 def test_blocks_stand_for_the_same_floats(rows: int, groups: int, bits_and_zeros: tuple[int, str], group: int) -> None:

@@ -32,7 +32,7 @@ static i64 attention_projection_units(const AttentionProjection& a) {
 }
 static i64 attention_projection_scratch(const AttentionProjection& a) {
   const i64 together = rows_together(a.batch * a.tokens, a.size_k);
-  return rows_scratch(together, a.size_k) + together * 64 + (together + 1) * padded(a.head_size, PANEL) * 4;
+  return rows_scratch(a.format, together, a.size_k) + together * 64 + (together + 1) * padded(a.head_size, PANEL) * 4;
 }
 
 static void attention_projection_reach(const AttentionProjection& a, Reach& reach) {
@@ -85,7 +85,7 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
   const i64 bytes = panel_bytes(a.format, a.size_k);
   const bool rounded = w.rounded && is_integer(a.format);
   const Product product = product_of(a.format, rounded);
-  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(together, a.size_k));
+  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   float* y = sums + together * PANEL;
   float* turned = y + together * width;
   for (; begin < end; begin++) {

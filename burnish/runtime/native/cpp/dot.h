@@ -43,7 +43,7 @@ struct Product {
 template <int FORMAT, bool ROUNDED>
 constexpr Product product() {
 #if defined(__AMX_INT8__)
-  if constexpr (ROUNDED) return {ByTiles<FORMAT>::panel, ByTiles<FORMAT>::TILING};
+  if constexpr (ROUNDED && runs(FORMAT) == 1) return {ByTiles<FORMAT>::panel, ByTiles<FORMAT>::TILING};
 #endif
   constexpr i64 most = Dot<FORMAT, ROUNDED>::MOST;
   return {panel_product<FORMAT, ROUNDED>, {most, most}};
@@ -54,7 +54,7 @@ static inline Product product_of(i64 format, bool rounded) {
     case BF16: return product<BF16, false>();
     case F16: return product<F16, false>();
 #define CASE(f) case f: return rounded ? product<f, true>() : product<f, false>();
-    CASE(Q8) CASE(Q8F) CASE(Q4) CASE(Q4M) CASE(Q4F)
+    EACH_OF_INTEGERS(CASE)
 #undef CASE
     default: return product<F32, false>();
   }

@@ -27,22 +27,11 @@ struct Tiles {
 };
 
 template <int FORMAT>
-static INLINE void unpack(const char* panel, i64 groups, Unpacked& to) {
-  for (i64 g = 0; g < groups; g++, panel += group_bytes(FORMAT)) {
-    _mm512_store_ps(to.scales[g], part<FORMAT>(panel));
-    if constexpr (has_minima(FORMAT)) _mm512_store_ps(to.minima[g], part<FORMAT>(panel + part_bytes(FORMAT)));
-    const char* from = panel + values_at(FORMAT);
-    each<FORMAT >= Q4 ? 4 : 8>([&](auto s) INLINE_LAMBDA {
-      const __m512i all = _mm512_loadu_si512(from + s * 64);
-      ask(from + s * 64);
-      if constexpr (FORMAT >= Q4) {
-        const __m512i low = _mm512_set1_epi8(15), zero = _mm512_set1_epi8(has_minima(FORMAT) ? 0 : 8);
-        _mm512_store_si512(to.values[g] + s * 128, _mm512_sub_epi8(_mm512_and_si512(all, low), zero));
-        _mm512_store_si512(to.values[g] + s * 128 + 64, _mm512_sub_epi8(_mm512_and_si512(_mm512_srli_epi16(all, 4), low), zero));
-      } else {
-        _mm512_store_si512(to.values[g] + s * 64, all);
-      }
-    });
+static INLINE void unpack(const char* panel, i64 first, i64 groups, Unpacked& to) {
+  for (i64 g = 0; g < groups; g++) {
+    _mm512_store_ps(to.scales[g], part<FORMAT>(panel, first + g, 0, 0));
+    if constexpr (has_minima(FORMAT)) _mm512_store_ps(to.minima[g], part<FORMAT>(panel, first + g, 1, 0));
+    all_steps<FORMAT, has_minima(FORMAT) ? 0 : zero_of(FORMAT)>(panel + group_at(FORMAT, first + g) + values_at(FORMAT), (char*)to.values[g]);
   }
   asm volatile("" : : : "memory");  // the compiler does not know that tiles read it
 }
@@ -104,14 +93,14 @@ static INLINE void add_tile(const Unpacked& w, const Rows& rows, i64 row, i64 fi
 // As panel_product: few rows are left to Dot, which is faster there.
 template <int FORMAT>
 struct ByTiles {
-  static constexpr Tiling TILING = {TILE, 12};
+  static constexpr Tiling TILING = {TILE, Dot<FORMAT, true>::MOST};
 
   static __attribute__((noinline)) void panel(const char* panel, const Rows& rows, i64 count, i64 k, float* out) {
     const i64 rest = count % TILE < TILING.least ? count % TILE : 0, tiled = count - rest, groups = blocks(k, GROUP);
     if (tiled) multiply_all(panel, rows, tiled, groups, out);
     switch (rest) {
 #define CASE(m) \
-  case m: Dot<FORMAT, true>::template run<m>(panel, rows, tiled, k, out + tiled * PANEL); break;
+  case m: if constexpr (m < TILING.least) Dot<FORMAT, true>::template run<m>(panel, rows, tiled, k, out + tiled * PANEL); break;
       CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11)
 #undef CASE
     }
@@ -124,7 +113,7 @@ struct ByTiles {
     i64 first = 0;
     do {
       const i64 together = groups - first < GROUPS_TOGETHER ? groups - first : GROUPS_TOGETHER;
-      unpack<FORMAT>(panel + first * group_bytes(FORMAT), together, w);
+      unpack<FORMAT>(panel, first, together, w);
       for (i64 row = 0; row < count; row += TILE)
         add_tile<FORMAT>(w, rows, row, first, together, count - row, out + row * PANEL);
       first += together;

@@ -14,10 +14,51 @@ INLINE __m256i load256(const char* p) { return _mm256_loadu_si256((const __m256i
 INLINE Pair halves(const char* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 16)))};
 }
+
+// The scales (part 0) or minima (1) of a run of inputs of group g of the panel at w.
 template <int FORMAT>
-INLINE Pair part(const char* p) {
+INLINE Pair part(const char* w, i64 g, int part, int run) {
+  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT) + run * PANEL;
+  if constexpr (has_blocks(FORMAT)) {
+    const Pair half = halves(w + halves_at(FORMAT, g) + part * 32);
+    auto whole = [&](const char* from) INLINE_LAMBDA {
+      return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+    };
+    return {_mm256_mul_ps(half.low, whole(p)), _mm256_mul_ps(half.high, whole(p + 8))};
+  }
   if constexpr (part_bytes(FORMAT) == 32) return halves(p);
   return {_mm256_loadu_ps((const float*)p), _mm256_loadu_ps((const float*)(p + 32))};
+}
+
+// Steps 2s and 2s + 1 of half the outputs (h) of a group's numbers of 4 to 6 bits, from 0 on.
+template <int FORMAT, int S>
+INLINE void two_steps(const char* values, int h, __m256i& a, __m256i& b) {
+  const __m256i low = _mm256_set1_epi8(15), both = load256(values + S * 64 + h * 32);
+  a = _mm256_and_si256(both, low), b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+  if constexpr (bits_of(FORMAT) > 4) {
+    constexpr int ABOVE = bits_of(FORMAT) - 4, AT = 2 * S * ABOVE % 8;  // bits above the four, and where the step's lie
+    const __m256i above = load256(values + 256 + 2 * S * ABOVE / 8 * 64 + h * 32), mask = _mm256_set1_epi8(((1 << ABOVE) - 1) << 4);
+    auto from = [&](auto at) INLINE_LAMBDA {
+      if constexpr (decltype(at)::value < 4) return _mm256_and_si256(_mm256_slli_epi16(above, 4 - at), mask);
+      else return _mm256_and_si256(_mm256_srli_epi16(above, at - 4), mask);
+    };
+    a = _mm256_or_si256(a, from(Number<AT>())), b = _mm256_or_si256(b, from(Number<AT + ABOVE>()));
+  }
+}
+
+// All numbers of a group, less ZERO.
+template <int FORMAT, int ZERO>
+INLINE void all_steps(const char* values, char* out) {
+  const __m256i zero = _mm256_set1_epi8(ZERO);
+  each<4>([&](auto s) INLINE_LAMBDA {
+    ask(values + s * bits_of(FORMAT) * 16);
+    each<2>([&](auto h) INLINE_LAMBDA {
+      __m256i a, b;
+      two_steps<FORMAT, decltype(s)::value>(values, h, a, b);
+      _mm256_store_si256((__m256i*)(out + s * 128 + h * 32), _mm256_sub_epi8(a, zero));
+      _mm256_store_si256((__m256i*)(out + s * 128 + 64 + h * 32), _mm256_sub_epi8(b, zero));
+    });
+  });
 }
 
 template <int FORMAT, bool ROUNDED>
@@ -62,108 +103,129 @@ INLINE Pair input(const char* two, int i) {
 // Integers times floats: each of the four bytes of an output's dword becomes a float.
 template <int FORMAT>
 struct Dot<FORMAT, false> {
-  static constexpr int MOST = 3;
-  static constexpr bool FOUR_BITS = FORMAT >= Q4;
+  static constexpr int MOST = 3, RUNS = runs(FORMAT);
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const __m256i low = _mm256_set1_epi32(15);
-    const __m256 zero = _mm256_set1_ps(8.0f);  // minima gain 8 scales: sums of u would be large, to be taken off again
+    // Minima gain so many scales: sums of u would be large, to be taken off again.
+    const __m256 zero = _mm256_set1_ps(zero_of(FORMAT));
     Sums<M> c;
     c.clear();
-    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
+    for (i64 g = 0; g < blocks(k, GROUP); g++) {
+      const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       const float* x = rows.x + row * rows.stride + g * GROUP * M;
-      Sums<M> d;
-      d.clear();
-      for (int s = 0; s < (FOUR_BITS ? 4 : 8); s++) {
-        const char* p = w + values_at(FORMAT) + s * 64;
-        ask(p);
-        const __m256i a = load256(p), b = load256(p + 32);
-        if constexpr (FOUR_BITS) {
+      for (int r = 0; r < RUNS; r++) {
+        Sums<M> d;
+        d.clear();
+        auto four = [&](__m256i a, __m256i b, int step) INLINE_LAMBDA {
+          auto wide = [&](__m256i v, auto j) INLINE_LAMBDA {
+            return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * j), 24));
+          };
+          each<4>([&](auto j) INLINE_LAMBDA { d.add({wide(a, j), wide(b, j)}, x + step * 4 + j); });
+        };
+        if constexpr (bits_of(FORMAT) == 4) {
           auto wide = [&](__m256i v, auto j) INLINE_LAMBDA {
             const __m256 u = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v, 4 * j), low));
             return _mm256_sub_ps(u, zero);
           };
-          each<8>([&](auto j) INLINE_LAMBDA { d.add({wide(a, j), wide(b, j)}, x + s * 8 + j % 2 * 4 + j / 2); });
+          for (int s = 0; s < 4; s++) {
+            const char* p = values + s * 64;
+            ask(p);
+            const __m256i a = load256(p), b = load256(p + 32);
+            each<8>([&](auto j) INLINE_LAMBDA { d.add({wide(a, j), wide(b, j)}, x + s * 8 + j % 2 * 4 + j / 2); });
+          }
         } else {
-          auto wide = [&](__m256i v, auto j) INLINE_LAMBDA {
-            return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 24 - 8 * j), 24));
-          };
-          each<4>([&](auto j) INLINE_LAMBDA { d.add({wide(a, j), wide(b, j)}, x + s * 4 + j); });
+          alignas(32) char apart[GROUP * PANEL];
+          const char* steps = values;
+          if constexpr (bits_of(FORMAT) < 8) steps = apart, all_steps<FORMAT, zero_of(FORMAT)>(values, apart);
+          for (int s = r * (8 / RUNS); s < (r + 1) * (8 / RUNS); s++) {
+            if constexpr (bits_of(FORMAT) == 8) ask(steps + s * 64);
+            four(load256(steps + s * 64), load256(steps + s * 64 + 32), s);
+          }
         }
-      }
-      const Pair scale = part<FORMAT>(w);
-      each<M>([&](auto m) INLINE_LAMBDA {
-        c.low[m] = _mm256_fmadd_ps(d.low[m], scale.low, c.low[m]);
-        c.high[m] = _mm256_fmadd_ps(d.high[m], scale.high, c.high[m]);
-      });
-      if constexpr (has_minima(FORMAT)) {
-        const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.template add<1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
-                          rows.sums + row * rows.groups + g * M);
+        const Pair scale = part<FORMAT>(w, g, 0, r);
+        each<M>([&](auto m) INLINE_LAMBDA {
+          c.low[m] = _mm256_fmadd_ps(d.low[m], scale.low, c.low[m]);
+          c.high[m] = _mm256_fmadd_ps(d.high[m], scale.high, c.high[m]);
+        });
+        if constexpr (has_minima(FORMAT)) {
+          const Pair minimum = part<FORMAT>(w, g, 1, r);
+          c.template add<1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
+                            rows.sums + row * rows.groups * RUNS + (g * RUNS + r) * M);
+        }
       }
     }
     c.give(out);
   }
 };
 
-// Integers times integers. Four bits are unsigned as they are, and a whole group's products fit in 16 bits
-// (15 * 127 * 2 * 8 = 30,480). Of int8 the sign goes over to the row: |w| is unsigned, and pairs fit (128 * 127 * 2).
+// Integers times integers. Of 4 to 6 bits they are unsigned as they are, and 16 bits hold a whole group's products of
+// four (15 * 127 * 2 * 8 = 30,480), and two steps' of five and six (63 * 127 * 2 * 2 = 32,004). Of int8 the sign goes
+// over to the row: |w| is unsigned, and pairs fit (128 * 127 * 2).
 template <int FORMAT>
 struct Dot<FORMAT, true> {
-  static constexpr int MOST = 4;
-  static constexpr bool FOUR_BITS = FORMAT >= Q4;
+  static constexpr int MOST = 4, RUNS = runs(FORMAT);
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    constexpr int ADDED = FOUR_BITS && !has_minima(FORMAT) ? 8 : 0;
+    const __m256i ones = _mm256_set1_epi16(1);
+    constexpr bool NARROW = bits_of(FORMAT) == 4;  // sums of 16 bits
+    constexpr int ADDED = bits_of(FORMAT) < 8 && !has_minima(FORMAT) ? zero_of(FORMAT) : 0;
     Sums<M> c;
     c.clear();
     const int8_t* q = rows.q + row * rows.stride;
-    const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups;
-    const int32_t* totals = rows.totals + row * rows.groups;
-    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP * M) {
-      __m256i d[2][M];  // 16 bits for four, 32 for eight
-      each<M>([&](auto m) INLINE_LAMBDA { d[0][m] = d[1][m] = _mm256_setzero_si256(); });
-      each<4>([&](auto s) INLINE_LAMBDA {
-        const char* p = w + values_at(FORMAT) + s * (FOUR_BITS ? 64 : 128);
-        ask(p);
-        if constexpr (FOUR_BITS) {
-          each<2>([&](auto h) INLINE_LAMBDA {
-            const __m256i both = load256(p + h * 32);
-            const __m256i a = _mm256_and_si256(both, low), b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-            each<M>([&](auto m) INLINE_LAMBDA {
-              const int8_t* x = q + m * GROUP + s * 8;
-              d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(a, dword(x)));
-              d[h][m] = _mm256_add_epi16(d[h][m], _mm256_maddubs_epi16(b, dword(x + 4)));
-              asm("" : "+x"(d[h][m]));
+    const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups * RUNS;
+    const int32_t* totals = rows.totals + row * rows.groups * RUNS;
+    for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
+      const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
+      alignas(32) char apart[RUNS == 1 ? 1 : GROUP * PANEL];
+      if constexpr (RUNS > 1) all_steps<FORMAT, 0>(values, apart);
+      for (int r = 0; r < RUNS; r++) {
+        const i64 at = (g * RUNS + r) * M;
+        __m256i d[2][M];
+        each<M>([&](auto m) INLINE_LAMBDA { d[0][m] = d[1][m] = _mm256_setzero_si256(); });
+        each<4 / RUNS>([&](auto s) INLINE_LAMBDA {
+          if constexpr (bits_of(FORMAT) == 8) {
+            const char* p = values + s * 128;
+            ask(p), ask(p + 64);
+            each<4>([&](auto h) INLINE_LAMBDA {  // two steps of two halves
+              const __m256i a = load256(p + h * 32), size = _mm256_abs_epi8(a);
+              each<M>([&](auto m) INLINE_LAMBDA {
+                const __m256i x = _mm256_sign_epi8(dword(q + m * GROUP + s * 8 + h / 2 * 4), a);
+                d[h % 2][m] = _mm256_add_epi32(d[h % 2][m], _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones));
+                asm("" : "+x"(d[h % 2][m]));
+              });
             });
-          });
-        } else {
-          ask(p + 64);
-          each<4>([&](auto h) INLINE_LAMBDA {  // two steps of two halves
-            const __m256i a = load256(p + h * 32), size = _mm256_abs_epi8(a);
-            each<M>([&](auto m) INLINE_LAMBDA {
-              const __m256i x = _mm256_sign_epi8(dword(q + m * GROUP + s * 8 + h / 2 * 4), a);
-              d[h % 2][m] = _mm256_add_epi32(d[h % 2][m], _mm256_madd_epi16(_mm256_maddubs_epi16(size, x), ones));
-              asm("" : "+x"(d[h % 2][m]));
+          } else {
+            if constexpr (RUNS == 1) ask(values + s * bits_of(FORMAT) * 16);
+            each<2>([&](auto h) INLINE_LAMBDA {
+              __m256i a, b;
+              if constexpr (RUNS == 1) two_steps<FORMAT, decltype(s)::value>(values, h, a, b);
+              else a = load256(apart + (r * 2 + s) * 128 + h * 32), b = load256(apart + (r * 2 + s) * 128 + 64 + h * 32);
+              each<M>([&](auto m) INLINE_LAMBDA {
+                const int8_t* x = q + m * GROUP + (r * (4 / RUNS) + s) * 8;
+                const __m256i first = _mm256_maddubs_epi16(a, dword(x)), second = _mm256_maddubs_epi16(b, dword(x + 4));
+                if constexpr (NARROW) d[h][m] = _mm256_add_epi16(_mm256_add_epi16(d[h][m], first), second);
+                else d[h][m] = _mm256_add_epi32(d[h][m], _mm256_madd_epi16(_mm256_add_epi16(first, second), ones));
+                asm("" : "+x"(d[h][m]));
+              });
             });
-          });
+          }
+        });
+        const Pair scale = part<FORMAT>(w, g, 0, r);
+        each<M>([&](auto m) INLINE_LAMBDA {
+          auto wide = [&](__m256i v) INLINE_LAMBDA {
+            if constexpr (NARROW) v = _mm256_madd_epi16(v, ones);
+            if constexpr (ADDED != 0) v = _mm256_sub_epi32(v, _mm256_set1_epi32(ADDED * totals[at + m]));
+            return _mm256_cvtepi32_ps(v);
+          };
+          const __m256 x = _mm256_broadcast_ss(scales + g * M + m);
+          c.low[m] = _mm256_fmadd_ps(_mm256_mul_ps(scale.low, x), wide(d[0][m]), c.low[m]);
+          c.high[m] = _mm256_fmadd_ps(_mm256_mul_ps(scale.high, x), wide(d[1][m]), c.high[m]);
+        });
+        if constexpr (has_minima(FORMAT)) {
+          const Pair minimum = part<FORMAT>(w, g, 1, r);
+          c.template add<1>(minimum, sums + at);
         }
-      });
-      const Pair scale = part<FORMAT>(w);
-      each<M>([&](auto m) INLINE_LAMBDA {
-        auto wide = [&](__m256i v) INLINE_LAMBDA {
-          if constexpr (FOUR_BITS) v = _mm256_madd_epi16(v, ones);
-          if constexpr (ADDED != 0) v = _mm256_sub_epi32(v, _mm256_set1_epi32(ADDED * totals[g * M + m]));
-          return _mm256_cvtepi32_ps(v);
-        };
-        const __m256 x = _mm256_broadcast_ss(scales + g * M + m);
-        c.low[m] = _mm256_fmadd_ps(_mm256_mul_ps(scale.low, x), wide(d[0][m]), c.low[m]);
-        c.high[m] = _mm256_fmadd_ps(_mm256_mul_ps(scale.high, x), wide(d[1][m]), c.high[m]);
-      });
-      if constexpr (has_minima(FORMAT)) {
-        const Pair minimum = part<FORMAT>(w + part_bytes(FORMAT));
-        c.template add<1>(minimum, sums + g * M);
       }
     }
     c.give(out);

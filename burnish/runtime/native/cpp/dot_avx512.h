@@ -8,9 +8,57 @@ INLINE __m512i dword(const void* p) {
   return _mm512_set1_epi32(x);
 }
 INLINE __m512 halves(const char* p) { return _mm512_maskz_cvtph_ps((__mmask16)-1, _mm256_loadu_si256((const __m256i*)p)); }
+
+// The scales (part 0) or minima (1) of a run of inputs of group g of the panel at w.
 template <int FORMAT>
-INLINE __m512 part(const char* p) {
+INLINE __m512 part(const char* w, i64 g, int part, int run) {
+  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT) + run * PANEL;
+  if constexpr (has_blocks(FORMAT)) {
+    const __m512i whole = _mm512_maskz_cvtepi8_epi32((__mmask16)-1, _mm_loadu_si128((const __m128i*)p));
+    return _mm512_mul_ps(halves(w + halves_at(FORMAT, g) + part * 32), _mm512_cvtepi32_ps(whole));
+  }
   return part_bytes(FORMAT) == 32 ? halves(p) : _mm512_loadu_ps(p);
+}
+
+// Formats that take more to unpack than to multiply. With twelve rows they would take minutes to compile, too.
+constexpr bool is_taken_apart(int format) { return format >= Q5; }
+
+// Steps 2s and 2s + 1 of a group's numbers from 0 on; of int8, each 128 more than it is.
+template <int FORMAT, int S>
+INLINE void two_steps(const char* values, __m512i& a, __m512i& b) {
+  if constexpr (bits_of(FORMAT) == 8) {
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    ask(values + S * 128), ask(values + S * 128 + 64);
+    a = _mm512_xor_si512(_mm512_loadu_si512(values + S * 128), flip);
+    b = _mm512_xor_si512(_mm512_loadu_si512(values + S * 128 + 64), flip);
+    return;
+  }
+  const __m512i low = _mm512_set1_epi8(15), both = _mm512_loadu_si512(values + S * 64);
+  ask(values + S * 64);
+  a = _mm512_and_si512(both, low), b = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+  if constexpr (bits_of(FORMAT) > 4) {
+    constexpr int ABOVE = bits_of(FORMAT) - 4, AT = 2 * S * ABOVE % 8;  // bits above the four, and where the step's lie
+    const char* p = values + 256 + 2 * S * ABOVE / 8 * 64;
+    if constexpr (AT == 0) ask(p);
+    const __m512i above = _mm512_loadu_si512(p), mask = _mm512_set1_epi8(((1 << ABOVE) - 1) << 4);
+    auto from = [&](auto at) INLINE_LAMBDA {
+      if constexpr (decltype(at)::value < 4) return _mm512_and_si512(_mm512_slli_epi16(above, 4 - at), mask);
+      else return _mm512_and_si512(_mm512_srli_epi16(above, at - 4), mask);
+    };
+    a = _mm512_or_si512(a, from(Number<AT>())), b = _mm512_or_si512(b, from(Number<AT + ABOVE>()));
+  }
+}
+
+// All numbers of a group, less ZERO.
+template <int FORMAT, int ZERO>
+INLINE void all_steps(const char* values, char* out) {
+  const __m512i zero = _mm512_set1_epi8(ZERO);
+  each<4>([&](auto s) INLINE_LAMBDA {
+    __m512i a, b;
+    two_steps<FORMAT, decltype(s)::value>(values, a, b);
+    _mm512_store_si512(out + s * 128, _mm512_sub_epi8(a, zero));
+    _mm512_store_si512(out + s * 128 + 64, _mm512_sub_epi8(b, zero));
+  });
 }
 
 template <int FORMAT, bool ROUNDED>
@@ -48,46 +96,55 @@ INLINE __m512 input(const char* pair, int i) {
 // Integers times floats: each of the four bytes of an output's dword becomes a float.
 template <int FORMAT>
 struct Dot<FORMAT, false> {
-  static constexpr int MOST = 12;
-  static constexpr bool FOUR_BITS = FORMAT >= Q4;
+  static constexpr int MOST = is_taken_apart(FORMAT) ? 6 : 12, RUNS = runs(FORMAT);
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     // By the four bits that u is, u - 8: where there are minima, too, which gain 8 scales. Sums of u would be large, and
-    // most of them would be taken off again.
+    // most of them would be taken off again. So with the 16 and 32 in the middle of five and six bits.
     const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
-    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
+    for (i64 g = 0; g < blocks(k, GROUP); g++) {
+      const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       const float* x = rows.x + row * rows.stride + g * GROUP * M;
-      __m512 d[M];
-      each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_setzero_ps(); });
-      auto add = [&](__m512 a, int input) INLINE_LAMBDA {
-        each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP + input]), d[m]);
-          asm("" : "+v"(d[m]));
-        });
-      };
-      for (int s = 0; s < (FOUR_BITS ? 4 : 8); s++) {
-        const char* p = w + values_at(FORMAT) + s * 64;
-        ask(p);
-        const __m512i a = _mm512_loadu_si512(p);
-        if constexpr (FOUR_BITS) {
-          each<8>([&](auto j) INLINE_LAMBDA {  // half j % 2 of byte j / 2
-            add(_mm512_permutexvar_ps(_mm512_srli_epi32(a, 4 * j), table), s * 8 + j % 2 * 4 + j / 2);
+      for (int r = 0; r < RUNS; r++) {
+        __m512 d[M];
+        each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_setzero_ps(); });
+        auto add = [&](__m512 a, int input) INLINE_LAMBDA {
+          each<M>([&](auto m) INLINE_LAMBDA {
+            d[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP + input]), d[m]);
+            asm("" : "+v"(d[m]));
           });
-        } else {
+        };
+        auto four = [&](__m512i a, int step) INLINE_LAMBDA {
           each<4>([&](auto j) INLINE_LAMBDA {
-            add(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(a, 24 - 8 * j), 24)), s * 4 + j);
+            add(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(a, 24 - 8 * j), 24)), step * 4 + j);
           });
+        };
+        if constexpr (bits_of(FORMAT) == 4) {
+          for (int s = 0; s < 4; s++) {
+            ask(values + s * 64);
+            const __m512i a = _mm512_loadu_si512(values + s * 64);
+            each<8>([&](auto j) INLINE_LAMBDA {  // half j % 2 of byte j / 2
+              add(_mm512_permutexvar_ps(_mm512_srli_epi32(a, 4 * j), table), s * 8 + j % 2 * 4 + j / 2);
+            });
+          }
+        } else {
+          alignas(64) char apart[GROUP * PANEL];
+          const char* steps = values;
+          if constexpr (bits_of(FORMAT) < 8) steps = apart, all_steps<FORMAT, zero_of(FORMAT)>(values, apart);
+          for (int s = r * (8 / RUNS); s < (r + 1) * (8 / RUNS); s++) {
+            if constexpr (bits_of(FORMAT) == 8) ask(steps + s * 64);
+            four(_mm512_loadu_si512(steps + s * 64), s);
+          }
         }
-      }
-      const __m512 scale = part<FORMAT>(w);
-      each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_fmadd_ps(d[m], scale, c[m]); });
-      if constexpr (has_minima(FORMAT)) {
-        const __m512 minimum = _mm512_fmadd_ps(scale, _mm512_set1_ps(8.0f), part<FORMAT>(w + part_bytes(FORMAT)));
-        each<M>([&](auto m) INLINE_LAMBDA {
-          c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(rows.sums[row * rows.groups + g * M + m]), c[m]);
-        });
+        const __m512 scale = part<FORMAT>(w, g, 0, r);
+        each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_fmadd_ps(d[m], scale, c[m]); });
+        if constexpr (has_minima(FORMAT)) {
+          const __m512 minimum = _mm512_fmadd_ps(scale, _mm512_set1_ps(zero_of(FORMAT)), part<FORMAT>(w, g, 1, r));
+          const float* sums = rows.sums + row * rows.groups * RUNS + (g * RUNS + r) * M;
+          each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[m]), c[m]); });
+        }
       }
     }
     each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
@@ -95,50 +152,44 @@ struct Dot<FORMAT, false> {
 };
 
 // Integers times integers. VNNI multiplies unsigned by signed: int8 weights get 128 more, and the sums begin at -128
-// times the total of a row's group, which is known; so with the 8 of four bits.
+// times the total of a row's run, which is known; so with the 8, 16 and 32 of fewer bits.
 template <int FORMAT>
 struct Dot<FORMAT, true> {
-  static constexpr int MOST = 12;
-  static constexpr bool FOUR_BITS = FORMAT >= Q4;
+  static constexpr int MOST = is_taken_apart(FORMAT) ? 6 : 12, RUNS = runs(FORMAT);
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    const __m512i flip = _mm512_set1_epi8((char)0x80), low = _mm512_set1_epi8(15);
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
     const int8_t* q = rows.q + row * rows.stride;
-    const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups;
-    const int32_t* totals = rows.totals + row * rows.groups;
-    constexpr int ADDED = has_minima(FORMAT) ? 0 : FOUR_BITS ? 8 : 128;
-    for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT), q += GROUP * M) {
-      __m512i d[M];
-      each<M>([&](auto m) INLINE_LAMBDA {
-        d[m] = ADDED ? _mm512_set1_epi32(-ADDED * totals[g * M + m]) : _mm512_setzero_si512();
-      });
-      each<4>([&](auto s) INLINE_LAMBDA {
-        __m512i a, b;
-        const char* p = w + values_at(FORMAT) + s * (FOUR_BITS ? 64 : 128);
-        ask(p);
-        if constexpr (FOUR_BITS) {
-          const __m512i both = _mm512_loadu_si512(p);
-          a = _mm512_and_si512(both, low), b = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-        } else {
-          ask(p + 64);
-          a = _mm512_xor_si512(_mm512_loadu_si512(p), flip), b = _mm512_xor_si512(_mm512_loadu_si512(p + 64), flip);
-        }
+    const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups * RUNS;
+    const int32_t* totals = rows.totals + row * rows.groups * RUNS;
+    constexpr int ADDED = has_minima(FORMAT) ? 0 : zero_of(FORMAT);
+    for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
+      const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
+      alignas(64) char apart[RUNS == 1 ? 1 : GROUP * PANEL];
+      if constexpr (RUNS > 1) all_steps<FORMAT, 0>(values, apart);
+      for (int r = 0; r < RUNS; r++) {
+        const i64 at = (g * RUNS + r) * M;
+        __m512i d[M];
         each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_dpbusd_epi32(d[m], a, dword(q + m * GROUP + s * 8));
+          d[m] = ADDED ? _mm512_set1_epi32(-ADDED * totals[at + m]) : _mm512_setzero_si512();
         });
+        each<4 / RUNS>([&](auto s) INLINE_LAMBDA {
+          __m512i a, b;
+          if constexpr (RUNS == 1) two_steps<FORMAT, decltype(s)::value>(values, a, b);
+          else a = _mm512_load_si512(apart + (r * 2 + s) * 128), b = _mm512_load_si512(apart + (r * 2 + s) * 128 + 64);
+          const int8_t* x = q + (r * (4 / RUNS) + s) * 8;
+          each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_dpbusd_epi32(d[m], a, dword(x + m * GROUP)); });
+          each<M>([&](auto m) INLINE_LAMBDA { d[m] = _mm512_dpbusd_epi32(d[m], b, dword(x + m * GROUP + 4)); });
+        });
+        const __m512 scale = part<FORMAT>(w, g, 0, r);
+        __m512 minimum;
+        if constexpr (has_minima(FORMAT)) minimum = part<FORMAT>(w, g, 1, r);
         each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = _mm512_dpbusd_epi32(d[m], b, dword(q + m * GROUP + s * 8 + 4));
+          c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[g * M + m])), _mm512_cvtepi32_ps(d[m]), c[m]);
+          if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[at + m]), c[m]);
         });
-      });
-      const __m512 scale = part<FORMAT>(w);
-      __m512 minimum;
-      if constexpr (has_minima(FORMAT)) minimum = part<FORMAT>(w + part_bytes(FORMAT));
-      each<M>([&](auto m) INLINE_LAMBDA {
-        c[m] = _mm512_fmadd_ps(_mm512_mul_ps(scale, _mm512_set1_ps(scales[g * M + m])), _mm512_cvtepi32_ps(d[m]), c[m]);
-        if constexpr (has_minima(FORMAT)) c[m] = _mm512_fmadd_ps(minimum, _mm512_set1_ps(sums[g * M + m]), c[m]);
-      });
+      }
     }
     each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, c[m]); });
   }

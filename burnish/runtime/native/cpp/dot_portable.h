@@ -19,18 +19,22 @@ struct Dot {
     if constexpr (!is_integer(FORMAT)) {
       for (i64 i = 0; i < k; i++) c += float_at<FORMAT>(w, i, o) * x[(i / GROUP * M + m) * GROUP + i % GROUP];
     } else {
-      for (i64 g = 0; g < blocks(k, GROUP); g++, w += group_bytes(FORMAT)) {
+      constexpr int RUNS = runs(FORMAT), RUN = GROUP / RUNS;
+      for (i64 at = 0; at < blocks(k, GROUP) * RUNS; at++) {  // runs of inputs with one scale
+        const i64 g = at / RUNS;
+        const int first = at % RUNS * RUN;
         float d = 0.0f;
         if constexpr (ROUNDED) {
           const int8_t* q = rows.q + row * rows.stride + (g * M + m) * GROUP;
           int total = 0;
-          for (int i = 0; i < GROUP; i++) total += integer_at<FORMAT>(w, i, o) * q[i];
+          for (int i = first; i < first + RUN; i++) total += integer_at<FORMAT>(w, g, i, o) * q[i];
           d = static_cast<float>(total) * rows.scales[row * rows.groups + g * M + m];
         } else {
-          for (int i = 0; i < GROUP; i++) d += static_cast<float>(integer_at<FORMAT>(w, i, o)) * x[(g * M + m) * GROUP + i];
+          for (int i = first; i < first + RUN; i++)
+            d += static_cast<float>(integer_at<FORMAT>(w, g, i, o)) * x[(g * M + m) * GROUP + i];
         }
-        c += d * part_at<FORMAT>(w, o);
-        if constexpr (has_minima(FORMAT)) c += part_at<FORMAT>(w + part_bytes(FORMAT), o) * rows.sums[row * rows.groups + g * M + m];
+        c += d * part_at<FORMAT>(w, g, 0, first, o);
+        if constexpr (has_minima(FORMAT)) c += part_at<FORMAT>(w, g, 1, first, o) * rows.sums[row * rows.groups * RUNS + at * M + m];
       }
     }
     return c;

@@ -9,21 +9,35 @@ INLINE float half_at(const char* p, i64 i) {
   memcpy(&x, p + 2 * i, 2);
   return static_cast<float>(x);
 }
+
+// Output o's scale (part 0) or minimum (part 1) for input i of group g of the panel at w.
 template <int FORMAT>
-INLINE float part_at(const char* p, int o) {
+INLINE float part_at(const char* w, i64 g, int part, int i, int o) {
+  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT);
+  if constexpr (has_blocks(FORMAT)) {
+    const float half = half_at(w + halves_at(FORMAT, g) + part * 32, o);
+    return half * static_cast<float>(static_cast<int8_t>(p[i * runs(FORMAT) / GROUP * PANEL + o]));
+  }
   if constexpr (part_bytes(FORMAT) == 32) return half_at(p, o);
   float x;
   memcpy(&x, p + 4 * o, 4);
   return x;
 }
 
-// Output o's element for input i of the group at w, without its scale: q, u - 8, or u where there are minima.
+// Output o's element for input i of group g, without its scale: q, or u where there are minima.
 template <int FORMAT>
-INLINE int integer_at(const char* w, int i, int o) {
-  const char* values = w + values_at(FORMAT);
-  if constexpr (FORMAT < Q4) return static_cast<int8_t>(values[i / 4 * 64 + o * 4 + i % 4]);
-  const int both = static_cast<uint8_t>(values[i / 8 * 64 + o * 4 + i % 4]);
-  return (i / 4 % 2 ? both >> 4 : both & 15) - (has_minima(FORMAT) ? 0 : 8);
+INLINE int integer_at(const char* w, i64 g, int i, int o) {
+  const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
+  const int step = i / 4, place = o * 4 + i % 4;
+  if constexpr (bits_of(FORMAT) == 8) return static_cast<int8_t>(values[step * 64 + place]);
+  const int both = static_cast<uint8_t>(values[step / 2 * 64 + place]);
+  int u = step % 2 ? both >> 4 : both & 15;
+  if constexpr (bits_of(FORMAT) > 4) {
+    constexpr int ABOVE = bits_of(FORMAT) - 4;
+    const int above = static_cast<uint8_t>(values[256 + step * ABOVE / 8 * 64 + place]);
+    u |= (above >> step * ABOVE % 8 & ((1 << ABOVE) - 1)) << 4;
+  }
+  return has_minima(FORMAT) ? u : u - zero_of(FORMAT);
 }
 
 template <int FORMAT>
@@ -50,16 +64,17 @@ static inline void panel_row(const char* w, int o, float* out, i64 k) {
     if constexpr (!is_integer(FORMAT)) {
       out[i] = float_at<FORMAT>(w, i, o);
     } else {
-      const char* group = w + i / GROUP * group_bytes(FORMAT);
-      const float x = static_cast<float>(integer_at<FORMAT>(group, i % GROUP, o)) * part_at<FORMAT>(group, o);
-      out[i] = has_minima(FORMAT) ? x + part_at<FORMAT>(group + part_bytes(FORMAT), o) : x;
+      const i64 g = i / GROUP;
+      const int in = i % GROUP;
+      const float x = static_cast<float>(integer_at<FORMAT>(w, g, in, o)) * part_at<FORMAT>(w, g, 0, in, o);
+      out[i] = has_minima(FORMAT) ? x + part_at<FORMAT>(w, g, 1, in, o) : x;
     }
   }
 }
 static inline void panel_row(i64 format, const char* w, int o, float* out, i64 k) {
   switch (format) {
 #define CASE(f) case f: return panel_row<f>(w, o, out, k);
-    CASE(F32) CASE(BF16) CASE(F16) CASE(Q8) CASE(Q8F) CASE(Q4) CASE(Q4M) CASE(Q4F)
+    CASE(F32) CASE(BF16) CASE(F16) EACH_OF_INTEGERS(CASE)
 #undef CASE
   }
 }

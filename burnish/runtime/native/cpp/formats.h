@@ -1,27 +1,50 @@
 // How weights[N, K] lie in memory: panels of 16 outputs, whose elements stand in the order in which they are multiplied.
 //
 // In a panel, inputs come one behind the other, each with its 16 outputs: float32 [K][16]; float16 [K][16]; bfloat16
-// [K / 2][16][2]. Integers come in groups of 32 inputs: 16 scales, then, where a format has them, 16 minima, then
-// int8 [8 steps][16][4], or of 4 bits [4][16][4] bytes, whose low half belongs to step 2i and whose high half to 2i + 1.
-// Element = scale * q for int8, scale * (u - 8) for q4, and scale * u + minimum for q4m and q4f. The parts are half
-// floats, but floats for q8f and q4f. K is filled up with zeros to whole groups, N to whole panels.
+// [K / 2][16][2]. Integers come in groups of 32 inputs: 16 scales, then, where a format has them, 16 minima, then the
+// numbers in 8 steps of 4 inputs: int8 [8][16][4], or of 4 bits [4][16][4] bytes, whose low half belongs to step 2i and
+// whose high half to 2i + 1. Of 5 and 6 bits the low 4 come so, then bytes [1 or 2][16][4] with a bit of each of 8
+// steps, or two bits of each of 4, from the lowest on.
+//
+// Element = scale * q, of 4, 5 and 6 bits stored as u = q + 8, 16, 32; with minima scale * u + minimum. Both are half
+// floats, of q8f and q4f floats, and of q4k, q5k and q6k int8, of q6k [2][16], each for 16 inputs, times half floats
+// [16] (and [16] for the minima) in front of each 256 inputs. K is filled up with zeros to whole groups, or to whole 256
+// inputs, N to whole panels.
 #pragma once
 #include "abi.h"
 
-enum Format { F32, BF16, F16, Q8, Q8F, Q4, Q4M, Q4F };
-#define FORMATS "f32|bf16|f16|q8|q8f|q4|q4m|q4f"
+enum Format { F32, BF16, F16, Q8, Q8F, Q4, Q4M, Q4F, Q5, Q5M, Q4K, Q5K, Q6K };
+#define FORMATS "f32|bf16|f16|q8|q8f|q4|q4m|q4f|q5|q5m|q4k|q5k|q6k"
+#define EACH_OF_INTEGERS(f) f(Q8) f(Q8F) f(Q4) f(Q4M) f(Q4F) f(Q5) f(Q5M) f(Q4K) f(Q5K) f(Q6K)
 
-constexpr int PANEL = 16, GROUP = 32;
+constexpr int PANEL = 16, GROUP = 32, GROUPS_OF_BLOCK = 8;
 
 constexpr bool is_integer(i64 format) { return format >= Q8; }
-constexpr bool has_minima(i64 format) { return format == Q4M || format == Q4F; }
-constexpr i64 part_bytes(i64 format) { return format == Q8F || format == Q4F ? 64 : 32; }
-constexpr i64 values_at(i64 format) { return part_bytes(format) * (has_minima(format) ? 2 : 1); }
-constexpr i64 group_bytes(i64 format) { return values_at(format) + (format <= Q8F ? 512 : 256); }
+constexpr bool has_minima(i64 format) { return format == Q4M || format == Q4F || format == Q5M || format == Q4K || format == Q5K; }
+constexpr bool has_blocks(i64 format) { return format >= Q4K; }
+constexpr int bits_of(i64 format) {
+  return format <= Q8F ? 8 : format == Q5 || format == Q5M || format == Q5K ? 5 : format == Q6K ? 6 : 4;
+}
+constexpr int runs(i64 format) { return format == Q6K ? 2 : 1; }          // of inputs in a group, each with its scales
+constexpr int zero_of(i64 format) { return 1 << (bits_of(format) - 1); }     // the u that stands in the middle
+constexpr i64 part_bytes(i64 format) { return has_blocks(format) ? 16 * runs(format) : format == Q8F || format == Q4F ? 64 : 32; }
+constexpr i64 parts(i64 format) { return has_minima(format) ? 2 : 1; }
+constexpr i64 values_at(i64 format) { return part_bytes(format) * parts(format); }
+constexpr i64 group_bytes(i64 format) { return values_at(format) + 64 * bits_of(format); }
+constexpr i64 halves_bytes(i64 format) { return 32 * parts(format); }  // in front of a block
+constexpr i64 block_bytes(i64 format) { return halves_bytes(format) + GROUPS_OF_BLOCK * group_bytes(format); }
+
+// Group g of a panel; and the halves of its block, if it has some.
+constexpr i64 group_at(i64 format, i64 g) {
+  if (!has_blocks(format)) return g * group_bytes(format);
+  return g / GROUPS_OF_BLOCK * block_bytes(format) + halves_bytes(format) + g % GROUPS_OF_BLOCK * group_bytes(format);
+}
+constexpr i64 halves_at(i64 format, i64 g) { return g / GROUPS_OF_BLOCK * block_bytes(format); }
 
 // Inputs that a row has with its filling.
 constexpr i64 filled(i64 format, i64 k) { return format == BF16 ? padded(k, 2) : is_integer(format) ? padded(k, GROUP) : k; }
 
 constexpr i64 panel_bytes(i64 format, i64 k) {
+  if (has_blocks(format)) return blocks(k, GROUP * GROUPS_OF_BLOCK) * block_bytes(format);
   return format == F32 ? k * 64 : format <= F16 ? filled(format, k) * 32 : blocks(k, GROUP) * group_bytes(format);
 }

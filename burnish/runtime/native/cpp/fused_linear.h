@@ -34,7 +34,7 @@ static i64 fused_linear_units(const FusedLinear& a) {
 }
 static i64 fused_linear_scratch(const FusedLinear& a) {
   const i64 together = rows_together(a.rows, a.size_k);
-  return rows_scratch(together, a.size_k) + together * 64;
+  return rows_scratch(a.format, together, a.size_k) + together * 64;
 }
 
 static void fused_linear_reach(const FusedLinear& a, Reach& reach) {
@@ -128,7 +128,7 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
   const bool rounded = w.rounded && is_integer(a.format);
   const Product product = product_of(a.format, rounded);
   Rows& rows = *reinterpret_cast<Rows*>(w.scratch);
-  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(together, a.size_k));
+  float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   while (begin < end) {
     const i64 block = begin / panels, first = begin % panels, last = first + (end - begin) < panels ? first + (end - begin) : panels;
     const i64 row = block * together, count = a.rows - row < together ? a.rows - row : together;

@@ -62,7 +62,7 @@ struct Chosen {
 static i64 moe_linear_scratch(const MoeLinear& a) {
   const i64 together = choices_together(a);
   return padded((a.count + 2) * 8, 64) + padded(a.rows * a.choices * 8, 64) + padded(together * a.size_k * 4, 64) +
-         together * 64 + rows_scratch(together, a.size_k);
+         together * 64 + rows_scratch(a.format, together, a.size_k);
 }
 
 static void moe_linear(const MoeLinear& a, Worker& w, i64 begin, i64 end) {

@@ -26,8 +26,8 @@ struct Rows {
   const float* x;         // tile: [groups][M][GROUP]; row r's tile begins at r * stride
   const int8_t* q;        // tile: [groups][M][GROUP], where x is about scale * q; null where products take floats
   const float* scales;    // tile: [groups][M]
-  const float* sums;      // tile: [groups][M]: of the inputs of a group
-  const int32_t* totals;  // tile: [groups][M]: of q
+  const float* sums;      // tile: [groups * runs][M]: of the inputs of a run, those that share a weight's scale
+  const int32_t* totals;  // tile: [groups * runs][M]: of q
 };
 
 enum Norm { NO_NORM, RMS, LAYER };
@@ -98,8 +98,9 @@ static inline void normalize(const Normed& n, const float* x, float* y, i64 k) {
   }
 }
 
-// One group as integers: scale = greatest / 127.
-INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x, int32_t* total) {
+// One group as integers: their scale, greatest / 127, is given back; of each of its runs the total, each `apart`.
+template <int RUNS>
+INLINE float round_group(const float* x, int8_t* q, int32_t* totals, i64 apart) {
   constexpr int PARTS = GROUP / LANES;
   typedef int8_t Bytes __attribute__((vector_size(LANES)));
   V size = {}, strange = {};
@@ -109,24 +110,23 @@ INLINE void round_group(const float* x, int8_t* q, float* scale, float* sum_of_x
     strange += part - part;
   });
   const float most = greatest(size), inverse = most > 0.0f ? 127.0f / most : 0.0f;
-  const float step = most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
   const V magic = splat(12582912.0f);  // 1.5 * 2^23: what is added to it has its nearest whole number in the low bits
-  VI all = {};
+  VI all[RUNS] = {};
   each<PARTS>([&](auto p) INLINE_LAMBDA {
     const VI whole = (VI)(load(x + p * LANES) * inverse + magic) - (VI)magic;
     const Bytes bytes = __builtin_convertvector(whole, Bytes);
     memcpy(q + p * LANES, &bytes, LANES);
-    all += whole << 24 >> 24;  // that byte: of what is no number, too, sums that are small
+    all[p * RUNS / PARTS] += whole << 24 >> 24;  // that byte: of what is no number, too, sums that are small
   });
-  const float sum_of_q = sum(__builtin_convertvector(all, V));  // of whole numbers, and exact
-  *scale = step, *sum_of_x = step * sum_of_q, *total = static_cast<int32_t>(sum_of_q);
+  for (int r = 0; r < RUNS; r++) totals[r * apart] = static_cast<int32_t>(sum(__builtin_convertvector(all[r], V)));  // exact
+  return most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
 }
 
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
-static inline i64 rows_scratch(i64 rows, i64 k) {
+static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
   const i64 stride = padded(k, GROUP), groups = stride / GROUP, room = padded(rows, TILE);
   return padded(sizeof(Rows), 64) + padded(stride * 4, 64) + padded(room * stride * 4, 64) + padded(room * stride, 64) +
-         3 * padded(room * groups * 4, 64);
+         padded(room * groups * 4, 64) + 2 * padded(room * groups * runs(format) * 4, 64);
 }
 
 // `count` rows of x, normed, as a product with weights of `format` reads them.
@@ -137,26 +137,29 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const T
   if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && filled(format, k) == k) return rows;
   float *y = scratch.take<float>(stride), *all = scratch.take<float>(rounded ? 0 : room * stride);
   int8_t* q = scratch.take<int8_t>(rounded ? room * stride : 0);
-  float *scales = scratch.take<float>(room * groups), *sums = scratch.take<float>(room * groups);
-  int32_t* totals = scratch.take<int32_t>(room * groups);
+  const int parts = runs(format), run = GROUP / parts;
+  float *scales = scratch.take<float>(room * groups), *sums = scratch.take<float>(room * groups * parts);
+  int32_t* totals = scratch.take<int32_t>(room * groups * parts);
   for (i64 i = k; i < stride; i++) y[i] = 0.0f;
   for (i64 r = 0; r < count; r++) {
     const i64 first = r / tiling.most * tiling.most, m = r - first, M = tiling.tile(count - first);
     normalize(norm, x + r * x_stride, y, k);
     for (i64 g = 0; g < groups; g++) {
       const float* group = y + g * GROUP;
-      const i64 at = first * groups + g * M + m, place = first * stride + (g * M + m) * GROUP;
+      const i64 place = first * stride + (g * M + m) * GROUP, at = (first * groups + g * M) * parts + m;  // of its first run
       if (rounded) {
-        round_group(group, q + place, scales + at, sums + at, totals + at);
+        const float scale = parts == 2 ? round_group<2>(group, q + place, totals + at, M) : round_group<1>(group, q + place, totals + at, M);
+        scales[first * groups + g * M + m] = scale;
+        for (int part = 0; part < parts; part++) sums[at + part * M] = scale * static_cast<float>(totals[at + part * M]);
         continue;
       }
-      V total = {};
-      each<GROUP / LANES>([&](auto part) INLINE_LAMBDA {
-        const V values = load(group + part * LANES);
-        store(all + place + part * LANES, values);
-        total += values;
-      });
-      if (has_minima(format)) sums[at] = sum(total);
+      memcpy(all + place, group, GROUP * 4);
+      if (!has_minima(format)) continue;
+      for (int part = 0; part < parts; part++) {
+        V total = {};
+        for (int i = 0; i < run; i += LANES) total += load(group + part * run + i);
+        sums[at + part * M] = sum(total);
+      }
     }
   }
   rows.x = all, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.totals = totals;

@@ -1,0 +1,34 @@
+"""Weights that a file has integers for stand for these from here on: only those of one kind are joined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.program import Program
+from burnish.ir.quantization import kept
+from burnish.passes.base import Effect, Log
+
+
+@dataclass(frozen=True)
+class KeepIntegers:
+    """weight of floats, which a file has integers for -> the integers and their scales."""
+
+    name: ClassVar[str] = "keep-integers"
+    effect: ClassVar[Effect] = Effect.REASSOCIATES
+    atomic: ClassVar[bool] = False
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Replace each such weight, in place. It is floats to all that reads it, still."""
+        editor = Editor(program)
+        for leaf in [node for node in program.graph.nodes if node.op == "get_attr"]:
+            name = program.weight_of(leaf)
+            integers = kept(program.weights[name])
+            if integers is None:
+                continue
+            new = editor.weight(f"{name}.int{integers.bits}", integers)
+            editor.replace(leaf, new)
+            log.rewrite(new, f"int{integers.bits}, scales for each {integers.group}, as the file has them")
+        remove_dead(program)
+        return program
