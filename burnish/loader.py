@@ -8,7 +8,7 @@ from burnish.runtime.artifact import Artifact
 from burnish.runtime.executor import Executor
 from burnish.runtime.executor_native import Accuracy
 from burnish.runtime.kernel_files import read_plan
-from burnish.runtime.model import Backend, CompiledModel, weight_tensors
+from burnish.runtime.model import Backend, CompiledModel
 from burnish.runtime.model import load as load_by_runtime
 
 
@@ -44,6 +44,7 @@ def interpreted(artifact: Artifact) -> Executor:
 
     interpret()
     from burnish.codegen.triton.interpreted import InterpretedExecutor, generate_kernels
+    from burnish.runtime.mapped_weights import weight_tensors
 
     plan = read_plan(artifact)
     generate_kernels(plan, artifact.program())

@@ -12,23 +12,22 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
-from burnish.ir.program import Signature
+from burnish.ir.signature import Signature
 from burnish.ir.trace import Trace
 from burnish.runtime.artifact import MODEL_FILE, Artifact
 from burnish.runtime.executor import Executor, UnavailableExecutor
-from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.executor_native import Accuracy, NativeExecutor
-from burnish.runtime.executor_onnx import OnnxExecutor
-from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
-from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels, read_plan
-from burnish.runtime.session import Session
+from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_plan
+from burnish.runtime.row_tables import row_tables
+from burnish.runtime.session import Session, is_tensor
 from burnish.runtime.tokenization import Tokenizer
+
+if TYPE_CHECKING:  # for those alone who ask for tensors
+    import torch
 
 Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
 _NEEDED: dict[str, str] = {
@@ -72,7 +71,7 @@ class CompiledModel:
 
         Raises InvalidInputError for ids of another dtype or rank, outside the vocabulary, or too many.
         """
-        if not isinstance(ids, torch.Tensor):
+        if not is_tensor(ids):
             raise InvalidInputError(f"token ids are an int64 tensor [batch, tokens], not {type(ids).__name__}")
         batch, length = ids.shape if ids.dim() == 2 else (1, 1)  # any other rank is refused by append
         return self.session(max(batch, 1), capacity=length).append(ids, every=True)
@@ -305,28 +304,17 @@ def hold_temporary(path: Path | str, reason: str) -> CompiledModel:
 
 
 def _executor(artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None) -> Executor:
-    if backend == "reference":
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return ReferenceExecutor(artifact.program())
-    if backend == "cuda":
-        return CudaExecutor(
-            read_plan(artifact),
-            {each: read_kernels(artifact, each) for each in architectures(artifact)},
-            weight_tensors(artifact),
-            artifact.tables,
-        )
+    """The executor of a backend, which alone imports what it needs: native kernels need no PyTorch."""
     if backend == "native":
-        return NativeExecutor(read_plan(artifact), weight_tensors(artifact), artifact.tables, threads, accuracy)
+        weights = artifact.mapped()
+        return NativeExecutor(read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy)
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
-    return OnnxExecutor(
-        artifact.file(MODEL_FILE),
-        artifact.states,
-        artifact.signature,
-        threads,
-        artifact.tables,
-    )
+    from burnish.runtime.torch_executors import cuda_executor, onnx_executor, reference_executor
+
+    if backend == "reference":
+        return reference_executor(artifact, threads)
+    return cuda_executor(artifact) if backend == "cuda" else onnx_executor(artifact, threads)
 
 
 def _default_backend(artifact: Artifact) -> Backend:
@@ -334,11 +322,6 @@ def _default_backend(artifact: Artifact) -> Backend:
     if target == "triton":
         return "cuda" if architectures(artifact) else "triton-interpret"
     return target
-
-
-def weight_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """The weights by name, mapped from the file."""
-    return {name: artifact.weights[name].materialize() for name in artifact.manifest.weights}
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:

@@ -11,8 +11,9 @@ from burnish.ir.full_text import full_text
 from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
 from burnish.ir.parse import parse_program
-from burnish.ir.program import Signature, Stage
+from burnish.ir.program import Stage
 from burnish.ir.shapes import is_batch, is_sequence
+from burnish.ir.signature import Signature
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph, symbolic_size
 from burnish.ir.text import type_text

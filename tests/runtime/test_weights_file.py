@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 from burnish.ir.errors import ArtifactError, WeightError
 from burnish.ir.weights import Cast, Concat, Permute, Stored, Weights
 from burnish.runtime import hashing
-from burnish.runtime.weights_file import ALIGNMENT, map_weights, plan_weights, read_header, write_weights
+from burnish.runtime.mapped_weights import map_weights
+from burnish.runtime.weights_file import ALIGNMENT, read_header
+from burnish.runtime.weights_writer import plan_weights, write_weights
 
 DTYPES = [
     torch.float64,

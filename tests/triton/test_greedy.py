@@ -27,6 +27,7 @@ from burnish.runtime.executor import Step, StepResult, Wanted, narrowed
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.triton.planned import interpreted
 from tests.zoo.configs import build
 
@@ -152,7 +153,7 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
     launches, _ = plan(program)
     assert fallbacks(launches) == {}
     executor = interpreted(program, launches)
-    states = [States.allocate(program.states, 2, 16, in_place=True) for _ in range(3)]
+    states = [States.allocate(program.states, 2, 16, ON_CPU, in_place=True) for _ in range(3)]
     for position, count in ((0, 3), (3, 1)):
         inputs = (torch.randint(1, 90, (2, count)), torch.full((2,), position), torch.arange(count))
         del launched[:]
@@ -174,7 +175,7 @@ def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[
     launches, _ = plan(program)
     assert {tuple(variant.results) for variant in launches.variants} == {("logits",)}
     executor = interpreted(program, launches)
-    states = [States.allocate(program.states, 1, 16, in_place=True) for _ in range(3)]
+    states = [States.allocate(program.states, 1, 16, ON_CPU, in_place=True) for _ in range(3)]
     inputs = (torch.tensor([[5, 6]]), torch.zeros(1).long(), torch.tensor([1]))
     kinds: tuple[Wanted, ...] = ("logits", "ids", "top")
     logits, *chosen = (executor.step(Step(*inputs, kind), each) for kind, each in zip(kinds, states, strict=True))
