@@ -65,7 +65,7 @@ def test_states_and_sizes_are_in_the_text_and_come_back() -> None:
     made, tokens = TypedGraph.of_tokens()
     made.size("capacity", 41)
     position = made.input("position", ["batch"], torch.int64)
-    past = made.state(State("past", StateKind.CACHE, ("batch", "capacity", 8), torch.float32, 1))
+    past = made.state(State("past", StateKind.CACHE, ("batch", "capacity", 8), "float32", 1))
     x = made.call(aten.embedding.default, made.weight("table", torch.randn(11, 8)), tokens)
     written = made.call(burnish_ops.cache_write.default, past, x, position, 1)
     program = made.program(x, written, signature=Signature(8, 16, 11), stage=Stage.INCREMENTAL)
