@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.body import Group, given, parse_body
 from burnish.ir.dtypes import SHORT
 from burnish.ir.parse_line import Reader
+
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
 
 MOST_STEPS = 64
 MOST_TEXT = 2**16
@@ -23,7 +25,7 @@ MOST_A_ROW = 2**20  # elements, of any value in between
 MOST_BYTES = 2**34  # of a whole table: 16 times what a million positions take
 BLOCK = 2**18  # elements that are made at a time
 
-Array: TypeAlias = NDArray[Any]
+Array: TypeAlias = "NDArray[Any]"
 
 
 class NotByNumpy(Exception):

@@ -16,31 +16,28 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.dtypes import name_of
 from burnish.ir.errors import ArtifactError, WeightError
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
-from burnish.ir.trace import NodeRecord, Trace
 from burnish.runtime import manifest as manifests
 from burnish.runtime.fresh_folder import fresh_folder
 from burnish.runtime.hashing import verify
 from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest
-from burnish.runtime.tokenization import Tokenizer, TokenizerData
-from burnish.runtime.weights_file import Placement, map_file, read_header
+from burnish.runtime.weights_file import Placement, read_header
 
 if TYPE_CHECKING:  # what needs PyTorch is imported by what asks for it
     from burnish.ir.position_table import PositionTable
     from burnish.ir.program import Program
+    from burnish.ir.trace import Trace
     from burnish.ir.weights import Weights
+    from burnish.runtime.tokenization import Tokenizer
 
 _T = TypeVar("_T")
 _Vector = TypeVar("_Vector")
@@ -62,19 +59,6 @@ class Table(Protocol):
 
 
 _Table = TypeVar("_Table", bound=Table)
-
-
-@dataclass(frozen=True)
-class StoredNodes:
-    """The nodes of all programs of a trace, each once; for each pass which ones, in order, and its declarations."""
-
-    nodes: list[NodeRecord]
-    passes: list[list[int]]
-    declarations: list[str]
-
-
-def text_file(number: int, name: str) -> str:
-    return f"trace/{number:02d}-{name}.txt"
 
 
 class Artifact:
@@ -191,14 +175,6 @@ class Artifact:
             by_file.setdefault(entry.file, {})[name] = self._placements[name]
         return by_file
 
-    def mapped(self) -> dict[str, NDArray[np.uint8]]:
-        """The bytes of the weights by name, mapped from their files."""
-        found: dict[str, NDArray[np.uint8]] = {}
-        for file, placements in self.placements.items():
-            everything = map_file(self.file(file))
-            found |= {name: everything[at.offset : at.offset + at.length] for name, at in placements.items()}
-        return found
-
     @cached_property
     def tables(self) -> dict[str, PositionTable]:
         """The tables of positions by name, as PyTorch makes their rows. Raises ArtifactError, see `tables_of`."""
@@ -229,26 +205,16 @@ class Artifact:
 
     def trace(self) -> Trace:
         """The record of the compilation."""
-        trace = self.decoded(TRACE_FILE, Trace)
-        stored = self.decoded(NODES_FILE, StoredNodes)
-        known = range(len(stored.nodes))
-        sizes = {len(trace.passes), len(stored.passes), len(stored.declarations)}
-        if len(sizes) != 1 or not all(index in known for indices in stored.passes for index in indices):
-            raise ArtifactError(f"{NODES_FILE} in {self.path} does not fit {TRACE_FILE}: compile or copy it again")
-        for place, record in enumerate(trace.passes):
-            name = text_file(record.number, record.name)
-            try:
-                text = self.file(name).read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ArtifactError(f"{name} in {self.path} is not a text: {error}") from error
-            nodes = tuple(stored.nodes[index] for index in stored.passes[place])
-            trace.passes[place] = replace(record, text=text, nodes=nodes, declarations=stored.declarations[place])
-        return trace
+        from burnish.runtime.trace_files import read_trace
+
+        return read_trace(self)
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, if there is one."""
         if self.manifest.tokenizer is None:
             return None
+        from burnish.runtime.tokenization import Tokenizer, TokenizerData
+
         template = self.file(TEMPLATE_FILE).read_text(encoding="utf-8") if self.has(TEMPLATE_FILE) else None
         text = self.file(TOKENIZER_FILE).read_text(encoding="utf-8")
         return Tokenizer(TokenizerData(text, template, self.manifest.tokenizer.special_tokens))

@@ -21,14 +21,13 @@ from burnish.runtime.artifact import (
     TEMPLATE_FILE,
     TOKENIZER_FILE,
     TRACE_FILE,
-    StoredNodes,
-    text_file,
 )
 from burnish.runtime.fresh_folder import fresh_folder
 from burnish.runtime.hashing import PieceHasher
 from burnish.runtime.kernel_files import PlannedCode, files_of
 from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest, Target
 from burnish.runtime.tokenization import TokenizerData
+from burnish.runtime.trace_files import StoredNodes, text_file
 from burnish.runtime.weights_writer import WeightLayout, write_weights
 from burnish.version import __version__
 

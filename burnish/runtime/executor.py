@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.signature import STEP_INPUTS
 from burnish.runtime.memory import NUMPY, Memory
 from burnish.runtime.states import States
+
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
 
 Wanted: TypeAlias = Literal["logits", "ids", "top"]
 """What a step gives: logits[b, kept, vocabulary], or ids int64[b, kept], those of the greatest logits, or the top.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.runtime.executor import Step, StepResult
@@ -22,7 +21,10 @@ from burnish.runtime.position_rows import RowTable
 from burnish.runtime.processors import processors
 from burnish.runtime.states import States
 
-Accuracy = Literal["exact", "fast"]
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
+
+    from burnish.runtime.model import Accuracy
 
 
 @dataclass

@@ -11,7 +11,8 @@ import torch
 from burnish.ir.dtypes import torch_dtype
 from burnish.ir.weights import Stored, Weights
 from burnish.runtime.artifact import Artifact
-from burnish.runtime.weights_file import Placement, map_file
+from burnish.runtime.mapped_bytes import map_file
+from burnish.runtime.weights_file import Placement
 
 
 def map_weights(path: Path, placements: Mapping[str, Placement]) -> Weights:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # what runs by native kernels alone does without
     import torch
+    from numpy.typing import NDArray
 
 _ALIGNMENT = 64  # a cache line, and the widest vector
 _NOT_NUMPYS = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.errors import ParseError
 from burnish.ir.position_arrays import ArrayTable, NotByNumpy
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.memory import numpy_name
 from burnish.runtime.position_rows import RowTable
+
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
 
 
 def row_tables(artifact: Artifact, mapped: Mapping[str, NDArray[np.uint8]]) -> Mapping[str, RowTable]:

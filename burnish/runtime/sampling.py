@@ -8,16 +8,19 @@ numpy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.runtime.executor import TOP, StepResult, Wanted
 from burnish.runtime.options import GenerationOptions
 
-Scores: TypeAlias = NDArray[np.floating[Any]]
-Ids: TypeAlias = NDArray[np.int64]
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
+
+Scores: TypeAlias = "NDArray[np.floating[Any]]"
+Ids: TypeAlias = "NDArray[np.int64]"
 
 _NEVER = -np.inf
 _FIRST_LOOK = 1024  # tokens among which the nucleus of top-p is sought before all are sorted
@@ -94,7 +97,6 @@ class Sampler:
         self._prompts = [len(prompt) for prompt in prompts]
         self._room = list(room)
         self._new = 0
-        self._random = np.random.Generator(np.random.PCG64(options.seed))
         self._seen: list[Ids] = []
         if options.repetition_penalty != 1:
             self._seen = [np.unique(np.array(prompt, dtype=np.int64)) for prompt in prompts]
@@ -104,6 +106,11 @@ class Sampler:
             self.wanted = "ids"
         elif not self._processes() and 0 < options.top_k <= TOP // 2:
             self.wanted = "top"
+
+    @cached_property
+    def _random(self) -> np.random.Generator:
+        """Made by the first who draws: numpy imports it then."""
+        return np.random.Generator(np.random.PCG64(self._options.seed))
 
     def _processes(self) -> bool:
         """Whether anything but temperature, top-k, top-p and min-p touches the scores."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidInputError
@@ -18,6 +17,7 @@ from burnish.runtime.states import States
 
 if TYPE_CHECKING:  # for those alone who ask for tensors
     import torch
+    from numpy.typing import NDArray
 
 CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
 SMALLEST_CAPACITY = 64

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError
@@ -88,9 +84,3 @@ def _placement(name: str, entry: dict[str, Any], start: int, size: int) -> Place
     if end - begin != math.prod(shape) * BYTES[dtype] or start + end > size:
         raise ValueError(f"{name!r} of shape {list(shape)} does not fill its place in the file")
     return Placement(name, start + begin, end - begin, dtype, shape)
-
-
-def map_file(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a file, memory-mapped: read when they are used, never written back."""
-    with path.open("rb") as stream:
-        return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)

@@ -17,7 +17,7 @@ import torch
 from burnish.ir.errors import ArtifactError, WeightError
 from burnish.ir.states import StateKind
 from burnish.ir.weights import Stored, Weights
-from burnish.runtime import artifact_writer, weights_file
+from burnish.runtime import artifact_writer, mapped_bytes
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.hashing import digest
@@ -339,7 +339,7 @@ def test_checksums_of_the_wrong_number_or_value(path: Path, checksums: list[str]
 
 def test_weights_are_not_touched_before_they_are_checked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_manifest(path, set_weight("offset", 0))
-    monkeypatch.setattr(weights_file.mmap, "mmap", lambda *_, **__: pytest.fail("mapped"))
+    monkeypatch.setattr(mapped_bytes.mmap, "mmap", lambda *_, **__: pytest.fail("mapped"))
     with pytest.raises(ArtifactError, match="should be"):
         load(path, backend="reference")
 

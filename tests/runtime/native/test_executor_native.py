@@ -19,6 +19,7 @@ from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.kernel_files import read_plan
+from burnish.runtime.mapped_bytes import weight_bytes
 from burnish.runtime.mapped_weights import weight_tensors
 from burnish.runtime.memory import NUMPY
 from burnish.runtime.model import CompiledModel
@@ -77,7 +78,7 @@ def test_every_instruction_set_and_number_of_threads(saved: Path, level: str, th
         ids = torch.randint(0, 60, (2, 30))
         expected = reference(ids)
     artifact = reference.artifact
-    weights = artifact.mapped()
+    weights = weight_bytes(artifact)
     executor = NativeExecutor(
         read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy="exact", level=level
     )

@@ -17,6 +17,7 @@ from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.kernel_files import read_plan
+from burnish.runtime.mapped_bytes import weight_bytes
 from burnish.runtime.memory import NUMPY
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.plan import Plan
@@ -38,7 +39,7 @@ def model() -> CompiledModel:
 def run(model: CompiledModel, plan: Plan) -> None:
     """A prompt and a token behind it."""
     artifact = model.artifact
-    weights = artifact.mapped()
+    weights = weight_bytes(artifact)
     executor = NativeExecutor(plan, weights, row_tables(artifact, weights), threads=2)
     states = States.allocate(artifact.states, 2, CAPACITY, NUMPY, in_place=True)
     try:
