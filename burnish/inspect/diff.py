@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 
 from burnish.inspect.text_diff import TextDiff, text_diff
-from burnish.ir.dtypes import SHORT, torch_dtype
+from burnish.ir.dtypes import SHORT
 from burnish.ir.errors import UsageError
 from burnish.ir.similar import did_you_mean
 from burnish.ir.states import State
 from burnish.ir.text import dtype_name
+from burnish.ir.torch_types import torch_dtype
 from burnish.ir.trace import PassRecord, Trace
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.manifest import known_dtype

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
+from typing import Any
 
 BYTES = {
     "bool": 1,
@@ -45,12 +42,3 @@ SHORT = {
 def name_of(dtype: Any) -> str:
     """The name of a dtype of PyTorch's or of numpy's: `torch.float32` -> "float32"."""
     return str(dtype).removeprefix("torch.")
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """PyTorch's dtype of that name, one of `BYTES`."""
-    import torch
-
-    found = getattr(torch, name)
-    assert isinstance(found, torch.dtype)
-    return found

@@ -13,7 +13,7 @@ from burnish.ir.errors import ParseError
 from burnish.ir.origin import NOTHING, SEPARATOR, Origin
 
 if TYPE_CHECKING:
-    import torch
+    from burnish.ir.torch_types import Dtype
 
 PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)
 """A name of a weight that needs no quotes."""
@@ -99,7 +99,7 @@ class Reader:
             raise self.error("a string in double quotes") from None
         return str(found)
 
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Dtype:
         """`f32`."""
         from burnish.ir.constants import dtype_of
 

@@ -248,7 +248,7 @@ _BY_ELEMENT: dict[str, Callable[..., Array]] = {
     "aten.reciprocal": lambda values: _divided(1, values),
     "aten.pow.Tensor_Scalar": _of_floats(_rounded(np.power)),
     **{f"aten.{each}": _of_floats(getattr(np, each)) for each in ("floor", "ceil")},
-    **{f"aten.{each}": _rounded(getattr(np, each)) for each in ("cos", "sin", "exp", "log", "sqrt")},
+    **{f"aten.{each}": _rounded(getattr(np, each)) for each in ("cos", "sin", "exp", "expm1", "log", "log1p", "sqrt")},
     "aten.rsqrt": _rounded(lambda values: 1 / np.sqrt(values)),
     **{
         f"aten.{name}.{each}": _pairwise(function)

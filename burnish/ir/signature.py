@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from burnish.ir.dtypes import torch_dtype
 from burnish.ir.errors import InvalidProgramError
 
 if TYPE_CHECKING:
-    import torch
+    from burnish.ir.torch_types import Dtype
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,9 @@ class Input:
     dtype_name: str = "int64"
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Dtype:
+        from burnish.ir.torch_types import torch_dtype
+
         return torch_dtype(self.dtype_name)
 
 
@@ -55,5 +56,7 @@ class Signature:
             )
 
     @property
-    def logits_dtype(self) -> torch.dtype:
+    def logits_dtype(self) -> Dtype:
+        from burnish.ir.torch_types import torch_dtype
+
         return torch_dtype(self.logits_dtype_name)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from burnish.ir.dtypes import BYTES, torch_dtype
+from burnish.ir.dtypes import BYTES
 
 if TYPE_CHECKING:
-    import torch
+    from burnish.ir.torch_types import Dtype
 
 
 class StateKind(Enum):
@@ -52,7 +52,9 @@ class State:
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Dtype:
+        from burnish.ir.torch_types import torch_dtype
+
         return torch_dtype(self.dtype_name)
 
     @property

@@ -16,9 +16,9 @@ from burnish.runtime.session import Session, check_ids, is_tensor
 from burnish.runtime.tokenization import TextStream, Tokenizer
 
 if TYPE_CHECKING:  # for those alone who have tensors
-    import torch
+    from burnish.ir.torch_types import Tensor
 
-Prompt: TypeAlias = "str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor"
+Prompt: TypeAlias = "str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor"
 Finish = Literal["eos", "stop", "length"]
 
 
@@ -191,7 +191,7 @@ def prepare(
     return prompts, options, room
 
 
-def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> torch.Tensor | list[list[int]]:
+def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> Tensor | list[list[int]]:
     """The prompt as rows of ids, not yet checked."""
     if is_tensor(prompt):
         return prompt.unsqueeze(0) if prompt.dim() == 1 else prompt

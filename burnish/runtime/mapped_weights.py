@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from burnish.ir.dtypes import torch_dtype
+from burnish.ir.torch_types import torch_dtype
 from burnish.ir.weights import Stored, Weights
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.mapped_bytes import map_file

@@ -14,8 +14,9 @@ from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # what runs by native kernels alone does without
-    import torch
     from numpy.typing import NDArray
+
+    from burnish.ir.torch_types import Tensor
 
 _ALIGNMENT = 64  # a cache line, and the widest vector
 _NOT_NUMPYS = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
@@ -55,7 +56,7 @@ class Memory(Protocol):
         """
         ...
 
-    def to_torch(self, view: Any) -> torch.Tensor:
+    def to_torch(self, view: Any) -> Tensor:
         """A view as PyTorch's tensor, in the same memory."""
         ...
 
@@ -125,7 +126,7 @@ class NumpyMemory:
             raise ValueError(f"it would end {found.extent[1] - start - tensor.nbytes} bytes behind the memory")
         return found
 
-    def to_torch(self, view: View) -> torch.Tensor:
+    def to_torch(self, view: View) -> Tensor:
         """See `Memory.to_torch`."""
         from burnish.runtime.torch_memory import tensor_of_bits
 

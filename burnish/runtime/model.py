@@ -20,8 +20,7 @@ from burnish.runtime.artifact import MODEL_FILE, Artifact
 from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_plan
 
 if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
-    import torch
-
+    from burnish.ir.torch_types import Tensor
     from burnish.ir.trace import Trace
     from burnish.runtime.executor import Executor
     from burnish.runtime.generation import Generation, GenerationRun, Prompt
@@ -66,7 +65,7 @@ class CompiledModel:
         """What each pass of the compilation did."""
         return self.artifact.trace()
 
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+    def __call__(self, ids: Tensor) -> Tensor:
         """Logits [b, s, vocabulary] of token ids int64 [b, s]; logits i are of the token that follows token i.
 
         Raises InvalidInputError for ids of another dtype or rank, outside the vocabulary, or too many.

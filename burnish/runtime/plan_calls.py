@@ -8,9 +8,10 @@ from typing import Any
 import msgspec
 import torch
 
-from burnish.ir.dtypes import BYTES, torch_dtype
+from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError
 from burnish.ir.serialize import resolve
+from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.plan import Call, TensorReference, evaluate
 from burnish.runtime.plan_runner import Operands
 

@@ -16,8 +16,9 @@ from burnish.runtime.executor import Executor, Step, StepResult, Wanted
 from burnish.runtime.states import States
 
 if TYPE_CHECKING:  # for those alone who ask for tensors
-    import torch
     from numpy.typing import NDArray
+
+    from burnish.ir.torch_types import Tensor
 
 CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
 SMALLEST_CAPACITY = 64
@@ -80,9 +81,7 @@ class Session:
         """Bytes that the states take."""
         return self._states.nbytes
 
-    def append(
-        self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits"
-    ) -> torch.Tensor:
+    def append(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> Tensor:
         """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
         With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n], or what else `Wanted` names: of a
@@ -92,9 +91,7 @@ class Session:
         """
         return self._tensor(self.feed(ids, every, wanted))
 
-    def feed(
-        self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits"
-    ) -> StepResult:
+    def feed(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> StepResult:
         """`append`, without PyTorch."""
         rows = check_ids(ids, self._signature, self.lengths)
         if len(rows) != self.batch:
@@ -112,9 +109,7 @@ class Session:
             self._position[row] += len(new)
         return StepResult(wanted, results)
 
-    def step(
-        self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
-    ) -> torch.Tensor:
+    def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits") -> Tensor:
         """Feed one token a row, unchecked: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
 
         The result is overwritten by the next step. A row that is not `active` computes, and then forgets that it
@@ -139,7 +134,7 @@ class Session:
             self._position_cells[number] = len(self._tokens[number])
         return result
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> Tensor:
         """All logits of the last `step`, [b, 1, vocabulary], whatever was wanted of it: overwritten by the next one."""
         return self._tensor(self.all_logits())
 
@@ -201,7 +196,7 @@ class Session:
                 parts.append(result.copy())  # the next step may overwrite it
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def _tensor(self, result: StepResult) -> torch.Tensor:
+    def _tensor(self, result: StepResult) -> Tensor:
         from burnish.runtime.torch_memory import tensor_of
 
         tensor = tensor_of(result.array)
@@ -218,14 +213,14 @@ class Session:
         return min(rounded, self._signature.max_length)
 
 
-def is_tensor(value: object) -> TypeGuard[torch.Tensor]:
+def is_tensor(value: object) -> TypeGuard[Tensor]:
     """Whether it is one of PyTorch's, which is not imported to find out: whoever made one did."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)
 
 
 def check_ids(
-    ids: torch.Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
+    ids: Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
 ) -> list[list[int]]:
     """`ids` as a list of rows, after checking that the model can take them behind `before` tokens a row.
 

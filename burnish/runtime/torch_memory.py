@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from burnish.ir.dtypes import BYTES, name_of, torch_dtype
+from burnish.ir.dtypes import BYTES, name_of
+from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.device_memory import room_for
 from burnish.runtime.executor import Step
 from burnish.runtime.memory import NUMPY, View, floats_of_bits

@@ -10,8 +10,9 @@ import torch
 
 from burnish.codegen.triton.compile import compile_each
 from burnish.codegen.triton.tune import CONTEXT, Trial
-from burnish.ir.dtypes import BYTES, torch_dtype
+from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import UnsupportedError
+from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import room_for
 from burnish.runtime.plan import Kernel, TensorReference, evaluate
