@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -69,7 +69,7 @@ class View:
     dtype: str
     shape: tuple[int, ...]
     stride: tuple[int, ...]
-    owner: Any  # of the memory
+    owner: Any = field(repr=False)  # of the memory
 
     @property
     def extent(self) -> tuple[int, int]:

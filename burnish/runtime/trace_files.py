@@ -19,6 +19,7 @@ class StoredNodes:
 
 
 def text_file(number: int, name: str) -> str:
+    """Where the program after a pass is, as text."""
     return f"trace/{number:02d}-{name}.txt"
 
 

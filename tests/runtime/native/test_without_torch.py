@@ -110,7 +110,7 @@ def test_loading_and_generating(saved: Path) -> None:
 def test_what_has_no_kernel_runs_by_pytorch_in_the_same_memory(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(lowerings.KERNELS, torch.ops.aten.layer_norm.default)
+    monkeypatch.delitem(lowerings.KERNELS, torch.ops.burnish.attention.default)
     torch.manual_seed(0)
     model = NanoGPT().eval()
     ids = torch.randint(0, 60, (2, 23))
