@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 BYTES = {
@@ -39,6 +40,7 @@ SHORT = {
 """What texts call them, where that is not their name."""
 
 
+@cache
 def name_of(dtype: Any) -> str:
     """The name of a dtype of PyTorch's or of numpy's: `torch.float32` -> "float32"."""
     return str(dtype).removeprefix("torch.")

@@ -33,12 +33,13 @@ class _Bound:
 
     inputs: dict[str, NDArray[np.int64]]
     step: BoundStep
+    result: NDArray[Any]
 
     def run(self, step: Step) -> StepResult:
         for name, values in step.inputs.items():
             self.inputs[name][...] = values
         self.step.run()
-        return StepResult(self.step.kind, _values(self.step.result)).narrowed(step.wanted)
+        return StepResult(self.step.kind, _values(self.step.result, self.result)).narrowed(step.wanted)
 
 
 class NativeExecutor:
@@ -101,7 +102,8 @@ class NativeExecutor:
     def logits(self) -> StepResult:
         """See `Executor.logits`."""
         assert self._logits is not None, "logits of no step"
-        return StepResult("logits", _values(self._logits()))
+        view = self._logits()
+        return StepResult("logits", _values(view, bits(view)))
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -112,8 +114,10 @@ class NativeExecutor:
     def _bind(self, step: Step, states: States) -> _Bound:
         assert self._runner is not None
         inputs = {name: NUMPY.empty(values.shape, "int64") for name, values in step.inputs.items()}
-        return _Bound(inputs, self._runner.bind(Step(**inputs, wanted=step.wanted), states))
+        bound = self._runner.bind(Step(**inputs, wanted=step.wanted), states)
+        return _Bound(inputs, bound, bits(bound.result))
 
 
-def _values(view: View) -> NDArray[Any]:
-    return floats_of_bits(bits(view)) if view.dtype == "bfloat16" else bits(view)
+def _values(view: View, array: NDArray[Any]) -> NDArray[Any]:
+    """The numbers in the memory of a view, which an array is on."""
+    return floats_of_bits(array) if view.dtype == "bfloat16" else array
