@@ -173,8 +173,8 @@ class _FixedStep:
         if not self.warm:
             self.step.run()
             self.warm = True
-            result: torch.Tensor = self.step.result.cpu()
-        return result
+            first: torch.Tensor = self.step.result.cpu()
+            return first
         if self.graph is None:
             self.result = torch.empty_like(self.step.result, device="cpu", pin_memory=True)
             graph = torch.cuda.CUDAGraph()
