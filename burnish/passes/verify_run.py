@@ -28,7 +28,6 @@ from burnish.runtime.executor import Executor, Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.session import Session
 from burnish.runtime.states import States
-from burnish.runtime.torch_memory import tensor_of
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +204,7 @@ class _Run:
                 self.executor.step(Step(tokens[:, :before].contiguous(), position, torch.tensor([before - 1])), states)
             index, rest = torch.tensor(picked), tokens[:, before:].contiguous()
             found = self.executor.step(Step(rest, position + before, index), states)
-            yield f"{count} tokens, logits of {picked}", tensor_of(found.array).clone(), logits[:, before:][:, picked]
+            yield f"{count} tokens, logits of {picked}", found.tensor.clone(), logits[:, before:][:, picked]
         ids = self.session(2).append(tokens, wanted="ids")
         chosen = logits[:, -1].gather(1, ids.view(2, 1)).unsqueeze(1)
         yield "the ids of the greatest logits", chosen, logits[:, -1].amax(-1).view(2, 1, 1)

@@ -17,6 +17,8 @@ from burnish.runtime.states import States
 if TYPE_CHECKING:  # it takes numpy a while
     from numpy.typing import NDArray
 
+    from burnish.ir.torch_types import Tensor
+
 Wanted: TypeAlias = Literal["logits", "ids", "top"]
 """What a step gives: logits[b, kept, vocabulary], or ids int64[b, kept], those of the greatest logits, or the top.
 
@@ -75,6 +77,13 @@ class StepResult:
         from burnish.runtime.torch_memory import array_of  # it came from there
 
         return array_of(self.values)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The values as PyTorch has them, in the same memory."""
+        from burnish.runtime.torch_memory import tensor_of
+
+        return tensor_of(self.values)
 
     def narrowed(self, wanted: Wanted) -> StepResult:
         """What is `wanted` of it: itself, or chosen here from its logits."""

@@ -197,9 +197,7 @@ class Session:
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _tensor(self, result: StepResult) -> Tensor:
-        from burnish.runtime.torch_memory import tensor_of
-
-        tensor = tensor_of(result.array)
+        tensor = result.tensor
         return tensor.to(self._signature.logits_dtype) if result.kind == "logits" else tensor
 
     def _reserve(self, length: int) -> None:

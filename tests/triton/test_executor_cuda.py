@@ -11,7 +11,7 @@ import torch
 from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.program import Program
-from burnish.runtime.executor import Step, narrowed
+from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
@@ -62,8 +62,8 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
     for number in range(3):  # by launches, then by a graph; all logits behind each
         top = executor.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST, "top"), mine).values.clone()
         right = reference.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST), theirs).values
-        assert torch.equal(top[..., 1, :], narrowed(right, "top")[..., 1, :])
-        torch.testing.assert_close(executor.logits(), right, rtol=1e-4, atol=1e-4)
+        assert torch.equal(top[..., 1, :], StepResult("logits", right).narrowed("top").tensor[..., 1, :])
+        torch.testing.assert_close(executor.logits().tensor, right, rtol=1e-4, atol=1e-4)
 
 
 def test_what_belongs_to_a_batch_goes_with_its_states(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:

@@ -23,7 +23,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
-from burnish.runtime.executor import Step, StepResult, Wanted, narrowed
+from burnish.runtime.executor import Step, StepResult, Wanted
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.states import States
@@ -165,8 +165,8 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
         assert torch.equal(ids, logits.argmax(-1))
         assert [sum(name in key for key in launched) for name in ("_to_copy", "argmax")] == [0, 1]
         top = executor.step(Step(*inputs, "top"), states[2]).values.clone()
-        assert torch.equal(top, narrowed(logits, "top"))
-        assert torch.equal(executor.logits(), logits)
+        assert torch.equal(top, StepResult("logits", logits).narrowed("top").tensor)
+        assert torch.equal(executor.logits().tensor, logits)
 
 
 def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[str]) -> None:
@@ -181,7 +181,7 @@ def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[
     logits, *chosen = (executor.step(Step(*inputs, kind), each) for kind, each in zip(kinds, states, strict=True))
     assert [each.kind for each in chosen] == ["ids", "top"]
     for each in chosen:
-        assert torch.equal(each.values, narrowed(logits.values, each.kind))
+        assert torch.equal(each.tensor, logits.narrowed(each.kind).tensor)
     assert not any("argmax" in key or "top_scores" in key for key in launched)
 
 

@@ -153,10 +153,10 @@ def test_the_reference_gives_the_graphs_own_results_and_chooses_where_there_is_n
         for each in (step, chosen)
     ]
     assert [each.kind for each in found] == [wanted, wanted]
-    assert torch.equal(found[0].values, found[1].values)
+    assert torch.equal(found[0].tensor, found[1].tensor)
     other = chosen.copy()
     other.results["ids"].args = (other.results["logits"], 1)
     executor = ReferenceExecutor(other)
     states = States.allocate(other.states, 2, 8, ON_CPU)
     assert executor.step(Step(tokens, position, index, "ids"), states).values.shape != found[0].values.shape[:2]
-    assert torch.equal(executor.logits(), logits_of(step, tokens))
+    assert torch.equal(executor.logits().tensor, logits_of(step, tokens))
