@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from burnish.cli import app
+from burnish.cli.commands import app
 
 
 def smollm2() -> Path:

@@ -43,9 +43,9 @@ from burnish.passes.transforms.quality import Quality, measure
 from burnish.passes.transforms.quantize_readers import all_readers, head_of, weight_read
 from burnish.passes.transforms.transform import cache_bytes_a_token, parameters, weight_bytes
 from burnish.passes.verify import logits_of
-from burnish.runtime.artifact import Contents, write
+from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.tokenization import Tokenizer
-from burnish.runtime.weights_file import plan_weights
+from burnish.runtime.weights_writer import plan_weights
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ROOT / "examples" / "texts"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from burnish.runtime.artifact import Artifact
-from burnish.runtime.executor import Executor
-from burnish.runtime.executor_native import Accuracy
 from burnish.runtime.kernel_files import read_plan
-from burnish.runtime.model import Backend, CompiledModel, weight_tensors
+from burnish.runtime.model import Accuracy, Backend, CompiledModel
 from burnish.runtime.model import load as load_by_runtime
+
+if TYPE_CHECKING:
+    from burnish.runtime.executor import Executor
 
 
 def load(
@@ -44,6 +46,7 @@ def interpreted(artifact: Artifact) -> Executor:
 
     interpret()
     from burnish.codegen.triton.interpreted import InterpretedExecutor, generate_kernels
+    from burnish.runtime.mapped_weights import weight_tensors
 
     plan = read_plan(artifact)
     generate_kernels(plan, artifact.program())

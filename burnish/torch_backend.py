@@ -20,7 +20,8 @@ from torch._dynamo.backends.common import aot_autograd
 from burnish.codegen.triton.fused_elementwise import fused_elementwise
 from burnish.ir.errors import BurnishError, UnsupportedError
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.program import Program, Signature
+from burnish.ir.program import Program
+from burnish.ir.signature import Signature
 from burnish.ir.weights import Weights
 from burnish.passes.base import Log
 from burnish.passes.fuse.elementwise import FuseElementwise

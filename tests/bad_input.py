@@ -33,6 +33,7 @@ from burnish.runtime.model import CompiledModel
 from burnish.runtime.native.build import build
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny
 
 
@@ -306,9 +307,9 @@ def _another_gpu(_: Path) -> None:
 
 @case("a batch that the machine has no memory for", UsageError)
 def _too_large_a_batch(_: Path) -> None:
-    cache = State("key_0", StateKind.CACHE, ("batch", 8, "capacity", 128), torch.bfloat16, 2)
-    with mock.patch("burnish.runtime.device_memory._machine_bytes", return_value=16 << 30):
-        States.allocate([cache], 4096, 8192)
+    cache = State("key_0", StateKind.CACHE, ("batch", 8, "capacity", 128), "bfloat16", 2)
+    with mock.patch("burnish.runtime.device_memory.machine_bytes", return_value=16 << 30):
+        States.allocate([cache], 4096, 8192, ON_CPU)
 
 
 # ---------------------------------------------------------------- files of tiles

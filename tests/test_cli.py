@@ -11,7 +11,8 @@ import pytest
 import tokenizers
 from typer.testing import CliRunner, Result
 
-from burnish.cli import app, find_model
+from burnish.cli.commands import app
+from burnish.cli.models import find_model
 from burnish.ir.errors import InvalidModelError, UsageError
 from burnish.runtime.tokenization import TokenizerData
 from tests.runtime.tiny import VOCABULARY, save_tiny

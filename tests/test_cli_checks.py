@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from burnish.cli import app
+from burnish.cli.commands import app
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.passes import pipelines

@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import burnish
-from burnish.cli.app import app
+from burnish.cli.commands import app
 from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.rms_norm import rms_norm_spec
 from burnish.inspect.kernels import kernels_of

@@ -14,8 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
 import burnish
-from burnish.cli import app
 from burnish.cli.app import Quantization
+from burnish.cli.commands import app
 from burnish.cli.transforms import quantize_of
 from burnish.inspect.html import report
 from burnish.inspect.table import plain_text, trace_view

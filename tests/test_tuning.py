@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import burnish
-from burnish.cli.app import app
+from burnish.cli.commands import app
 from burnish.codegen.triton import lower, targets, tile_timer
 from burnish.codegen.triton.tile_file import VERSION, TileFile, Winner, read_tiles, winners_for, write_tiles
 from burnish.codegen.triton.tiles import ProductTiles, PromptTiles, SplitTiles

@@ -1,12 +1,18 @@
-"""The `burnish` command: a file a subcommand, imported in the order that --help lists them."""
+"""The `burnish` command: a file a subcommand, of which one alone is imported where it is named."""
 
-from burnish.cli import compile, run, inspect, why, bisect, reproduce, bench, evaluate, tune  # noqa: F401, I001
-from burnish.cli.app import app
-from burnish.cli.models import find_model
+from __future__ import annotations
 
-__all__ = ["app", "find_model", "main"]
+import sys
+from importlib import import_module
+
+COMMANDS = ("compile", "run", "inspect", "why", "bisect", "reproduce", "bench", "evaluate", "tune")
+"""In the order that --help lists them."""
 
 
 def main() -> None:
     """The entry point."""
+    named = next((each for each in sys.argv[1:] if not each.startswith("-")), None)
+    import_module(f"burnish.cli.{named}" if named in COMMANDS else "burnish.cli.commands")
+    from burnish.cli.app import app
+
     app()

@@ -1,9 +1,8 @@
-"""The `burnish` command itself: its consoles, what all its commands share, and how errors are told."""
+"""The `burnish` command itself: what all its commands share, and how errors are told."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from burnish.ir.errors import BurnishError, UsageError
 
@@ -25,10 +23,6 @@ app = typer.Typer(
     help="Compile a plain PyTorch language model into a fast, self-contained artifact, and run it.",
     epilog="Start with: `burnish run path/to/model 'Why is the sky blue?'`",
 )
-# Tables are as wide as the terminal, and 100 columns where there is none.
-_WIDTH = None if sys.stdout.isatty() else shutil.get_terminal_size((100, 24)).columns
-out = Console(width=_WIDTH, highlight=False, markup=False)
-err = Console(width=_WIDTH, stderr=True, highlight=False)
 _debug = False
 
 MODEL_HELP = (
@@ -118,6 +112,8 @@ def reported() -> Iterator[None]:
     except BurnishError as error:
         if _debug:
             raise
+        from burnish.cli.console import err, escaped  # an import for errors alone
+
         err.print(f"[bold red]error:[/bold red] {escaped(str(error))}", soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             err.print(escaped(note), soft_wrap=True)
@@ -130,12 +126,9 @@ def reported() -> Iterator[None]:
     except Exception as error:
         if _debug or isinstance(error, (typer.Exit, typer.Abort)):
             raise
+        from burnish.cli.console import err, escaped
+
         what = escaped(f"{type(error).__name__}: {error}")
         err.print(f"[bold red]error:[/bold red] {what}", soft_wrap=True)
         err.print("This was not expected. burnish --debug shows where it happened; please report it.", style="dim")
         raise typer.Exit(1) from error
-
-
-def escaped(text: str) -> str:
-    """Text that rich prints as it is."""
-    return text.replace("[", r"\[")

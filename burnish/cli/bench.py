@@ -10,7 +10,8 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from burnish.benchmark.peers import PEERS
-from burnish.cli.app import MODEL_HELP, Backend, app, err, out, reported
+from burnish.cli.app import MODEL_HELP, Backend, app, reported
+from burnish.cli.console import err, out
 from burnish.cli.models import compiled_model
 from burnish.ir.errors import UsageError
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, MaxLength, app, err, out, reported
+from burnish.cli.app import MODEL_HELP, MaxLength, app, reported
+from burnish.cli.console import err, out
 from burnish.cli.models import find_model
 from burnish.ir.errors import UsageError
 

@@ -16,9 +16,9 @@ from burnish.cli.app import (
     QuantizeOption,
     TargetOption,
     app,
-    err,
     reported,
 )
+from burnish.cli.console import err
 from burnish.cli.models import chosen_passes, compiled_model
 from burnish.cli.transforms import (
     CalibrationOption,

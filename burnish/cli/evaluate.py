@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from burnish.cli.app import MODEL_HELP, BackendOption, app, err, out, reported
+from burnish.cli.app import MODEL_HELP, BackendOption, app, reported
+from burnish.cli.console import err, out
 from burnish.cli.models import loaded_model
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.app import ArtifactArgument, app, err, out, reported
+from burnish.cli.app import ArtifactArgument, app, reported
+from burnish.cli.console import err, out
 from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help

@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Dtype, Quantization, err
+from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Dtype, Quantization
 from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -89,6 +87,10 @@ def compiled_model(
     passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
 ) -> Iterator[CompiledModel]:
     """The model, compiled, with a progress bar."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    from burnish.cli.console import err
+
     found = find_model(model)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.app import app, err, out, reported
+from burnish.cli.app import app, reported
+from burnish.cli.console import err, out
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, Accuracy, BackendOption, MaxLength, app, err, reported
+from burnish.cli.app import MODEL_HELP, Accuracy, BackendOption, MaxLength, app, reported
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -64,6 +64,8 @@ def run(
             }
             chosen = {name: value for name, value in settings.items() if value is not None}
             generation = _stream(compiled, inputs, max_new_tokens, chosen)
+        from burnish.cli.console import err  # behind the answer, which does not wait for it
+
         err.print(_speed(generation), style="dim")
 
 

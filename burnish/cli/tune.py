@@ -10,17 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from burnish.cli.app import (
-    DtypeOption,
-    MaxLength,
-    ModelArgument,
-    QuantizeOption,
-    TargetOption,
-    app,
-    err,
-    escaped,
-    reported,
-)
+from burnish.cli.app import DtypeOption, MaxLength, ModelArgument, QuantizeOption, TargetOption, app, reported
+from burnish.cli.console import err, escaped
 from burnish.cli.models import find_model
 
 

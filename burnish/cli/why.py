@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.app import MaxLength, ModelArgument, app, err, out, reported
+from burnish.cli.app import MaxLength, ModelArgument, app, reported
+from burnish.cli.console import err, out
 from burnish.cli.models import find_model
 
 

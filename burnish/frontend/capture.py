@@ -29,8 +29,10 @@ from burnish.frontend.limits import (
 )
 from burnish.frontend.short_texts import check_short_texts
 from burnish.frontend.source_lines import innermost_line, is_foreign, noted_lines
+from burnish.ir.dtypes import name_of
 from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
-from burnish.ir.program import Program, Signature
+from burnish.ir.program import Program
+from burnish.ir.signature import Signature
 from burnish.ir.weights import Cast, Stored, Weight
 
 _log = logging.getLogger(__name__)
@@ -147,7 +149,7 @@ def _from_exported(
     program = Program(
         graph=graph,
         weights=found,
-        signature=Signature(vocabulary, length, token_limit(graph, vocabulary), logits.dtype),
+        signature=Signature(vocabulary, length, token_limit(graph, vocabulary), name_of(logits.dtype)),
         batch=str(batch),
         sequence=str(sequence),
     )

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from burnish.frontend.source_lines import line_of
 from burnish.ir.errors import CaptureError, InvalidModelError
-from burnish.ir.program import Origin
+from burnish.ir.origin import Origin
 from burnish.ir.second_names import VIEWS
 from burnish.ir.weights import Stored, Weight, Weights
 

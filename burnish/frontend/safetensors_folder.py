@@ -8,7 +8,8 @@ from pathlib import Path
 
 from burnish.ir.errors import ArtifactError, InvalidModelError, WeightError
 from burnish.ir.weights import Weight
-from burnish.runtime.weights_file import map_weights, read_header
+from burnish.runtime.mapped_weights import map_weights
+from burnish.runtime.weights_file import read_header
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = ("*.bin", "*.pt", "*.pth")

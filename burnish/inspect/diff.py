@@ -11,13 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from burnish.inspect.text_diff import TextDiff, text_diff
+from burnish.ir.dtypes import SHORT
 from burnish.ir.errors import UsageError
 from burnish.ir.similar import did_you_mean
 from burnish.ir.states import State
 from burnish.ir.text import dtype_name
+from burnish.ir.torch_types import torch_dtype
 from burnish.ir.trace import PassRecord, Trace
 from burnish.runtime.artifact import Artifact
-from burnish.runtime.manifest import dtype_of
+from burnish.runtime.manifest import known_dtype
 
 _PIECE = 1 << 22  # bytes of a weight that are compared at a time
 _NUMBER = re.compile(r"(?<![A-Za-z0-9])[0-9]+(?![A-Za-z0-9])")
@@ -209,8 +211,8 @@ def _weights(before: Artifact, after: Artifact) -> Iterator[_Difference]:
     for artifact in (before, after):
         kinds.append({})
         for name, entry in artifact.manifest.weights.items():
-            dtype = dtype_name(dtype_of(entry.dtype, f"the weight {name!r}"))
-            kinds[-1][name] = f"{dtype}[{', '.join(map(str, entry.shape))}]"
+            dtype = known_dtype(entry.dtype, f"the weight {name!r}")
+            kinds[-1][name] = f"{SHORT.get(dtype, dtype)}[{', '.join(map(str, entry.shape))}]"
     yield from _differences(*kinds)
     for name, kind in kinds[0].items():
         if kinds[1].get(name) == kind:
@@ -223,7 +225,7 @@ def _weights(before: Artifact, after: Artifact) -> Iterator[_Difference]:
 def pieces(artifact: Artifact, name: str) -> Iterator[torch.Tensor]:
     """The values of a weight, a few at a time: read, not mapped, so that no more than these are in memory."""
     entry = artifact.manifest.weights[name]
-    dtype = dtype_of(entry.dtype, f"the weight {name!r}")
+    dtype = torch_dtype(known_dtype(entry.dtype, f"the weight {name!r}"))
     left = math.prod(entry.shape)
     with artifact.file(entry.file).open("rb") as stream:
         stream.seek(entry.offset)

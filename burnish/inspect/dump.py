@@ -12,14 +12,9 @@ from burnish.ir.full_text import full_text
 from burnish.ir.parse import declared_weights, parse_program
 from burnish.ir.program import Program
 from burnish.ir.weights import Reshape, Stored, Weight, Weights
-from burnish.runtime.weights_file import (
-    WEIGHTS_FILE,
-    WeightLayout,
-    map_weights,
-    plan_weights,
-    read_header,
-    write_weights,
-)
+from burnish.runtime.mapped_weights import map_weights
+from burnish.runtime.weights_file import WEIGHTS_FILE, read_header
+from burnish.runtime.weights_writer import WeightLayout, plan_weights, write_weights
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from burnish.inspect.dump import replace_weights
 from burnish.ir.errors import UnsupportedError, UsageError, WeightError
 from burnish.ir.program import Program
 from burnish.ir.trace import PassRecord
-from burnish.runtime.weights_file import WeightLayout, plan_weights
+from burnish.runtime.weights_writer import WeightLayout, plan_weights
 
 
 @dataclass(frozen=True)

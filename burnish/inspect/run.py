@@ -10,7 +10,8 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from burnish.ir.program import POSITION, Program
+from burnish.ir.program import Program
+from burnish.ir.signature import POSITION
 from burnish.passes.verify import SHAPES, logits_of, ragged, random_tokens, relative_difference, run_step
 
 _STEP_SHAPES = ((1, 12), (2, 24))

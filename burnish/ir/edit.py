@@ -11,7 +11,8 @@ import torch
 from torch import fx
 
 from burnish.ir.infer import fake_mode, fake_weight, infer
-from burnish.ir.program import Input, Program, origin
+from burnish.ir.program import Program, origin
+from burnish.ir.signature import Input
 from burnish.ir.weights import Weight
 
 

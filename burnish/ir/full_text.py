@@ -26,7 +26,8 @@ import sympy
 import torch
 from torch import fx
 
-from burnish.ir.program import Origin, Program, Stage, origin
+from burnish.ir.origin import NOTHING, SEPARATOR, Origin
+from burnish.ir.program import Program, Stage, origin
 from burnish.ir.text import (
     argument_text,
     call_text,
@@ -38,9 +39,6 @@ from burnish.ir.text import (
     weight_name,
 )
 from burnish.ir.trace import NodeRecord
-
-SEPARATOR = " | "
-NOTHING = "-"  # in place of a field that is empty
 
 
 def full_text(program: Program) -> str:

@@ -14,7 +14,7 @@ one, so that fusing keeps the numbers by definition. A body is data, from anywhe
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,12 +23,10 @@ import sympy
 import torch
 from torch import Tensor, fx
 from torch._dispatch.python import enable_python_dispatcher
-from torch.utils._pytree import tree_map_only
 
-from burnish.ir.errors import ParseError
+from burnish.ir.body import Group, Read, Step, given, parse_body
 from burnish.ir.ops import burnish_ops, define
-from burnish.ir.parse_line import Reader
-from burnish.ir.program import Origin, operands
+from burnish.ir.program import operands
 from burnish.ir.traits import Traits
 
 aten = torch.ops.aten
@@ -159,91 +157,10 @@ OPS: dict[str, Any] = {
 """All that a body may call, by the names that texts have for it."""
 
 
-@dataclass(frozen=True)
-class Read:
-    """An argument that is the value of an input, a size or an earlier step."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation of a body."""
-
-    name: str
-    type: str
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    origin: Origin
-    text: str  # its line, without origin
-
-    def reads(self) -> list[str]:
-        """The names of the values that it reads, in order, each once."""
-        found: dict[str, None] = {}
-        tree_map_only(Read, lambda read: found.setdefault(read.name), (self.args, dict(self.kwargs)))
-        return list(found)
-
-
-@dataclass(frozen=True)
-class Group:
-    """A body, parsed."""
-
-    inputs: tuple[str, ...]
-    sizes: tuple[str, ...]
-    steps: tuple[Step, ...]
-    results: tuple[str, ...]
-
-
 @lru_cache(maxsize=4096)
 def parse_group(body: str) -> Group:
     """What a body says. Raises ParseError, with the number of its line."""
-    names: dict[str, str] = {}  # what each is: "input", "size" or "step"
-    steps: list[Step] = []
-    results: tuple[str, ...] | None = None
-
-    def resolve(name: str) -> Read:
-        if name[0] == "@" or name[1:] not in names:
-            raise reader.wrong(f"{name} is read, and no line before has it")
-        return Read(name[1:])
-
-    for number, line in enumerate(body.strip().split("\n"), start=1):
-        reader = Reader(line, number)
-        if results is not None:
-            raise reader.wrong("nothing can follow the line that begins with 'return'")
-        if reader.skip("return "):
-            found = reader.argument(resolve)
-            reader.end()
-            if not isinstance(found, list) or not found or not all(isinstance(each, Read) for each in found):
-                raise reader.wrong("what is returned has to be a list of values")
-            results = tuple(each.name for each in found)
-            if any(names[name] != "step" for name in results):
-                raise reader.wrong("what is returned has to be computed by a line of its own")
-            continue
-        what = next((word for word in ("input", "size") if reader.skip(f"{word} ")), "step")
-        name = reader.node()
-        reader.expect(": ")
-        if name in names:
-            raise reader.wrong(f"there are two values named {name!r}")
-        if what == "step":
-            steps.append(_step(reader, name, resolve))
-        names[name] = what
-    if results is None:
-        raise ParseError("the body of a fused group has no line that begins with 'return'")
-    inputs, sizes = (tuple(name for name, kind in names.items() if kind == what) for what in ("input", "size"))
-    if not inputs:
-        raise ParseError("the body of a fused group has no line that begins with 'input'")
-    return Group(inputs, sizes, tuple(steps), results)
-
-
-def _step(reader: Reader, name: str, resolve: Any) -> Step:
-    kind = reader.kind()
-    reader.expect(" = ")
-    target, args, kwargs = reader.call(resolve)
-    if target not in OPS:
-        raise reader.wrong(f"{target!r} cannot be part of a fused group")
-    text = reader.text[: reader.place]
-    return Step(name, kind, OPS[target], args, kwargs, reader.origin(), text)
+    return parse_body(body, OPS)
 
 
 MOST_FOLDED = 16
@@ -272,15 +189,9 @@ def bound(call: Step | fx.Node) -> dict[str, Any]:
 
 def run_group(group: Group, inputs: Sequence[Any], sizes: Sequence[Any]) -> dict[str, Any]:
     """All values of a group by name, its operations run one by one."""
-    names = (*group.inputs, *group.sizes)
-    if len(inputs) != len(group.inputs) or len(sizes) != len(group.sizes):
-        raise ParseError(
-            f"the body of a fused group takes {len(group.inputs)} inputs and {len(group.sizes)} sizes, not "
-            f"{len(inputs)} and {len(sizes)}"
-        )
-    values: dict[str, Any] = dict(zip(names, (*inputs, *sizes), strict=True))
+    values = given(group, inputs, sizes)
     for step in group.steps:
-        args, kwargs = tree_map_only(Read, lambda read: values[read.name], (step.args, dict(step.kwargs)))
+        args, kwargs = step.arguments(values.__getitem__)
         values[step.name] = step.target(*args, **kwargs)
     return values
 

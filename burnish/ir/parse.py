@@ -16,11 +16,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidProgramError, ParseError
 from burnish.ir.infer import infer
+from burnish.ir.origin import Origin
 from burnish.ir.parse_line import Reader
-from burnish.ir.program import Input, Origin, Program, Signature, Stage
+from burnish.ir.program import Program, Stage
 from burnish.ir.serialize import PYTHON_FUNCTIONS, resolve
+from burnish.ir.signature import Input, Signature
 from burnish.ir.spec import RAISED_BY
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.symbols import TypedGraph
@@ -159,7 +162,7 @@ class _Parser:
         try:
             outputs = tuple((found["outputs"] or "logits").split(", "))
             vocabulary, max_length, token_limit = numbers.values()
-            self.signature = Signature(vocabulary, max_length, token_limit, dtype, outputs=outputs)
+            self.signature = Signature(vocabulary, max_length, token_limit, name_of(dtype), outputs=outputs)
         except InvalidProgramError as error:
             raise reader.wrong(str(error)) from error
 
@@ -209,7 +212,7 @@ class _Parser:
             )
         if name in self.states:
             raise reader.wrong(f"there are two states named {name!r}")
-        self.states[name] = State(name, kinds[kind], tuple(shape), dtype, axis)
+        self.states[name] = State(name, kinds[kind], tuple(shape), name_of(dtype), axis)
 
     # ------------------------------------------------------------ nodes
 
@@ -230,9 +233,9 @@ class _Parser:
             state = self.states[name]
             if (state.dtype, list(state.shape)) != (dtype, shape):
                 raise reader.wrong(f"the state %{name} is declared as another type")
-            self.states[name] = State(name, state.kind, state.shape, state.dtype, state.axis, place.module)
+            self.states[name] = replace(state, module=place.module)
         else:
-            self.inputs.append(Input(name, tuple(shape), dtype))
+            self.inputs.append(Input(name, tuple(shape), name_of(dtype)))
         self._add(reader, name, node, place)
 
     def _node(self, reader: Reader) -> None:

@@ -7,20 +7,20 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from burnish.ir.errors import ParseError
-from burnish.ir.full_text import NOTHING, SEPARATOR
-from burnish.ir.program import Origin
-from burnish.ir.text import DTYPES, PLAIN_NAME
+from burnish.ir.origin import NOTHING, SEPARATOR, Origin
 
-_DTYPE_OF = {name: dtype for dtype, name in DTYPES.items()}
+if TYPE_CHECKING:
+    from burnish.ir.torch_types import Dtype
+
+PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)
+"""A name of a weight that needs no quotes."""
+
 _WORDS: dict[str, Any] = {
     **{"None": None, "True": True, "False": False},
     **{"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")},
-    "device(type='cpu')": torch.device("cpu"),
 }
 
 _NODE = re.compile(r"%(\w+)", re.ASCII)
@@ -99,11 +99,13 @@ class Reader:
             raise self.error("a string in double quotes") from None
         return str(found)
 
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> Dtype:
         """`f32`."""
+        from burnish.ir.constants import dtype_of
+
         start = self.place
-        found = _constant(self.match(_WORD, "a dtype, as in f32")[0])
-        if not isinstance(found, torch.dtype):
+        found = dtype_of(self.match(_WORD, "a dtype, as in f32")[0])
+        if found is None:
             self.place = start
             raise self.error("a dtype, as in f32")
         return found
@@ -169,11 +171,17 @@ class Reader:
                     break  # a string with a wrong escape, a number of too many digits
         self.place = start
         word = self.match(_WORD, "an argument")[0]
-        known = _constant(word)
+        known = _WORDS[word] if word in _WORDS else self.constant(word)
         if known is None and word != "None":
             self.place = start
             raise self.error("an argument: a node, a number, a string, None, True, a dtype, cpu's device or a list")
         return known
+
+    def constant(self, word: str) -> Any:
+        """What another bare word stands for, PyTorch's own constants; None if it is none that an argument can be."""
+        from burnish.ir.constants import constant
+
+        return constant(word)
 
     def origin(self) -> Origin:
         """The rest of the line: nothing, or `  # module | type | file:line | code`."""
@@ -200,15 +208,3 @@ class Reader:
         start, self.place = self.place, len(self.text) if end < 0 else end
         found = self.text[start : self.place]
         return "" if found == NOTHING else found
-
-
-def _constant(word: str) -> Any:
-    """What a bare word stands for; None if it is none that an argument can be."""
-    if word in _WORDS:
-        return _WORDS[word]
-    if word in _DTYPE_OF:
-        return _DTYPE_OF[word]
-    found = getattr(torch, word.removeprefix("torch."), None)
-    # A dtype without a short name prints without its module; the others with it.
-    kinds = (torch.layout, torch.memory_format) if word.startswith("torch.") else (torch.dtype,)
-    return found if isinstance(found, kinds) else None

@@ -25,8 +25,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from burnish.ir.body import Group, Read
 from burnish.ir.errors import ParseError, WeightError
-from burnish.ir.fused_group import POINTWISE, VIEWS, Group, Read, parse_group, run_group
+from burnish.ir.fused_group import POINTWISE, VIEWS, parse_group, run_group
+from burnish.ir.position_arrays import BLOCK, MOST_A_ROW, MOST_BYTES, MOST_STEPS, MOST_TEXT
 from burnish.ir.text import dtype_name
 from burnish.ir.weights import Cast, Weight, nbytes
 
@@ -44,12 +46,6 @@ REARRANGING = frozenset(
 """The views that it may call: of lists there is no end."""
 
 ALLOWED = POINT_BY_POINT | REARRANGING | {aten.cat.default}
-
-_MOST_STEPS = 64
-_MOST_TEXT = 2**16
-_MOST_A_ROW = 2**20  # elements, of any value in between
-_MOST_BYTES = 2**34  # of a whole table: 16 times what a million positions take
-_BLOCK = 2**18  # elements that are made at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +84,7 @@ class PositionTable:
 
     def blocks(self, count: int) -> Iterator[tuple[int, Tensor]]:
         """The first `count` rows, a few at a time, each with the number of its first."""
-        step = max(1, _BLOCK // max(1, math.prod(self.row)))
+        step = max(1, BLOCK // max(1, math.prod(self.row)))
         for start in range(0, count, step):
             yield start, self._made(torch.arange(start, min(start + step, count)))
 
@@ -158,8 +154,8 @@ def position_table(rows: int, body: str, vectors: tuple[Weight, ...]) -> Positio
     that do not fit or have no bounds. It may come from anywhere.
     """
     try:
-        if len(body) > _MOST_TEXT:
-            raise WeightError(f"the formula of a position table has {len(body)} characters: at most {_MOST_TEXT}")
+        if len(body) > MOST_TEXT:
+            raise WeightError(f"the formula of a position table has {len(body)} characters: at most {MOST_TEXT}")
         group = parse_group(body)
         row, dtype = _checked(group, vectors)
     except ParseError as error:
@@ -167,8 +163,8 @@ def position_table(rows: int, body: str, vectors: tuple[Weight, ...]) -> Positio
     except RecursionError as error:
         raise WeightError("the formula of a position table is nested too deeply") from error
     size = rows * math.prod(row) * dtype.itemsize
-    if rows < 1 or size > _MOST_BYTES:
-        raise WeightError(f"a position table of {rows} rows of {list(row)} has {size} bytes: at most {_MOST_BYTES}")
+    if rows < 1 or size > MOST_BYTES:
+        raise WeightError(f"a position table of {rows} rows of {list(row)} has {size} bytes: at most {MOST_BYTES}")
     return PositionTable(rows, body, vectors, row, dtype)
 
 
@@ -179,8 +175,8 @@ def _checked(group: Group, vectors: tuple[Weight, ...]) -> tuple[tuple[int, ...]
             f"the formula of a position table takes positions, {len(vectors)} vectors and the number of rows, and "
             "gives one value"
         )
-    if len(group.steps) > _MOST_STEPS:
-        raise WeightError(f"the formula of a position table has {len(group.steps)} lines: at most {_MOST_STEPS}")
+    if len(group.steps) > MOST_STEPS:
+        raise WeightError(f"the formula of a position table has {len(group.steps)} lines: at most {MOST_STEPS}")
     wrong = next((step for step in group.steps if step.target not in ALLOWED), None)
     if wrong is not None:
         raise WeightError(f"the formula of a position table may not call {wrong.target}: {wrong.text}")
@@ -199,7 +195,7 @@ def _tried(group: Group, vectors: tuple[Weight, ...], rows: int) -> object:
     """What the formula gives for a few rows and vectors of zeros. (PyTorch's meta tensors take a second to load.)"""
 
     def check(size: int) -> None:
-        if size > rows * _MOST_A_ROW:
+        if size > rows * MOST_A_ROW:
             raise WeightError(f"the formula of a position table makes {size} elements for {rows} rows")
 
     for vector in vectors:

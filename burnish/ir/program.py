@@ -7,7 +7,8 @@ node has `meta["val"]`, the FakeTensor (or SymInt) that says its shape and dtype
 A *whole* program maps `tokens[batch, sequence]` to `logits[batch, sequence, vocabulary]`.
 A *step* program maps `tokens[batch, new], position[batch], logits_index[kept], *states` to
 `logits[batch, kept, vocabulary], *states`: `position` is how many tokens of each row came before, `logits_index` which
-of the new tokens logits are wanted for. Ahead of the logits it may give what is chosen by them: `OUTPUTS`.
+of the new tokens logits are wanted for. Ahead of the logits it may give what is chosen by them:
+`burnish.ir.signature.OUTPUTS`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from burnish.ir.errors import InvalidProgramError
+from burnish.ir.origin import Origin
+from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.ir.weights import Weights
 
@@ -37,60 +39,6 @@ class Stage(Enum):
     def is_step(self) -> bool:
         """Whether a program at it is a step program."""
         return self in (Stage.INCREMENTAL, Stage.LOWERED)
-
-
-@dataclass(frozen=True)
-class Input:
-    """What a program is given beside its states. Its name is the placeholder's; an axis has the name of its size."""
-
-    name: str
-    axes: tuple[int | str, ...]
-    dtype: torch.dtype = torch.int64
-
-
-TOKENS = Input("tokens", ("batch", "sequence"))
-POSITION = Input("position", ("batch",))
-LOGITS_INDEX = Input("logits_index", ("kept",))
-STEP_INPUTS = (TOKENS, POSITION, LOGITS_INDEX)
-"""The inputs of a step program."""
-
-
-OUTPUTS = ("ids", "top", "logits")
-"""What a program can give beside its states: ids[batch, kept] of the greatest logits, the top of these, the logits."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a node comes from in the user's program: innermost module, and the line of source that called the op."""
-
-    module: str = ""  # "model.layers.0.self_attn"
-    module_type: str = ""  # "LlamaAttention"
-    file: str = ""
-    line: int = 0
-    code: str = ""
-
-    def __str__(self) -> str:
-        place = f"{self.file.rsplit('/', 1)[-1]}:{self.line}" if self.file else ""
-        return " ".join(part for part in (self.module, place) if part)
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a caller must know of the inputs and outputs."""
-
-    vocabulary: int  # size of the last axis of the logits
-    max_length: int  # positions from 0 to max_length - 1 are defined
-    token_limit: int  # ids from 0 to token_limit - 1 can be embedded
-    logits_dtype: torch.dtype = torch.float32
-    inputs: tuple[Input, ...] = (TOKENS,)  # in the order of the placeholders, the states' behind
-    outputs: tuple[str, ...] = ("logits",)  # some of OUTPUTS, in that order; the logits always
-
-    def __post_init__(self) -> None:
-        """Raises InvalidProgramError for outputs that no program has."""
-        if "logits" not in self.outputs or self.outputs != tuple(name for name in OUTPUTS if name in self.outputs):
-            raise InvalidProgramError(
-                f"a program gives logits, and ahead of them some of {', '.join(OUTPUTS[:-1])}; not {list(self.outputs)}"
-            )
 
 
 @dataclass
@@ -165,6 +113,12 @@ class Program:
         """The placeholder of the token ids."""
         first: fx.Node = next(node for node in self.graph.nodes if node.op == "placeholder")
         return first
+
+    def first_states(self, batch: int, capacity: int) -> dict[str, torch.Tensor]:
+        """The states before the first token, by name, of `batch` rows."""
+        return {
+            state.name: torch.zeros(state.concrete_shape(batch, capacity), dtype=state.dtype) for state in self.states
+        }
 
     def weight_of(self, node: fx.Node) -> str:
         """The name of the weight that a `get_attr` node reads."""

@@ -30,7 +30,9 @@ from burnish.ir import ops as _ops
 from burnish.ir import panels as _panels  # noqa: F401
 from burnish.ir import quantized_ops as _quantized_ops  # noqa: F401
 from burnish.ir.errors import ArtifactError, InvalidProgramError
-from burnish.ir.program import Origin, Program, Signature, Stage, describe, operands, origin
+from burnish.ir.origin import Origin
+from burnish.ir.program import Program, Stage, describe, operands, origin
+from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.ir.text import symbol_names, type_text
 from burnish.ir.traits import traits

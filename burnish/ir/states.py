@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-import torch
+from burnish.ir.dtypes import BYTES
+
+if TYPE_CHECKING:
+    from burnish.ir.torch_types import Dtype
 
 
 class StateKind(Enum):
@@ -38,7 +42,7 @@ class State:
     name: str  # of its placeholder in the step graph
     kind: StateKind
     shape: tuple[int | str, ...]
-    dtype: torch.dtype
+    dtype_name: str
     axis: int  # the token axis; of size 1 for an ACCUMULATOR
     module: str = ""  # where in the user's model the remembered tensor is made
 
@@ -47,9 +51,11 @@ class State:
         sizes: dict[str, int] = {BATCH: batch, CAPACITY: capacity}
         return tuple(sizes[size] if isinstance(size, str) else size for size in self.shape)
 
-    def allocate(self, batch: int, capacity: int) -> torch.Tensor:
-        """The state before the first token."""
-        return torch.zeros(self.concrete_shape(batch, capacity), dtype=self.dtype)
+    @property
+    def dtype(self) -> Dtype:
+        from burnish.ir.torch_types import torch_dtype
+
+        return torch_dtype(self.dtype_name)
 
     @property
     def can_rewind(self) -> bool:
@@ -61,7 +67,7 @@ class State:
         """Bytes that each further token adds for one row; 0 for a state of fixed size."""
         if self.kind is not StateKind.CACHE:
             return 0
-        count = self.dtype.itemsize
+        count = BYTES[self.dtype_name]
         for size in self.shape:
             count *= 1 if isinstance(size, str) else size
         return count

@@ -15,7 +15,9 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.value_ranges import ValueRanges
 
 from burnish.ir.infer import fake_weight, infer
-from burnish.ir.program import Origin, Program, Signature, Stage
+from burnish.ir.origin import Origin
+from burnish.ir.program import Program, Stage
+from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.ir.weights import Stored, Weight, Weights
 

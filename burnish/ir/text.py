@@ -15,30 +15,15 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir.dtypes import SHORT, name_of
 from burnish.ir.folding import NUMBER, READ, Folding, Line
+from burnish.ir.parse_line import PLAIN_NAME
 from burnish.ir.program import Program, origin
-
-DTYPES = {
-    torch.float32: "f32",
-    torch.float64: "f64",
-    torch.float16: "f16",
-    torch.bfloat16: "bf16",
-    torch.int64: "i64",
-    torch.int32: "i32",
-    torch.int8: "i8",
-    torch.uint8: "u8",
-    torch.bool: "bool",
-    torch.complex64: "c64",
-}
-
-
-# A name of a weight that needs no quotes.
-PLAIN_NAME = re.compile(r"[\w./-]+", re.ASCII)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
     """The short name of a dtype: f32, bf16, i64."""
-    return DTYPES.get(dtype, str(dtype).removeprefix("torch."))
+    return SHORT.get(name_of(dtype), name_of(dtype))
 
 
 def type_text(val: Any, symbols: dict[str, str]) -> str:

@@ -12,7 +12,8 @@ from torch import fx
 from burnish.ir.errors import InvalidProgramError, UnsupportedError, UsageError
 from burnish.ir.infer import fake_mode, inferred
 from burnish.ir.labels import Along
-from burnish.ir.program import STEP_INPUTS, Program, Stage, describe, operands
+from burnish.ir.program import Program, Stage, describe, operands
+from burnish.ir.signature import STEP_INPUTS
 from burnish.ir.spec import CAPTURED, RAISED, RAISED_BY, breaches, clauses_of
 from burnish.ir.text import call_text, type_text
 from burnish.ir.trace import NodeRecord

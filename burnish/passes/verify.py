@@ -14,7 +14,8 @@ from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import InvalidModelError, VerificationError
 from burnish.ir.interpreter import run_by_name
 from burnish.ir.position_table import PositionTable
-from burnish.ir.program import LOGITS_INDEX, POSITION, TOKENS, Program, describe
+from burnish.ir.program import Program, describe
+from burnish.ir.signature import LOGITS_INDEX, POSITION, TOKENS
 from burnish.ir.trace import Verification
 from burnish.ir.weights import Stored, Weight, Weights, nbytes
 from burnish.passes.base import Effect, Pass
@@ -36,7 +37,7 @@ Watch = Callable[[fx.Node, Any], None]
 def run_step(step: Program, tokens: Tensor, pieces: list[int], capacity: int, watch: Watch | None = None) -> Tensor:
     """The logits [batch, sum(pieces), vocabulary] of a step program fed `tokens` in `pieces`, node by node."""
     rows = tokens.shape[0]
-    states = {state.name: state.allocate(rows, capacity) for state in step.states}
+    states = step.first_states(rows, capacity)
     position = torch.zeros(rows, dtype=torch.int64)
     logits: list[Tensor] = []
     start = 0
@@ -58,7 +59,7 @@ def logits_of(program: Program, tokens: Tensor, watch: Watch | None = None) -> T
     with unrounded():
         if POSITION in program.signature.inputs:
             wide = [
-                replace(state, dtype=torch.float32) if state.dtype in CODES.values() else state
+                replace(state, dtype_name="float32") if state.dtype in CODES.values() else state
                 for state in program.states
             ]
             return run_step(replace(program, states=tuple(wide)), tokens, ragged(length), length, watch)

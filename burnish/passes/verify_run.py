@@ -198,13 +198,13 @@ class _Run:
         before = length // 4
         count = length - before
         for picked in ([count - 1], [count // 2], [0, count - 1], sorted({count // 3, count // 2, count - 1})):
-            states = States.allocate(self.step.states, 2, max(length, 1), self.executor.device, self.executor.in_place)
+            states = States.allocate(self.step.states, 2, max(length, 1), self.executor.memory, self.executor.in_place)
             position = torch.zeros(2, dtype=torch.int64)
             if before:
                 self.executor.step(Step(tokens[:, :before].contiguous(), position, torch.tensor([before - 1])), states)
             index, rest = torch.tensor(picked), tokens[:, before:].contiguous()
-            found = self.executor.step(Step(rest, position + before, index), states).values.clone()
-            yield f"{count} tokens, logits of {picked}", found, logits[:, before:][:, picked]
+            found = self.executor.step(Step(rest, position + before, index), states)
+            yield f"{count} tokens, logits of {picked}", found.tensor.clone(), logits[:, before:][:, picked]
         ids = self.session(2).append(tokens, wanted="ids")
         chosen = logits[:, -1].gather(1, ids.view(2, 1)).unsqueeze(1)
         yield "the ids of the greatest logits", chosen, logits[:, -1].amax(-1).view(2, 1, 1)
@@ -272,7 +272,7 @@ def verify_by_reference(captured: Program, step: Program, verifier: RunVerifier 
     """The same of a step program, run node by node, with caches in 8 bits left in floats."""
     verifier = verifier or RunVerifier(captured, plan_run(captured, step))
     states = tuple(
-        replace(state, dtype=torch.float32) if state.dtype in CODES.values() else state for state in step.states
+        replace(state, dtype_name="float32") if state.dtype in CODES.values() else state for state in step.states
     )
     wide = replace(step, states=states)
     verifier.text(2, 1)  # before the weights are evaluated: those of one program at a time

@@ -14,33 +14,33 @@ NAME.burnish/
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import msgspec
 
+from burnish.ir.dtypes import name_of
 from burnish.ir.errors import ArtifactError, WeightError
-from burnish.ir.position_table import PositionTable, position_table
-from burnish.ir.program import Program, Signature
-from burnish.ir.serialize import program_from_data, program_to_data
+from burnish.ir.signature import Signature
 from burnish.ir.states import State
-from burnish.ir.trace import NodeRecord, Trace
-from burnish.ir.weights import Weights
 from burnish.runtime import manifest as manifests
-from burnish.runtime.hashing import PieceHasher, verify
-from burnish.runtime.kernel_files import PlannedCode, files_of
-from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest, Target
-from burnish.runtime.tokenization import Tokenizer, TokenizerData
-from burnish.runtime.weights_file import Placement, WeightLayout, map_weights, read_header, write_weights
-from burnish.version import __version__
+from burnish.runtime.fresh_folder import fresh_folder
+from burnish.runtime.hashing import verify
+from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest
+from burnish.runtime.weights_file import Placement, read_header
+
+if TYPE_CHECKING:  # what needs PyTorch is imported by what asks for it
+    from burnish.ir.position_table import PositionTable
+    from burnish.ir.program import Program
+    from burnish.ir.trace import Trace
+    from burnish.ir.weights import Weights
+    from burnish.runtime.tokenization import Tokenizer
 
 _T = TypeVar("_T")
+_Vector = TypeVar("_Vector")
 STEP_FILE = "step.json"
 MODEL_FILE = "model.onnx"
 TRACE_FILE = "trace/trace.json"
@@ -49,163 +49,16 @@ TOKENIZER_FILE = "tokenizer/tokenizer.json"
 TEMPLATE_FILE = "tokenizer/chat_template.jinja"
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What goes into an artifact."""
+class Table(Protocol):
+    """A table of positions, however its rows are made."""
 
-    name: str  # of the model, for people
-    target: Target  # what the model was lowered for
-    program: Program  # in step form
-    layout: WeightLayout  # of the program's weights, and of what the lowered graph needs besides
-    model: bytes | None  # the ONNX model; None if nothing was lowered to it
-    code: PlannedCode | None = None  # None if nothing was lowered to kernels
-    generation: Mapping[str, Any] = field(default_factory=dict)  # the model's own generation defaults
-    tokenizer: TokenizerData | None = None
-    trace: Trace = field(default_factory=Trace)
-    pipeline: tuple[str, ...] = ()  # names of the passes, in order
+    @property
+    def row(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> Any: ...
 
 
-# ---------------------------------------------------------------- writing
-
-
-def write(path: Path | str, contents: Contents) -> None:
-    """Write an artifact to the folder `path`, all of it or nothing.
-
-    What is there already is replaced if it is an artifact or an empty folder, else refused. One weight is
-    held in memory at a time. Raises ArtifactError where the destination is not fit, WeightError where a
-    weight is not.
-    """
-    with _fresh_folder(Path(path)) as folder:
-        files: dict[str, FileEntry] = {}
-        hasher = write_weights(contents.layout, folder / contents.layout.file)
-        files[contents.layout.file] = FileEntry(hasher.bytes, hasher.digests())
-        for name, data in _small_files(contents):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(data)
-            hasher = PieceHasher()
-            hasher.update(memoryview(data))
-            files[name] = FileEntry(hasher.bytes, hasher.digests())
-        (folder / MANIFEST_FILE).write_bytes(manifests.encode(_manifest(contents, files)))
-
-
-def _small_files(contents: Contents) -> Iterator[tuple[str, bytes]]:
-    """Every file but the weights and the manifest."""
-    yield STEP_FILE, msgspec.json.encode(program_to_data(contents.program))
-    if contents.model is not None:
-        yield MODEL_FILE, contents.model
-    if contents.code is not None:
-        yield from files_of(contents.code)
-    if contents.tokenizer is not None:
-        yield TOKENIZER_FILE, contents.tokenizer.tokenizer_json.encode()
-        if contents.tokenizer.chat_template is not None:
-            yield TEMPLATE_FILE, contents.tokenizer.chat_template.encode()
-    # The texts are files of their own, to be read and compared; trace.json does not repeat them. Times differ from one
-    # compilation to the next, and what it writes does not.
-    bare = [replace(record, text="", nodes=(), declarations="", seconds=None) for record in contents.trace.passes]
-    trace = replace(contents.trace, passes=bare, phases={})
-    yield NODES_FILE, msgspec.json.encode(_nodes_of(contents.trace))
-    yield TRACE_FILE, msgspec.json.format(msgspec.json.encode(trace), indent=1)
-    for record in contents.trace.passes:
-        yield _text_file(record.number, record.name), record.text.encode()
-
-
-@dataclass(frozen=True)
-class _Nodes:
-    """The nodes of all programs of a trace, each once; for each pass which ones, in order, and its declarations."""
-
-    nodes: list[NodeRecord]
-    passes: list[list[int]]
-    declarations: list[str]
-
-
-def _nodes_of(trace: Trace) -> _Nodes:
-    places: dict[NodeRecord, int] = {}
-    passes = [[places.setdefault(node, len(places)) for node in record.nodes] for record in trace.passes]
-    return _Nodes(list(places), passes, [record.declarations for record in trace.passes])
-
-
-def _text_file(number: int, name: str) -> str:
-    return f"trace/{number:02d}-{name}.txt"
-
-
-def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
-    program, layout = contents.program, contents.layout
-    return Manifest(
-        name=contents.name,
-        burnish=__version__,
-        target=contents.target,
-        signature=manifests.signature_entry(program.signature),
-        inputs=[each.name for each in program.signature.inputs],
-        states=[manifests.state_entry(state) for state in program.states],
-        weights={
-            name: manifests.WeightEntry(
-                layout.file, place.tensor, manifests.dtype_name(place.dtype), list(place.shape), place.offset
-            )
-            for name, place in layout.placements.items()
-        },
-        tables={
-            name: manifests.TableEntry(
-                each.table.rows,
-                each.table.body,
-                list(each.vectors),
-                manifests.dtype_name(each.table.dtype),
-                list(each.table.row),
-            )
-            for name, each in layout.tables.items()
-        },
-        pipeline=list(contents.pipeline),
-        generation=dict(contents.generation),
-        tokenizer=None
-        if contents.tokenizer is None
-        else manifests.TokenizerEntry(dict(contents.tokenizer.special_tokens)),
-        files=files,
-    )
-
-
-@contextmanager
-def _fresh_folder(path: Path) -> Iterator[Path]:
-    """A new folder beside `path` that becomes `path` at the end; on an error, it is removed."""
-    _check_replaceable(path)
-    path = path.absolute()
-    marked = secrets.token_hex(4)
-    folder = path.with_name(f".{path.name}.{marked}.partial")
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        if path.exists():
-            old = path.with_name(f".{path.name}.{marked}.replaced")
-            path.rename(old)
-            try:
-                folder.rename(path)
-            except OSError:
-                old.rename(path)
-                raise
-            shutil.rmtree(old)
-        else:
-            folder.rename(path)
-    except OSError as error:
-        raise ArtifactError(
-            f"could not write {path} ({error.strerror or error}); nothing of it was left behind: "
-            "check the space and the permissions there"
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _check_replaceable(path: Path) -> None:
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise ArtifactError(f"{path} exists and is not a folder: choose another name for the artifact")
-    if path.is_dir() and any(path.iterdir()):
-        try:
-            manifests.decode((path / MANIFEST_FILE).read_bytes(), str(path / MANIFEST_FILE))
-        except (ArtifactError, OSError) as error:
-            raise ArtifactError(
-                f"{path} exists and is not an artifact of this burnish, so it is not replaced: "
-                "choose another name or remove it"
-            ) from error
-
-
-# ---------------------------------------------------------------- reading
+_Table = TypeVar("_Table", bound=Table)
 
 
 class Artifact:
@@ -248,7 +101,7 @@ class Artifact:
                     f"{entry.file} in {self.path} lacks the tensor {entry.tensor!r} of the weight {name!r}"
                 )
             said = (entry.dtype, entry.shape, entry.offset)
-            there = (manifests.dtype_name(found.dtype), list(found.shape), found.offset)
+            there = (found.dtype_name, list(found.shape), found.offset)
             if said != there:
                 raise ArtifactError(
                     f"the weight {name!r} should be {said[0]} {said[1]} at byte {said[2]} of {entry.file} "
@@ -280,84 +133,95 @@ class Artifact:
         )
         verify(self.path, chosen, threads)
 
-    @cached_property
-    def tables(self) -> dict[str, PositionTable]:
-        """The tables of positions by name. Raises ArtifactError for a formula that is none."""
-        return {name: self._table(name, entry) for name, entry in self.manifest.tables.items()}
+    def tables_of(
+        self, vectors: Mapping[str, _Vector], make: Callable[[int, str, tuple[_Vector, ...]], _Table]
+    ) -> dict[str, _Table]:
+        """The tables of positions by name, as `make` makes them of rows, formula and vectors, which are weights.
 
-    def _table(self, name: str, entry: manifests.TableEntry) -> PositionTable:
+        Raises ArtifactError for a formula that is none.
+        """
+        found: dict[str, _Table] = {}
+        for name, entry in self.manifest.tables.items():
+            self._check_table(name, entry)
+            try:
+                table = make(entry.rows, entry.body, tuple(vectors[vector] for vector in entry.vectors))
+            except WeightError as error:
+                raise ArtifactError(f"the table of positions {name!r} in {self.path} is malformed: {error}") from error
+            if (list(table.row), name_of(table.dtype)) != (entry.row, entry.dtype):
+                raise ArtifactError(
+                    f"the table of positions {name!r} in {self.path} should have rows of {entry.dtype} {entry.row}, "
+                    f"and its formula gives {name_of(table.dtype)} {list(table.row)}"
+                )
+            found[name] = table
+        return found
+
+    def _check_table(self, name: str, entry: manifests.TableEntry) -> None:
         if name in self._placements:
             raise ArtifactError(f"{self.path} has {name!r} both as a weight and as a table of positions")
         missing = [vector for vector in entry.vectors if vector not in self._placements]
         if missing:
             raise ArtifactError(f"the table of positions {name!r} in {self.path} reads {missing[0]!r}, which it lacks")
-        vectors = tuple(self._stored[vector] for vector in entry.vectors)
-        try:
-            found = position_table(entry.rows, entry.body, vectors)
-        except WeightError as error:
-            raise ArtifactError(f"the table of positions {name!r} in {self.path} is malformed: {error}") from error
         if entry.rows < self.signature.max_length:
             raise ArtifactError(
                 f"the table of positions {name!r} in {self.path} has {entry.rows} rows, and the model takes "
                 f"{self.signature.max_length} tokens"
             )
-        if (list(found.row), manifests.dtype_name(found.dtype)) != (entry.row, entry.dtype):
-            raise ArtifactError(
-                f"the table of positions {name!r} in {self.path} should have rows of {entry.dtype} {entry.row}, and "
-                f"its formula gives {manifests.dtype_name(found.dtype)} {list(found.row)}"
-            )
-        return found
+
+    @property
+    def placements(self) -> dict[str, dict[str, Placement]]:
+        """Where the weights lie, by file and name."""
+        by_file: dict[str, dict[str, Placement]] = {}
+        for name, entry in self.manifest.weights.items():
+            by_file.setdefault(entry.file, {})[name] = self._placements[name]
+        return by_file
+
+    @cached_property
+    def tables(self) -> dict[str, PositionTable]:
+        """The tables of positions by name, as PyTorch makes their rows. Raises ArtifactError, see `tables_of`."""
+        from burnish.ir.position_table import position_table
+
+        return self.tables_of(self.stored, position_table)
 
     @cached_property
     def weights(self) -> Weights:
         """The weights, memory-mapped, and the tables of positions."""
-        return Weights({**self._stored, **self.tables})
+        from burnish.ir.weights import Weights
+
+        return Weights({**self.stored, **self.tables})
 
     @cached_property
-    def _stored(self) -> Weights:
-        by_file: dict[str, dict[str, Placement]] = {}
-        for name, entry in self.manifest.weights.items():
-            by_file.setdefault(entry.file, {})[name] = self._placements[name]
-        weights = Weights()
-        for file, placements in by_file.items():
-            for name, weight in map_weights(self.file(file), placements).items():
-                weights.add(name, weight)
-        return weights
+    def stored(self) -> Weights:
+        """The weights that are in files, memory-mapped: the vectors of tables in place of these."""
+        from burnish.runtime.mapped_weights import stored_weights
+
+        return stored_weights(self)
 
     def program(self) -> Program:
         """The step graph over the memory-mapped weights."""
+        from burnish.ir.serialize import program_from_data
+
         data = self.decoded(STEP_FILE, Any)
         return program_from_data(data, self.weights, self.signature, self.states)
 
     def trace(self) -> Trace:
         """The record of the compilation."""
-        trace = self.decoded(TRACE_FILE, Trace)
-        stored = self.decoded(NODES_FILE, _Nodes)
-        known = range(len(stored.nodes))
-        sizes = {len(trace.passes), len(stored.passes), len(stored.declarations)}
-        if len(sizes) != 1 or not all(index in known for indices in stored.passes for index in indices):
-            raise ArtifactError(f"{NODES_FILE} in {self.path} does not fit {TRACE_FILE}: compile or copy it again")
-        for place, record in enumerate(trace.passes):
-            name = _text_file(record.number, record.name)
-            try:
-                text = self.file(name).read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ArtifactError(f"{name} in {self.path} is not a text: {error}") from error
-            nodes = tuple(stored.nodes[index] for index in stored.passes[place])
-            trace.passes[place] = replace(record, text=text, nodes=nodes, declarations=stored.declarations[place])
-        return trace
+        from burnish.runtime.trace_files import read_trace
+
+        return read_trace(self)
 
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, if there is one."""
         if self.manifest.tokenizer is None:
             return None
+        from burnish.runtime.tokenization import Tokenizer, TokenizerData
+
         template = self.file(TEMPLATE_FILE).read_text(encoding="utf-8") if self.has(TEMPLATE_FILE) else None
         text = self.file(TOKENIZER_FILE).read_text(encoding="utf-8")
         return Tokenizer(TokenizerData(text, template, self.manifest.tokenizer.special_tokens))
 
     def copy(self, path: Path | str) -> None:
         """Copy the artifact to the folder `path`, all of it or nothing; hard links where possible."""
-        with _fresh_folder(Path(path)) as folder:
+        with fresh_folder(Path(path)) as folder:
             for name in (MANIFEST_FILE, *self.manifest.files):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)

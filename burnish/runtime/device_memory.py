@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
 from burnish.ir.errors import UsageError
+from burnish.runtime.memory import machine_bytes
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def room_for(what: str, size: int, device: torch.device | None) -> Iterator[None
     Raises UsageError, which says what they are for, if they fail. Linux gives out memory that it does not have: more
     than the whole machine's fails here, and not as it is written.
     """
-    if (device is None or device.type != "cuda") and size > _machine_bytes():
+    if (device is None or device.type != "cuda") and size > machine_bytes():
         raise UsageError(_message(what, size, device))
     try:
         yield
@@ -40,10 +40,6 @@ def free_bytes(device: torch.device) -> int:
     """What a GPU has free, with what PyTorch took from it and does not use."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _message(what: str, size: int, device: torch.device | None) -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-import torch
 
+from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidInputError, UsageError
-from burnish.ir.program import STEP_INPUTS
+from burnish.ir.signature import STEP_INPUTS
+from burnish.runtime.memory import NUMPY, Memory
 from burnish.runtime.states import States
+
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
+
+    from burnish.ir.torch_types import Tensor
 
 Wanted: TypeAlias = Literal["logits", "ids", "top"]
 """What a step gives: logits[b, kept, vocabulary], or ids int64[b, kept], those of the greatest logits, or the top.
@@ -25,16 +32,17 @@ TOP = 128  # twice the most that sampling asks for: what is level with the last 
 class Step:
     """What is fed at once: tokens[b, n], whose row b has position[b] tokens before it. All contiguous, on the CPU.
 
-    Results are wanted of those of the new tokens that logits_index[kept] names, at least one.
+    Results are wanted of those of the new tokens that logits_index[kept] names, at least one. Arrays of numpy's, or
+    tensors of PyTorch's.
     """
 
-    tokens: torch.Tensor
-    position: torch.Tensor
-    logits_index: torch.Tensor
+    tokens: Any
+    position: Any
+    logits_index: Any
     wanted: Wanted = "logits"
 
     @property
-    def inputs(self) -> dict[str, torch.Tensor]:
+    def inputs(self) -> dict[str, Any]:
         """The inputs of a step program by name."""
         return {each.name: getattr(self, each.name) for each in STEP_INPUTS}
 
@@ -43,10 +51,10 @@ class Step:
         inputs, sizes = self.inputs, dict[int | str, int]()
         for each in STEP_INPUTS:
             found = inputs[each.name]
-            if found.dtype != each.dtype:
-                kind = str(each.dtype).removeprefix("torch.")
+            if name_of(found.dtype) != each.dtype_name:
+                kind = each.dtype_name
                 raise InvalidInputError(f"{each.name} are {kind}, not {found.dtype}: give them as .to(torch.{kind})")
-            fits = found.dim() == len(each.axes) and found.numel() > 0
+            fits = found.ndim == len(each.axes) and math.prod(found.shape) > 0
             if not fits or any(sizes.setdefault(*pair) != pair[1] for pair in zip(each.axes, found.shape, strict=True)):
                 takes = ", ".join(f"{known.name} [{', '.join(map(str, known.axes))}]" for known in STEP_INPUTS)
                 given = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
@@ -56,23 +64,39 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class StepResult:
-    """What a step gave: `kind` says what the values are."""
+    """What a step gave: `kind` says what the values are, an array of numpy's or a tensor of PyTorch's."""
 
     kind: Wanted
-    values: torch.Tensor
+    values: Any
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """The values as numpy has them, in the same memory; of bfloat16, which it lacks, as float32."""
+        if isinstance(self.values, np.ndarray):
+            return self.values
+        from burnish.runtime.torch_memory import array_of  # it came from there
+
+        return array_of(self.values)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The values as PyTorch has them, in the same memory."""
+        from burnish.runtime.torch_memory import tensor_of
+
+        return tensor_of(self.values)
 
     def narrowed(self, wanted: Wanted) -> StepResult:
         """What is `wanted` of it: itself, or chosen here from its logits."""
         if self.kind == wanted:
             return self
         assert self.kind == "logits", f"{wanted} cannot be had of {self.kind}"
-        return StepResult(wanted, narrowed(self.values, wanted))
+        return StepResult(wanted, narrowed(self.array, wanted))
 
 
 class Executor(Protocol):
     """Runs one step of a compiled model."""
 
-    device: torch.device  # where the states are
+    memory: Memory  # where the states are
     in_place: bool  # new states are written over the old ones, never beside them
 
     def step(self, step: Step, states: States) -> StepResult:
@@ -82,7 +106,7 @@ class Executor(Protocol):
         """
         ...
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """All logits of the last step, whatever was wanted of it, in memory as `step` gives it."""
         ...
 
@@ -94,7 +118,7 @@ class Executor(Protocol):
 class UnavailableExecutor:
     """For an artifact that was compiled for another machine: it says so when it is asked to run."""
 
-    device = torch.device("cpu")
+    memory: Memory = NUMPY
     in_place = False
 
     def __init__(self, reason: str) -> None:
@@ -104,7 +128,7 @@ class UnavailableExecutor:
         """Raises UsageError."""
         raise UsageError(self.reason)
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """Raises UsageError."""
         raise UsageError(self.reason)
 
@@ -112,14 +136,14 @@ class UnavailableExecutor:
         """See `Executor.close`: it holds nothing."""
 
 
-def narrowed(logits: torch.Tensor, wanted: Wanted) -> torch.Tensor:
-    """What is `wanted` of logits[b, kept, vocabulary] on the CPU."""
+def narrowed(logits: NDArray[Any], wanted: Wanted) -> NDArray[Any]:
+    """What is `wanted` of logits[b, kept, vocabulary]."""
     if wanted == "logits":
         return logits
-    # numpy's operations on a row of logits cost a fraction of PyTorch's.
-    scores = (logits if logits.dtype == torch.float32 else logits.float()).numpy()
+    scores = logits.astype(np.float32, copy=False)
     if wanted == "ids":
-        return torch.from_numpy(scores.argmax(-1))
+        chosen: NDArray[np.int64] = scores.argmax(-1)
+        return chosen
     count = min(TOP, scores.shape[-1])
     found = np.empty((*scores.shape[:-1], 2, count), np.int32)
     for place in np.ndindex(*scores.shape[:-1]):
@@ -128,4 +152,4 @@ def narrowed(logits: torch.Tensor, wanted: Wanted) -> torch.Tensor:
         ids = np.flatnonzero(~(row < least))  # and what is level with the last, of which the first stay
         ids = np.sort(ids[np.argsort(-row[ids], kind="stable")[:count]])
         found[place] = row[ids].view(np.int32), ids
-    return torch.from_numpy(found)
+    return found

@@ -15,9 +15,11 @@ from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import check_room, room_for
 from burnish.runtime.executor import Step, StepResult, Wanted
 from burnish.runtime.kernel_files import CompiledKernel, architecture_for
+from burnish.runtime.memory import Memory
 from burnish.runtime.plan import Plan
 from burnish.runtime.plan_runner import ALIGNMENT, BoundStep, PlanRunner
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import TorchMemory, inputs_of
 
 
 def this_architecture() -> int:
@@ -57,13 +59,14 @@ class CudaExecutor:
                 f"compile the model with target='cuda:sm_{here}'"
             )
         self.device = torch.device("cuda", torch.cuda.current_device())
+        self.memory: Memory = TorchMemory(self.device)
         torch.cuda.synchronize(self.device)  # from here on this thread has the device's context
         launcher = CudaLauncher(plan.kernels, kernels[found], self.device)
         size = sum(tensor.nbytes for tensor in weights.values())
         check_room("the weights", size, self.device)
         with room_for("the weights", size, self.device):
             on_device = {name: tensor.to(self.device) for name, tensor in weights.items()}
-        self._runner: PlanRunner | None = PlanRunner(plan, on_device, self.device, launcher, tables)
+        self._runner: PlanRunner | None = PlanRunner(plan, on_device, self.memory, launcher, tables)
         # Of each batch's states: a graph for each result, and the last prompt's step, which its next piece may take.
         self._tokens: WeakKeyDictionary[States, dict[Wanted, _FixedStep]] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[States, dict[tuple[int, int, Wanted], _FixedStep]] = WeakKeyDictionary()
@@ -73,6 +76,7 @@ class CudaExecutor:
         """See `Executor.step`; the inputs may be on the GPU as well."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
+        step = Step(**inputs_of(step), wanted=step.wanted)
         sizes = _check_sizes(step, states)
         with torch.cuda.device(self.device):
             key = (sizes["sequence"], sizes["kept"], step.wanted)
@@ -88,12 +92,12 @@ class CudaExecutor:
             self._last = ref(fixed)
             return StepResult(fixed.step.kind, result).narrowed(step.wanted)
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """See `Executor.logits`."""
         last = self._last()
         assert last is not None, "logits of no step"
         with torch.cuda.device(self.device):
-            return last.step.logits().cpu()
+            return StepResult("logits", last.step.logits().cpu())
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -160,7 +164,8 @@ class _FixedStep:
         """One step by launches; its result on the CPU."""
         self.inputs.take(step)
         self.step.run()
-        return self.step.result.cpu()
+        result: torch.Tensor = self.step.result.cpu()
+        return result
 
     def token(self, step: Step) -> torch.Tensor:
         """One step by a CUDA graph, from the second on: the first loads what it needs. The result is overwritten."""
@@ -168,7 +173,8 @@ class _FixedStep:
         if not self.warm:
             self.step.run()
             self.warm = True
-            return self.step.result.cpu()
+            first: torch.Tensor = self.step.result.cpu()
+            return first
         if self.graph is None:
             self.result = torch.empty_like(self.step.result, device="cpu", pin_memory=True)
             graph = torch.cuda.CUDAGraph()

@@ -5,50 +5,54 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
+import numpy as np
 
 from burnish.ir.errors import InvalidInputError, UsageError
-from burnish.ir.position_table import PositionTable
 from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.memory import NUMPY, Memory, View, bits, floats_of_bits
 from burnish.runtime.native.launcher import NativeLauncher
 from burnish.runtime.native.library import best_level, library
 from burnish.runtime.plan import Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
+from burnish.runtime.position_rows import RowTable
 from burnish.runtime.processors import processors
 from burnish.runtime.states import States
 
-_CPU = torch.device("cpu")
-Accuracy = Literal["exact", "fast"]
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
+
+    from burnish.runtime.model import Accuracy
 
 
 @dataclass
 class _Bound:
     """A step on memory of its own for inputs of some sizes."""
 
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, NDArray[np.int64]]
     step: BoundStep
+    result: NDArray[Any]
 
     def run(self, step: Step) -> StepResult:
-        for name, tensor in step.inputs.items():
-            self.inputs[name].copy_(tensor)
+        for name, values in step.inputs.items():
+            self.inputs[name][...] = values
         self.step.run()
-        return StepResult(self.step.kind, self.step.result).narrowed(step.wanted)
+        return StepResult(self.step.kind, _values(self.step.result, self.result)).narrowed(step.wanted)
 
 
 class NativeExecutor:
     """Steps of a plan on a team of threads."""
 
-    device = _CPU
+    memory: Memory = NUMPY
     in_place = True
 
     def __init__(
         self,
         plan: Plan,
-        weights: Mapping[str, torch.Tensor],
-        tables: Mapping[str, PositionTable] | None = None,
+        weights: Mapping[str, NDArray[Any]],
+        tables: Mapping[str, RowTable] | None = None,
         threads: int | None = None,
         accuracy: Accuracy | None = None,
         level: str | None = None,
@@ -61,9 +65,9 @@ class NativeExecutor:
         """
         self.launcher = NativeLauncher(plan.kernels, library(level or best_level()), threads or processors())
         self.launcher.rounded = accuracy != "exact"
-        self._runner: PlanRunner | None = PlanRunner(plan, weights, _CPU, self.launcher, tables)
+        self._runner: PlanRunner | None = PlanRunner(plan, weights, NUMPY, self.launcher, tables)
         self._bound: WeakKeyDictionary[States, dict[tuple[object, ...], _Bound]] = WeakKeyDictionary()
-        self._logits: Callable[[], torch.Tensor] | None = None
+        self._logits: Callable[[], View] | None = None
 
     def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
@@ -95,10 +99,11 @@ class NativeExecutor:
         finally:
             self.launcher.rounded = rounded
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """See `Executor.logits`."""
         assert self._logits is not None, "logits of no step"
-        return self._logits()
+        view = self._logits()
+        return StepResult("logits", _values(view, bits(view)))
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -108,5 +113,11 @@ class NativeExecutor:
 
     def _bind(self, step: Step, states: States) -> _Bound:
         assert self._runner is not None
-        inputs = {name: torch.empty_like(tensor) for name, tensor in step.inputs.items()}
-        return _Bound(inputs, self._runner.bind(Step(**inputs, wanted=step.wanted), states))
+        inputs = {name: NUMPY.empty(values.shape, "int64") for name, values in step.inputs.items()}
+        bound = self._runner.bind(Step(**inputs, wanted=step.wanted), states)
+        return _Bound(inputs, bound, bits(bound.result))
+
+
+def _values(view: View, array: NDArray[Any]) -> NDArray[Any]:
+    """The numbers in the memory of a view, which an array is on."""
+    return floats_of_bits(array) if view.dtype == "bfloat16" else array

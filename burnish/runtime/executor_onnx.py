@@ -13,12 +13,14 @@ import torch
 
 from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
 from burnish.ir.position_table import PositionTable, halves_of
-from burnish.ir.program import Signature
+from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.memory import Memory
 from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.processors import processors
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU, inputs_of
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
 _ONNX_TYPES = {
@@ -40,13 +42,13 @@ class _Binding:
     """A run of the session on given memory: the caller's tensors, which it keeps alive."""
 
     io: Any
-    inputs: dict[str, torch.Tensor]
+    inputs: dict[str, Any]
     logits: torch.Tensor
     tables: Mapping[str, torch.Tensor]
 
     def reads(self, step: Step) -> bool:
-        """Whether it is on the step's very tensors, whatever they contain by now."""
-        return all(self.inputs[name] is tensor for name, tensor in step.inputs.items())
+        """Whether it is on the step's very arrays, whatever they contain by now."""
+        return all(self.inputs[name] is values for name, values in step.inputs.items())
 
 
 class OnnxExecutor:
@@ -57,7 +59,7 @@ class OnnxExecutor:
     many rows are made as the states have room for tokens.
     """
 
-    device = torch.device("cpu")
+    memory: Memory = ON_CPU
     in_place = False
 
     def __init__(
@@ -76,7 +78,7 @@ class OnnxExecutor:
         self._session: Any = _create_session(model, threads or processors())
         known = halves_of(tables or {})
         self._present: set[str] = _check_types(self._session, states, known, signature, model)
-        self._tables = PositionRows({name: table for name, table in known.items() if name in self._present})
+        self._tables = PositionRows({name: table for name, table in known.items() if name in self._present}, ON_CPU)
         # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
         self._logits = torch.empty(0)
@@ -96,9 +98,9 @@ class OnnxExecutor:
         self._logits = binding.logits
         return StepResult("logits", binding.logits).narrowed(step.wanted)
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """See `Executor.logits`."""
-        return self._logits
+        return StepResult("logits", self._logits)
 
     def close(self) -> None:
         """See `Executor.close`."""
@@ -129,7 +131,7 @@ class OnnxExecutor:
             torch.empty(shape, dtype=self._signature.logits_dtype),
             self._tables.for_capacity(states.capacity),
         )
-        for name, tensor in (binding.inputs | states.named).items():
+        for name, tensor in (inputs_of(step) | states.named).items():
             if name in self._present:
                 binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
         for name, tensor in binding.tables.items():

@@ -8,13 +8,15 @@ from burnish.ir.errors import UsageError
 from burnish.ir.interpreter import run_by_name
 from burnish.ir.program import Program
 from burnish.runtime.executor import Step, StepResult, Wanted
+from burnish.runtime.memory import Memory
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU, inputs_of
 
 
 class ReferenceExecutor:
     """Runs the step graph with the interpreter of `burnish.ir`, over memory-mapped weights."""
 
-    device = torch.device("cpu")
+    memory: Memory = ON_CPU
     in_place = False
 
     def __init__(self, program: Program) -> None:
@@ -25,7 +27,7 @@ class ReferenceExecutor:
         """See `Executor.step`: by the graph's own results, where it has what is wanted."""
         if self._program is None:
             raise UsageError("this compiled model was closed")
-        found = run_by_name(self._program, step.inputs | states.named, {step.wanted, "logits"})
+        found = run_by_name(self._program, inputs_of(step) | states.named, {step.wanted, "logits"})
         for spec, buffer in zip(states.specs, states.present, strict=True):
             buffer.copy_(found[spec.name])
         states.advance()
@@ -33,9 +35,9 @@ class ReferenceExecutor:
         kind: Wanted = step.wanted if step.wanted in found else "logits"
         return StepResult(kind, found[kind]).narrowed(step.wanted)
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """See `Executor.logits`."""
-        return self._logits
+        return StepResult("logits", self._logits)
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from burnish.ir.errors import InvalidInputError
-from burnish.ir.program import Signature
-from burnish.runtime.executor import StepResult, Wanted
+from burnish.ir.signature import Signature
+from burnish.runtime.executor import Wanted
 from burnish.runtime.options import GenerationOptions, resolve
 from burnish.runtime.sampling import Sampler
-from burnish.runtime.session import Session, check_ids
+from burnish.runtime.session import Session, check_ids, is_tensor
 from burnish.runtime.tokenization import TextStream, Tokenizer
 
-Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
+if TYPE_CHECKING:  # for those alone who have tensors
+    from burnish.ir.torch_types import Tensor
+
+Prompt: TypeAlias = "str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor"
 Finish = Literal["eos", "stop", "length"]
 
 
@@ -76,9 +77,9 @@ class GenerationRun:
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
         wanted: Wanted = "ids" if self._sampler.wanted == "ids" else "logits"
-        found = StepResult(wanted, self._session.append(self._prompts, wanted=wanted))
+        found = self._session.feed(self._prompts, wanted=wanted)
         while True:
-            chosen = self._sampler.choose(found, self._session.logits)
+            chosen = self._sampler.choose(found, self._session.all_logits)
             piece = ""
             for number, row in enumerate(self._rows):
                 if active[number]:
@@ -91,8 +92,7 @@ class GenerationRun:
             if not any(active):
                 return
             started, step = time.perf_counter(), step + 1
-            wanted = self._sampler.wanted
-            found = StepResult(wanted, self._session.step(chosen, active, wanted))
+            found = self._session.advance(chosen, active, self._sampler.wanted)
 
     @property
     def result(self) -> Generation:
@@ -191,9 +191,9 @@ def prepare(
     return prompts, options, room
 
 
-def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> torch.Tensor | list[list[int]]:
+def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> Tensor | list[list[int]]:
     """The prompt as rows of ids, not yet checked."""
-    if isinstance(prompt, torch.Tensor):
+    if is_tensor(prompt):
         return prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
     if not isinstance(prompt, str | Sequence):
         raise InvalidInputError(f"a prompt is a text, token ids, or a list of either, not {type(prompt).__name__}")

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
-import torch
 
+from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError, InvalidProgramError
-from burnish.ir.program import STEP_INPUTS, Signature
+from burnish.ir.signature import STEP_INPUTS, Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
 
@@ -149,17 +149,11 @@ def decode(data: bytes, where: str) -> Manifest:
 # ---------------------------------------------------------------- to and from the language
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """`torch.float32` -> "float32"."""
-    return str(dtype).removeprefix("torch.")
-
-
-def dtype_of(name: str, what: str) -> torch.dtype:
-    """The dtype of that name. Raises ArtifactError, naming `what` has it, if there is none."""
-    dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
+def known_dtype(name: str, what: str) -> str:
+    """The name of a dtype. Raises ArtifactError, naming `what` has it, if there is none."""
+    if name not in BYTES:
         raise ArtifactError(f"the manifest gives {what} the dtype {name!r}, which does not exist; {_AGAIN}")
-    return dtype
+    return name
 
 
 def signature_entry(signature: Signature) -> SignatureEntry:
@@ -168,7 +162,7 @@ def signature_entry(signature: Signature) -> SignatureEntry:
         signature.vocabulary,
         signature.max_length,
         signature.token_limit,
-        dtype_name(signature.logits_dtype),
+        signature.logits_dtype_name,
         [name for name in signature.outputs if name != "logits"],
     )
 
@@ -185,7 +179,7 @@ def signature_of(entry: SignatureEntry, inputs: Sequence[str]) -> Signature:
             entry.vocabulary,
             entry.max_length,
             entry.token_limit,
-            dtype_of(entry.logits_dtype, "the logits"),
+            known_dtype(entry.logits_dtype, "the logits"),
             tuple(known[name] for name in inputs),
             (*entry.choices, "logits"),
         )
@@ -195,7 +189,7 @@ def signature_of(entry: SignatureEntry, inputs: Sequence[str]) -> Signature:
 
 def state_entry(state: State) -> StateEntry:
     """A state as the manifest has it."""
-    return StateEntry(state.name, state.kind, list(state.shape), dtype_name(state.dtype), state.axis, state.module)
+    return StateEntry(state.name, state.kind, list(state.shape), state.dtype_name, state.axis, state.module)
 
 
 def state_of(entry: StateEntry) -> State:
@@ -218,7 +212,7 @@ def state_of(entry: StateEntry) -> State:
         entry.name,
         entry.kind,
         tuple(entry.shape),
-        dtype_of(entry.dtype, f"the state {entry.name!r}"),
+        known_dtype(entry.dtype, f"the state {entry.name!r}"),
         entry.axis,
         entry.module,
     )

@@ -12,26 +12,24 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
-from burnish.ir.program import Signature
-from burnish.ir.trace import Trace
+from burnish.ir.signature import Signature
 from burnish.runtime.artifact import MODEL_FILE, Artifact
-from burnish.runtime.executor import Executor, UnavailableExecutor
-from burnish.runtime.executor_cuda import CudaExecutor
-from burnish.runtime.executor_native import Accuracy, NativeExecutor
-from burnish.runtime.executor_onnx import OnnxExecutor
-from burnish.runtime.executor_reference import ReferenceExecutor
-from burnish.runtime.generation import Generation, GenerationRun, Prompt, prepare
-from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_kernels, read_plan
+from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_plan
 from burnish.runtime.processors import processors
-from burnish.runtime.session import Session
-from burnish.runtime.tokenization import Tokenizer
+
+if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
+    from burnish.ir.torch_types import Tensor
+    from burnish.ir.trace import Trace
+    from burnish.runtime.executor import Executor
+    from burnish.runtime.generation import Generation, GenerationRun, Prompt
+    from burnish.runtime.session import Session
+    from burnish.runtime.tokenization import Tokenizer
 
 Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
+Accuracy = Literal["exact", "fast"]
 _NEEDED: dict[str, str] = {
     "onnxruntime": MODEL_FILE,
     "native": PLAN_FILE,
@@ -45,10 +43,10 @@ _log = logging.getLogger(__name__)
 class CompiledModel:
     """A model that runs without its source code: `load` and `burnish.compile` give one."""
 
-    def __init__(self, artifact: Artifact, executor: Executor, backend: Backend) -> None:
+    def __init__(self, artifact: Artifact, executor: Executor, backend: Backend, tokenizer: Tokenizer | None) -> None:
         self.artifact = artifact
         self.backend = backend
-        self.tokenizer: Tokenizer | None = artifact.tokenizer()
+        self.tokenizer = tokenizer
         self.executor = executor
         self._cleanup: Callable[[], object] = executor.close
         self._source: CompiledModel | None = None
@@ -68,12 +66,14 @@ class CompiledModel:
         """What each pass of the compilation did."""
         return self.artifact.trace()
 
-    def __call__(self, ids: torch.Tensor) -> torch.Tensor:
+    def __call__(self, ids: Tensor) -> Tensor:
         """Logits [b, s, vocabulary] of token ids int64 [b, s]; logits i are of the token that follows token i.
 
         Raises InvalidInputError for ids of another dtype or rank, outside the vocabulary, or too many.
         """
-        if not isinstance(ids, torch.Tensor):
+        from burnish.runtime.session import is_tensor
+
+        if not is_tensor(ids):
             raise InvalidInputError(f"token ids are an int64 tensor [batch, tokens], not {type(ids).__name__}")
         batch, length = ids.shape if ids.dim() == 2 else (1, 1)  # any other rank is refused by append
         return self.session(max(batch, 1), capacity=length).append(ids, every=True)
@@ -157,6 +157,8 @@ class CompiledModel:
 
     def session(self, batch: int = 1, capacity: int = 0) -> Session:
         """A session of `batch` rows: tokens in, logits out, at one's own pace."""
+        from burnish.runtime.session import Session
+
         return Session(self.executor, self.signature, self.artifact.states, batch, capacity)
 
     def save(self, path: Path | str) -> None:
@@ -218,6 +220,8 @@ class CompiledModel:
         return model_html(self.artifact, self.backend, trace)
 
     def _run(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> GenerationRun:
+        from burnish.runtime.generation import GenerationRun, prepare
+
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
         if streams and (self.tokenizer is None or len(prompts) != 1):
             why = "this model has no tokenizer" if self.tokenizer is None else f"there are {len(prompts)} prompts"
@@ -272,16 +276,17 @@ def load(
         )
     if accuracy is not None and chosen != "native":
         raise UsageError(f"accuracy= is for native kernels, and {path} runs by {chosen}: leave it out")
-    # The weights, most of the bytes, are verified while ONNX Runtime prepares its session: nothing is computed with
-    # them before both are done.
-    with ThreadPoolExecutor(1, thread_name_prefix="burnish-verify") as pool:
+    # The weights, most of the bytes, are verified while the executor is made, and the tokenizer: nothing is computed
+    # with them before all are done.
+    with ThreadPoolExecutor(2, thread_name_prefix="burnish-load") as pool:
+        reading = pool.submit(artifact.tokenizer)
         verifying = pool.submit(artifact.verify, others=False, threads=threads)
         try:
             made = (executors or {}).get(chosen)
             executor = _executor(artifact, chosen, threads, accuracy) if made is None else made(artifact)
         finally:
             verifying.result()  # a changed byte explains whatever else went wrong
-    return CompiledModel(artifact, executor, chosen)
+        return CompiledModel(artifact, executor, chosen, reading.result())
 
 
 def load_temporary(
@@ -301,35 +306,30 @@ def load_temporary(
 
 def hold_temporary(path: Path | str, reason: str) -> CompiledModel:
     """An artifact that cannot run here, for `reason`, to be saved; the folder goes as with `load_temporary`."""
+    from burnish.runtime.executor import UnavailableExecutor
+
     artifact = Artifact.open(path)
-    model = CompiledModel(artifact, UnavailableExecutor(reason), _default_backend(artifact))
+    model = CompiledModel(artifact, UnavailableExecutor(reason), _default_backend(artifact), artifact.tokenizer())
     model._own(Path(path))
     return model
 
 
 def _executor(artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None) -> Executor:
-    if backend == "reference":
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return ReferenceExecutor(artifact.program())
-    if backend == "cuda":
-        return CudaExecutor(
-            read_plan(artifact),
-            {each: read_kernels(artifact, each) for each in architectures(artifact)},
-            weight_tensors(artifact),
-            artifact.tables,
-        )
+    """The executor of a backend, which alone imports what it needs: native kernels need no PyTorch."""
     if backend == "native":
-        return NativeExecutor(read_plan(artifact), weight_tensors(artifact), artifact.tables, threads, accuracy)
+        from burnish.runtime.executor_native import NativeExecutor
+        from burnish.runtime.mapped_bytes import weight_bytes
+        from burnish.runtime.row_tables import row_tables
+
+        weights = weight_bytes(artifact)
+        return NativeExecutor(read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy)
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
-    return OnnxExecutor(
-        artifact.file(MODEL_FILE),
-        artifact.states,
-        artifact.signature,
-        threads,
-        artifact.tables,
-    )
+    from burnish.runtime.torch_executors import cuda_executor, onnx_executor, reference_executor
+
+    if backend == "reference":
+        return reference_executor(artifact, threads)
+    return cuda_executor(artifact) if backend == "cuda" else onnx_executor(artifact, threads)
 
 
 def _default_backend(artifact: Artifact) -> Backend:
@@ -337,11 +337,6 @@ def _default_backend(artifact: Artifact) -> Backend:
     if target == "triton":
         return "cuda" if architectures(artifact) else "triton-interpret"
     return target
-
-
-def weight_tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """The weights by name, mapped from the file."""
-    return {name: artifact.weights[name].materialize() for name in artifact.manifest.weights}
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:

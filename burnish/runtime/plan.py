@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
-import torch
 
 from burnish.ir.errors import ArtifactError
 
@@ -175,11 +174,3 @@ def _evaluator(node: ast.expr, text: str) -> _Evaluator:
             choose, parts = _FUNCTIONS[name], [_evaluator(each, text) for each in args]
             return lambda sizes: choose(part(sizes) for part in parts)
     raise ArtifactError(f"the launch plan has {text!r} for a size, which is no arithmetic over {', '.join(SIZES)}")
-
-
-def dtype_named(name: str) -> torch.dtype:
-    """`"float32"` -> torch.float32. Raises ArtifactError if there is none."""
-    found = getattr(torch, name, None)
-    if not isinstance(found, torch.dtype):
-        raise ArtifactError(f"the launch plan has the dtype {name!r}, which does not exist")
-    return found

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Protocol
 
-import torch
-
-from burnish.ir.position_table import PositionTable
-from burnish.runtime.device_memory import room_for
+from burnish.runtime.memory import Memory
 
 _FEWEST = 1024  # rows: few enough to be made in no time, and enough for most sessions
+
+
+class RowTable(Protocol):
+    """Makes rows."""
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        ...
+
+    def first(self, count: int) -> Any:
+        """The first [count, ...], in memory of the CPU."""
+        ...
+
+    def nbytes_of(self, count: int) -> int:
+        """Bytes of so many."""
+        ...
 
 
 class PositionRows:
     """Makes rows when they are first asked for. What was given stays as it is when more are made."""
 
-    def __init__(self, tables: Mapping[str, PositionTable], device: torch.device | None = None) -> None:
+    def __init__(self, tables: Mapping[str, RowTable], memory: Memory) -> None:
         self._tables = dict(tables)
-        self._device = device or torch.device("cpu")
-        self._made: dict[str, torch.Tensor] = {}
+        self._memory = memory
+        self._made: dict[str, Any] = {}
 
-    def for_capacity(self, capacity: int) -> dict[str, torch.Tensor]:
+    def for_capacity(self, capacity: int) -> dict[str, Any]:
         """Each table's first rows, [rows, ...] by name: at least `capacity`, unless it has fewer."""
         return {name: self._rows(name, table, capacity) for name, table in self._tables.items()}
 
@@ -28,10 +43,10 @@ class PositionRows:
         """Free them."""
         self._made.clear()
 
-    def _rows(self, name: str, table: PositionTable, capacity: int) -> torch.Tensor:
+    def _rows(self, name: str, table: RowTable, capacity: int) -> Any:
         made = self._made.get(name)
         if made is None or len(made) < min(capacity, table.rows):
             count = min(max(capacity, _FEWEST), table.rows)
-            with room_for(f"the first {count} rows of {name}", table.nbytes_of(count), self._device):
-                made = self._made[name] = table.first(count).to(self._device)
+            with self._memory.room(f"the first {count} rows of {name}", table.nbytes_of(count)):
+                made = self._made[name] = self._memory.take(table.first(count))
         return made

@@ -2,23 +2,25 @@
 
 First what changes scores whether or not there is sampling (repetition penalty, least lengths, forced and suppressed
 tokens), then, when sampling, temperature, top-k, top-p and min-p. Everything is one row, float32 [vocabulary], in
-numpy, whose operations on a row of logits cost a fraction of PyTorch's.
+numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from burnish.runtime.executor import TOP, StepResult, Wanted
 from burnish.runtime.options import GenerationOptions
 
-Scores: TypeAlias = NDArray[np.floating[Any]]
-Ids: TypeAlias = NDArray[np.int64]
+if TYPE_CHECKING:  # it takes numpy a while
+    from numpy.typing import NDArray
+
+Scores: TypeAlias = "NDArray[np.floating[Any]]"
+Ids: TypeAlias = "NDArray[np.int64]"
 
 _NEVER = -np.inf
 _FIRST_LOOK = 1024  # tokens among which the nucleus of top-p is sought before all are sorted
@@ -95,7 +97,6 @@ class Sampler:
         self._prompts = [len(prompt) for prompt in prompts]
         self._room = list(room)
         self._new = 0
-        self._random = np.random.Generator(np.random.PCG64(options.seed))
         self._seen: list[Ids] = []
         if options.repetition_penalty != 1:
             self._seen = [np.unique(np.array(prompt, dtype=np.int64)) for prompt in prompts]
@@ -106,6 +107,11 @@ class Sampler:
         elif not self._processes() and 0 < options.top_k <= TOP // 2:
             self.wanted = "top"
 
+    @cached_property
+    def _random(self) -> np.random.Generator:
+        """Made by the first who draws: numpy imports it then."""
+        return np.random.Generator(np.random.PCG64(self._options.seed))
+
     def _processes(self) -> bool:
         """Whether anything but temperature, top-k, top-p and min-p touches the scores."""
         options = self._options
@@ -114,23 +120,23 @@ class Sampler:
         suppressed = options.suppress_tokens or options.begin_suppress_tokens
         return bool(self._seen or ends or forced or suppressed)
 
-    def choose(self, found: StepResult, logits: Callable[[], torch.Tensor] | None = None) -> list[int]:
+    def choose(self, found: StepResult, logits: Callable[[], StepResult] | None = None) -> list[int]:
         """The next token of each row, from what is `wanted` of it, or from its logits [b, 1, vocabulary].
 
         `logits` gives these where the top is not enough.
         """
-        values = found.values
+        values = found.array
         if found.kind == "ids":
             chosen: list[int] = values[:, 0].tolist()
         else:
             ids: list[Ids | None] = [None] * len(values)
             if found.kind == "top":
-                top = values.numpy()[:, 0]
+                top = values[:, 0]
                 if logits is None or self._is_enough(top[:, 0].view(np.float32)):
-                    values, ids = torch.from_numpy(top[:, :1].view(np.float32)), list(top[:, 1].astype(np.int64))
+                    values, ids = top[:, :1].view(np.float32), list(top[:, 1].astype(np.int64))
                 else:
-                    values = logits()
-            scores: Scores = (values if values.dtype == torch.float32 else values.float()).numpy()[:, 0]
+                    values = logits().array
+            scores: Scores = values.astype(np.float32, copy=False)[:, 0]
             draws = self._random.random(len(scores)).tolist()
             chosen = [self._choose_row(row, scores[row], ids[row], draw) for row, draw in enumerate(draws)]
         self._new += 1

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-import torch
+import numpy as np
 
+from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidInputError
-from burnish.ir.program import Signature
+from burnish.ir.signature import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Executor, Step, Wanted
+from burnish.runtime.executor import Executor, Step, StepResult, Wanted
 from burnish.runtime.states import States
+
+if TYPE_CHECKING:  # for those alone who ask for tensors
+    from numpy.typing import NDArray
+
+    from burnish.ir.torch_types import Tensor
 
 CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
 SMALLEST_CAPACITY = 64
@@ -38,17 +46,15 @@ class Session:
         self._signature = signature
         self._specs = tuple(specs)
         self._states = States.allocate(
-            self._specs, batch, self._rounded(max(capacity, 1)), executor.device, executor.in_place
+            self._specs, batch, self._rounded(max(capacity, 1)), executor.memory, executor.in_place
         )
-        self._position = torch.zeros(batch, dtype=torch.int64)
+        self._position = np.zeros(batch, np.int64)
         self._tokens: list[list[int]] = [[] for _ in range(batch)]
-        # The inputs of a step of one token a row: always the same tensors, which need binding once, and changed
-        # without PyTorch. After the weights have gone through the processor's caches, each of its operations takes
-        # 50 microseconds to get going again.
-        self._next = torch.zeros(batch, 1, dtype=torch.int64)
-        self._first = torch.zeros(1, dtype=torch.int64)
-        self._next_cells: memoryview = self._next.view(-1).numpy().data
-        self._position_cells: memoryview = self._position.numpy().data
+        # The inputs of a step of one token a row: always the same arrays, which need binding once.
+        self._next = np.zeros((batch, 1), np.int64)
+        self._first = np.zeros(1, np.int64)
+        self._next_cells: memoryview = self._next.reshape(-1).data
+        self._position_cells: memoryview = self._position.data
 
     @property
     def batch(self) -> int:
@@ -75,9 +81,7 @@ class Session:
         """Bytes that the states take."""
         return self._states.nbytes
 
-    def append(
-        self, ids: torch.Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits"
-    ) -> torch.Tensor:
+    def append(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> Tensor:
         """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
         With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n], or what else `Wanted` names: of a
@@ -85,6 +89,10 @@ class Session:
         id, of any lengths unless `every`. Raises InvalidInputError if they are not, or if an id is outside the
         vocabulary or a row would become too long.
         """
+        return self._tensor(self.feed(ids, every, wanted))
+
+    def feed(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> StepResult:
+        """`append`, without PyTorch."""
         rows = check_ids(ids, self._signature, self.lengths)
         if len(rows) != self.batch:
             raise InvalidInputError(f"the session has {self.batch} rows, and ids were given for {len(rows)}")
@@ -93,37 +101,45 @@ class Session:
             raise InvalidInputError(f"{wanted} of every token need rows of equal length; feed unequal ones row by row")
         self._reserve(max(len(old) + len(new) for old, new in zip(self._tokens, rows, strict=True)))
         if even:
-            results = self._feed(torch.tensor(rows), self._position, self._states, every, wanted)
+            results = self._feed(np.array(rows, np.int64), self._position, self._states, every, wanted)
         else:
-            results = torch.cat([self._feed_row(row, new, wanted) for row, new in enumerate(rows)])
+            results = np.concatenate([self._feed_row(row, new, wanted) for row, new in enumerate(rows)])
         for row, new in enumerate(rows):
             self._tokens[row] += new
             self._position[row] += len(new)
-        return results
+        return StepResult(wanted, results)
 
-    def step(
-        self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
-    ) -> torch.Tensor:
+    def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits") -> Tensor:
         """Feed one token a row, unchecked: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
 
         The result is overwritten by the next step. A row that is not `active` computes, and then forgets that it
         did: its length stays, its result means nothing, and further tokens for it do not either.
         """
+        return self._tensor(self.advance(tokens, active, wanted))
+
+    def advance(
+        self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
+    ) -> StepResult:
+        """`step`, without PyTorch."""
         self._reserve(1 + max(map(len, self._tokens)))
         last = self._signature.max_length - 1
         for number, token in enumerate(tokens):
             self._next_cells[number] = token
             # A row that stopped at the model's limit has no further position: it computes at its last one.
             self._position_cells[number] = min(len(self._tokens[number]), last)
-        result = self._executor.step(Step(self._next, self._position, self._first, wanted), self._states).values
+        result = self._executor.step(Step(self._next, self._position, self._first, wanted), self._states)
         for number, token in enumerate(tokens):
             if active is None or active[number]:
                 self._tokens[number].append(token)
             self._position_cells[number] = len(self._tokens[number])
         return result
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> Tensor:
         """All logits of the last `step`, [b, 1, vocabulary], whatever was wanted of it: overwritten by the next one."""
+        return self._tensor(self.all_logits())
+
+    def all_logits(self) -> StepResult:
+        """`logits`, without PyTorch."""
         return self._executor.logits()
 
     def rewind(self, length: int, row: int | None = None) -> None:
@@ -144,7 +160,7 @@ class Session:
     def reset(self) -> None:
         """Forget all tokens."""
         self._states.clear()
-        self._position.zero_()
+        self._position[:] = 0
         self._tokens = [[] for _ in self._tokens]
 
     def _rewind_row(self, row: int, length: int) -> None:
@@ -158,27 +174,31 @@ class Session:
                 self._feed_row(row, kept, "ids")
             self._position[row] = length
 
-    def _feed_row(self, row: int, ids: list[int], wanted: Wanted) -> torch.Tensor:
+    def _feed_row(self, row: int, ids: list[int], wanted: Wanted) -> NDArray[Any]:
         """Feed one row alone; what is wanted of its last token. The row's position stays."""
         states = self._states.row(row)
-        result = self._feed(torch.tensor([ids]), self._position[row : row + 1], states, False, wanted)
+        result = self._feed(np.array([ids], np.int64), self._position[row : row + 1], states, False, wanted)
         self._states.accept(row, states)
         return result
 
     def _feed(
-        self, tokens: torch.Tensor, position: torch.Tensor, states: States, every: bool, wanted: Wanted
-    ) -> torch.Tensor:
+        self, tokens: NDArray[np.int64], position: NDArray[np.int64], states: States, every: bool, wanted: Wanted
+    ) -> NDArray[Any]:
         """Feed tokens [b, n] in chunks; what is wanted of the last, or of every one, in memory of its own."""
         count = tokens.shape[1]
-        parts: list[torch.Tensor] = []
+        parts: list[NDArray[Any]] = []
         for start in range(0, count, CHUNK):
-            chunk = tokens[:, start : start + CHUNK].contiguous()
+            chunk = np.ascontiguousarray(tokens[:, start : start + CHUNK])
             size = chunk.shape[1]
-            index = torch.arange(size) if every else torch.tensor([size - 1])
-            result = self._executor.step(Step(chunk, position + start, index, wanted), states).values
+            index = np.arange(size) if every else np.array([size - 1])
+            result = self._executor.step(Step(chunk, position + start, index, wanted), states).array
             if every or start + size == count:
-                parts.append(result.clone())  # the next step may overwrite it
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+                parts.append(result.copy())  # the next step may overwrite it
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def _tensor(self, result: StepResult) -> Tensor:
+        tensor = result.tensor
+        return tensor.to(self._signature.logits_dtype) if result.kind == "logits" else tensor
 
     def _reserve(self, length: int) -> None:
         """Make room for rows of `length` tokens."""
@@ -191,15 +211,21 @@ class Session:
         return min(rounded, self._signature.max_length)
 
 
+def is_tensor(value: object) -> TypeGuard[Tensor]:
+    """Whether it is one of PyTorch's, which is not imported to find out: whoever made one did."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
 def check_ids(
-    ids: torch.Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
+    ids: Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
 ) -> list[list[int]]:
     """`ids` as a list of rows, after checking that the model can take them behind `before` tokens a row.
 
     Raises InvalidInputError, which says what is wrong and where.
     """
-    if isinstance(ids, torch.Tensor):
-        if ids.dtype != torch.int64:
+    if is_tensor(ids):
+        if name_of(ids.dtype) != "int64":
             raise InvalidInputError(f"token ids are int64, not {ids.dtype}: convert them with .long() if they are ids")
         if ids.dim() != 2:
             raise InvalidInputError(f"token ids are [batch, tokens], not of shape {list(ids.shape)}")

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
-import torch
-
+from burnish.ir.dtypes import BYTES
 from burnish.ir.states import State, StateKind
-from burnish.runtime.device_memory import room_for
+from burnish.runtime.memory import Memory
 
-_ALIGNMENT = 64  # a cache line, and the widest vector
 _LEAST_ALIGNMENT = 16  # what kernels for GPUs are compiled for
 
 
 class States:
-    """The tensors of all states of a batch, with room for `capacity` tokens.
+    """The tensors of all states of a batch, with room for `capacity` tokens, as their `memory` makes them.
 
     A CACHE is one buffer, read and written in place. Every other state is two, a past and a present, that change
     places after each step: a graph may read such a state after it wrote the new one. Where the executor itself sees to
@@ -28,12 +26,14 @@ class States:
         specs: Sequence[State],
         batch: int,
         capacity: int,
-        past: tuple[torch.Tensor, ...],
-        present: tuple[torch.Tensor, ...],
+        memory: Memory,
+        past: tuple[Any, ...],
+        present: tuple[Any, ...],
     ) -> None:
         self.specs = tuple(specs)
         self.batch = batch
         self.capacity = capacity
+        self.memory = memory
         self.past = past
         self.present = present
         self.parity = 0  # 1 while the two buffers are in each other's place
@@ -44,22 +44,24 @@ class States:
         specs: Sequence[State],
         batch: int,
         capacity: int,
-        device: torch.device | None = None,
+        memory: Memory,
         in_place: bool = False,
     ) -> States:
-        """The states before the first token, on `device` (the CPU if None)."""
+        """The states before the first token."""
         shapes = [spec.concrete_shape(batch, capacity) for spec in specs]
-        size = sum(math.prod(shape) * spec.dtype.itemsize for shape, spec in zip(shapes, specs, strict=True))
-        with room_for(f"the states of {batch} rows of {capacity} tokens", size, device):
-            past = tuple(_zeros(shape, spec.dtype, device) for shape, spec in zip(shapes, specs, strict=True))
+        size = sum(math.prod(shape) * BYTES[spec.dtype_name] for shape, spec in zip(shapes, specs, strict=True))
+        with memory.room(f"the states of {batch} rows of {capacity} tokens", size):
+            past = tuple(memory.zeros(shape, spec.dtype_name) for shape, spec in zip(shapes, specs, strict=True))
             present = tuple(
-                tensor if in_place or spec.kind is StateKind.CACHE else torch.empty_like(tensor)
+                tensor
+                if in_place or spec.kind is StateKind.CACHE
+                else memory.empty(tuple(tensor.shape), spec.dtype_name)
                 for spec, tensor in zip(specs, past, strict=True)
             )
-        return States(specs, batch, capacity, past, present)
+        return States(specs, batch, capacity, memory, past, present)
 
     @property
-    def named(self) -> dict[str, torch.Tensor]:
+    def named(self) -> dict[str, Any]:
         """What the next step reads, by the names of the states."""
         return {spec.name: tensor for spec, tensor in zip(self.specs, self.past, strict=True)}
 
@@ -82,18 +84,18 @@ class States:
 
         In the same memory, but for a row that begins where kernels, which are compiled for aligned ones, cannot read.
         """
-        past = tuple(_aligned(before[row : row + 1]) for before in self.past)
+        past = tuple(self._aligned(before[row : row + 1]) for before in self.past)
         present = tuple(
-            mine if after is before else _aligned(after[row : row + 1])
+            mine if after is before else self._aligned(after[row : row + 1])
             for mine, before, after in zip(past, self.past, self.present, strict=True)
         )
-        return States(self.specs, 1, self.capacity, past, present)
+        return States(self.specs, 1, self.capacity, self.memory, past, present)
 
     def accept(self, row: int, states: States) -> None:
         """Take over what steps on `row(row)` left."""
         for mine, theirs in zip(self.past, states.past, strict=True):
-            if theirs.data_ptr() != mine[row].data_ptr():  # in this batch's present, or in memory of its own
-                mine[row].copy_(theirs[0])
+            if self.memory.address(theirs) != self.memory.address(mine[row : row + 1]):
+                mine[row] = theirs[0]  # from this batch's present, or from memory of its own
 
     def clear(self, row: int | None = None) -> None:
         """Back to before the first token: the whole batch, or one row.
@@ -102,29 +104,17 @@ class States:
         """
         for spec, tensor in zip(self.specs, self.past, strict=True):
             if spec.kind is not StateKind.CACHE:
-                (tensor if row is None else tensor[row]).zero_()
+                tensor[... if row is None else row] = 0
 
     def grown(self, capacity: int) -> States:
         """The same states with room for `capacity` tokens, at least as many as now."""
-        device = self.past[0].device if self.past else None
-        grown = States.allocate(self.specs, self.batch, capacity, device, in_place=not self._swaps)
+        grown = States.allocate(self.specs, self.batch, capacity, self.memory, in_place=not self._swaps)
         for spec, mine, theirs in zip(self.specs, self.past, grown.past, strict=True):
             if spec.kind is StateKind.CACHE:
-                theirs = theirs.narrow(spec.axis, 0, self.capacity)
-            theirs.copy_(mine)
+                theirs = theirs[(slice(None),) * spec.axis + (slice(self.capacity),)]
+            theirs[...] = mine
         return grown
 
-
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or a copy of it where it does not begin at a place that every kernel can read."""
-    return tensor if tensor.data_ptr() % _LEAST_ALIGNMENT == 0 else tensor.clone()
-
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None) -> torch.Tensor:
-    """A tensor of zeros. On the CPU its memory is only taken as it is written: a cache is mostly room for tokens."""
-    if device is not None and device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.zeros(size + _ALIGNMENT, dtype=np.uint8)  # by calloc, unlike torch.zeros
-    start = -memory.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(memory[start : start + size]).view(dtype).view(shape)
+    def _aligned(self, tensor: Any) -> Any:
+        """The tensor, or a copy of it where it does not begin at a place that every kernel can read."""
+        return tensor if self.memory.address(tensor) % _LEAST_ALIGNMENT == 0 else self.memory.copy(tensor)

@@ -1,24 +1,20 @@
-"""Text to token ids and back, and conversations to text, from data in the artifact.
-
-Chat templates are programs by strangers: they run in jinja2's sandbox, on plain data, with the few functions
-that transformers gives them.
-"""
+"""Text to token ids and back, and conversations to text, from data in the artifact."""
 
 from __future__ import annotations
 
-import json
+import ctypes
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-import jinja2.ext
 import tokenizers
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from burnish.ir.errors import ArtifactError, InvalidInputError
+
+if TYPE_CHECKING:
+    from burnish.runtime.chat_template import ChatTemplate
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what a decoder gives for bytes that are not yet a character
 
@@ -43,6 +39,7 @@ class Tokenizer:
             raise ArtifactError(f"tokenizer.json is no tokenizer that this version can read: {error}") from error
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        _give_back()
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of `text`; with `special`, also those that the tokenizer puts around it (a first token)."""
@@ -60,62 +57,25 @@ class Tokenizer:
         """
         if self._template is None:
             raise InvalidInputError("this model has no chat template: give it the text itself, or token ids")
-        try:
-            return self._template.render(
-                **self.data.special_tokens,
-                messages=json.loads(json.dumps(list(messages))),  # plain data is all that the sandbox knows
-                add_generation_prompt=add_generation_prompt,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise InvalidInputError(f"the model's chat template refuses these messages: {error}") from error
+        return self._template.text(messages, self.data.special_tokens, add_generation_prompt)
 
     def chat_ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """`chat_text` as token ids: the template wrote all special tokens itself."""
         return self.encode(self.chat_text(messages, add_generation_prompt), special=False)
 
     @cached_property
-    def _template(self) -> jinja2.Template | None:
+    def _template(self) -> ChatTemplate | None:
         if self.data.chat_template is None:
             return None
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = _now
-        try:
-            return environment.from_string(self.data.chat_template)
-        except jinja2.TemplateError as error:
-            raise ArtifactError(f"the model's chat template is not a template: {error}") from error
+        from burnish.runtime.chat_template import ChatTemplate  # jinja2 takes as long as all else here
+
+        return ChatTemplate(self.data.chat_template)
 
 
-class _GenerationBlock(jinja2.ext.Extension):
-    """`{% generation %}` to `{% endgeneration %}` marks the assistant's words for training: kept as they are."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2's own interface)
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without the HTML escapes of jinja2's own filter."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)
+def _give_back() -> None:
+    """The memory in which the library read its file, more than it keeps, goes back to the system."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc's alone
+        libc.malloc_trim(0)
 
 
 class TextStream:

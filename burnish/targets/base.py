@@ -18,7 +18,7 @@ from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform
 from burnish.runtime.kernel_files import PlannedCode
 from burnish.runtime.model import Backend
-from burnish.runtime.weights_file import WeightLayout
+from burnish.runtime.weights_writer import WeightLayout
 
 Numbers = Literal["int8", "int4"]
 

@@ -16,7 +16,7 @@ from burnish.passes.base import Pass
 from burnish.passes.pipelines import default_passes
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform
-from burnish.runtime.weights_file import WeightLayout
+from burnish.runtime.weights_writer import WeightLayout
 from burnish.targets.base import Lowered, Numbers
 
 

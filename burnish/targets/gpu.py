@@ -29,7 +29,7 @@ from burnish.passes.transforms.quantize_readers import is_tied
 from burnish.passes.transforms.transform import Transform
 from burnish.runtime.executor_cuda import this_architecture
 from burnish.runtime.kernel_files import architecture_for
-from burnish.runtime.weights_file import WeightLayout
+from burnish.runtime.weights_writer import WeightLayout
 from burnish.targets.base import Lowered, Numbers, otherwise
 
 _log = logging.getLogger(__name__)

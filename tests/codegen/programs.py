@@ -14,10 +14,12 @@ from torch import Tensor, fx
 
 from burnish.codegen.onnx import lower, output_name
 from burnish.ir.interpreter import run
-from burnish.ir.program import STEP_INPUTS, Origin, Program, Signature, Stage
+from burnish.ir.origin import Origin
+from burnish.ir.program import Program, Stage
+from burnish.ir.signature import STEP_INPUTS, Signature
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph
-from burnish.runtime.weights_file import plan_weights, write_weights
+from burnish.runtime.weights_writer import plan_weights, write_weights
 
 aten = torch.ops.aten
 ops = torch.ops.burnish

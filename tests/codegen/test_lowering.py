@@ -16,7 +16,7 @@ from burnish.ir.errors import UnsupportedError
 from burnish.ir.program import Stage
 from burnish.ir.states import StateKind
 from burnish.ir.weights import Permute, Stored
-from burnish.runtime.weights_file import plan_weights
+from burnish.runtime.weights_writer import plan_weights
 from tests.codegen.programs import VOCABULARY, Maker, OnnxStep, aten, compare, ops
 
 

@@ -140,7 +140,7 @@ def test_other_streams_and_tensors_on_the_gpu(pair: tuple[CompiledModel, Truth, 
     executor = model.executor
     ids = ids_of(2, 30)
     expected = truth(ids)
-    states = States.allocate(model.artifact.states, 2, 64, executor.device, executor.in_place)
+    states = States.allocate(model.artifact.states, 2, 64, executor.memory, executor.in_place)
     start = 0
     with torch.cuda.stream(torch.cuda.Stream()):
         for count in (20, 1, 1, 1, 7):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
 import burnish
-from burnish.cli import app
+from burnish.cli.commands import app
 from burnish.inspect.diff import diff_artifacts, diff_passes, pieces, values_differ
 from burnish.inspect.diff_view import artifact_diff_view, program_diff_view
 from burnish.inspect.table import plain_text

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import burnish.inspect.html as package
-from burnish.cli import app
+from burnish.cli.commands import app
 from burnish.inspect.html import report, write_report
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import NodeRecord, Trace

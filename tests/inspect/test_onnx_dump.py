@@ -27,7 +27,7 @@ def run_onnx(path: Path, program: Program, tokens: torch.Tensor) -> torch.Tensor
     feed: dict[str, Any] = {"tokens": tokens.numpy()}
     feed["logits_index"] = np.arange(length)
     feed["position"] = np.zeros(rows, dtype=np.int64)
-    feed.update({state.name: state.allocate(rows, length).numpy() for state in program.states})
+    feed.update({name: each.numpy() for name, each in program.first_states(rows, length).items()})
     names = {each.name for each in session.get_inputs()}
     return torch.tensor(session.run(["logits"], {name: feed[name] for name in names})[0])
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from burnish.cli import app
+from burnish.cli.commands import app
 from burnish.frontend.capture import capture
 from burnish.inspect.table import WIDTH, plain_text
 from burnish.inspect.where import Site, Where

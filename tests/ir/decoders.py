@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from burnish.ir.program import Origin, Program, Signature
+from burnish.ir.origin import Origin
+from burnish.ir.program import Program
+from burnish.ir.signature import Signature
 from burnish.ir.symbols import TypedGraph
 
 aten = torch.ops.aten

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from burnish.frontend import read
 from burnish.ir.errors import BurnishError, ParseError
 from burnish.ir.full_text import declarations, full_text, full_text_of
+from burnish.ir.origin import Origin
 from burnish.ir.parse import parse_program
 from burnish.ir.parse_line import Reader
-from burnish.ir.program import Origin, Program, Stage
+from burnish.ir.program import Program, Stage
 from burnish.ir.records import node_records
 from burnish.ir.text import argument_text, program_text
 from burnish.ir.trace import Trace

@@ -18,8 +18,9 @@ from torch import fx
 
 from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.interpreter import run
-from burnish.ir.program import Input, Program, Signature
+from burnish.ir.program import Program
 from burnish.ir.serialize import program_from_data, program_to_data
+from burnish.ir.signature import Input, Signature
 from burnish.ir.states import StateKind
 from burnish.ir.weights import Weights
 from tests.runtime.tiny import VOCABULARY, tiny
@@ -52,7 +53,7 @@ def test_round_trip_is_the_same_graph_and_gives_the_same_values(kind: StateKind)
     again = through_json(program)
     assert listing(again) == listing(program)
     assert (again.stage, again.batch, again.sequence) == (program.stage, program.batch, program.sequence)
-    states = [state.allocate(2, 16) for state in program.states]
+    states = list(program.first_states(2, 16).values())
     inputs = [torch.randint(0, VOCABULARY, (2, 7)), torch.tensor([0, 3]), torch.arange(7), *states]
     for one, other in zip(run(program, inputs), run(again, inputs), strict=True):
         assert torch.equal(one, other)

@@ -15,7 +15,8 @@ from burnish.ir.errors import InvalidProgramError, ParseError, UnsupportedError,
 from burnish.ir.full_text import full_text
 from burnish.ir.ops import burnish_ops
 from burnish.ir.parse import parse_program
-from burnish.ir.program import STEP_INPUTS, Program, Signature, Stage
+from burnish.ir.program import Program, Stage
+from burnish.ir.signature import STEP_INPUTS, Signature
 from burnish.ir.spec import CAPTURED, INCREMENTAL, RAISED, RAISED_BY, breaches, clauses_of
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph
@@ -345,7 +346,7 @@ class Step(TypedGraph):
         self.tokens = self.input("tokens", ["batch", "sequence"], torch.int64)
         self.position = self.input("position", ["batch"], torch.int64)
         self.index = self.input("logits_index", ["kept"], torch.int64)
-        self.past = self.state(State("past", StateKind.CACHE, ("batch", "capacity", WIDTH), torch.float32, 1))
+        self.past = self.state(State("past", StateKind.CACHE, ("batch", "capacity", WIDTH), "float32", 1))
         self.x = self.call(aten.embedding.default, self.weight("table", torch.randn(VOCABULARY, WIDTH)), self.tokens)
         self.written = self.call(burnish_ops.cache_write.default, self.past, self.x, self.position, 1)
 

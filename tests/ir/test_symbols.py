@@ -11,8 +11,9 @@ from burnish.ir.full_text import full_text
 from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
 from burnish.ir.parse import parse_program
-from burnish.ir.program import Signature, Stage
+from burnish.ir.program import Stage
 from burnish.ir.shapes import is_batch, is_sequence
+from burnish.ir.signature import Signature
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph, symbolic_size
 from burnish.ir.text import type_text
@@ -64,7 +65,7 @@ def test_states_and_sizes_are_in_the_text_and_come_back() -> None:
     made, tokens = TypedGraph.of_tokens()
     made.size("capacity", 41)
     position = made.input("position", ["batch"], torch.int64)
-    past = made.state(State("past", StateKind.CACHE, ("batch", "capacity", 8), torch.float32, 1))
+    past = made.state(State("past", StateKind.CACHE, ("batch", "capacity", 8), "float32", 1))
     x = made.call(aten.embedding.default, made.weight("table", torch.randn(11, 8)), tokens)
     written = made.call(burnish_ops.cache_write.default, past, x, position, 1)
     program = made.program(x, written, signature=Signature(8, 16, 11), stage=Stage.INCREMENTAL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from burnish.ir.program import Program, Signature
+from burnish.ir.program import Program
+from burnish.ir.signature import Signature
 from burnish.ir.symbols import TypedGraph
 
 SHAPE = (2, 3, 8)

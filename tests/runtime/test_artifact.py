@@ -17,11 +17,12 @@ import torch
 from burnish.ir.errors import ArtifactError, WeightError
 from burnish.ir.states import StateKind
 from burnish.ir.weights import Stored, Weights
-from burnish.runtime import artifact as artifacts
-from burnish.runtime.artifact import Artifact, Contents, write
+from burnish.runtime import artifact_writer, mapped_bytes
+from burnish.runtime.artifact import Artifact
+from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import load
-from burnish.runtime.weights_file import plan_weights
+from burnish.runtime.weights_writer import plan_weights
 from tests.runtime.tiny import save_tiny, tiny
 
 
@@ -120,7 +121,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path, monke
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(artifacts, "write_weights", full)
+    monkeypatch.setattr(artifact_writer, "write_weights", full)
     with pytest.raises(ArtifactError, match="No space left on device"):
         write(tmp_path / "x.burnish", contents())
     assert list(tmp_path.iterdir()) == []
@@ -129,7 +130,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing_behind(tmp_path: Path, monke
 def test_a_failed_replacement_leaves_the_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_tiny(tmp_path)[0]
     before = (path / "manifest.json").read_bytes()
-    monkeypatch.setattr(artifacts, "write_weights", lambda *_: 1 / 0)
+    monkeypatch.setattr(artifact_writer, "write_weights", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(path, contents())
     assert list(tmp_path.iterdir()) == [path]
@@ -338,7 +339,7 @@ def test_checksums_of_the_wrong_number_or_value(path: Path, checksums: list[str]
 
 def test_weights_are_not_touched_before_they_are_checked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change_manifest(path, set_weight("offset", 0))
-    monkeypatch.setattr(artifacts, "map_weights", lambda *_: pytest.fail("mapped"))
+    monkeypatch.setattr(mapped_bytes.mmap, "mmap", lambda *_, **__: pytest.fail("mapped"))
     with pytest.raises(ArtifactError, match="should be"):
         load(path, backend="reference")
 

@@ -13,6 +13,7 @@ import torch
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.states import StateKind
 from burnish.runtime import model as models
+from burnish.runtime import torch_executors
 from burnish.runtime.model import load, load_temporary
 from burnish.runtime.processors import processors
 from tests.runtime.texts import tokenizer_data
@@ -130,7 +131,7 @@ def test_weights_that_were_changed_are_found_while_the_session_is_made(
     def broken(*_: object) -> None:
         raise ArtifactError("the session failed")
 
-    monkeypatch.setattr(models, "OnnxExecutor", broken)
+    monkeypatch.setattr(torch_executors, "OnnxExecutor", broken)
     with pytest.raises(ArtifactError, match=r"weights\.safetensors was changed"):
         load(path)
 

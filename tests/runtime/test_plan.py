@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from burnish.ir.errors import ArtifactError
-from burnish.runtime.plan import Launch, Plan, Result, Scalar, TensorReference, Variant, dtype_named, evaluate
+from burnish.runtime.memory import NUMPY
+from burnish.runtime.plan import Launch, Plan, Result, Scalar, TensorReference, Variant, evaluate
+from burnish.runtime.plan_runner import Operands
 
 LOGITS = TensorReference("temporary 0", "float32", ["batch", "kept", 7], ["7*kept", 7, 1])
 IDS = TensorReference("temporary 1", "int64", ["batch", "kept"], ["kept", 1])
@@ -64,6 +66,7 @@ def test_a_size_that_is_no_arithmetic_is_refused(text: str) -> None:
 
 
 def test_a_dtype_that_does_not_exist_is_refused() -> None:
-    assert str(dtype_named("bfloat16")) == "torch.bfloat16"
+    operands = Operands({"input x": NUMPY.zeros((4,), "float32")}, {}, NUMPY)
+    assert operands.tensor(TensorReference("input x", "bfloat16", [8], [1])).dtype == "bfloat16"
     with pytest.raises(ArtifactError, match="'nn'"):
-        dtype_named("nn")
+        operands.tensor(TensorReference("input x", "nn", [2], [1]))

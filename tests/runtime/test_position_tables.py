@@ -22,6 +22,7 @@ from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import Backend
 from burnish.runtime.position_rows import PositionRows
+from burnish.runtime.torch_memory import ON_CPU
 from tests.zoo.configs import build
 
 LONG = 2**20
@@ -151,7 +152,7 @@ def test_whole_models_keep_formulas(model_type: str, tables: int) -> None:
 
 def test_rows_that_were_given_stay() -> None:
     body = "input %p: i64[rows]\nsize %n: size rows\n%x: i64[rows] = aten.mul.Scalar(%p, 2)\nreturn [%x]"
-    rows = PositionRows({"t": position_table(5000, body, ())})
+    rows = PositionRows({"t": position_table(5000, body, ())}, ON_CPU)
     few = rows.for_capacity(3)["t"]
     many = rows.for_capacity(4000)["t"]
     assert (len(few), len(many), len(rows.for_capacity(9000)["t"])) == (1024, 4000, 5000)

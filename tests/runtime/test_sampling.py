@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation import logits_process as theirs
 
 from burnish.ir.fused_ops import fused_ops
-from burnish.runtime.executor import TOP, StepResult, narrowed
+from burnish.runtime.executor import TOP, StepResult
 from burnish.runtime.options import GenerationOptions
 from burnish.runtime.sampling import (
     Candidates,
@@ -179,7 +179,7 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
 
 def test_low_precision_logits_are_chosen_from_in_float32() -> None:
     scores = torch.tensor([[[0.1, 0.7, 0.3]]], dtype=torch.bfloat16)
-    assert narrowed(scores, "ids").tolist() == [[1]]
+    assert StepResult("logits", scores).narrowed("ids").values.tolist() == [[1]]
     assert Sampler(GenerationOptions(suppress_tokens=(1,)), [[0]], [9]).choose(StepResult("logits", scores)) == [2]
 
 
@@ -228,8 +228,8 @@ def test_the_top_gives_the_draws_of_all_logits(
         logits = torch.randint(-spread, spread, (3, 1, size), generator=generator).float() / 16
         given = StepResult("logits", logits)
         top = given.narrowed("top")
-        assert torch.equal(top.values, fused_ops.top_scores(logits, min(TOP, size)))
-        assert short.choose(top, lambda logits=logits: logits) == whole.choose(given)
+        assert torch.equal(torch.from_numpy(top.values), fused_ops.top_scores(logits, min(TOP, size)))
+        assert short.choose(top, lambda given=given: given) == whole.choose(given)
 
 
 def test_logits_are_asked_for_where_the_last_is_level_with_others() -> None:
@@ -237,7 +237,8 @@ def test_logits_are_asked_for_where_the_last_is_level_with_others() -> None:
 
     def choose(logits: torch.Tensor) -> None:
         sampler = Sampler(GenerationOptions(do_sample=True, top_k=3), [[0]], [9])
-        sampler.choose(StepResult("logits", logits).narrowed("top"), lambda: asked.append(1) or logits)  # type: ignore[func-returns-value]
+        given = StepResult("logits", logits)
+        sampler.choose(given.narrowed("top"), lambda: asked.append(1) or given)  # type: ignore[func-returns-value]
 
     choose(torch.arange(500.0)[None, None])
     assert not asked

@@ -14,6 +14,7 @@ from burnish.ir.states import State, StateKind
 from burnish.runtime import session as sessions
 from burnish.runtime.model import CompiledModel, load
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, Tiny, save_tiny
 
 Case = tuple[CompiledModel, Tiny]
@@ -213,8 +214,8 @@ def test_other_misuse_is_refused(case: Case) -> None:
 
 
 def test_caches_take_memory_as_they_fill() -> None:
-    spec = State("cache", StateKind.CACHE, ("batch", 4, "capacity", 64), torch.bfloat16, 2)
-    states = States.allocate([spec], 2, 100)
+    spec = State("cache", StateKind.CACHE, ("batch", 4, "capacity", 64), "bfloat16", 2)
+    states = States.allocate([spec], 2, 100, ON_CPU)
     assert states.past[0] is states.present[0]
     assert states.past[0].shape == (2, 4, 100, 64)
     assert states.past[0].dtype == torch.bfloat16
@@ -227,9 +228,9 @@ def test_caches_take_memory_as_they_fill() -> None:
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_row_that_begins_at_an_odd_place_is_still_one_that_kernels_can_read(in_place: bool, steps: int) -> None:
     """Windows of a single id take 8 bytes a row, and kernels are compiled for places that are multiples of 16."""
-    window = State("window", StateKind.WINDOW, ("batch", 1), torch.int64, 1)
-    cache = State("cache", StateKind.CACHE, ("batch", "capacity", 3), torch.float32, 1)
-    states = States.allocate([window, cache], 3, 5, in_place=in_place)
+    window = State("window", StateKind.WINDOW, ("batch", 1), "int64", 1)
+    cache = State("cache", StateKind.CACHE, ("batch", "capacity", 3), "float32", 1)
+    states = States.allocate([window, cache], 3, 5, ON_CPU, in_place=in_place)
     row = states.row(1)
     assert all(tensor.data_ptr() % 16 == 0 for tensor in (*row.past, *row.present))
     for step in range(steps):

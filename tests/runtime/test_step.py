@@ -16,8 +16,9 @@ from burnish.ir.errors import ArtifactError, InvalidInputError, InvalidProgramEr
 from burnish.ir.full_text import full_text
 from burnish.ir.interpreter import run_by_name
 from burnish.ir.parse import parse_program
-from burnish.ir.program import LOGITS_INDEX, POSITION, STEP_INPUTS, TOKENS, Input, Program
+from burnish.ir.program import Program
 from burnish.ir.serialize import program_from_data, program_to_data
+from burnish.ir.signature import LOGITS_INDEX, POSITION, STEP_INPUTS, TOKENS, Input
 from burnish.ir.trace import Trace
 from burnish.passes.check import check
 from burnish.passes.pipeline import run_passes
@@ -28,11 +29,12 @@ from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.manifest import signature_entry, signature_of
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.own_modules.causal import NanoGPT
 from tests.runtime.tiny import save_tiny, tiny
 
 NAMES = ["tokens", "position", "logits_index"]
-ACTIVE = Input("active", ("batch",), torch.bool)
+ACTIVE = Input("active", ("batch",), "bool")
 
 
 def step(**given: torch.Tensor) -> Step:
@@ -75,7 +77,7 @@ def test_what_is_no_step_is_refused(given: dict[str, torch.Tensor], told: str) -
 
 def test_the_interpreter_takes_inputs_by_name() -> None:
     program = tiny().program
-    states = States.allocate(program.states, 2, 8)
+    states = States.allocate(program.states, 2, 8, ON_CPU)
     given = step().inputs | states.named
     found = run_by_name(program, dict(reversed(given.items())))
     assert torch.equal(found["logits"], ReferenceExecutor(program).step(step(), states).values)
@@ -89,9 +91,9 @@ def test_onnx_runtime_binds_by_name_and_again_where_one_tensor_is_another(tmp_pa
     reference = ReferenceExecutor(artifact.program())
     first = step()
     for each in (first, first, replace(first, tokens=first.tokens + 1), replace(first, logits_index=torch.tensor([2]))):
-        mine, theirs = (States.allocate(artifact.states, 2, 8) for _ in range(2))
+        mine, theirs = (States.allocate(artifact.states, 2, 8, ON_CPU) for _ in range(2))
         torch.testing.assert_close(executor.step(each, mine).values, reference.step(each, theirs).values)
-    states = States.allocate(artifact.states, 2, 8)
+    states = States.allocate(artifact.states, 2, 8, ON_CPU)
     executor.step(first, states)
     known = executor._bindings[states][0]
     executor.step(Step(**first.inputs, wanted="ids"), states)
@@ -135,6 +137,6 @@ def test_a_fourth_input_is_one_entry(programs: tuple[Program, Program]) -> None:
     more = parse_program(text.replace(line, f"{line}\ninput %active: bool[batch]"), programs[1].weights)
     assert more.signature.inputs == (*STEP_INPUTS, ACTIVE)
     check(more, "the text")
-    states = States.allocate(more.states, 2, 8)
+    states = States.allocate(more.states, 2, 8, ON_CPU)
     found = run_by_name(more, step().inputs | states.named | {"active": torch.ones(2, dtype=torch.bool)})
     assert torch.equal(found["logits"], ReferenceExecutor(programs[1]).step(step(), states).values)

@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import STEP_INPUTS, Origin, Program, Signature, Stage
+from burnish.ir.origin import Origin
+from burnish.ir.program import Program, Stage
+from burnish.ir.signature import STEP_INPUTS, Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.trace import PassRecord, Trace
 from burnish.ir.weights import Stored, Weights
-from burnish.runtime.artifact import Contents, write
+from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.tokenization import TokenizerData
-from burnish.runtime.weights_file import WeightLayout, plan_weights
+from burnish.runtime.weights_writer import WeightLayout, plan_weights
 
 VOCABULARY, SIZE, MAX_LENGTH, WINDOW = 300, 8, 200, 5
 aten = torch.ops.aten
@@ -101,9 +103,9 @@ def tiny(kind: StateKind = StateKind.CACHE, seed: int = 0) -> Tiny:
     graph.output((logits, after, after_total) if ring else (logits, after))
 
     extent: int | str = WINDOW if ring else CAPACITY
-    states = [State("memory", kind, (BATCH, 1, extent, SIZE), torch.float32, 2, "model.layer")]
+    states = [State("memory", kind, (BATCH, 1, extent, SIZE), "float32", 2, "model.layer")]
     if ring:
-        states.append(State("total", StateKind.ACCUMULATOR, (BATCH, 1, SIZE), torch.float32, 1, "model.layer"))
+        states.append(State("total", StateKind.ACCUMULATOR, (BATCH, 1, SIZE), "float32", 1, "model.layer"))
     program = Program(
         graph,
         weights,

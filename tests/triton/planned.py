@@ -15,6 +15,7 @@ from burnish.runtime.executor import Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.zoo.configs import build
 
 
@@ -37,8 +38,8 @@ def planned(program: Program) -> InterpretedExecutor:
 def assert_steps_match(program: Program, found: InterpretedExecutor, batch: int, counts: list[int]) -> None:
     """Prompts and single tokens, one after the other, against the reference."""
     reference = ReferenceExecutor(program)
-    mine = States.allocate(program.states, batch, 48, in_place=True)
-    theirs = States.allocate(program.states, batch, 48)
+    mine = States.allocate(program.states, batch, 48, ON_CPU, in_place=True)
+    theirs = States.allocate(program.states, batch, 48, ON_CPU)
     position = torch.zeros(batch, dtype=torch.int64)
     for count in counts:
         tokens = torch.randint(1, 90, (batch, count))

@@ -27,6 +27,7 @@ from burnish.runtime.executor import Step
 from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.triton.fake_cuda import FakeGpu, executor_on
 from tests.triton.planned import interpreted
 from tests.zoo.configs import build
@@ -131,7 +132,7 @@ def test_a_launch_has_memory_for_its_descriptors(gpu: FakeGpu, model: tuple[Prog
     The numbers are those of the same program by pointers.
     """
     executor, pointers = executor_on(gpu, model), interpreted(model[0], plan(model[0], HOPPER)[0])
-    mine, theirs = (States.allocate(model[0].states, 1, 96, in_place=True) for _ in range(2))
+    mine, theirs = (States.allocate(model[0].states, 1, 96, ON_CPU, in_place=True) for _ in range(2))
     position = FIRST
     for count in (20, 20, 1):
         step = Step(torch.randint(1, 90, (1, count)), position, torch.tensor([count - 1]))
@@ -149,7 +150,7 @@ def test_a_launch_has_memory_for_its_descriptors(gpu: FakeGpu, model: tuple[Prog
 def test_too_little_memory_for_descriptors_says_so(
     gpu: FakeGpu, model: tuple[Program, Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    executor, states = executor_on(gpu, model), States.allocate(model[0].states, 1, 96, in_place=True)
+    executor, states = executor_on(gpu, model), States.allocate(model[0].states, 1, 96, ON_CPU, in_place=True)
 
     def empty(*size: Any, **options: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError
@@ -168,7 +169,7 @@ def test_a_weight_in_an_odd_place_is_refused_before_a_launch(gpu: FakeGpu, model
     odd = torch.empty(weights[name].numel() + 4, dtype=torch.float16)[4:].view_as(weights[name])
     weights[name] = odd.copy_(weights[name])
     executor = CudaExecutor(launches, {90: gpu.compiled()}, weights)
-    states = States.allocate(program.states, 1, 96, in_place=True)
+    states = States.allocate(program.states, 1, 96, ON_CPU, in_place=True)
     with pytest.raises(ArtifactError, match=r"weight_ptr .* which is compiled for multiples of 16"):
         executor.step(Step(torch.ones(1, 30).long(), FIRST, FIRST), states)
     assert gpu.launched == []

@@ -11,10 +11,11 @@ import torch
 from burnish.codegen.triton.lower import plan
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.ir.program import Program
-from burnish.runtime.executor import Step, narrowed
+from burnish.runtime.executor import Step, StepResult
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU, TorchMemory
 from tests.triton.fake_cuda import FakeGpu, executor_on
 from tests.triton.planned import fused
 
@@ -35,7 +36,7 @@ def gpu(model: tuple[Program, Plan], monkeypatch: pytest.MonkeyPatch) -> FakeGpu
 
 
 def states_of(model: tuple[Program, Plan], batch: int = 1, capacity: int = 48, in_place: bool = True) -> States:
-    return States.allocate(model[0].states, batch, capacity, in_place=in_place)
+    return States.allocate(model[0].states, batch, capacity, ON_CPU, in_place)
 
 
 def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:
@@ -61,8 +62,8 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
     for number in range(3):  # by launches, then by a graph; all logits behind each
         top = executor.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST, "top"), mine).values.clone()
         right = reference.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST), theirs).values
-        assert torch.equal(top[..., 1, :], narrowed(right, "top")[..., 1, :])
-        torch.testing.assert_close(executor.logits(), right, rtol=1e-4, atol=1e-4)
+        assert torch.equal(top[..., 1, :], StepResult("logits", right).narrowed("top").tensor[..., 1, :])
+        torch.testing.assert_close(executor.logits().tensor, right, rtol=1e-4, atol=1e-4)
 
 
 def test_what_belongs_to_a_batch_goes_with_its_states(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:
@@ -143,7 +144,7 @@ def test_too_little_memory_says_for_what(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "zeros", _out_of_memory)
         with pytest.raises(UsageError, match=r"the states of 3 rows of 48 tokens take"):
-            States.allocate(model[0].states, 3, 48, torch.device("meta"))
+            States.allocate(model[0].states, 3, 48, TorchMemory(torch.device("meta")))
     gpu.free = 10
     with pytest.raises(UsageError, match=r"the weights take 0\.00 GB"):
         executor_on(gpu, model)

@@ -23,10 +23,11 @@ from burnish.ir.trace import Trace
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import lower_for_gpu, make_incremental
-from burnish.runtime.executor import Step, StepResult, Wanted, narrowed
+from burnish.runtime.executor import Step, StepResult, Wanted
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.triton.planned import interpreted
 from tests.zoo.configs import build
 
@@ -152,7 +153,7 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
     launches, _ = plan(program)
     assert fallbacks(launches) == {}
     executor = interpreted(program, launches)
-    states = [States.allocate(program.states, 2, 16, in_place=True) for _ in range(3)]
+    states = [States.allocate(program.states, 2, 16, ON_CPU, in_place=True) for _ in range(3)]
     for position, count in ((0, 3), (3, 1)):
         inputs = (torch.randint(1, 90, (2, count)), torch.full((2,), position), torch.arange(count))
         del launched[:]
@@ -164,8 +165,8 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
         assert torch.equal(ids, logits.argmax(-1))
         assert [sum(name in key for key in launched) for name in ("_to_copy", "argmax")] == [0, 1]
         top = executor.step(Step(*inputs, "top"), states[2]).values.clone()
-        assert torch.equal(top, narrowed(logits, "top"))
-        assert torch.equal(executor.logits(), logits)
+        assert torch.equal(top, StepResult("logits", logits).narrowed("top").tensor)
+        assert torch.equal(executor.logits().tensor, logits)
 
 
 def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[str]) -> None:
@@ -174,13 +175,13 @@ def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[
     launches, _ = plan(program)
     assert {tuple(variant.results) for variant in launches.variants} == {("logits",)}
     executor = interpreted(program, launches)
-    states = [States.allocate(program.states, 1, 16, in_place=True) for _ in range(3)]
+    states = [States.allocate(program.states, 1, 16, ON_CPU, in_place=True) for _ in range(3)]
     inputs = (torch.tensor([[5, 6]]), torch.zeros(1).long(), torch.tensor([1]))
     kinds: tuple[Wanted, ...] = ("logits", "ids", "top")
     logits, *chosen = (executor.step(Step(*inputs, kind), each) for kind, each in zip(kinds, states, strict=True))
     assert [each.kind for each in chosen] == ["ids", "top"]
     for each in chosen:
-        assert torch.equal(each.values, narrowed(logits.values, each.kind))
+        assert torch.equal(each.tensor, logits.narrowed(each.kind).tensor)
     assert not any("argmax" in key or "top_scores" in key for key in launched)
 
 

@@ -17,6 +17,7 @@ from burnish.runtime.native.launcher import NativeLauncher
 from burnish.runtime.native.library import best_level, library
 from burnish.runtime.plan import Kernel
 from burnish.runtime.plan_runner import BoundLaunch
+from burnish.runtime.torch_memory import view_of
 
 MODULE = "burnish.runtime.native"
 
@@ -66,5 +67,6 @@ def launch(name: str, **given: Tensor | int | float | bool | str | torch.SymInt 
         return
     launcher = NativeLauncher({kernel.key: kernel.data()}, library(LEVEL.get() or best_level()), THREADS.get())
     launcher.rounded = ROUNDED.get()
-    launcher.prepare([BoundLaunch(kernel.key, (1, 1, 1), list(arguments.values()))])()  # type: ignore[arg-type]
+    views = [view_of(each) if isinstance(each, Tensor) else each for each in arguments.values()]
+    launcher.prepare([BoundLaunch(kernel.key, (1, 1, 1), views)])()
     launcher.close()

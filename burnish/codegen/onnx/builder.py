@@ -18,7 +18,7 @@ from burnish.codegen.onnx.torchlib import new_value
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.shapes import size_expression
-from burnish.runtime.weights_file import WeightLayout
+from burnish.runtime.weights_writer import WeightLayout
 
 OPSET = 24  # the first with TensorScatter
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
@@ -153,15 +153,15 @@ class Builder:
         place = self.layout.placements[name]
         weight = self.layout.weights[name]
         shape = shape or place.shape
-        if math.prod(shape) <= _INLINE_LIMIT and place.dtype != torch.bfloat16:
-            return self.constant(weight.materialize().reshape(shape).numpy(), place.dtype)
+        if math.prod(shape) <= _INLINE_LIMIT and weight.dtype != torch.bfloat16:
+            return self.constant(weight.materialize().reshape(shape).numpy(), weight.dtype)
         key = ("weight", place.tensor, shape)
         if key not in self._leaves:
             tensor = ir.ExternalTensor(
                 self.layout.file,
                 place.offset,
                 place.length,
-                onnx_dtype(place.dtype),
+                onnx_dtype(weight.dtype),
                 shape=ir.Shape(shape),
                 name=name,
             )

@@ -25,7 +25,7 @@ from burnish.ir.interpreter import needed_only_for
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe, origin
 from burnish.ir.states import StateKind
-from burnish.runtime.weights_file import WeightLayout
+from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11

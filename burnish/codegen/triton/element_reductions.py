@@ -10,8 +10,9 @@ import torch
 from burnish.codegen.triton.element_formulas import cast, number, register
 from burnish.codegen.triton.element_index import COLUMNS, ZERO, Term
 from burnish.codegen.triton.element_lines import Lines, Value
+from burnish.ir.body import Read, Step
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.fused_group import Read, Step, bound
+from burnish.ir.fused_group import bound
 
 aten = torch.ops.aten
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from burnish.codegen.triton.element_index import ZERO, Indices, Size, Term, broadcast, shifted
-from burnish.ir.fused_group import Group, Read, Step, bound
+from burnish.ir.body import Group, Read, Step
+from burnish.ir.fused_group import bound
 
 aten = torch.ops.aten
 

@@ -22,8 +22,9 @@ from burnish.codegen.triton.element_lines import Lines, Value, printable
 from burnish.codegen.triton.element_reductions import Reductions
 from burnish.codegen.triton.element_views import Views
 from burnish.codegen.triton.spec import TYPES
+from burnish.ir.body import Group, Read, Step
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.fused_group import GATHERS, REDUCTIONS, VIEWS, Group, Read, Step, bound, folded_axis, row_space
+from burnish.ir.fused_group import GATHERS, REDUCTIONS, VIEWS, bound, folded_axis, row_space
 from burnish.ir.ops import burnish_ops
 from burnish.ir.shapes import product
 

@@ -21,8 +21,9 @@ from burnish.codegen.triton.element_index import Size, equal
 from burnish.codegen.triton.emit_elementwise import Emitted, emit
 from burnish.codegen.triton.generated import load_source
 from burnish.codegen.triton.spec import KernelSpec, pointer
+from burnish.ir.body import Group
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.fused_group import VIEWS, Group, parse_group, run_group
+from burnish.ir.fused_group import VIEWS, parse_group, run_group
 from burnish.ir.shapes import product
 from burnish.ir.text import argument_text, dtype_name
 

@@ -16,9 +16,11 @@ from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
 from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.memory import Memory
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundLaunch, BoundStep, PlanRunner
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU, inputs_of
 
 _KERNELS = ("burnish.codegen.triton.kernels.", f"{MODULES}.")
 
@@ -50,28 +52,28 @@ class InterpretedLauncher:
 class InterpretedExecutor:
     """Steps of a plan on the CPU."""
 
-    device = torch.device("cpu")
+    memory: Memory = ON_CPU
     in_place = True
 
     def __init__(
         self, plan: Plan, weights: Mapping[str, torch.Tensor], tables: Mapping[str, PositionTable] | None = None
     ) -> None:
         self.launcher = InterpretedLauncher(plan.kernels)
-        self._runner: PlanRunner | None = PlanRunner(plan, weights, torch.device("cpu"), self.launcher, tables)
+        self._runner: PlanRunner | None = PlanRunner(plan, weights, ON_CPU, self.launcher, tables)
         self._last: BoundStep | None = None
 
     def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        self._last = bound = self._runner.bind(step, states)
+        self._last = bound = self._runner.bind(Step(**inputs_of(step), wanted=step.wanted), states)
         bound.run()
         return StepResult(bound.kind, bound.result).narrowed(step.wanted)
 
-    def logits(self) -> torch.Tensor:
+    def logits(self) -> StepResult:
         """See `Executor.logits`."""
         assert self._last is not None
-        return self._last.logits()
+        return StepResult("logits", self._last.logits())
 
     def close(self) -> None:
         """See `Executor.close`."""

@@ -10,11 +10,14 @@ import torch
 
 from burnish.codegen.triton.compile import compile_each
 from burnish.codegen.triton.tune import CONTEXT, Trial
+from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import UnsupportedError
+from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import room_for
-from burnish.runtime.plan import Kernel, TensorReference, dtype_named, evaluate
-from burnish.runtime.plan_runner import Launcher, Memory, bind
+from burnish.runtime.plan import Kernel, TensorReference, evaluate
+from burnish.runtime.plan_runner import Launcher, Operands, bind
+from burnish.runtime.torch_memory import TorchMemory
 
 _WARM, _ROUNDS = 3, 21
 _FLUSHED = 512 * 2**20  # bytes that are written between two launches: more than any cache holds
@@ -75,7 +78,7 @@ def prepared(
     dtypes: dict[str, torch.dtype] = {}
     for trial, each in references:
         needed[each.buffer] = max(needed.get(each.buffer, 0), _extent(each, trial.sizes))
-        dtypes[each.buffer] = dtype_named(each.dtype)
+        dtypes[each.buffer] = torch_dtype(each.dtype)
     with room_for(f"the operands of {trials[0].problem.key}", sum(needed.values()), device):
         buffers = {
             name: torch.zeros(-(-size // 16) * 16, dtype=torch.uint8, device=device) for name, size in needed.items()
@@ -86,7 +89,9 @@ def prepared(
             _fill(buffer.view(dtypes[name]), most)
     if "input position" in buffers:
         buffers["input position"].view(torch.int64).fill_(CONTEXT)
-    return [bind(trial.launches, Memory(buffers, trial.sizes, device), launcher, kernels) for trial in trials]
+    return [
+        bind(trial.launches, Operands(buffers, trial.sizes, TorchMemory(device)), launcher, kernels) for trial in trials
+    ]
 
 
 def _choices(references: Sequence[tuple[Trial, TensorReference]]) -> int:
@@ -115,4 +120,4 @@ def _extent(reference: TensorReference, sizes: Mapping[str, int]) -> int:
     """The bytes up to the end of a tensor in its buffer."""
     shape, stride = ([evaluate(each, sizes) for each in given] for given in (reference.shape, reference.stride))
     last = evaluate(reference.offset, sizes) + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-    return (last + 1) * dtype_named(reference.dtype).itemsize
+    return (last + 1) * BYTES[reference.dtype]

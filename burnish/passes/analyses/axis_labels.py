@@ -19,8 +19,9 @@ from torch import Tensor, fx
 from burnish.ir.errors import BurnishError, InvalidProgramError, MixedRowsError, NotCausalError, UnsupportedError
 from burnish.ir.label_rules import filled
 from burnish.ir.labels import Along, AxisLabel, Label
-from burnish.ir.program import LOGITS_INDEX, Program, describe, value
+from burnish.ir.program import Program, describe, value
 from burnish.ir.shapes import size_expression
+from burnish.ir.signature import LOGITS_INDEX
 from burnish.ir.traits import is_random, traits
 from burnish.passes.analyses.position_only import PositionOnly
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from burnish.ir.dtypes import name_of
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
 from burnish.ir.position_table import cast
@@ -71,7 +72,7 @@ class NarrowFloats:
             if node.name in wide:
                 self._narrow_value(node, editor)
         program.states = tuple(
-            replace(state, dtype=self.dtype) if state.name in wide else state for state in program.states
+            replace(state, dtype_name=name_of(self.dtype)) if state.name in wide else state for state in program.states
         )
 
     def _narrow_value(self, node: fx.Node, editor: Editor) -> None:

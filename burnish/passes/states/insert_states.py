@@ -11,12 +11,14 @@ from torch import Tensor, fx
 
 from burnish.ir.arguments import argument
 from burnish.ir.code_ops import code_ops
+from burnish.ir.dtypes import name_of
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.labels import Along
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import POSITION, Program, Stage, describe, operands, origin, value
+from burnish.ir.program import Program, Stage, describe, operands, origin, value
 from burnish.ir.shapes import is_batch
+from burnish.ir.signature import POSITION
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.step_forms import END
 from burnish.ir.symbols import symbolic_size
@@ -100,7 +102,7 @@ class _Inserter:
         node = self.editor.placeholder(name, self._fake(tuple(shape), dtype), self.last_input)
         node.meta["origin"] = origin(like)
         self.last_input = node
-        self.states.append(State(node.name, kind, named, dtype, axis, origin(like).module))
+        self.states.append(State(node.name, kind, named, name_of(dtype), axis, origin(like).module))
         return node
 
     # ------------------------------------------------------------ attention

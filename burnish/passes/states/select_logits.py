@@ -11,8 +11,9 @@ from torch import fx
 from burnish.ir.edit import Editor
 from burnish.ir.infer import infer
 from burnish.ir.labels import AxisLabel
-from burnish.ir.program import LOGITS_INDEX, Program
+from burnish.ir.program import Program
 from burnish.ir.shapes import shape_expressions
+from burnish.ir.signature import LOGITS_INDEX
 from burnish.ir.symbols import symbolic_size
 from burnish.passes.analyses.axis_labels import AxisLabels
 from burnish.passes.base import Effect, Log

@@ -7,9 +7,8 @@ import struct
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
+from burnish.runtime.memory import View
 from burnish.runtime.native.library import Library, LibraryKernel, Operation, Slot
 from burnish.runtime.native.operands import Hazards, check, operands_of
 from burnish.runtime.plan import Kernel
@@ -78,8 +77,8 @@ class NativeLauncher:
 
 def _packed(what: str, slot: Slot, value: object) -> bytes:
     """8 bytes, as the kernel reads them."""
-    if isinstance(value, torch.Tensor):
-        return struct.pack("q", value.data_ptr())
+    if isinstance(value, View):
+        return struct.pack("q", value.address)
     if slot.words:
         return struct.pack("q", slot.words.index(str(value)))
     if slot.kind == "f":

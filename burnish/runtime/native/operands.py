@@ -6,11 +6,9 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from burnish.ir.errors import ArtifactError
+from burnish.runtime.memory import View
 from burnish.runtime.native.library import Library, LibraryKernel
-from burnish.runtime.plan import dtype_named
 
 _UNTOUCHED = -1
 
@@ -20,7 +18,7 @@ class Operand:
     """A tensor in a slot of a kernel, by its number; the addresses from and up to which it is."""
 
     slot: int
-    tensor: torch.Tensor
+    view: View
     extent: tuple[int, int]
     written: bool
 
@@ -28,9 +26,9 @@ class Operand:
 def operands_of(kernel: LibraryKernel, values: Mapping[str, object]) -> list[Operand]:
     """Those that a launch gives."""
     return [
-        Operand(number, tensor, _extent(tensor), slot.kind == "w")
+        Operand(number, view, view.extent, slot.kind == "w")
         for number, slot in enumerate(kernel.slots)
-        if isinstance(tensor := values[slot.name], torch.Tensor)
+        if isinstance(view := values[slot.name], View)
     ]
 
 
@@ -55,8 +53,8 @@ def check(
         operand, name = given.get(number), types[number]
         if operand is not None and reach[number] == _UNTOUCHED:
             raise ArtifactError(f"{what} is given {slot.name}, which it does not take beside its other arguments")
-        if operand is not None and name is not None and dtype_named(name.decode()) != operand.tensor.dtype:
-            found = operand.tensor.dtype
+        if operand is not None and name is not None and name.decode() != operand.view.dtype:
+            found = operand.view.dtype
             raise ArtifactError(f"{what} takes {name.decode()} for {slot.name}, and the plan gives {found}")
         start, end = operand.extent if operand else (0, 0)
         if reach[number] > end - start:
@@ -85,14 +83,6 @@ class Hazards:
         self._read += read
         self._written += written
         return needed
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    start = tensor.data_ptr()
-    if not tensor.numel():
-        return start, start
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (last + 1) * tensor.element_size()
 
 
 def _overlap(ones: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> bool:

@@ -21,10 +21,12 @@ from burnish.codegen.native.products import attention_projection, fused_linear
 from burnish.codegen.native.spec import LEVEL
 from burnish.ir.errors import ArtifactError
 from burnish.ir.panels import RowOrder
+from burnish.runtime.memory import View
 from burnish.runtime.native.launcher import NativeLauncher
 from burnish.runtime.native.library import Slot, best_level, library
 from burnish.runtime.plan import Kernel
 from burnish.runtime.plan_runner import BoundLaunch
+from burnish.runtime.torch_memory import view_of
 from tests.codegen.native.test_mixture import packed as experts_packed
 from tests.codegen.native.test_products import packed
 from tests.codegen.native.ways import cases
@@ -54,7 +56,7 @@ class Given:
         kernel = Kernel(spec.MODULE, self.name, kinds, constants, [], 0, 0)  # type: ignore[arg-type]
         launcher = NativeLauncher({KEY: kernel}, library(LEVEL.get() or best_level()), 3)
         try:
-            launcher.prepare([BoundLaunch(KEY, (1, 1, 1), [each for each, _ in tensors.values()])])()
+            launcher.prepare([BoundLaunch(KEY, (1, 1, 1), [view_of(each) for each, _ in tensors.values()])])()
         finally:
             launcher.close()
         for name, (_, memory) in tensors.items():
@@ -78,7 +80,8 @@ class _Recorded(NativeLauncher):
     def prepare(self, launches: Sequence[BoundLaunch]) -> Callable[[], None]:
         for each in launches:
             kernel, _ = self._kernels[each.kernel]
-            values = {**kernel.constants, **dict(zip(kernel.arguments, each.arguments, strict=True))}
+            given = [value.owner if isinstance(value, View) else value for value in each.arguments]
+            values = {**kernel.constants, **dict(zip(kernel.arguments, given, strict=True))}
             self.found.append(Given(kernel.function, values))
         return super().prepare(launches)
 
@@ -191,7 +194,7 @@ def test_what_is_changed_is_refused_or_stays_in_its_memory(samples: list[Given],
         ("fused_linear", "x_stride", -64, "strides that are not negative"),
         ("fused_linear", "rows", -1, "sizes that are not negative"),
         ("fused_linear", "out", None, "takes 800 bytes for out, and the plan gives 0"),
-        ("fused_linear", "x", torch.zeros(5, 64).int(), "takes float32 for x, and the plan gives torch.int32"),
+        ("fused_linear", "x", torch.zeros(5, 64).int(), "takes float32 for x, and the plan gives int32"),
         ("attention", "kv_heads", 0, "kv_heads that heads can be shared among"),
         ("attention", "kv_heads", 3, "kv_heads that heads can be shared among"),
         ("gather", "ids", torch.zeros(1, 3), "takes int64 for ids"),
@@ -211,5 +214,5 @@ def test_what_is_written_is_apart(samples: list[Given]) -> None:
     kernel = Kernel(spec.MODULE, "argmax", {"x": "*float32", "out": "*int64"}, {"rows": 3, "size": 40}, [], 0, 0)
     launcher = NativeLauncher({KEY: kernel}, library(best_level()), 1)
     with pytest.raises(ArtifactError, match="writes out, and the plan gives the same memory for something else"):
-        launcher.prepare([BoundLaunch(KEY, (1, 1, 1), [x, x.view(torch.int64).view(-1)[:3]])])
+        launcher.prepare([BoundLaunch(KEY, (1, 1, 1), [view_of(x), view_of(x.view(torch.int64).view(-1)[:3])])])
     launcher.close()

@@ -30,7 +30,8 @@ from burnish.runtime.executor import TOP, Step, Wanted
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.manifest import signature_entry, signature_of
 from burnish.runtime.states import States
-from burnish.runtime.weights_file import plan_weights
+from burnish.runtime.torch_memory import ON_CPU
+from burnish.runtime.weights_writer import plan_weights
 from tests.own_modules.causal import NanoGPT
 
 NAMES = ("ids", "top", "logits")
@@ -48,7 +49,7 @@ def chosen(step: Program) -> Program:
 
 
 def given(program: Program, count: int = 3) -> dict[str, torch.Tensor]:
-    states = {state.name: state.allocate(2, 8) for state in program.states}
+    states = program.first_states(2, 8)
     tokens = torch.arange(2 * count).view(2, count) % program.signature.token_limit
     return {"tokens": tokens, "position": torch.zeros(2).long(), "logits_index": torch.arange(count), **states}
 
@@ -148,14 +149,14 @@ def test_the_reference_gives_the_graphs_own_results_and_chooses_where_there_is_n
     """A graph whose ids are wrong shows: they are not made of the logits again."""
     tokens, position, index = (given(step)[name] for name in ("tokens", "position", "logits_index"))
     found = [
-        ReferenceExecutor(each).step(Step(tokens, position, index, wanted), States.allocate(each.states, 2, 8))
+        ReferenceExecutor(each).step(Step(tokens, position, index, wanted), States.allocate(each.states, 2, 8, ON_CPU))
         for each in (step, chosen)
     ]
     assert [each.kind for each in found] == [wanted, wanted]
-    assert torch.equal(found[0].values, found[1].values)
+    assert torch.equal(found[0].tensor, found[1].tensor)
     other = chosen.copy()
     other.results["ids"].args = (other.results["logits"], 1)
     executor = ReferenceExecutor(other)
-    states = States.allocate(other.states, 2, 8)
+    states = States.allocate(other.states, 2, 8, ON_CPU)
     assert executor.step(Step(tokens, position, index, "ids"), states).values.shape != found[0].values.shape[:2]
-    assert torch.equal(executor.logits(), logits_of(step, tokens))
+    assert torch.equal(executor.logits().tensor, logits_of(step, tokens))

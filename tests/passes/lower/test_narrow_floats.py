@@ -15,6 +15,7 @@ from burnish.passes.pipelines import lower_for_gpu, make_incremental
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_reference import ReferenceExecutor
 from burnish.runtime.states import States
+from burnish.runtime.torch_memory import ON_CPU
 from tests.zoo.configs import build
 
 
@@ -39,7 +40,7 @@ def incremental(model: nn.Module) -> Program:
 def logits(program: Program) -> torch.Tensor:
     """Of two prompts and of single tokens behind them."""
     generator = torch.Generator().manual_seed(0)
-    executor, states = ReferenceExecutor(program), States.allocate(program.states, 2, 40)
+    executor, states = ReferenceExecutor(program), States.allocate(program.states, 2, 40, ON_CPU)
     position, found = torch.zeros(2, dtype=torch.int64), []
     for count in (7, 1, 1, 9):
         tokens = torch.randint(1, 50, (2, count), generator=generator)

@@ -19,11 +19,15 @@ from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.kernel_files import read_plan
-from burnish.runtime.model import CompiledModel, weight_tensors
+from burnish.runtime.mapped_bytes import weight_bytes
+from burnish.runtime.mapped_weights import weight_tensors
+from burnish.runtime.memory import NUMPY
+from burnish.runtime.model import CompiledModel
 from burnish.runtime.native import build
 from burnish.runtime.native.launcher import NativeLauncher
 from burnish.runtime.native.library import best_level, levels, library
 from burnish.runtime.plan import Kernel
+from burnish.runtime.row_tables import row_tables
 from burnish.runtime.states import States
 from tests.own_modules.causal import NanoGPT
 from tests.tolerances import RELATIVE, assert_near
@@ -74,12 +78,13 @@ def test_every_instruction_set_and_number_of_threads(saved: Path, level: str, th
         ids = torch.randint(0, 60, (2, 30))
         expected = reference(ids)
     artifact = reference.artifact
+    weights = weight_bytes(artifact)
     executor = NativeExecutor(
-        read_plan(artifact), weight_tensors(artifact), artifact.tables, threads, accuracy="exact", level=level
+        read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy="exact", level=level
     )
-    states = States.allocate(artifact.states, 2, 30, in_place=True)
-    found = executor.step(Step(ids, torch.zeros(2).long(), torch.arange(30)), states).values
-    assert_near(found, expected)
+    states = States.allocate(artifact.states, 2, 30, NUMPY, in_place=True)
+    found = executor.step(Step(ids, torch.zeros(2).long(), torch.arange(30)), states).array
+    assert_near(torch.from_numpy(found), expected)
     executor.close()
 
 

@@ -17,8 +17,11 @@ from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.kernel_files import read_plan
-from burnish.runtime.model import CompiledModel, weight_tensors
+from burnish.runtime.mapped_bytes import weight_bytes
+from burnish.runtime.memory import NUMPY
+from burnish.runtime.model import CompiledModel
 from burnish.runtime.plan import Plan
+from burnish.runtime.row_tables import row_tables
 from burnish.runtime.states import States
 from tests.own_modules.causal import NanoGPT
 
@@ -36,8 +39,9 @@ def model() -> CompiledModel:
 def run(model: CompiledModel, plan: Plan) -> None:
     """A prompt and a token behind it."""
     artifact = model.artifact
-    executor = NativeExecutor(plan, weight_tensors(artifact), artifact.tables, threads=2)
-    states = States.allocate(artifact.states, 2, CAPACITY, in_place=True)
+    weights = weight_bytes(artifact)
+    executor = NativeExecutor(plan, weights, row_tables(artifact, weights), threads=2)
+    states = States.allocate(artifact.states, 2, CAPACITY, NUMPY, in_place=True)
     try:
         for position, tokens in ((0, 5), (5, 1)):
             ids = torch.randint(0, 60, (2, tokens))

@@ -1,0 +1,18 @@
+"""What the command prints on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+from rich.console import Console
+
+# Tables are as wide as the terminal, and 100 columns where there is none.
+_WIDTH = None if sys.stdout.isatty() else shutil.get_terminal_size((100, 24)).columns
+out = Console(width=_WIDTH, highlight=False, markup=False)
+err = Console(width=_WIDTH, stderr=True, highlight=False)
+
+
+def escaped(text: str) -> str:
+    """Text that rich prints as it is."""
+    return text.replace("[", r"\[")
