@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.codegen.onnx import lower, output_name
+from burnish.ir.dtypes import name_of
 from burnish.ir.interpreter import run
 from burnish.ir.origin import Origin
 from burnish.ir.program import Program, Stage
@@ -46,7 +47,7 @@ class Maker(TypedGraph):
         self, name: str, kind: StateKind, shape: Sequence[int | str], axis: int, dtype: torch.dtype = torch.float32
     ) -> fx.Node:
         """`shape` has "batch" first, and "capacity" at the token axis of a CACHE."""
-        return self.state(State(name, kind, tuple(shape), dtype, axis))
+        return self.state(State(name, kind, tuple(shape), name_of(dtype), axis))
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().call(target, *args, **kwargs)
