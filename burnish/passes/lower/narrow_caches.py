@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import fx
 
+from burnish.ir.dtypes import name_of
 from burnish.ir.edit import Editor
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.infer import infer
@@ -52,7 +53,7 @@ class NarrowCaches:
                 log.refuse(attention, reasons[key])
         for node in [each for each, reason in reasons.items() if not reason]:
             state = self._narrow(program, editor, node)
-            log.rewrite(node, f"{state.name} is remembered in {str(self.dtype).removeprefix('torch.')}")
+            log.rewrite(node, f"{state.name} is remembered in {name_of(self.dtype)}")
         return program
 
     def _narrow(self, program: Program, editor: Editor, node: fx.Node) -> fx.Node:
@@ -62,7 +63,8 @@ class NarrowCaches:
         with editor.mode:
             state.meta["val"] = torch.empty_like(value(state), dtype=self.dtype)
         program.states = tuple(
-            replace(each, dtype=self.dtype) if each.name == state.name else each for each in program.states
+            replace(each, dtype_name=name_of(self.dtype)) if each.name == state.name else each
+            for each in program.states
         )
         for user in list(state.users):
             if user.target is not fused_ops.attention_projection.default:
@@ -91,8 +93,12 @@ def _state_of(program: Program, node: fx.Node) -> fx.Node | None:
     found = None
     if node.target is burnish_ops.cache_write.default:
         found = operands(node)[0]
-    elif node.target is operator.getitem and node.args[0].target is fused_ops.attention_projection.default:  # type: ignore[union-attr]
-        found = operands(node.args[0])[1 + node.args[1]]  # type: ignore[arg-type, operator]
+    elif node.target is operator.getitem:
+        made, number = operands(node)
+        if (
+            made.target is fused_ops.attention_projection.default
+        ):  # the queries, and then the states, behind x and weight
+            found = operands(made)[1 + number]
     elif node.target is aten.cat.default and len(operands(node)[0]) == 2:
         found = operands(node)[0][0]
     names = {state.name for state in program.states}
