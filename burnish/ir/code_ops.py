@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from burnish.ir import label_rules as rules
-from burnish.ir.ops import define
+from burnish.ir.ops import attention, define
 from burnish.ir.traits import Traits
 
 CODES: dict[str, torch.dtype] = {"int8": torch.int8, "fp8": torch.uint8}
@@ -87,6 +87,42 @@ def from_codes(codes: Tensor, scales: Tensor) -> Tensor:
     """What codes stand for by their scales, which broadcast to them, in the dtype of the scales."""
     parts = codes.view(torch.float8_e4m3fn) if codes.dtype == torch.uint8 else codes
     return (parts.float() * scales.float()).to(scales.dtype)
+
+
+def _attention_shape(
+    query: Tensor, key: Tensor, key_scales: Tensor, value: Tensor, *rest: object, **o: object
+) -> Tensor:
+    return query.new_empty((*query.shape[:-1], value.shape[-1]))
+
+
+@define(
+    "coded_attention(Tensor query, Tensor key, Tensor key_scales, Tensor value, Tensor value_scales, "
+    "Tensor? position=None, Tensor? bias=None, Tensor? sinks=None, Tensor? slopes=None, Tensor? key_positions=None, *, "
+    "float scale, str mask='causal', int extent=0, float softcap=0.0) -> Tensor",
+    Traits(position=5),
+    _attention_shape,
+)
+def coded_attention(
+    query: Tensor,
+    key: Tensor,
+    key_scales: Tensor,
+    value: Tensor,
+    value_scales: Tensor,
+    position: Tensor | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    *,
+    scale: float,
+    mask: str = "causal",
+    extent: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """`burnish::attention` of keys and values that are codes, with scales [B, Hkv, T, 1] or [1 or B, Hkv, 1, D]."""
+    floats = from_codes(key, key_scales), from_codes(value, value_scales)
+    options = {"scale": scale, "mask": mask, "extent": extent, "softcap": softcap}
+    return attention(query, *floats, position, bias, sinks, slopes, key_positions, **options)  # type: ignore[arg-type]
 
 
 code_ops = torch.ops.burnish

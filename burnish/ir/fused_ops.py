@@ -162,6 +162,7 @@ def with_heads(
         key = rms_norm(key, key_norm, head_eps)
     if cos is not None and sin is not None:
         query, key = (rotary(each, cos.unsqueeze(1), sin.unsqueeze(1), interleaved) for each in (query, key))
+    key, value = key.to(key_state.dtype), value.to(value_state.dtype)
     return query, cache_write(key_state, key, position, 2), cache_write(value_state, value, position, 2)
 
 

@@ -162,8 +162,9 @@ def attention(
     "causal" the tokens up to its own; "window" the last `extent` of these; "chunk" those in its own chunk of `extent`;
     "none" every key. cap(x) = softcap * tanh(x / softcap) if softcap > 0. `slopes[Hq]` adds slope * (key - query)
     (ALiBi, Press et al., 2021). `bias` broadcasts to [B, Hq, S, T]. `sinks[Hq]` is one more logit a head that takes
-    probability and gives nothing. Softmax in float32.
+    probability and gives nothing. Softmax in float32. Keys and values may be narrower than queries: they are widened.
     """
+    key, value = key.to(query.dtype), value.to(query.dtype)
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -14,8 +14,10 @@ from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.lower.keep_integers import KeepIntegers
+from burnish.passes.lower.narrow_caches import NarrowCaches
 from burnish.passes.lower.narrow_floats import NarrowFloats
 from burnish.passes.lower.pack_panels import PackPanels
+from burnish.passes.lower.read_codes import ReadCodes
 from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.raise_.activation import RAISE_ACTIVATIONS
 from burnish.passes.raise_.attention import RaiseAttention
@@ -142,7 +144,9 @@ def lower_for_native(dtype: torch.dtype | None, keep: bool = True) -> list[Pass]
         # Before products are joined, which only those of one kind are then.
         *([KeepIntegers()] if keep else []),
         *fuse_for_native(),
+        ReadCodes(),
         ChooseIds(),
+        *([] if dtype in (None, torch.float32) else [NarrowCaches(dtype)]),
         # Last: up to here weights are floats to everyone, in the order in which the model has them.
         PackPanels(dtype),
     ]
@@ -168,14 +172,14 @@ def default_passes(
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
 
 
-NARROWING = (ReadIntegers, NarrowFloats, PackPanels)
+NARROWING = (ReadIntegers, NarrowFloats, NarrowCaches, PackPanels)
 """Passes that say in which numbers to compute: a program before them can be compared in float32."""
 
 
 def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
-    listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16), KeepIntegers(), PackPanels()]
+    listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16), *lower_for_native(torch.bfloat16)]
     found: dict[str, Pass] = {}
     for each in listed:
         found.setdefault(each.name, each)

@@ -1,7 +1,8 @@
-"""`burnish::attention` by the native kernel."""
+"""`burnish::attention` by the native kernel, of floats and of codes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,9 +35,51 @@ def attention(
     softcap: float = 0.0,
 ) -> Tensor:
     """As `burnish::attention`."""
-    need_floats(query, bias, sinks, slopes)
     if key.dtype != value.dtype or key.dtype not in _ELEMENTS:
         raise UnsupportedError(f"the kernel reads caches of floats, not {key.dtype} and {value.dtype}")
+    masks = {"bias": bias, "sinks": sinks, "slopes": slopes, "key_positions": key_positions, "position": position}
+    return _attention(query, key, value, masks, None, scale=scale, mask=mask, extent=extent, softcap=softcap)
+
+
+def coded_attention(
+    query: Tensor,
+    key: Tensor,
+    key_scales: Tensor,
+    value: Tensor,
+    value_scales: Tensor,
+    position: Tensor | None = None,
+    bias: Tensor | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+    key_positions: Tensor | None = None,
+    *,
+    scale: float,
+    mask: str = "causal",
+    extent: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """As `burnish::coded_attention`."""
+    need_floats(key_scales, value_scales)
+    masks = {"bias": bias, "sinks": sinks, "slopes": slopes, "key_positions": key_positions, "position": position}
+    scales = key_scales, value_scales
+    return _attention(query, key, value, masks, scales, scale=scale, mask=mask, extent=extent, softcap=softcap)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    masks: Mapping[str, Tensor | None],
+    scales: tuple[Tensor, Tensor] | None,
+    *,
+    scale: float,
+    mask: str,
+    extent: int,
+    softcap: float,
+) -> Tensor:
+    bias, sinks, slopes = masks["bias"], masks["sinks"], masks["slopes"]
+    position, key_positions = masks["position"], masks["key_positions"]
+    need_floats(query, bias, sinks, slopes)
     query, key, value = (each if each.stride(3) == 1 else each.contiguous() for each in (query, key, value))
     batch, heads, tokens, key_size = query.shape
     kv_heads, capacity, value_size = key.shape[1], key.shape[2], value.shape[3]
@@ -59,6 +102,12 @@ def attention(
     ):
         for axis, letter in enumerate(letters):
             strides[f"{name}_stride_{letter}"] = 0 if tensor is None else tensor.stride(axis)
+    of_channels = scales is not None and statically_known_true(scales[0].shape[2] == 1)
+    for name, tensor in zip(("key_scales", "value_scales"), scales or (None, None), strict=True):
+        axes = (0, 1, 3 if of_channels else 2)
+        for axis, part in zip(axes, ("stride_b", "stride_h", "step"), strict=True):
+            expanded = 0 if tensor is None or statically_known_true(tensor.shape[axis] == 1) else tensor.stride(axis)
+            strides[f"{name}_{part}"] = expanded
     launch(
         "attention",
         query=query,
@@ -70,6 +119,9 @@ def attention(
         sinks=None if sinks is None else sinks.contiguous(),
         slopes=None if slopes is None else slopes.contiguous(),
         key_positions=held,
+        key_scales=None if scales is None else scales[0],
+        value_scales=None if scales is None else scales[1],
+        of_channels=of_channels,
         parts=parts,
         finished=finished,
         batch=batch,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from burnish.codegen.native.attention import attention
+from burnish.codegen.native.attention import attention, coded_attention
 from burnish.codegen.native.choose import argmax, embedding, lookup, top_scores
 from burnish.codegen.native.codes import code_scales, from_codes, to_codes
 from burnish.codegen.native.convolution import conv1d
@@ -53,6 +53,7 @@ KERNELS: dict[Any, Callable[..., Any]] = {
     burnish_ops.ring_positions.default: ring_positions,
     burnish_ops.ring_write.default: ring_write,
     code_ops.code_scales.default: code_scales,
+    code_ops.coded_attention.default: coded_attention,
     code_ops.from_codes.default: from_codes,
     code_ops.to_codes.default: to_codes,
     fused_ops.attention_projection.default: attention_projection,

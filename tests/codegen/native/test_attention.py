@@ -6,14 +6,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
-from burnish.codegen.native.attention import attention
+from burnish.codegen.native.attention import attention, coded_attention
 from burnish.codegen.native.spec import THREADS
+from burnish.ir.code_ops import code_ops, scales_for
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
 from tests.tolerances import RELATIVE, assert_near
 
 MASKS = ("causal", "window", "chunk", "none")
+
+
+def coded(x: Tensor, state: str) -> tuple[Tensor, Tensor]:
+    """Codes and scales of tokens and heads, or of channels."""
+    numbers = state.split()[0]
+    if "channel" in state:
+        scales = scales_for(x[:1].abs().amax(2, keepdim=True) / 2, numbers, torch.float32)  # what is greater is cut off
+    else:
+        scales = code_ops.code_scales(x, numbers)
+    return code_ops.to_codes(x, scales, numbers), scales
 
 
 @settings(max_examples=80, deadline=None)
@@ -26,7 +38,7 @@ MASKS = ("causal", "window", "chunk", "none")
     extent=st.sampled_from([1, 33, 200]),
     softcap=st.sampled_from([0.0, 4.0]),
     extra=st.sampled_from(["", "bias", "sinks", "slopes", "key_positions"]),
-    state=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    state=st.sampled_from(["float32", "bfloat16", "float16", "int8", "fp8", "int8 by channel"]),
     seed=st.integers(0, 1000),
 )
 def test_it_is_the_reference(
@@ -38,12 +50,12 @@ def test_it_is_the_reference(
     extent: int,
     softcap: float,
     extra: str,
-    state: torch.dtype,
+    state: str,
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
     query = torch.randn(2, heads[0], tokens, sizes[0])
-    key, value = (torch.randn(2, heads[1], capacity, size).to(state) for size in sizes)
+    key, value = (torch.randn(2, heads[1], capacity, size) for size in sizes)
     position = torch.tensor([0, capacity - tokens])
     more = {
         "": {},
@@ -53,8 +65,14 @@ def test_it_is_the_reference(
         "key_positions": {"key_positions": torch.stack([torch.randperm(capacity) - 9, torch.randperm(capacity)])},
     }[extra]
     options = {"scale": sizes[0] ** -0.5, "mask": mask, "extent": extent, "softcap": softcap}
-    expected = burnish_ops.attention(query, key.float(), value.float(), position, **more, **options)
-    found = attention(query, key, value, position, **more, **options)  # type: ignore[arg-type]
+    if state in ("float32", "bfloat16", "float16"):
+        key, value = (each.to(getattr(torch, state)) for each in (key, value))
+        expected = burnish_ops.attention(query, key.float(), value.float(), position, **more, **options)
+        found = attention(query, key, value, position, **more, **options)  # type: ignore[arg-type]
+    else:
+        held = (*coded(key, state), *coded(value, state))
+        expected = code_ops.coded_attention(query, *held, position, **more, **options)
+        found = coded_attention(query, *held, position, **more, **options)  # type: ignore[arg-type]
     assert torch.equal(found.isnan(), expected.isnan())  # of those that see no key
     assert_near(found.nan_to_num(), expected.nan_to_num())
 
@@ -96,6 +114,23 @@ def test_great_scores_do_not_overflow() -> None:
     torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e3 * RELATIVE[torch.float32])
 
 
-def test_caches_of_codes_are_refused() -> None:
+def test_every_number_of_fp8_is_read_as_it_is() -> None:
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes = codes[~codes.view(torch.float8_e4m3fn).float().isnan()].reshape(1, 1, 1, -1)
+    ones, zeros = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 16)
+    nothing = torch.zeros(1, 1, 1, 16, dtype=torch.uint8)
+    found = coded_attention(zeros, nothing, ones, codes, ones, scale=1.0, mask="none")
+    assert torch.equal(found, codes.view(torch.float8_e4m3fn).float())
+
+
+def test_codes_that_are_not_finite_show() -> None:
+    x = torch.randn(1, 1, 5, 16)
+    x[..., 3, 2] = torch.nan
+    for state in ("int8", "fp8"):
+        held = coded(x, state)
+        assert coded_attention(x[:, :, :1], *held, *held, torch.tensor([4]), scale=1.0).isnan().all()
+
+
+def test_caches_of_codes_without_scales_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="caches of floats"):
         attention(torch.randn(1, 1, 1, 8), *[torch.zeros(1, 1, 4, 8, dtype=torch.int8)] * 2, scale=1.0)

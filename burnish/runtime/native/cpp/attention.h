@@ -1,4 +1,6 @@
-// softmax(cap(scale * query @ key^T) + bias) @ value over the visible keys, as burnish::attention.
+// softmax(cap(scale * query @ key^T) + bias) @ value over the visible keys, as burnish::attention, and of codes as
+// burnish::coded_attention: their scales are those of slots, which scores and probabilities take, or of channels, which
+// queries and results take.
 //
 // A unit is a tile of queries that read one KV head: some tokens, and all heads of the group. Keys come in chunks of
 // CHUNK slots with a running softmax (Milakov and Gimelshein, 2018; Dao et al., 2022). Where `parts` is given, each
@@ -19,23 +21,29 @@ struct Attention {
   const i64* position;
   const float *bias, *sinks, *slopes;
   const i64* key_positions;
+  const float *key_scales, *value_scales;  // of codes: [batch][kv_heads][capacity], or [batch][kv_heads][channels]
   float* parts;       // [batch][kv_heads][chunks of capacity][tile rows][value_size + 2], or null
   int32_t* finished;  // [batch][kv_heads], zero before and after
   i64 batch, heads, kv_heads, tokens, capacity, key_size, value_size;
   i64 query_stride_b, query_stride_h, query_stride_s, key_stride_b, key_stride_h, key_stride_t;
   i64 value_stride_b, value_stride_h, value_stride_t, out_stride_b, out_stride_h, out_stride_s;
   i64 bias_stride_b, bias_stride_h, bias_stride_s, bias_stride_t, key_positions_stride_b;
+  i64 key_scales_stride_b, key_scales_stride_h, key_scales_step, value_scales_stride_b, value_scales_stride_h, value_scales_step;
+  i64 of_channels;
   double scale;
   i64 mask, extent;
   double softcap;
   i64 element;
 };
 #define ATTENTION \
-  "query:p key:p value:p out:w position:p bias:p sinks:p slopes:p key_positions:p parts:w finished:w batch:i heads:i " \
+  "query:p key:p value:p out:w position:p bias:p sinks:p slopes:p key_positions:p key_scales:p value_scales:p parts:w " \
+  "finished:w batch:i heads:i " \
   "kv_heads:i tokens:i capacity:i key_size:i value_size:i query_stride_b:i query_stride_h:i query_stride_s:i " \
   "key_stride_b:i key_stride_h:i key_stride_t:i value_stride_b:i value_stride_h:i value_stride_t:i out_stride_b:i " \
   "out_stride_h:i out_stride_s:i bias_stride_b:i bias_stride_h:i bias_stride_s:i bias_stride_t:i " \
-  "key_positions_stride_b:i scale:f mask:" MASKS " extent:i softcap:f element:" ELEMENTS
+  "key_positions_stride_b:i key_scales_stride_b:i key_scales_stride_h:i key_scales_step:i value_scales_stride_b:i " \
+  "value_scales_stride_h:i value_scales_step:i of_channels:i scale:f mask:" MASKS " extent:i softcap:f " \
+  "element:" ELEMENTS_OR_CODES
 
 constexpr i64 TILE_ROWS = 192;  // of many queries: keys are turned over once for all of them
 
@@ -91,8 +99,20 @@ static void attention_reach(const Attention& a, Reach& reach) {
   reach.optional(a.sinks, in_order({a.heads}));
   reach.optional(a.slopes, in_order({a.heads}));
   reach.optional(a.key_positions, {{a.batch, a.key_positions_stride_b}, {a.capacity, 1}});
+  reach.need(!is_code(a.element) || (a.key_scales && a.value_scales), "scales, which codes have");
+  const i64 scaled[] = {a.of_channels ? a.key_size : a.capacity, a.of_channels ? a.value_size : a.capacity};
+  reach.optional(a.key_scales, {{a.batch, a.key_scales_stride_b}, {a.kv_heads, a.key_scales_stride_h}, {scaled[0], a.key_scales_step}});
+  reach.optional(a.value_scales, {{a.batch, a.value_scales_stride_b}, {a.kv_heads, a.value_scales_stride_h}, {scaled[1], a.value_scales_step}});
   reach.optional(a.parts, in_order({a.batch, a.kv_heads, blocks(a.capacity, CHUNK), a.tokens, group, a.value_size + 2}));
   if (a.parts || a.finished) reach.result(a.finished, in_order({a.batch, a.kv_heads}));
+}
+
+// The scales of a row's keys and values for one KV head; null of floats.
+static inline const float* key_scales(const Attention& a, i64 b, i64 head) {
+  return a.key_scales ? a.key_scales + b * a.key_scales_stride_b + head * a.key_scales_stride_h : nullptr;
+}
+static inline const float* value_scales(const Attention& a, i64 b, i64 head) {
+  return a.value_scales ? a.value_scales + b * a.value_scales_stride_b + head * a.value_scales_stride_h : nullptr;
 }
 
 static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64 first, i64 tokens) {
@@ -105,13 +125,14 @@ static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64
   t.most = scratch.take<float>(t.filled), t.total = scratch.take<float>(t.filled);
   t.scores = scratch.take<float>(t.filled * CHUNK), t.keys = scratch.take<float>(CHUNK * t.key_size);
   const float scale = static_cast<float>(a.scale);
+  const float* channels = a.of_channels ? key_scales(a, b, head) : nullptr;
   memset(t.query, 0, t.filled * t.key_size * 4);
   memset(t.accumulated, 0, t.filled * t.value_size * 4);
   for (i64 r = 0; r < t.rows; r++) {
     const float* from = a.query + b * a.query_stride_b + (head * t.group + r % t.group) * a.query_stride_h + (first + r / t.group) * a.query_stride_s;
     float* to = t.few() ? t.query + r * t.key_size : t.query + r / QUERIES * QUERIES * t.key_size + r % QUERIES;
     const i64 step = t.few() ? 1 : QUERIES;
-    for (i64 i = 0; i < a.key_size; i++) to[i * step] = from[i] * scale;
+    for (i64 i = 0; i < a.key_size; i++) to[i * step] = from[i] * scale * (channels ? channels[i * a.key_scales_step] : 1.0f);
     t.most[r] = -__builtin_inff(), t.total[r] = 0.0f;
   }
   return t;
@@ -128,9 +149,16 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
   else score_many<ELEMENT>(t, keys, a.key_stride_t, a.key_size, count);
   const i64 before = before_row(a, t.b), filled = padded(count, LANES);
   const i64* held = a.key_positions ? a.key_positions + t.b * a.key_positions_stride_b + begin : nullptr;
+  const float *by_key = nullptr, *by_value = nullptr;
+  if (is_code(ELEMENT) && !a.of_channels) {
+    by_key = key_scales(a, t.b, t.head) + begin * a.key_scales_step;
+    by_value = value_scales(a, t.b, t.head) + begin * a.value_scales_step;
+  }
   for (i64 r = 0; r < t.rows; r++) {
     float* s = t.scores + r * CHUNK;
     const i64 token = t.first + r / t.group, head = t.head * t.group + r % t.group, at = before + token;
+    if (by_key)
+      for (i64 i = 0; i < count; i++) s[i] *= by_key[i * a.key_scales_step];
     if (a.softcap > 0.0) {
       const float cap = static_cast<float>(a.softcap);
       for (i64 i = 0; i < filled; i += LANES) store(s + i, tanh(load(s + i) / cap) * cap);
@@ -164,6 +192,8 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
       total += p;
       store(s + i, p);
     }
+    if (by_value)
+      for (i64 i = 0; i < count; i++) s[i] *= by_value[i * a.value_scales_step];
     t.total[r] = t.total[r] * rescale + sum(total);
     t.most[r] = now;
     if (rescale != 1.0f)
@@ -175,7 +205,9 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
 static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end) {
   if (a.element == FLOAT32) attend<FLOAT32>(a, t, begin, end);
   else if (a.element == BFLOAT16) attend<BFLOAT16>(a, t, begin, end);
-  else attend<FLOAT16>(a, t, begin, end);
+  else if (a.element == FLOAT16) attend<FLOAT16>(a, t, begin, end);
+  else if (a.element == INT8) attend<INT8>(a, t, begin, end);
+  else attend<FP8>(a, t, begin, end);
 }
 
 // One row's result. A sink takes probability and gives nothing; who sees no key gets what the softmax of nothing is.
@@ -187,7 +219,9 @@ static inline void give(const Attention& a, i64 b, i64 head, i64 token, const fl
     total = total * rescale + exp(splat(a.sinks[head] - now))[0];
   }
   float* out = a.out + b * a.out_stride_b + head * a.out_stride_h + token * a.out_stride_s;
-  for (i64 d = 0; d < a.value_size; d++) out[d] = accumulated[d] * rescale / total;
+  const float* channels = a.of_channels ? value_scales(a, b, head / (a.heads / a.kv_heads)) : nullptr;
+  for (i64 d = 0; d < a.value_size; d++)
+    out[d] = accumulated[d] * rescale / total * (channels ? channels[d * a.value_scales_step] : 1.0f);
 }
 
 // The chunk that a unit is, and where its part and the tile's other parts are.

@@ -1,4 +1,4 @@
-// Elements of caches, which may be narrower than what is computed in.
+// Elements of caches, which may be narrower than what is computed in, or codes that have scales.
 #pragma once
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -7,11 +7,15 @@
 #include "reach.h"
 #include "vector.h"
 
-enum Element { FLOAT32, BFLOAT16, FLOAT16 };
+enum Element { FLOAT32, BFLOAT16, FLOAT16, INT8, FP8 };  // fp8: the bits of a float8_e4m3fn, as bytes
 #define ELEMENTS "float32|bfloat16|float16"
-constexpr ElementType ELEMENT_TYPES[] = {{"float32", 4}, {"bfloat16", 2}, {"float16", 2}};
+#define ELEMENTS_OR_CODES ELEMENTS "|int8|uint8"
+constexpr ElementType ELEMENT_TYPES[] = {{"float32", 4}, {"bfloat16", 2}, {"float16", 2}, {"int8", 1}, {"uint8", 1}};
+constexpr bool is_code(i64 element) { return element >= INT8; }
 
 typedef uint16_t Short __attribute__((vector_size(2 * LANES)));
+typedef int8_t Signed __attribute__((vector_size(LANES)));
+typedef uint8_t Byte __attribute__((vector_size(LANES)));
 
 template <int ELEMENT>
 struct Elements {
@@ -21,10 +25,25 @@ template <>
 struct Elements<FLOAT32> {
   using Type = float;
 };
+template <>
+struct Elements<INT8> {
+  using Type = int8_t;
+};
+template <>
+struct Elements<FP8> {
+  using Type = uint8_t;
+};
+
+// A half float that is 2^-8 of a float8_e4m3fn: its exponent has one bit more, and begins 8 lower. NaN, whose scale is
+// NaN, is a number.
+constexpr float FROM_HALF = 256.0f;
+template <class T>
+INLINE T half_of_fp8(T x) { return ((x & 0x80) << 8) | ((x & 0x7f) << 7); }
 
 template <int ELEMENT>
 INLINE float widened(typename Elements<ELEMENT>::Type x) {
-  if constexpr (ELEMENT == FLOAT32) return x;
+  if constexpr (ELEMENT == FLOAT32 || ELEMENT == INT8) return x;
+  if constexpr (ELEMENT == FP8) return widened<FLOAT16>(half_of_fp8<uint16_t>(x)) * FROM_HALF;
   if constexpr (ELEMENT == FLOAT16) {
     _Float16 half;
     memcpy(&half, &x, 2);
@@ -57,6 +76,15 @@ template <int ELEMENT>
 INLINE V wide(const typename Elements<ELEMENT>::Type* p) {
   if constexpr (ELEMENT == FLOAT32) {
     return load(p);
+  } else if constexpr (ELEMENT == INT8) {
+    Signed codes;
+    memcpy(&codes, p, sizeof(codes));
+    return __builtin_convertvector(__builtin_convertvector(codes, VI), V);
+  } else if constexpr (ELEMENT == FP8) {
+    Byte codes;
+    memcpy(&codes, p, sizeof(codes));
+    const Short halves = half_of_fp8(__builtin_convertvector(codes, Short));
+    return wide<FLOAT16>(reinterpret_cast<const uint16_t*>(&halves)) * FROM_HALF;
   } else {
     Short bits;
     memcpy(&bits, p, sizeof(bits));
