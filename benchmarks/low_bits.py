@@ -1,5 +1,5 @@
 """SmolLM2-135M-Instruct in 4 and 8 bits on this CPU: burnish, by ONNX Runtime and by its own kernels ("native"), beside
-onnxruntime-genai's int4 and llama.cpp.
+onnxruntime-genai's int4, llama.cpp and OpenVINO.
 
     .venv/bin/python benchmarks/low_bits.py
 
@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[Literal["onnxruntime", "native"], list[Any]]] = {
     "burnish int8": ("onnxruntime", [INT8]),
     "burnish float32": ("onnxruntime", []),
 }
-PEERS = ("ort-genai-int4", "llama.cpp-q4_0", "llama.cpp-q8_0")
+PEERS = ("ort-genai-int4", "llama.cpp-q4_0", "llama.cpp-q8_0", "openvino-int4", "openvino-int8")
 
 
 def say(what: str) -> None:

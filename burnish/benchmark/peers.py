@@ -19,10 +19,23 @@ from pathlib import Path
 from burnish.benchmark.runner import BenchmarkError, Entrant
 from burnish.ir.errors import UsageError
 
-PEERS = ("eager", "inductor", "ort-genai", "ort-genai-int4", "llama.cpp-q4_0", "llama.cpp-q8_0")
+PEERS = (
+    "eager",
+    "inductor",
+    "ort-genai",
+    "ort-genai-int4",
+    "llama.cpp-q4_0",
+    "llama.cpp-q8_0",
+    "openvino-fp32",
+    "openvino-int8",
+    "openvino-int4",
+)
 _ROOT = Path(".venv-peers")
 _GENAI = "onnxruntime-genai==0.18.0"
 _LLAMA_CPP = "llama-cpp-python==0.3.36"
+_OPENVINO = ("torch>=2.11,<2.14", "optimum-intel==2.2.0", "nncf==3.4.0", "openvino-genai==2026.4.1.0")
+# int4 as the others have it: symmetric, a scale for 32; its exporter leaves the table of tokens, the head, in 8 bits.
+_OPENVINO_OPTIONS = {"fp32": [], "int8": [], "int4": ["--group-size", "32", "--ratio", "1.0", "--sym"]}
 # What llama.cpp is built for, by the flags that the processor shows. Left to itself it takes AMX wherever the compiler
 # does, which virtual machines show and do not allow.
 _LLAMA_CPP_FLAGS = {
@@ -70,6 +83,8 @@ def prepare(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
         return Entrant(name, Path(sys.executable), model)
     if name.startswith("llama.cpp"):
         return _llama_cpp(name, model, progress)
+    if name.startswith("openvino"):
+        return _openvino(name, model, progress)
     return _ort_genai(name, model, progress)
 
 
@@ -104,6 +119,21 @@ def _llama_cpp(name: str, model: Path, progress: Callable[[str], None]) -> Entra
         with _whole(built) as target:
             _run([str(python), "-c", _REQUANTIZE, str(model), str(target), numbers.upper()])
     return Entrant(name, python, built, kind="llama.cpp")
+
+
+def _openvino(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
+    """OpenVINO GenAI, on what its exporter makes of the model, with the weights that `name` ends with."""
+    folder = transformers_folder(model, progress)
+    python = environment("openvino", _OPENVINO, progress)
+    weights = name.rpartition("-")[2]
+    built = _ROOT / "models" / f"{_key(model)}-openvino-{weights}"
+    if not built.exists():
+        progress(f"exporting the {weights} model of OpenVINO")
+        with _whole(built) as target:
+            exporter = [str(python.with_name("optimum-cli")), "export", "openvino", "-m", str(folder)]
+            options = ["--task", "text-generation-with-past", "--weight-format", weights, *_OPENVINO_OPTIONS[weights]]
+            _run([*exporter, *options, str(target)])
+    return Entrant(name, python, built, kind="openvino")
 
 
 def transformers_folder(model: Path, progress: Callable[[str], None]) -> Path:

@@ -160,12 +160,48 @@ class LlamaCpp:
         return clock.timing(tokens)
 
 
+class OpenVino:
+    """OpenVINO GenAI, on the model that its exporter made."""
+
+    def __init__(self, folder: str, threads: int, length: int) -> None:
+        self.arrays = importlib.import_module("numpy")
+        self.tensors = importlib.import_module("openvino")
+        self.library = importlib.import_module("openvino_genai")
+        self.model = self.library.LLMPipeline(folder, "CPU", INFERENCE_NUM_THREADS=threads)
+
+    def versions(self) -> dict[str, str]:
+        return _versions("openvino-genai", "openvino")
+
+    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
+        """As `Contender` says."""
+        library, clock = self.library, _Clock()
+        settings = library.GenerationConfig()
+        settings.max_new_tokens, settings.ignore_eos, settings.do_sample = new_tokens, True, False
+
+        class Streamer(library.StreamerBase):  # type: ignore[misc, name-defined]
+            """Notes when each token comes; sometimes several are given at once."""
+
+            def write(self, tokens: Any) -> Any:
+                for _ in tokens if isinstance(tokens, list) else [tokens]:
+                    clock.put(None)
+                return library.StreamingStatus.RUNNING
+
+            def end(self) -> None:
+                """Part of the interface."""
+
+        clock.put(None)
+        given = self.tensors.Tensor(self.arrays.array([list(prompt)], dtype=self.arrays.int64))
+        found = self.model.generate(given, settings, Streamer())
+        return clock.timing([int(token) for token in found.tokens[0]])
+
+
 CONTENDERS: dict[str, Any] = {
     "burnish": Burnish,
     "eager": Eager,
     "inductor": Inductor,
     "ort-genai": OrtGenai,
     "llama.cpp": LlamaCpp,
+    "openvino": OpenVino,
 }
 
 
