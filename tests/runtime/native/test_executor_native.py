@@ -96,6 +96,18 @@ def test_a_row_is_the_same_alone_and_in_a_batch(saved: Path) -> None:
     assert together == alone
 
 
+def test_all_logits_are_those_of_the_session_that_is_asked(saved: Path) -> None:
+    with burnish.load(saved) as found:
+        one, other = found.session(), found.session()
+        with pytest.raises(UsageError, match="no step"):
+            one.logits()
+        one.step([1], wanted="ids")
+        expected = one.logits().clone()
+        other.step([2], wanted="top")
+        assert torch.equal(one.logits(), expected)
+        assert not torch.equal(other.logits(), expected)
+
+
 def test_accuracy_is_chosen_as_it_is_loaded(saved: Path) -> None:
     ids = torch.randint(0, 60, (1, 30))
     with burnish.load(saved, backend="reference") as reference, burnish.load(saved, accuracy="exact") as exact:
