@@ -201,6 +201,26 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         build.build(best_level())
 
 
+def test_a_compiler_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "ccache g++")
+    with pytest.raises(NativeBuildError, match=r"CXX names 'ccache g\+\+', which is no program"):
+        build.build(best_level())
+    text = tmp_path / "text"
+    text.write_text("not a program")
+    text.chmod(0o755)
+    monkeypatch.setenv("CXX", str(text))
+    with pytest.raises(NativeBuildError, match="cannot be started"):
+        build.build(best_level())
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.so"
+    cut.touch()
+    monkeypatch.setattr("burnish.runtime.native.library.build", lambda level: cut)
+    with pytest.raises(NativeBuildError, match=r"cut\.so.*delete that file, or name another folder"):
+        library.__wrapped__(best_level())
+
+
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\necho no such flag >&2\nexit 1\n")
