@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ Wanted: TypeAlias = Literal["logits", "ids", "top"]
 
 That is int32[b, kept, 2, TOP or the vocabulary], in the order of ids: bits of the greatest logits as float32, ids.
 """
+
+Found = TypeVar("Found")
 
 TOP = 128  # twice the most that sampling asks for: what is level with the last of them has to be there, too
 
@@ -106,8 +109,11 @@ class Executor(Protocol):
         """
         ...
 
-    def logits(self) -> StepResult:
-        """All logits of the last step, whatever was wanted of it, in memory as `step` gives it."""
+    def logits(self, states: States) -> StepResult:
+        """All logits of the last step on `states`, whatever was wanted of it, in memory as `step` gives it.
+
+        Raises UsageError where there was none.
+        """
         ...
 
     def close(self) -> None:
@@ -128,12 +134,20 @@ class UnavailableExecutor:
         """Raises UsageError."""
         raise UsageError(self.reason)
 
-    def logits(self) -> StepResult:
+    def logits(self, states: States) -> StepResult:
         """Raises UsageError."""
         raise UsageError(self.reason)
 
     def close(self) -> None:
         """See `Executor.close`: it holds nothing."""
+
+
+def of_last_step(known: Mapping[States, Found], states: States) -> Found:
+    """What is known of the last step on `states`. Raises UsageError if there was none."""
+    found = known.get(states)
+    if found is None:
+        raise UsageError("there are no logits: this session has taken no step, or none since it grew")
+    return found
 
 
 def narrowed(logits: NDArray[Any], wanted: Wanted) -> NDArray[Any]:

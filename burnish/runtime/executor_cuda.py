@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from weakref import WeakKeyDictionary, ref
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 
@@ -13,7 +13,7 @@ from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.runtime.cuda_launcher import CudaLauncher
 from burnish.runtime.device_memory import check_room, room_for
-from burnish.runtime.executor import Step, StepResult, Wanted
+from burnish.runtime.executor import Step, StepResult, Wanted, of_last_step
 from burnish.runtime.kernel_files import CompiledKernel, architecture_for
 from burnish.runtime.memory import Memory
 from burnish.runtime.plan import Plan
@@ -70,7 +70,7 @@ class CudaExecutor:
         # Of each batch's states: a graph for each result, and the last prompt's step, which its next piece may take.
         self._tokens: WeakKeyDictionary[States, dict[Wanted, _FixedStep]] = WeakKeyDictionary()
         self._prompts: WeakKeyDictionary[States, dict[tuple[int, int, Wanted], _FixedStep]] = WeakKeyDictionary()
-        self._last: Callable[[], _FixedStep | None] = lambda: None  # kept by its states, which it does not keep
+        self._last: WeakKeyDictionary[States, ReferenceType[_FixedStep]] = WeakKeyDictionary()  # in one of these
 
     def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`; the inputs may be on the GPU as well."""
@@ -89,13 +89,13 @@ class CudaExecutor:
                 fixed = self._prompts.pop(states, {}).get(key) or self._fixed(step, states)
                 result = fixed.prompt(step)
                 self._prompts[states] = {key: fixed}
-            self._last = ref(fixed)
+            self._last[states] = ref(fixed)
             return StepResult(fixed.step.kind, result).narrowed(step.wanted)
 
-    def logits(self) -> StepResult:
+    def logits(self, states: States) -> StepResult:
         """See `Executor.logits`."""
-        last = self._last()
-        assert last is not None, "logits of no step"
+        last = of_last_step(self._last, states)()
+        assert last is not None, "it is kept until the next step, or until the model is closed"
         with torch.cuda.device(self.device):
             return StepResult("logits", last.step.logits().cpu())
 
@@ -103,6 +103,7 @@ class CudaExecutor:
         """See `Executor.close`."""
         self._tokens.clear()
         self._prompts.clear()
+        self._last.clear()
         self._runner = None
 
     def _fixed(self, step: Step, states: States) -> _FixedStep:

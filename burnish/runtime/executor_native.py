@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from burnish.ir.errors import InvalidInputError, UsageError
-from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.executor import Step, StepResult, of_last_step
 from burnish.runtime.memory import NUMPY, Memory, View, bits, floats_of_bits
 from burnish.runtime.native.launcher import NativeLauncher
 from burnish.runtime.native.library import best_level, library
@@ -67,7 +67,7 @@ class NativeExecutor:
         self.launcher.rounded = accuracy != "exact"
         self._runner: PlanRunner | None = PlanRunner(plan, weights, NUMPY, self.launcher, tables)
         self._bound: WeakKeyDictionary[States, dict[tuple[object, ...], _Bound]] = WeakKeyDictionary()
-        self._logits: Callable[[], View] | None = None
+        self._logits: WeakKeyDictionary[States, Callable[[], View]] = WeakKeyDictionary()
 
     def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
@@ -87,7 +87,7 @@ class NativeExecutor:
             known[key] = bound
         result = bound.run(step)
         states.advance()
-        self._logits = bound.step.logits
+        self._logits[states] = bound.step.logits
         return result
 
     @contextmanager
@@ -99,16 +99,16 @@ class NativeExecutor:
         finally:
             self.launcher.rounded = rounded
 
-    def logits(self) -> StepResult:
+    def logits(self, states: States) -> StepResult:
         """See `Executor.logits`."""
-        assert self._logits is not None, "logits of no step"
-        view = self._logits()
+        view = of_last_step(self._logits, states)()
         return StepResult("logits", _values(view, bits(view)))
 
     def close(self) -> None:
         """See `Executor.close`."""
-        self._runner = self._logits = None
+        self._runner = None
         self._bound.clear()
+        self._logits.clear()
         self.launcher.close()
 
     def _bind(self, step: Step, states: States) -> _Bound:

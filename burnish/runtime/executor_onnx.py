@@ -15,7 +15,7 @@ from burnish.ir.errors import ArtifactError, InvalidProgramError, UsageError
 from burnish.ir.position_table import PositionTable, halves_of
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
-from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.executor import Step, StepResult, of_last_step
 from burnish.runtime.memory import Memory
 from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.processors import processors
@@ -81,7 +81,7 @@ class OnnxExecutor:
         self._tables = PositionRows({name: table for name, table in known.items() if name in self._present}, ON_CPU)
         # The last binding on each side that the states can be on: a decode step finds all its memory as it was.
         self._bindings: WeakKeyDictionary[States, dict[int, _Binding]] = WeakKeyDictionary()
-        self._logits = torch.empty(0)
+        self._logits: WeakKeyDictionary[States, torch.Tensor] = WeakKeyDictionary()
 
     def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
@@ -95,16 +95,17 @@ class OnnxExecutor:
             binding = bindings[states.parity] = self._bind(step, states)
         self._run(binding.io)
         states.advance()
-        self._logits = binding.logits
+        self._logits[states] = binding.logits
         return StepResult("logits", binding.logits).narrowed(step.wanted)
 
-    def logits(self) -> StepResult:
+    def logits(self, states: States) -> StepResult:
         """See `Executor.logits`."""
-        return StepResult("logits", self._logits)
+        return StepResult("logits", of_last_step(self._logits, states))
 
     def close(self) -> None:
         """See `Executor.close`."""
         self._bindings.clear()
+        self._logits.clear()
         self._tables.clear()
         self._session = None
 

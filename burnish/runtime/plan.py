@@ -135,7 +135,10 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def evaluate(size: Size, sizes: Mapping[str, int]) -> int:
     """The number that `size` is for these sizes. Raises ArtifactError if it is not a size."""
-    return size if isinstance(size, int) else _parsed(size)(sizes)
+    try:
+        return size if isinstance(size, int) else _parsed(size)(sizes)
+    except ZeroDivisionError as error:
+        raise ArtifactError(f"the launch plan has {size!r} for a size, which divides by 0") from error
 
 
 _Evaluator: TypeAlias = Callable[[Mapping[str, int]], int]

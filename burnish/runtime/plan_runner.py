@@ -166,14 +166,16 @@ def _bound_launch(step: Launch, operands: Operands, kernels: Mapping[str, Kernel
         operands.tensor(each) if isinstance(each, TensorReference) else operands.number(each.value)
         for each in step.arguments
     ]
-    _check(step, arguments, operands.memory, kernels)
+    _check(step, grid, arguments, operands.memory, kernels)
     return BoundLaunch(step.kernel, (grid[0], grid[1], grid[2]), arguments)
 
 
-def _check(step: Launch, arguments: Sequence[Any], memory: Memory, kernels: Mapping[str, Kernel]) -> None:
+def _check(
+    step: Launch, grid: Sequence[int], arguments: Sequence[Any], memory: Memory, kernels: Mapping[str, Kernel]
+) -> None:
     """Raise ArtifactError where machine code would do something else than what the plan says."""
     kernel = kernels.get(step.kernel)
-    if kernel is None or len(kernel.arguments) != len(arguments):
+    if kernel is None or len(kernel.arguments) != len(arguments) or len(grid) != 3:
         raise ArtifactError(f"the launch plan starts the kernel {step.kernel} as it cannot be started")
     for (name, kind), value in zip(kernel.arguments.items(), arguments, strict=True):
         what = f"{step.node} gives the argument {name} of the kernel {step.kernel}"

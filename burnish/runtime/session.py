@@ -110,10 +110,10 @@ class Session:
         return StepResult(wanted, results)
 
     def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits") -> Tensor:
-        """Feed one token a row, unchecked: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
+        """Feed one token a row: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
 
-        The result is overwritten by the next step. A row that is not `active` computes, and then forgets that it
-        did: its length stays, its result means nothing, and further tokens for it do not either.
+        Ids are not checked. The result is overwritten by the next step. A row that is not `active` computes, and then
+        forgets that it did: its length stays, its result means nothing, and further tokens for it do not either.
         """
         return self._tensor(self.advance(tokens, active, wanted))
 
@@ -121,8 +121,13 @@ class Session:
         self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
     ) -> StepResult:
         """`step`, without PyTorch."""
-        self._reserve(1 + max(map(len, self._tokens)))
-        last = self._signature.max_length - 1
+        if len(tokens) != self.batch or len(tokens if active is None else active) != self.batch:
+            raise InvalidInputError(f"a step takes one token for each of {self.batch} rows, and so of which are active")
+        longest, last = max(map(len, self._tokens)), self._signature.max_length - 1
+        full = [] if longest <= last else [number for number, row in enumerate(self._tokens) if len(row) > last]
+        if any(active is None or active[number] for number in full):
+            raise InvalidInputError(f"the model was compiled for at most {last + 1} tokens, and an active row has them")
+        self._reserve(1 + longest)
         for number, token in enumerate(tokens):
             self._next_cells[number] = token
             # A row that stopped at the model's limit has no further position: it computes at its last one.
@@ -135,12 +140,15 @@ class Session:
         return result
 
     def logits(self) -> Tensor:
-        """All logits of the last `step`, [b, 1, vocabulary], whatever was wanted of it: overwritten by the next one."""
+        """All logits of the last `step`, [b, 1, vocabulary], whatever was wanted of it: overwritten by the next one.
+
+        Raises UsageError where there was none.
+        """
         return self._tensor(self.all_logits())
 
     def all_logits(self) -> StepResult:
         """`logits`, without PyTorch."""
-        return self._executor.logits()
+        return self._executor.logits(self._states)
 
     def rewind(self, length: int, row: int | None = None) -> None:
         """Forget all but the first `length` tokens of `row`, or of every row that has more.
@@ -231,6 +239,9 @@ def check_ids(
             raise InvalidInputError(f"token ids are [batch, tokens], not of shape {list(ids.shape)}")
         rows: list[list[int]] = ids.tolist()
     else:
+        strange = [ids] if isinstance(ids, int | str) else [row for row in ids if isinstance(row, int | str)]
+        if strange:
+            raise InvalidInputError(f"token ids are a list for each row, [[1, 2, 3]] for one, and not {strange[0]!r}")
         rows = [list(row) for row in ids]
     if not rows:
         raise InvalidInputError("there are no token ids: the batch has no row")

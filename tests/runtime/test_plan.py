@@ -58,6 +58,8 @@ def test_sizes_are_arithmetic() -> None:
         "max(batch, key=min)",
         "batch +",
         "",
+        "8 // 0",
+        "8 % (batch - 1)",
     ],
 )
 def test_a_size_that_is_no_arithmetic_is_refused(text: str) -> None:

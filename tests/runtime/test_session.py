@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from burnish.ir.errors import InvalidInputError
+from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.states import State, StateKind
 from burnish.runtime import session as sessions
 from burnish.runtime.model import CompiledModel, load
@@ -188,6 +188,8 @@ def test_what_append_gives_stays(case: Case) -> None:
         ([[True]], "not bool"),
         ([[]], "row 0 is empty"),
         ([], "no row"),
+        ([1, 2], r"a list for each row, \[\[1, 2, 3\]\] for one, and not 1"),
+        (5, "a list for each row, .* not 5"),
     ],
 )
 def test_bad_ids_are_refused_before_anything_runs(case: Case, ids: object, says: str) -> None:
@@ -211,6 +213,26 @@ def test_other_misuse_is_refused(case: Case) -> None:
         session.rewind(2, row=1)
     with pytest.raises(InvalidInputError, match="at least one row"):
         model.session(0)
+    for tokens, active in (([1], None), ([1, 2, 3], None), ([1, 2], [True])):
+        with pytest.raises(InvalidInputError, match="one token for each of 2 rows"):
+            session.step(tokens, active)
+    session.append([[1] * (MAX_LENGTH - 3), [1]])
+    with pytest.raises(InvalidInputError, match=f"at most {MAX_LENGTH} tokens, and an active row has them"):
+        session.step([1, 2])
+    session.step([1, 2], active=[False, True])
+    assert session.lengths == [MAX_LENGTH, 3]
+
+
+def test_all_logits_are_those_of_the_session_that_is_asked(case: Case) -> None:
+    model, _ = case
+    one, other = model.session(), model.session()
+    with pytest.raises(UsageError, match="no step"):
+        one.logits()
+    one.step([1], wanted="ids")
+    expected = one.logits().clone()
+    other.step([2], wanted="top")
+    assert torch.equal(one.logits(), expected)
+    assert not torch.equal(other.logits(), expected)
 
 
 def test_caches_take_memory_as_they_fill() -> None:

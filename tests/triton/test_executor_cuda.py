@@ -63,7 +63,7 @@ def test_prompts_are_launched_and_tokens_are_a_graph(gpu: FakeGpu, model: tuple[
         top = executor.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST, "top"), mine).values.clone()
         right = reference.step(Step(torch.tensor([[6]]), position + 1 + number, FIRST), theirs).values
         assert torch.equal(top[..., 1, :], StepResult("logits", right).narrowed("top").tensor[..., 1, :])
-        torch.testing.assert_close(executor.logits().tensor, right, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(executor.logits(mine).tensor, right, rtol=1e-4, atol=1e-4)
 
 
 def test_what_belongs_to_a_batch_goes_with_its_states(gpu: FakeGpu, model: tuple[Program, Plan]) -> None:

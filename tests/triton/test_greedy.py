@@ -166,7 +166,7 @@ def test_a_step_makes_only_what_is_wanted(launched: list[str]) -> None:
         assert [sum(name in key for key in launched) for name in ("_to_copy", "argmax")] == [0, 1]
         top = executor.step(Step(*inputs, "top"), states[2]).values.clone()
         assert torch.equal(top, StepResult("logits", logits).narrowed("top").tensor)
-        assert torch.equal(executor.logits().tensor, logits)
+        assert torch.equal(executor.logits(states[2]).tensor, logits)
 
 
 def test_a_plan_without_choices_gives_logits_and_the_cpu_chooses(launched: list[str]) -> None:

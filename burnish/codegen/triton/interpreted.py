@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -15,7 +16,7 @@ from burnish.codegen.triton.spec import KernelSpec
 from burnish.ir.errors import ArtifactError, UsageError
 from burnish.ir.position_table import PositionTable
 from burnish.ir.program import Program
-from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.executor import Step, StepResult, of_last_step
 from burnish.runtime.memory import Memory
 from burnish.runtime.plan import Kernel, Plan
 from burnish.runtime.plan_runner import BoundLaunch, BoundStep, PlanRunner
@@ -60,24 +61,24 @@ class InterpretedExecutor:
     ) -> None:
         self.launcher = InterpretedLauncher(plan.kernels)
         self._runner: PlanRunner | None = PlanRunner(plan, weights, ON_CPU, self.launcher, tables)
-        self._last: BoundStep | None = None
+        self._last: WeakKeyDictionary[States, BoundStep] = WeakKeyDictionary()
 
     def step(self, step: Step, states: States) -> StepResult:
         """See `Executor.step`."""
         if self._runner is None:
             raise UsageError("this compiled model was closed")
-        self._last = bound = self._runner.bind(Step(**inputs_of(step), wanted=step.wanted), states)
+        self._last[states] = bound = self._runner.bind(Step(**inputs_of(step), wanted=step.wanted), states)
         bound.run()
         return StepResult(bound.kind, bound.result).narrowed(step.wanted)
 
-    def logits(self) -> StepResult:
+    def logits(self, states: States) -> StepResult:
         """See `Executor.logits`."""
-        assert self._last is not None
-        return StepResult("logits", self._last.logits())
+        return StepResult("logits", of_last_step(self._last, states).logits())
 
     def close(self) -> None:
         """See `Executor.close`."""
-        self._runner = self._last = None
+        self._runner = None
+        self._last.clear()
 
 
 def generate_kernels(plan: Plan, program: Program) -> None:

@@ -72,12 +72,17 @@ def build(level: str) -> Path:
     """
     found = compiler()
     if found is None:
+        named = os.environ.get("CXX")
+        missing = f"CXX names {named!r}, which is no program" if named else "this machine has neither g++ nor clang++"
         raise NativeBuildError(
-            "native kernels are built by a C++ compiler, and this machine has neither g++ nor clang++: "
+            f"native kernels are built by a C++ compiler, and {missing}: "
             'install one (on Debian: apt install g++), or use backend="onnxruntime"'
         )
     flags = (*_FLAGS, *LEVELS[level])
-    target = cache_folder() / "native" / f"{level}-{_hash(found, flags)}.so"
+    try:
+        target = cache_folder() / "native" / f"{level}-{_hash(found, flags)}.so"
+    except OSError as error:
+        raise NativeBuildError(f"the C++ compiler {found} cannot be started: {error.strerror or error}") from error
     if target.exists():
         return target
     _log.info("building native kernels for %s with %s", level, found)

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from burnish.ir.errors import UsageError
+from burnish.ir.errors import NativeBuildError, UsageError
 from burnish.runtime.native.build import LEVELS, build
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
@@ -91,7 +91,7 @@ def library(level: str) -> Library:
     """The library for an instruction set, built if need be. Raises NativeBuildError, UsageError."""
     if level not in levels():
         raise UsageError(f"there is no {level} here: native kernels can be for {', '.join(levels())}")
-    functions = ctypes.CDLL(str(build(level)))
+    functions = _loaded(build(level))
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
     functions.burnish_close.argtypes = [ctypes.c_void_p]
@@ -117,6 +117,15 @@ def library(level: str) -> Library:
         for number in range(functions.burnish_kernels())
     }
     return Library(level, functions, kernels)
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:  # it was cut short, say, or its folder is on a disk that nothing may be run from
+        raise NativeBuildError(
+            f"native kernels cannot be loaded ({error}): delete that file, or name another folder in BURNISH_CACHE"
+        ) from error
 
 
 def _slot(text: str) -> Slot:

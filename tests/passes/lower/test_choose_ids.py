@@ -159,4 +159,4 @@ def test_the_reference_gives_the_graphs_own_results_and_chooses_where_there_is_n
     executor = ReferenceExecutor(other)
     states = States.allocate(other.states, 2, 8, ON_CPU)
     assert executor.step(Step(tokens, position, index, "ids"), states).values.shape != found[0].values.shape[:2]
-    assert torch.equal(executor.logits().tensor, logits_of(step, tokens))
+    assert torch.equal(executor.logits(states).tensor, logits_of(step, tokens))

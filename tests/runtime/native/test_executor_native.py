@@ -96,6 +96,18 @@ def test_a_row_is_the_same_alone_and_in_a_batch(saved: Path) -> None:
     assert together == alone
 
 
+def test_all_logits_are_those_of_the_session_that_is_asked(saved: Path) -> None:
+    with burnish.load(saved) as found:
+        one, other = found.session(), found.session()
+        with pytest.raises(UsageError, match="no step"):
+            one.logits()
+        one.step([1], wanted="ids")
+        expected = one.logits().clone()
+        other.step([2], wanted="top")
+        assert torch.equal(one.logits(), expected)
+        assert not torch.equal(other.logits(), expected)
+
+
 def test_accuracy_is_chosen_as_it_is_loaded(saved: Path) -> None:
     ids = torch.randint(0, 60, (1, 30))
     with burnish.load(saved, backend="reference") as reference, burnish.load(saved, accuracy="exact") as exact:
@@ -187,6 +199,26 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(NativeBuildError, match=r"neither g\+\+ nor clang\+\+: install one"):
         build.build(best_level())
+
+
+def test_a_compiler_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "ccache g++")
+    with pytest.raises(NativeBuildError, match=r"CXX names 'ccache g\+\+', which is no program"):
+        build.build(best_level())
+    text = tmp_path / "text"
+    text.write_text("not a program")
+    text.chmod(0o755)
+    monkeypatch.setenv("CXX", str(text))
+    with pytest.raises(NativeBuildError, match="cannot be started"):
+        build.build(best_level())
+
+
+def test_a_library_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.so"
+    cut.touch()
+    monkeypatch.setattr("burnish.runtime.native.library.build", lambda level: cut)
+    with pytest.raises(NativeBuildError, match=r"cut\.so.*delete that file, or name another folder"):
+        library.__wrapped__(best_level())
 
 
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

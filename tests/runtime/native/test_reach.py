@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import burnish
-from burnish.ir.errors import BurnishError
+from burnish.ir.errors import ArtifactError, BurnishError
 from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_native import NativeExecutor
@@ -79,6 +79,14 @@ def test_a_plan_with_another_number_is_refused_or_runs(model: CompiledModel, dra
     holder, key = draw.draw(st.sampled_from(places), label="place")
     holder[key] = draw.draw(st.sampled_from(NUMBERS), label="number")
     with suppress(BurnishError, msgspec.ValidationError):  # what is no plan is refused as an artifact is read
+        run(model, msgspec.convert(plan, Plan))
+
+
+def test_a_grid_of_too_few_numbers_is_refused(model: CompiledModel) -> None:
+    plan = msgspec.to_builtins(read_plan(model.artifact))
+    for variant in plan["variants"]:
+        variant["steps"][0]["grid"].pop()
+    with pytest.raises(ArtifactError, match="as it cannot be started"):
         run(model, msgspec.convert(plan, Plan))
 
 

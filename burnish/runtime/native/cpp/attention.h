@@ -86,7 +86,7 @@ static i64 attention_scratch(const Attention& a) {
 
 static void attention_reach(const Attention& a, Reach& reach) {
   if (!reach.sizes({a.batch, a.heads, a.kv_heads, a.tokens, a.capacity, a.key_size, a.value_size, a.extent})) return;
-  if (!reach.need(a.kv_heads > 0 && a.heads % a.kv_heads == 0, "kv_heads that heads can be shared among")) return;
+  if (!reach.need(a.kv_heads > 0 && a.heads > 0 && a.heads % a.kv_heads == 0, "kv_heads that heads can be shared among")) return;
   reach.need(a.extent > 0 || (a.mask != WINDOW && a.mask != IN_CHUNK), "extent above 0");
   const i64 group = a.heads / a.kv_heads;
   const ElementType type = ELEMENT_TYPES[a.element];
