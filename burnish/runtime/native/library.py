@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from burnish.ir.errors import UsageError
-from burnish.runtime.native.build import LEVELS, build
+from burnish.ir.errors import NativeBuildError, UsageError
+from burnish.runtime.native.build import LEVELS, architecture_of, build
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
 _BY_TILES = "x86-64-v4-amx"
@@ -18,6 +18,7 @@ _NEEDED = {
     _BY_TILES: {*_AVX512, "amx_tile", "amx_int8"},
     "x86-64-v4": _AVX512,
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
+    "aarch64-dotprod": {"asimd", "asimddp", "asimdrdm", "atomics", "crc32"},
 }
 """What /proc/cpuinfo has to name for an instruction set."""
 
@@ -62,7 +63,8 @@ def levels() -> list[str]:
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
     here = _features()
-    found = [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
+    ours = [level for level in LEVELS if architecture_of(level) == platform.machine()]
+    found = [level for level in ours if _NEEDED.get(level, set()) <= here]
     return found if "amx_tile" not in here or _may_use_tiles() else [each for each in found if each != _BY_TILES]
 
 
@@ -91,7 +93,11 @@ def library(level: str) -> Library:
     """The library for an instruction set, built if need be. Raises NativeBuildError, UsageError."""
     if level not in levels():
         raise UsageError(f"there is no {level} here: native kernels can be for {', '.join(levels())}")
-    functions = ctypes.CDLL(str(build(level)))
+    built = build(level)
+    try:
+        functions = ctypes.CDLL(str(built))
+    except OSError as error:
+        raise NativeBuildError(f"native kernels were built that this machine cannot load: {error}") from error
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
     functions.burnish_close.argtypes = [ctypes.c_void_p]
