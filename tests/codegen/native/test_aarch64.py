@@ -24,6 +24,7 @@ aten = torch.ops.aten
 pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"there is no {', '.join(MISSING)}"),
     pytest.mark.slow("a cross compiler builds the library twice"),
+    pytest.mark.timeout(1200),
 ]
 
 
