@@ -143,8 +143,8 @@ def _compiled(level: str, compiler: str, target: Path) -> Path:
             os.replace(made, target)
     except OSError as error:
         raise NativeBuildError(
-            f"native kernels could not be built in {target.parent} ({error.strerror or error}): name another folder in "
-            "BURNISH_CACHE"
+            f"native kernels could not be built in {target.parent} ({error.strerror or error}): name another folder, "
+            "of the cache in BURNISH_CACHE"
         ) from error
     return target
 

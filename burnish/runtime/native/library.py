@@ -97,7 +97,7 @@ def library(level: str) -> Library:
     try:
         functions = ctypes.CDLL(str(built))
     except OSError as error:
-        raise NativeBuildError(f"native kernels were built that this machine cannot load: {error}") from error
+        raise NativeBuildError(f"this machine cannot load {built}: {error}; CXX=g++ builds another here") from error
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
     functions.burnish_close.argtypes = [ctypes.c_void_p]

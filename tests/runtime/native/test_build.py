@@ -23,8 +23,8 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
     def named(architecture: str) -> Path:
         found = tmp_path / f"{architecture}-c++"
         found.write_text(
-            f'#!/bin/sh\n[ "$1" = -dumpmachine ] && echo {architecture}-linux-gnu && exit\n'
-            'for last; do :; done\necho built >"$last"\n'
+            f'#!/bin/sh\ncase "$1" in -dumpmachine) echo {architecture}-linux-gnu;; --version) echo one;;\n'
+            '*) for last; do :; done; echo built >"$last";; esac\n'
         )
         found.chmod(0o755)
         monkeypatch.setenv("CXX", str(found))
