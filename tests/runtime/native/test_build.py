@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,3 +82,33 @@ def test_what_cannot_be_loaded_says_so(compiler: Compiler) -> None:
     compiler(platform.machine())
     with pytest.raises(NativeBuildError, match="cannot load"):
         library.library.__wrapped__("portable")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr("sys.argv", ["native", *map(str, words)])
+    runpy.run_module("burnish.runtime.native", run_name="__main__")
+
+
+def test_the_command_builds_for_another_machine(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler("aarch64")
+    command(monkeypatch, "--level", "aarch64-dotprod", "--output", tmp_path)
+    ahead = Path(capsys.readouterr().out.strip())
+    assert ahead.parent == tmp_path
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(build, "BROUGHT", tmp_path)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert build.build("aarch64-dotprod") == ahead
+
+
+def test_the_command_fails_where_it_builds_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match="1"):
+        command(monkeypatch, "--level", "aarch64-dotprod", "--output", tmp_path)
+    assert "none that is called" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command(monkeypatch, "--level", "aarch64-dotprod")
+    assert not list(tmp_path.iterdir())
