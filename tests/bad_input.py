@@ -273,7 +273,7 @@ def _too_many_threads(folder: Path) -> None:
 
 @case("native kernels where there is no compiler", NativeBuildError)
 def _no_compiler(folder: Path) -> None:
-    with mock.patch.dict(os.environ, {"PATH": str(folder), "CXX": ""}):
+    with mock.patch.dict(os.environ, {"PATH": str(folder), "CXX": "", "BURNISH_CACHE": str(folder)}):
         build("portable")
 
 

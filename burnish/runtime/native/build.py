@@ -1,7 +1,7 @@
-"""Building the library of kernels for an instruction set, with the C++ compiler of this machine.
+"""Building the library of kernels for an instruction set, with a C++ compiler, where there is none yet.
 
-What is built lies in a folder of the user's (BURNISH_CACHE, or ~/.cache/burnish), named by a hash of its sources, the
-flags and the compiler: a change of any builds another.
+Libraries lie beside this package, where a wheel may bring them, or in a folder of the user's (BURNISH_CACHE, or
+~/.cache/burnish). A hash of sources, flags and architecture is in their names: those of another version are not found.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -18,14 +19,20 @@ from pathlib import Path
 from burnish.ir.errors import NativeBuildError
 
 SOURCES = Path(__file__).parent / "cpp"
+BROUGHT = Path(__file__).parent / "lib"
+"""Libraries that came with the package."""
 
 LEVELS: dict[str, tuple[str, ...]] = {
     "x86-64-v4-amx": ("-march=x86-64-v4", "-mavx512vnni", "-mamx-tile", "-mamx-int8"),
     "x86-64-v4": ("-march=x86-64-v4", "-mavx512vnni"),
     "x86-64-v3": ("-march=x86-64-v3",),
+    "aarch64-dotprod": ("-march=armv8.2-a+dotprod",),
     "portable": (),
 }
-"""Instruction sets, the best first, and what asks a compiler for them."""
+"""Instruction sets, those of an architecture the best first, and what asks a compiler for them."""
+
+_ARCHITECTURES = {"x86-64": "x86_64", "aarch64": "aarch64"}
+"""What the system calls an architecture, by what the names of its instruction sets begin with."""
 
 _FLAGS = (
     "-std=c++17",
@@ -43,20 +50,44 @@ _FLAGS = (
 _log = logging.getLogger(__name__)
 
 
-def compiler() -> str | None:
-    """The C++ compiler: what CXX names, g++ or clang++; None if there is none."""
-    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++", "c++"]
-    return next((found for name in names if (found := shutil.which(name))), None)
+def architecture_of(level: str) -> str:
+    """The architecture of an instruction set, as the system calls it: of "portable" the one that this machine has."""
+    return next((name for prefix, name in _ARCHITECTURES.items() if level.startswith(prefix)), platform.machine())
+
+
+def _compilers(level: str) -> list[str]:
+    """The names of C++ compilers for an instruction set: CXX has the only one, if it is there."""
+    if named := os.environ.get("CXX"):
+        return [named]
+    architecture = architecture_of(level)
+    return ["g++", "clang++", "c++"] if architecture == platform.machine() else [f"{architecture}-linux-gnu-g++"]
+
+
+def compiler(level: str = "portable") -> str | None:
+    """The C++ compiler for an instruction set, None if there is none."""
+    return next((found for name in _compilers(level) if (found := shutil.which(name))), None)
+
+
+def _said(compiler: str, option: str) -> str:
+    """The first line of what a compiler says of itself. Raises NativeBuildError where it is no program."""
+    try:
+        said = subprocess.run([compiler, option], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise NativeBuildError(f"the C++ compiler {compiler} cannot be started: {error.strerror or error}") from error
+    return said.split("\n")[0]
 
 
 @cache
-def _hash(compiler: str, flags: tuple[str, ...]) -> str:
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256(repr((version.split("\\n")[0], flags)).encode())
+def _hash(*facts: object) -> str:
+    digest = hashlib.sha256(repr(facts).encode())
     for file in sorted(SOURCES.iterdir()):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _flags(level: str) -> tuple[str, ...]:
+    return (*_FLAGS, *LEVELS[level])
 
 
 def cache_folder() -> Path:
@@ -66,40 +97,60 @@ def cache_folder() -> Path:
 
 
 def build(level: str) -> Path:
-    """The library for an instruction set, built now unless it was before.
+    """The library for an instruction set of this machine: one that is there already, or is built now.
 
-    Raises NativeBuildError where there is no compiler, or it fails.
+    Who names a compiler in CXX gets one by that compiler. Raises NativeBuildError where there is none, or it fails.
     """
-    found = compiler()
+    facts: tuple[object, ...] = (platform.machine(), _flags(level))
+    if os.environ.get("CXX"):
+        facts = (*facts, _said(_compiler_for(level), "--version"))
+    name, built = f"{level}-{_hash(*facts)}.so", cache_folder() / "native"
+    for folder in (BROUGHT, built):
+        if (folder / name).exists():
+            return folder / name
+    return _compiled(level, _compiler_for(level), built / name)
+
+
+def build_ahead(level: str, output: Path) -> Path:
+    """The library for an instruction set of this machine or another, under the name by which `build` finds it there.
+
+    Raises NativeBuildError where there is no compiler for it, or it fails.
+    """
+    found = _compiler_for(level)
+    architecture = _said(found, "-dumpmachine").split("-")[0]
+    return _compiled(level, found, output / f"{level}-{_hash(architecture, _flags(level))}.so")
+
+
+def _compiler_for(level: str) -> str:
+    found = compiler(level)
     if found is None:
         named = os.environ.get("CXX")
-        missing = f"CXX names {named!r}, which is no program" if named else "this machine has neither g++ nor clang++"
+        missing = f"this machine has none that is called {' or '.join(_compilers(level))}"
+        if named:
+            missing = f"CXX names {named!r}, which is no program"
         raise NativeBuildError(
-            f"native kernels are built by a C++ compiler, and {missing}: "
-            'install one (on Debian: apt install g++), or use backend="onnxruntime"'
+            f"native kernels are built by a C++ compiler, and {missing}: install one (on Debian: apt install g++), or "
+            'use backend="onnxruntime"'
         )
-    flags = (*_FLAGS, *LEVELS[level])
-    try:
-        target = cache_folder() / "native" / f"{level}-{_hash(found, flags)}.so"
-    except OSError as error:
-        raise NativeBuildError(f"the C++ compiler {found} cannot be started: {error.strerror or error}") from error
-    if target.exists():
-        return target
-    _log.info("building native kernels for %s with %s", level, found)
+    return found
+
+
+def _compiled(level: str, compiler: str, target: Path) -> Path:
+    _log.info("building native kernels for %s with %s", level, compiler)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, and moved when it is whole: others may build it at the same time.
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / target.name
-            command = [found, *flags, str(SOURCES / "library.cpp"), "-o", str(made)]
+            command = [compiler, *_flags(level), str(SOURCES / "library.cpp"), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise NativeBuildError(_failed(command, done.stderr))
             os.replace(made, target)
     except OSError as error:
         raise NativeBuildError(
-            f"native kernels could not be built in {target.parent} ({error.strerror or error}): name another folder in "
-            "BURNISH_CACHE"
+            f"native kernels could not be built in {target.parent} ({error.strerror or error}): name another folder, "
+            "of the cache in BURNISH_CACHE"
         ) from error
     return target
 

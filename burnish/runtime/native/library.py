@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.ir.errors import NativeBuildError, UsageError
-from burnish.runtime.native.build import LEVELS, build
+from burnish.runtime.native.build import LEVELS, architecture_of, build
 
 _AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
 _BY_TILES = "x86-64-v4-amx"
@@ -18,6 +18,7 @@ _NEEDED = {
     _BY_TILES: {*_AVX512, "amx_tile", "amx_int8"},
     "x86-64-v4": _AVX512,
     "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
+    "aarch64-dotprod": {"asimd", "asimddp", "asimdrdm", "atomics", "crc32"},
 }
 """What /proc/cpuinfo has to name for an instruction set."""
 
@@ -62,7 +63,8 @@ def levels() -> list[str]:
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
     here = _features()
-    found = [level for level in LEVELS if _NEEDED.get(level, set()) <= here]
+    ours = [level for level in LEVELS if architecture_of(level) == platform.machine()]
+    found = [level for level in ours if _NEEDED.get(level, set()) <= here]
     return found if "amx_tile" not in here or _may_use_tiles() else [each for each in found if each != _BY_TILES]
 
 

@@ -196,8 +196,9 @@ def test_threads_are_at_least_one(saved: Path) -> None:
 
 def test_no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(NativeBuildError, match=r"neither g\+\+ nor clang\+\+: install one"):
+    with pytest.raises(NativeBuildError, match=r"none that is called g\+\+ or clang\+\+ or c\+\+: install one"):
         build.build(best_level())
 
 

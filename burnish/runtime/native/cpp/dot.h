@@ -12,6 +12,9 @@ INLINE void ask(const char* p) { __builtin_prefetch(p + AHEAD, 0, 3); }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "dot_avx2.h"
 #include "dot_floats.h"
+#elif defined(__aarch64__)
+#include "dot_neon.h"
+#include "dot_floats.h"
 #else
 #include "dot_portable.h"
 #endif

@@ -5,7 +5,7 @@
 #include "vector.h"
 
 INLINE float half_at(const char* p, i64 i) {
-  _Float16 x;
+  Half x;
   memcpy(&x, p + 2 * i, 2);
   return static_cast<float>(x);
 }

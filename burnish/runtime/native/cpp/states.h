@@ -2,6 +2,8 @@
 #pragma once
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "reach.h"
@@ -45,7 +47,7 @@ INLINE float widened(typename Elements<ELEMENT>::Type x) {
   if constexpr (ELEMENT == FLOAT32 || ELEMENT == INT8) return x;
   if constexpr (ELEMENT == FP8) return widened<FLOAT16>(half_of_fp8<uint16_t>(x)) * FROM_HALF;
   if constexpr (ELEMENT == FLOAT16) {
-    _Float16 half;
+    Half half;
     memcpy(&half, &x, 2);
     return static_cast<float>(half);
   }
@@ -60,7 +62,7 @@ INLINE typename Elements<ELEMENT>::Type narrowed(float x) {
   if constexpr (ELEMENT == FLOAT32) {
     return x;
   } else if constexpr (ELEMENT == FLOAT16) {
-    const _Float16 half = static_cast<_Float16>(x);
+    const Half half = static_cast<Half>(x);
     uint16_t bits;
     memcpy(&bits, &half, 2);
     return bits;
@@ -93,6 +95,8 @@ INLINE V wide(const typename Elements<ELEMENT>::Type* p) {
     return (V)_mm512_maskz_cvtph_ps((__mmask16)-1, (__m256i)bits);
 #elif defined(__F16C__)
     return (V)_mm256_cvtph_ps((__m128i)bits);
+#elif defined(__aarch64__)
+    return vcvt_f32_f16((float16x4_t)bits);
 #else
     V x;
     for (int i = 0; i < LANES; i++) x[i] = widened<ELEMENT>(p[i]);

@@ -12,6 +12,12 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 
+#if defined(__aarch64__)
+typedef __fp16 Half;  // g++ has no other before version 13
+#else
+typedef _Float16 Half;
+#endif
+
 typedef float V __attribute__((vector_size(4 * LANES)));
 typedef int32_t VI __attribute__((vector_size(4 * LANES)));
 typedef float Unaligned __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
