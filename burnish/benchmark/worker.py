@@ -167,7 +167,9 @@ class OpenVino:
         self.arrays = importlib.import_module("numpy")
         self.tensors = importlib.import_module("openvino")
         self.library = importlib.import_module("openvino_genai")
-        self.model = self.library.LLMPipeline(folder, "CPU", INFERENCE_NUM_THREADS=threads)
+        settings = self.library.SchedulerConfig()
+        settings.enable_prefix_caching = False  # each repetition reads the same prompt
+        self.model = self.library.LLMPipeline(folder, "CPU", scheduler_config=settings, INFERENCE_NUM_THREADS=threads)
 
     def versions(self) -> dict[str, str]:
         return _versions("openvino-genai", "openvino")
