@@ -112,7 +112,7 @@ class Session:
     def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits") -> Tensor:
         """Feed one token a row: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
 
-        Ids are not checked. The result is overwritten by the next step. A row that is not `active` computes, and then
+        The result is overwritten by the next step. A row that is not `active` computes, and then
         forgets that it did: its length stays, its result means nothing, and further tokens for it do not either.
         """
         return self._tensor(self.advance(tokens, active, wanted))
@@ -127,6 +127,8 @@ class Session:
         full = [] if longest <= last else [number for number, row in enumerate(self._tokens) if len(row) > last]
         if any(active is None or active[number] for number in full):
             raise InvalidInputError(f"the model was compiled for at most {last + 1} tokens, and an active row has them")
+        for number, token in enumerate(tokens):
+            _check_id(token, number, len(self._tokens[number]), self._signature)
         self._reserve(1 + longest)
         for number, token in enumerate(tokens):
             self._next_cells[number] = token
@@ -260,12 +262,14 @@ def _check_row(row: list[int], number: int, signature: Signature, before: int) -
             f"{signature.max_length}: shorten it, or compile with a larger max_length"
         )
     for place, token in enumerate(row):
-        if not isinstance(token, int) or isinstance(token, bool):
-            raise InvalidInputError(
-                f"row {number} has {token!r} at place {place}: token ids are integers, not {type(token).__name__}"
-            )
-        if not 0 <= token < signature.token_limit:
-            raise InvalidInputError(
-                f"row {number} has the id {token} at place {place}: the model knows the ids 0 to "
-                f"{signature.token_limit - 1}"
-            )
+        _check_id(token, number, place, signature)
+
+
+def _check_id(token: object, number: int, place: int, signature: Signature) -> None:
+    if not isinstance(token, int) or isinstance(token, bool):
+        raise InvalidInputError(
+            f"row {number} has {token!r} at place {place}: token ids are integers, not {type(token).__name__}"
+        )
+    if not 0 <= token < signature.token_limit:
+        known = f"the model knows the ids 0 to {signature.token_limit - 1}"
+        raise InvalidInputError(f"row {number} has the id {token} at place {place}: {known}")

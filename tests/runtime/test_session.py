@@ -216,6 +216,9 @@ def test_other_misuse_is_refused(case: Case) -> None:
     for tokens, active in (([1], None), ([1, 2, 3], None), ([1, 2], [True])):
         with pytest.raises(InvalidInputError, match="one token for each of 2 rows"):
             session.step(tokens, active)
+    for unknown in (VOCABULARY, -1, 2**70):
+        with pytest.raises(InvalidInputError, match=f"row 1 has the id {unknown} at place 1: the model knows"):
+            session.step([1, unknown])
     session.append([[1] * (MAX_LENGTH - 3), [1]])
     with pytest.raises(InvalidInputError, match=f"at most {MAX_LENGTH} tokens, and an active row has them"):
         session.step([1, 2])
