@@ -99,8 +99,9 @@ def test_a_row_may_end_within_a_block(tmp_path: Path, size: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_of_tables_are_exact(tmp_path: Path, kind: tuple[int, str]) -> None:
     m = Maker()
-    table = parts(m, quantized(VOCABULARY, 3, kind[0], 32, kind[1]))
-    node = m.call(ops.quantized_embedding.default, *table, m.tokens, bits=kind[0], size=96)
+    weight = quantized(VOCABULARY, 3, kind[0], 32, kind[1])
+    bits = stored_bits(weight)
+    node = m.call(ops.quantized_embedding.default, *parts(m, weight), m.tokens, bits=bits, size=96)
     right, found = both(m.step(node), tmp_path, torch.tensor([[0, 22, 7], [3, 3, 1]]))
     torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-6)
 
