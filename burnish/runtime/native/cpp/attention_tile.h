@@ -1,5 +1,7 @@
 // The two products of attention for a tile of queries and a chunk of keys: scores, and values weighed by them.
 #pragma once
+#include <utility>
+
 #include "states.h"
 
 constexpr i64 CHUNK = 128;
@@ -70,17 +72,46 @@ static inline void score_few(const Tile& t, const typename Elements<ELEMENT>::Ty
   if (t.rows - row == 1) score_few<ELEMENT, 1>(t, row, keys, stride, size, count);
 }
 
+// Lanes of two registers, of which those that have bit STEP change places with those of the other that do not.
+template <int STEP, bool SECOND, size_t... L>
+INLINE V exchanged(V a, V b, std::index_sequence<L...>) {
+  return __builtin_shufflevector(a, b, (L & STEP ? LANES + L - (SECOND ? 0 : STEP) : L + (SECOND ? STEP : 0))...);
+}
+template <int STEP>
+INLINE void exchange(V* x) {
+  constexpr auto lanes = std::make_index_sequence<LANES>();
+  each<LANES>([&](auto n) INLINE_LAMBDA {
+    if constexpr ((n & STEP) == 0) {
+      const V a = x[n], b = x[n + STEP];
+      x[n] = exchanged<STEP, false>(a, b, lanes), x[n + STEP] = exchanged<STEP, true>(a, b, lanes);
+    }
+  });
+}
+INLINE void turn_over(V (&x)[LANES]) {
+  exchange<1>(x), exchange<2>(x);
+  if constexpr (LANES > 4) exchange<4>(x);
+  if constexpr (LANES > 8) exchange<8>(x);
+}
+
 // The same for many queries: keys are turned over first, so that 16 of them are one register.
 template <int ELEMENT>
 static inline void score_many(const Tile& t, const typename Elements<ELEMENT>::Type* keys, i64 stride, i64 size, i64 count) {
   constexpr i64 WIDTH = KEYS * LANES;
   const i64 filled = padded(count, WIDTH);
-  for (i64 i = 0; i < filled; i += LANES)
-    for (i64 d = 0; d < size; d++) {
+  for (i64 i = 0; i < filled; i += LANES) {
+    i64 d = 0;
+    for (; d + LANES <= size; d += LANES) {
+      V x[LANES];
+      each<LANES>([&](auto n) INLINE_LAMBDA { x[n] = i + n < count ? wide<ELEMENT>(keys + (i + n) * stride + d) : V{}; });
+      turn_over(x);
+      each<LANES>([&](auto n) INLINE_LAMBDA { store(t.keys + (d + n) * CHUNK + i, x[n]); });
+    }
+    for (; d < size; d++) {
       V x = {};
       for (i64 n = 0; n < LANES; n++) x[n] = i + n < count ? widened<ELEMENT>(keys[(i + n) * stride + d]) : 0.0f;
       store(t.keys + d * CHUNK + i, x);
     }
+  }
   for (i64 row = 0; row < t.filled; row += QUERIES)
     for (i64 i = 0; i < filled; i += WIDTH) {
       const float* q = t.query + row * t.key_size;
