@@ -142,6 +142,7 @@ def test_every_burnish_op_has_a_lowering() -> None:
         "from_panels",
         "fused_linear",
         "attention_projection",
+        "coded_attention",
         "fused_elementwise",
         "top_scores",
         "paged_attention",

@@ -211,14 +211,12 @@ EDITS: tuple[Edit, ...] = (
         "(chunk, position + start, index",
         "(chunk, position, index",
     ),
-    _edit("grown-caches-are-empty", f"{RUNTIME}/states.py", "            theirs.copy_(mine)\n", ""),
+    _edit("grown-caches-are-empty", f"{RUNTIME}/states.py", "            theirs[...] = mine\n", ""),
     _edit("a-step-at-the-first-position", f"{RUNTIME}/session.py", "= min(len(self._tokens[number]), last)", "= 0"),
     _edit("one-row-goes-back-and-all-do", f"{RUNTIME}/session.py", "if row is None else [row]", "if True else [row]"),
     _edit("a-reset-keeps-states", f"{RUNTIME}/session.py", "        self._states.clear()\n", ""),
-    _edit("a-reset-keeps-positions", f"{RUNTIME}/session.py", "        self._position.zero_()\n", ""),
-    _edit(
-        "a-step-makes-no-room", f"{RUNTIME}/session.py", "        self._reserve(1 + max(map(len, self._tokens)))\n", ""
-    ),
+    _edit("a-reset-keeps-positions", f"{RUNTIME}/session.py", "        self._position[:] = 0\n", ""),
+    _edit("a-step-makes-no-room", f"{RUNTIME}/session.py", "        self._reserve(1 + longest)\n", ""),
     _edit(
         "a-binding-of-other-tokens",
         f"{RUNTIME}/executor_onnx.py",

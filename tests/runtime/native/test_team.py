@@ -20,6 +20,7 @@ from burnish.runtime.native.library import best_level, library
 from burnish.runtime.native.speed import peak, read_bandwidth
 from burnish.runtime.plan import Kernel
 from burnish.runtime.plan_runner import BoundLaunch
+from burnish.runtime.torch_memory import view_of
 
 HERE = Path(__file__).parent
 
@@ -30,7 +31,7 @@ def program(threads: int, rows: int = 64, size: int = 32) -> tuple[Callable[[], 
     takes = {"x": "*float32", "out": "*int64", "rows": "i64"}
     kernel = Kernel(MODULE, "argmax", takes, {"size": size}, [], 0, 0)  # type: ignore[arg-type]
     launcher = NativeLauncher({"argmax": kernel}, library(best_level()), threads)
-    prepared = launcher.prepare([BoundLaunch("argmax", (1, 1, 1), [x, out, rows])])
+    prepared = launcher.prepare([BoundLaunch("argmax", (1, 1, 1), [view_of(x), view_of(out), rows])])
 
     def run(launcher: NativeLauncher = launcher) -> None:  # which has to stay
         prepared()
@@ -75,9 +76,9 @@ def test_three_threads_on_one_processor() -> None:
     results: multiprocessing.SimpleQueue[bool] = context.SimpleQueue()
     child = context.Process(target=_on_one_processor, args=(results,))
     child.start()
-    assert all(results.get() for _ in range(20))
     child.join(60)
     assert child.exitcode == 0
+    assert all(results.get() for _ in range(20))
 
 
 def test_teams_in_turns_and_side_by_side() -> None:

@@ -146,6 +146,6 @@ def test_views_are_those_of_pytorch(dtype: str) -> None:
 
 
 def test_no_room_is_said_for_what() -> None:
-    message = r"the states take 9000000000\.00 GB, and there is less"
+    message = r"the states take 9000000000\.00 GB, and the machine has less"
     with pytest.raises(UsageError, match=message), NUMPY.room("the states", 9 * 10**18):
         NUMPY.zeros((9 * 10**18 - 64,), "uint8")
