@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,21 +109,11 @@ def coded_attention(
     key_scales: Tensor,
     value: Tensor,
     value_scales: Tensor,
-    position: Tensor | None = None,
-    bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
-    key_positions: Tensor | None = None,
-    *,
-    scale: float,
-    mask: str = "causal",
-    extent: int = 0,
-    softcap: float = 0.0,
+    *masks: Tensor | None,
+    **options: Any,
 ) -> Tensor:
     """`burnish::attention` of keys and values that are codes, with scales [B, Hkv, T, 1] or [1 or B, Hkv, 1, D]."""
-    floats = from_codes(key, key_scales), from_codes(value, value_scales)
-    options = {"scale": scale, "mask": mask, "extent": extent, "softcap": softcap}
-    return attention(query, *floats, position, bias, sinks, slopes, key_positions, **options)  # type: ignore[arg-type]
+    return attention(query, from_codes(key, key_scales), from_codes(value, value_scales), *masks, **options)
 
 
 code_ops = torch.ops.burnish

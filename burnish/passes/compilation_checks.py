@@ -71,12 +71,12 @@ class CompilationChecks:
             raise VerificationError(f"{error}. {self._stage()}") from error
 
     def _stage(self) -> str:
-        by = "the program, run node by node with its roundings,"
         try:
             verify_by_reference(self.verifier.captured, self.exact, self.verifier)
         except VerificationError:
             return "So does the program when it is run node by node: the fault is in a pass (burnish bisect finds it)"
         if self.rounds:
+            by = "the program, run node by node with its roundings,"
             try:
                 self.verifier.verify(self.lowered, ReferenceExecutor(self.lowered), self.tolerance, by)
             except VerificationError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,26 +18,11 @@ _FEW = 8  # tokens, whose chunks are units of their own
 _ELEMENTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    position: Tensor | None = None,
-    bias: Tensor | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
-    key_positions: Tensor | None = None,
-    *,
-    scale: float,
-    mask: str = "causal",
-    extent: int = 0,
-    softcap: float = 0.0,
-) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor, *masks: Tensor | None, **options: Any) -> Tensor:
     """As `burnish::attention`."""
     if key.dtype != value.dtype or key.dtype not in _ELEMENTS:
         raise UnsupportedError(f"the kernel reads caches of floats, not {key.dtype} and {value.dtype}")
-    masks = {"bias": bias, "sinks": sinks, "slopes": slopes, "key_positions": key_positions, "position": position}
-    return _attention(query, key, value, masks, None, scale=scale, mask=mask, extent=extent, softcap=softcap)
+    return _attention(query, key, value, None, *masks, **options)
 
 
 def coded_attention(
@@ -47,6 +31,19 @@ def coded_attention(
     key_scales: Tensor,
     value: Tensor,
     value_scales: Tensor,
+    *masks: Tensor | None,
+    **options: Any,
+) -> Tensor:
+    """As `burnish::coded_attention`."""
+    need_floats(key_scales, value_scales)
+    return _attention(query, key, value, (key_scales, value_scales), *masks, **options)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scales: tuple[Tensor, Tensor] | None,
     position: Tensor | None = None,
     bias: Tensor | None = None,
     sinks: Tensor | None = None,
@@ -58,27 +55,6 @@ def coded_attention(
     extent: int = 0,
     softcap: float = 0.0,
 ) -> Tensor:
-    """As `burnish::coded_attention`."""
-    need_floats(key_scales, value_scales)
-    masks = {"bias": bias, "sinks": sinks, "slopes": slopes, "key_positions": key_positions, "position": position}
-    scales = key_scales, value_scales
-    return _attention(query, key, value, masks, scales, scale=scale, mask=mask, extent=extent, softcap=softcap)
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    masks: Mapping[str, Tensor | None],
-    scales: tuple[Tensor, Tensor] | None,
-    *,
-    scale: float,
-    mask: str,
-    extent: int,
-    softcap: float,
-) -> Tensor:
-    bias, sinks, slopes = masks["bias"], masks["sinks"], masks["slopes"]
-    position, key_positions = masks["position"], masks["key_positions"]
     need_floats(query, bias, sinks, slopes)
     query, key, value = (each if each.stride(3) == 1 else each.contiguous() for each in (query, key, value))
     batch, heads, tokens, key_size = query.shape

@@ -95,10 +95,8 @@ def _state_of(program: Program, node: fx.Node) -> fx.Node | None:
         found = operands(node)[0]
     elif node.target is operator.getitem:
         made, number = operands(node)
-        if (
-            made.target is fused_ops.attention_projection.default
-        ):  # the queries, and then the states, behind x and weight
-            found = operands(made)[1 + number]
+        if made.target is fused_ops.attention_projection.default:
+            found = operands(made)[1 + number]  # it gives the queries first, and takes x and weight
     elif node.target is aten.cat.default and len(operands(node)[0]) == 2:
         found = operands(node)[0][0]
     names = {state.name for state in program.states}
