@@ -37,7 +37,7 @@ from burnish.frontend import read
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import insert_states, lower_for_cpu, raise_operations
+from burnish.passes.pipelines import insert_states, lower_for_onnxruntime, raise_operations
 from burnish.passes.transforms.calibration import Calibration, calibration_of, windows
 from burnish.passes.transforms.quality import Quality, measure
 from burnish.passes.transforms.quantize_readers import all_readers, head_of, weight_read
@@ -211,7 +211,7 @@ def tokens_a_second(programs: Sequence[Program], window: torch.Tensor) -> list[f
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
         models = []
         for number, program in enumerate(programs):
-            step = run_passes(program, [*insert_states(), *lower_for_cpu()], Trace())
+            step = run_passes(program, [*insert_states(), *lower_for_onnxruntime()], Trace())
             layout = plan_weights(step.weights)
             file = Path(folder) / f"{number}.burnish"
             write(file, Contents("row", "onnxruntime", step, layout, lower(step, layout)))

@@ -63,11 +63,11 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
         target: "cpu"; "cuda" for this machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which
             needs no GPU: the model that it gives can be saved, and runs on such a machine.
-        backend: who executes it: "onnxruntime" (for the CPU) or "cuda" if None. "native" is for the CPU, too, by our
-            own kernels; "reference" runs the graph node by node in PyTorch, "triton-interpret" the kernels for GPUs by
-            Triton's interpreter, slowly and on any machine.
+        backend: who executes it. "native" for CPUs, which is our own kernels, "onnxruntime" for CPUs, and "cuda"; if
+            None, for CPUs the first of these that there is here. "reference" runs the graph node by node in PyTorch,
+            "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.
         dtype: what GPUs compute in: float32, bfloat16 or float16; if None, what the model's weights are in, and
-            bfloat16 for quantized ones. CPUs compute in float32; by backend="native" with weights that are stored in
+            bfloat16 for quantized ones. CPUs compute in float32, native kernels with weights that are stored in
             `dtype`, and if None, as the model's file has them: also the integers of a .gguf file.
         quantize: weights of products in 8 or 4 bits: the transform `Quantize(quantize)`, behind all others but those of
             caches. For GPUs in groups of 32 without zero points, which is what kernels read.

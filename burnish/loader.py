@@ -24,13 +24,13 @@ def load(
 
     Args:
         path: the folder.
-        backend: who executes it: "onnxruntime" on CPUs; "native" on CPUs, too, by our own kernels; "cuda" on an NVIDIA
+        backend: who executes it: "native" on CPUs, which is our own kernels; "onnxruntime" on CPUs; "cuda" on an NVIDIA
             GPU; "reference" for the graph node by node in PyTorch; "triton-interpret" for the GPU's kernels by Triton's
             interpreter, slowly and on any machine. If None, what the artifact was compiled for.
         threads: how many processors to use; None for all that this process has. (For the reference backend this sets
             PyTorch's threads for the whole process.)
-        accuracy: for native kernels: "fast" (None) rounds what is multiplied with weights of integers to 8 bits, in
-            groups of 32; "exact" leaves it in floats.
+        accuracy: for native kernels: "fast" rounds what is multiplied with weights of integers to 8 bits, in groups of
+            32, as others do: prompts are read at twice the speed; "exact" (None) leaves it in floats.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.

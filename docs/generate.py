@@ -27,7 +27,13 @@ from burnish.inspect.table import reasons
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.base import Pass
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import default_passes, lower_for_cpu, lower_for_gpu, lower_for_native, make_incremental
+from burnish.passes.pipelines import (
+    default_passes,
+    lower_for_gpu,
+    lower_for_native,
+    lower_for_onnxruntime,
+    make_incremental,
+)
 from burnish.passes.rules import Rules
 
 DOCS = Path(__file__).parent
@@ -48,7 +54,7 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
     program = capture(Decoder(), max_length=128)
     found: list[tuple[Pass, PassRecord, PassRecord]] = []
     trace = Trace()
-    for passes in (make_incremental(), lower_for_cpu()):
+    for passes in (make_incremental(), lower_for_onnxruntime()):
         step, program = program, run_passes(program, passes, trace)
     common = len(make_incremental()) + 1
     on_gpu = Trace(trace.passes[:common])

@@ -57,7 +57,7 @@ MaxLength = Annotated[
 BackendOption = Annotated[
     Backend | None,
     typer.Option(
-        help="onnxruntime for CPUs, or native for burnish's own kernels; cuda for NVIDIA GPUs; reference runs the "
+        help="native, burnish's own kernels, or onnxruntime for CPUs; cuda for NVIDIA GPUs; reference runs the "
         "graph node by node in PyTorch, to compare with; triton-interpret the GPU's kernels on any machine, slowly.",
         show_default="what the target asks for",
     ),

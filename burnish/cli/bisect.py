@@ -31,9 +31,9 @@ def bisect(
         ),
     ] = "numbers",
     full: Annotated[bool, typer.Option("--full", help="On the whole model, not on two layers of each kind.")] = False,
-    target: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Whose passes to go through; for cuda those in float32.")
-    ] = "cpu",
+    backend: Annotated[
+        str, typer.Option(metavar="native|onnxruntime|cuda", help="Whose passes to go through; those in float32.")
+    ] = "native",
     max_length: MaxLength = None,
 ) -> None:
     """Name the first rewrite after which a check fails. Exit code 1 if there is one."""
@@ -42,7 +42,7 @@ def bisect(
         from burnish.passes.shrink import shrink
 
         with err.status("capturing the model") as status:
-            program, passes = _program(model, max_length, target)
+            program, passes = _program(model, max_length, backend)
             if not full and not program.states:
                 program = shrink(program)
 
@@ -59,14 +59,14 @@ def bisect(
         raise typer.Exit(1)
 
 
-def _program(model: str, max_length: int | None, target: str) -> tuple[Program, list[Pass]]:
+def _program(model: str, max_length: int | None, backend: str) -> tuple[Program, list[Pass]]:
     """What to begin with, and the passes to go through."""
     from burnish.frontend import read
     from burnish.inspect.reproducer import FILE, read_reproducer
     from burnish.passes.pipelines import default_passes
 
-    if target not in ("cpu", "cuda"):
-        raise UsageError(f"there are passes for cpu and for cuda, none for {target!r}")
+    if backend not in ("native", "onnxruntime", "cuda"):
+        raise UsageError(f"there are passes for native, onnxruntime and cuda, none for {backend!r}")
     if (Path(model) / FILE).exists():
         return read_reproducer(Path(model))
-    return read(find_model(model), max_length=max_length).program, default_passes(target)
+    return read(find_model(model), max_length=max_length).program, default_passes(backend)

@@ -46,7 +46,7 @@ def run(
     ] = None,
     accuracy: Annotated[
         Accuracy | None,
-        typer.Option(help="Of native kernels: fast rounds what is multiplied with integers to 8 bits, exact does not."),
+        typer.Option(help="Of native kernels: fast rounds what is multiplied with integers to 8 bits; else exact."),
     ] = None,
 ) -> None:
     """Answer PROMPT, word by word. A MODEL is compiled first, and not kept."""

@@ -94,7 +94,7 @@ def why(model: Any, pass_name: str, where: str | None = None, *, max_length: int
 
     Args:
         model: what `burnish.compile` takes, or a captured `Program`.
-        pass_name: a pass of the compiler by name ("raise-norms") or, of those for CPUs, number ("5").
+        pass_name: a pass of the compiler by name ("raise-norms") or, of those for native kernels, number ("5").
         where: a module or part of its path (`layers.*.mlp`), an op, a node, or `file:line`; the whole program if None.
         max_length: as in `burnish.compile`.
 
@@ -102,9 +102,9 @@ def why(model: Any, pass_name: str, where: str | None = None, *, max_length: int
         UsageError: for a pass or a place that does not exist.
     """
     passes = default_passes()
-    if pass_name not in {each.name for each in passes}:
-        on_gpu = default_passes("cuda", dtype=torch.bfloat16)
-        passes = on_gpu if pass_name in {each.name for each in on_gpu} else passes
+    for others in (default_passes("onnxruntime"), default_passes("cuda", dtype=torch.bfloat16)):
+        if pass_name not in {each.name for each in passes}:
+            passes = others if pass_name in {each.name for each in others} else passes
     place = _find(passes, pass_name)
     asked = passes[place]
     trace = Trace()

@@ -78,7 +78,7 @@ def make_incremental() -> list[Pass]:
     return [*raise_operations(), *insert_states()]
 
 
-def fuse_for_cpu() -> list[Pass]:
+def fuse_for_onnxruntime() -> list[Pass]:
     """Incremental -> fewer and larger operations."""
     return [
         # Late, because it hides which projection is which: one product over the rows of several.
@@ -86,14 +86,14 @@ def fuse_for_cpu() -> list[Pass]:
     ]
 
 
-def narrow_for_cpu() -> list[Pass]:
+def narrow_for_onnxruntime() -> list[Pass]:
     """What says in which numbers it is computed. Up to here, weights that stand for integers are floats to everyone."""
     return [ReadIntegers("blocks")]
 
 
-def lower_for_cpu() -> list[Pass]:
+def lower_for_onnxruntime() -> list[Pass]:
     """Incremental -> what ONNX Runtime runs best."""
-    return [*fuse_for_cpu(), *narrow_for_cpu()]
+    return [*fuse_for_onnxruntime(), *narrow_for_onnxruntime()]
 
 
 def fuse_for_gpu() -> list[Pass]:
@@ -153,20 +153,20 @@ def lower_for_native(dtype: torch.dtype | None, keep: bool = True) -> list[Pass]
 
 
 def default_passes(
-    target: str = "cpu", *, dtype: torch.dtype | None = None, transforms: Sequence[Pass] = ()
+    backend: str = "native", *, dtype: torch.dtype | None = None, transforms: Sequence[Pass] = ()
 ) -> list[Pass]:
     """All that `compile` runs, in order: the list to change and give to it as `passes`.
 
-    target: "cpu" for ONNX Runtime; "native" for our own kernels on CPUs, which store the floats of products in `dtype`
-        (None: weights are what the model's file has, also its integers, unless a transform is to say which those are);
-        "cuda" for GPUs of any architecture, which compute in `dtype` (None: float32).
+    backend: "native" for our own kernels on CPUs, which store the floats of products in `dtype` (None: weights are what
+        the model's file has, also its integers, unless a transform is to say which those are); "onnxruntime"; "cuda"
+        for GPUs of any architecture, which compute in `dtype` (None: float32).
     transforms: what changes the model. They run between raising and states: caches are made for what they leave.
     """
     lowering = (
-        lower_for_cpu()
-        if target == "cpu"
+        lower_for_onnxruntime()
+        if backend == "onnxruntime"
         else lower_for_native(dtype, dtype is None and not any(isinstance(each, Quantize) for each in transforms))
-        if target == "native"
+        if backend == "native"
         else lower_for_gpu(dtype or torch.float32)
     )
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
@@ -179,7 +179,8 @@ NARROWING = (ReadIntegers, NarrowFloats, NarrowCaches, PackPanels)
 def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
-    listed = [*default_passes(transforms=transforms), *lower_for_gpu(torch.bfloat16), *lower_for_native(torch.bfloat16)]
+    lowering = [*lower_for_native(torch.bfloat16), *lower_for_gpu(torch.bfloat16), *lower_for_onnxruntime()]
+    listed = [*raise_operations(), *transforms, *insert_states(), *lowering]
     found: dict[str, Pass] = {}
     for each in listed:
         found.setdefault(each.name, each)

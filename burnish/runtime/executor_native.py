@@ -59,12 +59,12 @@ class NativeExecutor:
     ) -> None:
         """`threads`: None for all processors; `level`: an instruction set of `LEVELS`, None for this machine's best.
 
-        accuracy: "fast" (None) rounds what is multiplied with integers to 8 bits, in groups of 32; "exact" does not.
+        accuracy: "fast" rounds what is multiplied with integers to 8 bits, in groups of 32; "exact" (None) does not.
         Raises NativeBuildError where there is no library and none can be built, ArtifactError for a plan that is not
         for it.
         """
         self.launcher = NativeLauncher(plan.kernels, library(level or best_level()), threads or processors())
-        self.launcher.rounded = accuracy != "exact"
+        self.launcher.rounded = accuracy == "fast"
         self._runner: PlanRunner | None = PlanRunner(plan, weights, NUMPY, self.launcher, tables)
         self._bound: WeakKeyDictionary[States, dict[tuple[object, ...], _Bound]] = WeakKeyDictionary()
         self._logits: WeakKeyDictionary[States, Callable[[], View]] = WeakKeyDictionary()
@@ -91,9 +91,9 @@ class NativeExecutor:
         return result
 
     @contextmanager
-    def exactly(self) -> Iterator[None]:
-        """Within it activations stay in floats, whatever `accuracy` says."""
-        rounded, self.launcher.rounded = self.launcher.rounded, False
+    def computing(self, accuracy: Accuracy) -> Iterator[None]:
+        """Within it the accuracy is this one."""
+        rounded, self.launcher.rounded = self.launcher.rounded, accuracy == "fast"
         try:
             yield
         finally:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 
-from burnish.ir.errors import UsageError
+from burnish.ir.errors import NativeBuildError, UsageError
 from burnish.passes.transforms.quantize import BITS
 from burnish.runtime.model import Backend
+from burnish.runtime.native.library import best_level, library
 from burnish.targets.base import Target
 from burnish.targets.cpu import CpuTarget
 from burnish.targets.native import NativeTarget
+
+_log = logging.getLogger(__name__)
 
 
 def choose(
@@ -42,6 +46,16 @@ def choose(
         return GpuTarget(())
     if backend == "native":
         return NativeTarget()
+    told = ""
+    if backend is None:
+        try:
+            library(best_level())
+            return NativeTarget()
+        except (NativeBuildError, UsageError) as error:
+            told = f"ONNX Runtime executes it, and not native kernels: {error}"
     if dtype not in (None, torch.float32):
-        raise UsageError(f"CPUs compute in float32: leave dtype={dtype} out, or give target='cuda'")
-    return CpuTarget(backend or "onnxruntime")
+        of_it = f" ({told})" if told else ""
+        raise UsageError(f"ONNX Runtime computes in float32: leave dtype={dtype} out, or give target='cuda'{of_it}")
+    if told:
+        _log.warning("%s", told)
+    return CpuTarget(backend or "onnxruntime", told)

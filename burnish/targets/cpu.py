@@ -1,9 +1,9 @@
-"""CPUs: a model for ONNX Runtime, or the graph node by node."""
+"""CPUs without kernels of our own: a model for ONNX Runtime, or the graph node by node."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -22,9 +22,10 @@ from burnish.targets.base import Lowered, Numbers
 
 @dataclass(frozen=True)
 class CpuTarget:
-    """`backend`: "onnxruntime", or "reference" for the graph node by node in PyTorch."""
+    """`backend`: "onnxruntime", or "reference" for the graph node by node in PyTorch. `told`: why it is not native."""
 
     backend: Literal["onnxruntime", "reference"] = "onnxruntime"
+    told: str = ""
 
     @property
     def unavailable(self) -> None:
@@ -37,7 +38,7 @@ class CpuTarget:
 
     def passes(self, program: Program, dtype: torch.dtype | None, transforms: Sequence[Transform]) -> list[Pass]:
         """See `Target.passes`. CPUs compute in float32."""
-        return default_passes("cpu", transforms=transforms)
+        return default_passes("onnxruntime", transforms=transforms)
 
     def legal(self, step: Program) -> dict[str, str]:
         """See `Target.legal`. The reference runs whatever an artifact can hold."""
@@ -47,6 +48,8 @@ class CpuTarget:
 
     def lower(self, step: Program, layout: WeightLayout, trace: Trace) -> Lowered:
         """See `Target.lower`."""
+        if self.told:
+            trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, self.told))
         if self.backend == "reference":
             return Lowered("reference")
         return Lowered("onnxruntime", model=lower(step, layout))

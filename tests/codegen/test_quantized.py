@@ -25,7 +25,7 @@ from burnish.ir.quantized_ops import block_of, in_blocks, stored_bits
 from burnish.ir.trace import Trace
 from burnish.ir.weights import Stored
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import lower_for_cpu, make_incremental
+from burnish.passes.pipelines import lower_for_onnxruntime, make_incremental
 from tests.codegen.programs import VOCABULARY, Maker, OnnxStep, aten, ops
 from tests.passes.lower.test_read_integers import quantized, tied, with_integers
 from tests.zoo.configs import build
@@ -107,7 +107,7 @@ def test_rows_of_tables_are_exact(tmp_path: Path, kind: tuple[int, str]) -> None
 
 
 def test_a_table_and_a_head_are_stored_once(tmp_path: Path) -> None:
-    program = run_passes(tied(quantized(VOCABULARY, 2, 4, 32)), lower_for_cpu(), Trace())
+    program = run_passes(tied(quantized(VOCABULARY, 2, 4, 32)), lower_for_onnxruntime(), Trace())
     step = OnnxStep(program, tmp_path)
     assert step.op_types() == ["GatherBlockQuantized", "MatMulNBits"]
     assert (tmp_path / "weights.safetensors").stat().st_size < 3 * 4096 + VOCABULARY * (32 + 8)
@@ -126,7 +126,7 @@ def test_sums_of_blocks_are_made_once_for_all_products(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_type", ["llama", "qwen3"])
 def test_whole_models(tmp_path: Path, model_type: str, bits: int, group: int) -> None:
     whole = with_integers(read(build(model_type)).program, bits, group)
-    program = run_passes(whole, [*make_incremental(), *lower_for_cpu()], Trace())
+    program = run_passes(whole, [*make_incremental(), *lower_for_onnxruntime()], Trace())
     step = OnnxStep(program, tmp_path)
     assert "MatMulNBits" in step.op_types()
     given = inputs(torch.tensor([[1, 5, 2, 9, 4, 4], [7, 3, 8, 1, 2, 6]]))
@@ -138,5 +138,5 @@ def test_whole_models(tmp_path: Path, model_type: str, bits: int, group: int) ->
 
 
 def test_floats_stay_products_of_floats(tmp_path: Path) -> None:
-    program = run_passes(tied(Stored(torch.randn(VOCABULARY, 64))), lower_for_cpu(), Trace())
+    program = run_passes(tied(Stored(torch.randn(VOCABULARY, 64))), lower_for_onnxruntime(), Trace())
     assert OnnxStep(program, tmp_path).op_types() == ["Gather", "FusedMatMul"]

@@ -145,7 +145,7 @@ def models(draw: Draw, longest: int, leaking: bool = False) -> Model:
     )
 
 
-PASSES = {target: tuple(each.name for each in default_passes(target)) for target in ("cpu", "cuda", "native")}
+PASSES = {target: tuple(each.name for each in default_passes(target)) for target in ("onnxruntime", "cuda", "native")}
 
 
 @st.composite

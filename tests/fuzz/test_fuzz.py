@@ -107,5 +107,5 @@ def test_a_leak_that_is_let_through_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_pass_that_is_left_out_is_told() -> None:
-    without = Pipeline("cpu", without=("raise-convolutions",))
+    without = Pipeline("onnxruntime", without=("raise-convolutions",))
     assert examine(Case(alone(Convolution(3)).model, 40, without)).kind == "refused, with passes left out"

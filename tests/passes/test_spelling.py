@@ -19,7 +19,7 @@ from tests.own_modules.bare import Branches
 
 
 def test_every_pass_is_its_spelling() -> None:
-    for each in [*known_passes(), *default_passes("cpu"), *default_passes("cuda", dtype=torch.bfloat16)]:
+    for each in [*known_passes(), *default_passes("onnxruntime"), *default_passes("cuda", dtype=torch.bfloat16)]:
         assert read_pass(spelled(each), known_passes()) == each
 
 

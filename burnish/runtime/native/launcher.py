@@ -28,7 +28,7 @@ class NativeLauncher:
         self._library = library
         self._kernels = {key: (kernel, _known(key, kernel, library)) for key, kernel in kernels.items()}
         self._pool = library.functions.burnish_open(threads)
-        self.rounded = True
+        self.rounded = False
         self.barriers = 0  # of the program that was prepared last
         self.times: dict[str, list[float]] | None = None  # if a dict: seconds that each kernel waited and worked
         self.close = weakref.finalize(self, library.functions.burnish_close, self._pool)

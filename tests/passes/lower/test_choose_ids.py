@@ -97,7 +97,7 @@ def test_it_is_spelled_and_in_the_pipeline_of_gpus_alone() -> None:
     assert spelled(ChooseIds()) == "choose-ids"
     assert read_pass("choose-ids", known_passes()) == ChooseIds()
     assert ChooseIds() in default_passes("cuda")
-    assert ChooseIds() not in default_passes("cpu")
+    assert ChooseIds() not in default_passes("onnxruntime")
 
 
 def test_text_and_stored_graph_keep_the_names(step: Program, chosen: Program) -> None:

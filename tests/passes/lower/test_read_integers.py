@@ -22,7 +22,7 @@ from burnish.ir.weights import Concat, Rows, Stored, Weight, Weights
 from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import known_passes, lower_for_cpu, lower_for_gpu, make_incremental
+from burnish.passes.pipelines import known_passes, lower_for_gpu, lower_for_onnxruntime, make_incremental
 from burnish.passes.spelling import read_pass
 from burnish.passes.transforms.quantize_rounding import Grid, nearest
 from tests.codegen.programs import VOCABULARY, Maker, aten, ops
@@ -254,7 +254,7 @@ def test_whole_models_compute_what_their_floats_say(model_type: str, bits: int, 
     whole = with_integers(read(build(model_type)).program, bits, group)
     step = run_passes(whole, make_incremental(), Trace())
     trace = Trace()
-    after = run_passes(step, lower_for_cpu(), trace)
+    after = run_passes(step, lower_for_onnxruntime(), trace)
     assert any("quantized_linear" in call for call in calls(after))
     torch.testing.assert_close(logits(after), logits(step), rtol=1e-4, atol=1e-4)
 
