@@ -177,7 +177,7 @@ def test_a_pass_that_is_no_list_of_rules_tells_its_refusals() -> None:
             x = self.embedding(ids)
             return self.one(x) + self.two(x)
 
-    told = why(Tied(), "12", max_length=16)
+    told = why(Tied(), "14", max_length=16)
     assert told.pass_name == "pack-linears"
     (missed,) = told.missed
     assert missed.obstacles[0].text == "some of the projections of this input have a bias and some have none"

@@ -28,21 +28,21 @@ def in_pieces(compiled: CompiledModel, ids: Tensor, pieces: list[int]) -> Tensor
 
 
 @cache
-def compiled_once(style: type[nn.Module]) -> tuple[nn.Module, CompiledModel]:
+def compiled_once(style: type[nn.Module], backend: Backend = "native") -> tuple[nn.Module, CompiledModel]:
     """A module of a style, and what it compiles to: for all tests."""
     torch.manual_seed(0)
     model = style().eval()
-    return model, burnish.compile(model, max_length=LENGTH - 1)
+    return model, burnish.compile(model, max_length=LENGTH - 1, backend=backend)
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("backend", ["native", "onnxruntime", "reference"])
 @pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_a_module_somebody_wrote_this_morning(style: type[nn.Module], backend: Backend) -> None:
-    model, onnxruntime = compiled_once(style)
+    model, made = compiled_once(style, "onnxruntime" if backend == "onnxruntime" else "native")
     ids = torch.randint(VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(0))
     expected = model(ids)
-    with burnish.load(onnxruntime.artifact.path, backend=backend) as compiled:
+    with burnish.load(made.artifact.path, backend=backend) as compiled:
         close(compiled(ids), expected)
         close(in_pieces(compiled, ids, [1] * 40), expected)
         close(in_pieces(compiled, ids, [7, 13, 1, 19]), expected)
