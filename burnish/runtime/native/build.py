@@ -128,9 +128,11 @@ def _compiler_for(level: str) -> str:
         missing = f"this machine has none that is called {' or '.join(_compilers(level))}"
         if named:
             missing = f"CXX names {named!r}, which is no program"
+        architecture = architecture_of(level)
+        package = "g++" if architecture == platform.machine() else f"g++-{architecture.replace('_', '-')}-linux-gnu"
         raise NativeBuildError(
-            f"native kernels are built by a C++ compiler, and {missing}: install one (on Debian: apt install g++), or "
-            'use backend="onnxruntime"'
+            f"native kernels for {level} are built by a C++ compiler, and {missing}: install one (on Debian: apt "
+            f'install {package}), or use backend="onnxruntime"'
         )
     return found
 
