@@ -28,7 +28,6 @@ from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.base import Pass
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import (
-    default_passes,
     lower_for_gpu,
     lower_for_native,
     lower_for_onnxruntime,
@@ -45,8 +44,7 @@ EFFECTS = {
 
 
 def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
-    """Each pass with the records of the program before and after it: to the step program, for CPUs, for GPUs,
-    and what native kernels need besides."""
+    """Each pass with the records of the program before and after it: to the step program, and on for each backend."""
     sys.path.insert(0, str(DOCS))
     from model import Decoder
 
@@ -54,20 +52,13 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
     program = capture(Decoder(), max_length=128)
     found: list[tuple[Pass, PassRecord, PassRecord]] = []
     trace = Trace()
-    for passes in (make_incremental(), lower_for_onnxruntime()):
-        step, program = program, run_passes(program, passes, trace)
-    common = len(make_incremental()) + 1
-    on_gpu = Trace(trace.passes[:common])
-    gpu_passes = lower_for_gpu(torch.bfloat16)
-    run_passes(step, gpu_passes, on_gpu)
-    native, native_passes = Trace(trace.passes[:common]), lower_for_native(None)
-    run_passes(step, native_passes, native)
-    for passes, records in (
-        (default_passes(), trace.passes),
-        (gpu_passes, on_gpu.passes[common - 1 :]),
-        (native_passes[:1], native.passes[common - 1 : common + 1]),
-        (native_passes[-1:], native.passes[-2:]),
-    ):
+    step = run_passes(program, make_incremental(), trace)
+    common = list(trace.passes)
+    found += zip(make_incremental(), common[:-1], common[1:], strict=True)
+    for passes in (lower_for_native(None), lower_for_onnxruntime(), lower_for_gpu(torch.bfloat16)):
+        lowering = Trace(list(common))
+        run_passes(step.copy(), passes, lowering)
+        records = lowering.passes[len(common) - 1 :]
         found += zip(passes, records[:-1], records[1:], strict=True)
     return found
 

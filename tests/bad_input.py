@@ -254,7 +254,7 @@ def for_target(**options: Any) -> Callable[[Path], object]:
 case("an architecture that is not known", UsageError)(for_target(target="cuda:sm_70"))
 case("a target that does not exist", UsageError)(for_target(target="rocm"))
 case("a backend that does not execute the target", UsageError)(for_target(target="cuda:sm_90", backend="onnxruntime"))
-case("half precision on a CPU", UsageError)(for_target(dtype=torch.bfloat16))
+case("half precision by ONNX Runtime", UsageError)(for_target(dtype=torch.bfloat16, backend="onnxruntime"))
 case("a quantization that does not exist", UsageError)(for_target(target="cuda:sm_90", quantize="int3"))
 case("an artifact for another backend", UsageError)(
     lambda folder: burnish.load(save_tiny(folder)[0], backend="triton-interpret")

@@ -112,6 +112,7 @@ def test_full_dumps_are_run_and_written_as_onnx(tmp_path: Path) -> None:
         "        return self.table(ids) @ self.table.weight.T\n"
     )
     command = (sys.executable, "-m", "burnish.cli", "compile", "small:Small", "-o", "small.burnish", "--onnx", "onnx")
+    command += ("--backend", "onnxruntime")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "14 of 14 programs as ONNX in onnx" in " ".join(done.stderr.split())

@@ -74,10 +74,10 @@ def _made(group: Group, positions: Array, vectors: Sequence[Array]) -> Array:
     for step in group.steps:
         args, kwargs = step.arguments(values.__getitem__)
         arrays = [each for each in _leaves(args) if isinstance(each, np.ndarray)]
-        _check(step.target.elements(arrays), rows)
         try:
+            _check(step.target.elements(arrays), rows)
             made = step.target.function(*args, **kwargs)
-        except (TypeError, ValueError, IndexError, ArithmeticError) as error:  # for what does not fit
+        except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:  # for what does not fit
             raise NotByNumpy(str(error)) from error
         if not isinstance(made, np.ndarray):
             raise NotByNumpy(f"{step.name} is no array")

@@ -179,8 +179,8 @@ NARROWING = (ReadIntegers, NarrowFloats, NarrowCaches, PackPanels)
 def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
-    lowering = [*lower_for_native(torch.bfloat16), *lower_for_gpu(torch.bfloat16), *lower_for_onnxruntime()]
-    listed = [*raise_operations(), *transforms, *insert_states(), *lowering]
+    narrow = [*lower_for_native(torch.bfloat16), *lower_for_gpu(torch.bfloat16)]  # behind what is as it comes
+    listed = [*default_passes(transforms=transforms), *lower_for_onnxruntime(), *narrow]
     found: dict[str, Pass] = {}
     for each in listed:
         found.setdefault(each.name, each)

@@ -30,12 +30,13 @@ if TYPE_CHECKING:  # what computes is imported while other threads read the arti
 
 Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
 Accuracy = Literal["exact", "fast"]
-_NEEDED: dict[str, str] = {
-    "onnxruntime": MODEL_FILE,
-    "native": PLAN_FILE,
-    "cuda": PLAN_FILE,
-    "triton-interpret": PLAN_FILE,
+_RUNS: dict[str, tuple[str, str]] = {
+    "onnxruntime": ("onnxruntime", MODEL_FILE),
+    "native": ("native", PLAN_FILE),
+    "cuda": ("triton", PLAN_FILE),
+    "triton-interpret": ("triton", PLAN_FILE),
 }
+"""What each backend runs: artifacts for which target, by which of their files. The reference runs all of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -178,10 +179,11 @@ class CompiledModel:
             raise UsageError(f"there is no device {device!r}: there are cpu and cuda")
         if (self.backend == "cuda") == (device == "cuda"):
             return self
-        backend: Backend = "cuda" if device == "cuda" else "onnxruntime"
-        if not self.artifact.has(_NEEDED[backend]):
+        compiled_for = self.artifact.manifest.target
+        backend: Backend = "cuda" if device == "cuda" else "native" if compiled_for == "native" else "onnxruntime"
+        if not _runs(backend, self.artifact):
             raise UsageError(
-                f"the model was compiled for {self.artifact.manifest.target}: compile it with target={device!r}"
+                f"the model was compiled for {compiled_for}: compile it with target={device!r}"
                 + ("" if device == "cuda" else ', or run it by backend="reference"')
             )
         moved = load(self.artifact.path, backend)
@@ -269,7 +271,7 @@ def load(
     artifact = Artifact.open(path)
     artifact.verify(weights=False)
     chosen: Backend = backend or _default_backend(artifact)
-    if chosen in _NEEDED and not artifact.has(_NEEDED[chosen]):
+    if not _runs(chosen, artifact):
         raise UsageError(
             f"{path} was compiled for {artifact.manifest.target} and cannot run by {chosen}: load it with "
             f'backend="{_default_backend(artifact)}", or compile the model again'
@@ -330,6 +332,11 @@ def _executor(artifact: Artifact, backend: Backend, threads: int | None, accurac
     if backend == "reference":
         return reference_executor(artifact, threads)
     return cuda_executor(artifact) if backend == "cuda" else onnx_executor(artifact, threads)
+
+
+def _runs(backend: Backend, artifact: Artifact) -> bool:
+    target, file = _RUNS.get(backend, ("", ""))
+    return not target or (artifact.manifest.target == target and artifact.has(file))
 
 
 def _default_backend(artifact: Artifact) -> Backend:

@@ -54,8 +54,8 @@ def choose(
         except (NativeBuildError, UsageError) as error:
             told = f"ONNX Runtime executes it, and not native kernels: {error}"
     if dtype not in (None, torch.float32):
-        of_it = f" ({told})" if told else ""
-        raise UsageError(f"ONNX Runtime computes in float32: leave dtype={dtype} out, or give target='cuda'{of_it}")
+        instead = f"leave dtype={dtype} out, or run it by native kernels or a GPU"
+        raise UsageError(f"ONNX Runtime computes in float32: {instead}" + (f" ({told})" if told else ""))
     if told:
         _log.warning("%s", told)
     return CpuTarget(backend or "onnxruntime", told)

@@ -14,10 +14,10 @@ from tests.zoo.configs import build
 
 
 @cache
-def stages(model_type: str = "gemma2") -> dict[str, Program]:
+def stages(model_type: str = "gemma2", backend: str = "native") -> dict[str, Program]:
     """The program as captured and after each pass, by the pass's name."""
     found: dict[str, Program] = {}
     with captures.anew():  # texts are compared that have the symbols of sizes
         program = read(build(model_type)).program
-    run_passes(program, default_passes(), Trace(), lambda r, p: found.update({r.name: p}))
+    run_passes(program, default_passes(backend), Trace(), lambda r, p: found.update({r.name: p}))
     return found

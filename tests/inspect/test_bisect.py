@@ -166,7 +166,7 @@ def captured(model: Any) -> Program:
 
 def with_fault(name: str) -> tuple[Program, list[Pass], Faulty]:
     model, pass_name, fault, where = FAULTS[name]
-    passes = default_passes()
+    passes = default_passes("onnxruntime" if pass_name == "pack-linears" else "native")
     place = next(place for place, each in enumerate(passes) if each.name == pass_name)
     faulty = Faulty(passes[place], fault, where)
     return captured(model), [*passes[:place], faulty, *passes[place + 1 :]], faulty

@@ -19,7 +19,8 @@ from tests.own_modules.bare import Branches
 
 
 def test_every_pass_is_its_spelling() -> None:
-    for each in [*known_passes(), *default_passes("onnxruntime"), *default_passes("cuda", dtype=torch.bfloat16)]:
+    narrow = [each for backend in ("native", "cuda") for each in default_passes(backend, dtype=torch.bfloat16)]
+    for each in [*known_passes(), *default_passes(), *default_passes("onnxruntime"), *narrow]:
         assert read_pass(spelled(each), known_passes()) == each
 
 
@@ -71,7 +72,7 @@ def test_lists_are_split_at_commas_outside_of_brackets() -> None:
 
 def test_passes_are_left_out_by_name() -> None:
     names = [each.name for each in without(default_passes(), ["pack-linears"], until="pack-linears")]
-    assert names[-1] == "insert-states"
+    assert names[-1] == "fuse-projections"
     with pytest.raises(UsageError, match="no pass 'pack'"):
         without(default_passes(), ["pack"])
     with pytest.raises(UsageError, match="no pass 'end'"):
@@ -91,7 +92,7 @@ def test_a_model_compiles_with_a_list_and_with_what_makes_one() -> None:
 
 def test_lists_that_make_no_step_are_refused() -> None:
     model = Branches().eval()
-    with pytest.raises(UsageError, match="insert-states has to be among them"):
+    with pytest.raises(UsageError, match="insert-states has to be among"):
         burnish.compile(model, max_length=40, passes=without(default_passes(), ["insert-states"]))
     with pytest.raises(UsageError, match=r"has no logits_index: .*select-logits"):
         burnish.compile(model, max_length=40, passes=without(default_passes(), ["select-logits"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def rows_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture(scope="module")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("long") / "llama.burnish"
-    with burnish.compile(llama(LONG)) as compiled:
+    with burnish.compile(llama(LONG), backend="onnxruntime") as compiled:
         compiled.save(path)
     return path
 
@@ -163,12 +164,22 @@ def test_rows_that_were_given_stay() -> None:
 # ---------------------------------------------------------------- forgeries
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("pristine") / "llama.burnish"
-    with burnish.compile(llama(128), verify=False) as compiled:
+@cache
+def made_for(backend: Backend, folder: Path) -> Path:
+    path = folder / f"{backend}.burnish"
+    with burnish.compile(llama(128), verify=False, backend=backend) as compiled:
         compiled.save(path)
     return path
+
+
+@pytest.fixture
+def pristine(folder: Path) -> Path:
+    return made_for("onnxruntime", folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pristine")
 
 
 def forge(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -218,9 +229,10 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("backend", ["native", "onnxruntime", "reference"])
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_forged_tables_are_refused(pristine: Path, tmp_path: Path, forgery: str, backend: Backend) -> None:
+def test_forged_tables_are_refused(folder: Path, tmp_path: Path, forgery: str, backend: Backend) -> None:
+    pristine = made_for("onnxruntime" if backend == "onnxruntime" else "native", folder)
     path = Path(shutil.copytree(pristine, tmp_path / "copy.burnish"))
     change, says = FORGERIES[forgery]
     forge(path, change)

@@ -58,7 +58,9 @@ def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
         if write.target is not burnish_ops.cache_write.default or write.args[3] != 2:
             raise NoHeads("keys or values are not read from a cache of its own", write)
     key_state, new_key, position, _ = operands(key_write)
-    value_state, new_value, *_ = operands(value_write)
+    value_state, new_value, also, _ = operands(value_write)
+    if also is not position:
+        raise NoHeads("keys and values are written at different positions", value_write)
     if key_state.meta["val"].shape[-1] != value_state.meta["val"].shape[-1]:
         raise NoHeads("keys and values have heads of different sizes", value_state)
     parts = [heads_of(program, end) for end in (query, new_key, new_value)]

@@ -32,7 +32,7 @@ class ChooseIds:
     def run(self, program: Program, log: Log) -> Program:
         """Add both results, in place. Raises UsageError for a program that is no step yet."""
         if program.stage is not Stage.INCREMENTAL:
-            raise UsageError(f"{self.name} adds results to a step program: it stands behind insert-states")
+            raise UsageError(f"{self.name} is for step programs: insert-states has to be among the passes before it")
         results, states = program.results, program.new_states
         logits = results["logits"]
         if "ids" in results:

@@ -131,7 +131,7 @@ def _compiler_for(level: str) -> str:
         architecture = architecture_of(level)
         package = "g++" if architecture == platform.machine() else f"g++-{architecture.replace('_', '-')}-linux-gnu"
         raise NativeBuildError(
-            f"native kernels for {level} are built by a C++ compiler, and {missing}: install one (on Debian: apt "
+            f"native kernels are built by a C++ compiler, and {missing}: install one (on Debian: apt "
             f'install {package}), or use backend="onnxruntime"'
         )
     return found
