@@ -1,11 +1,13 @@
-"""burnish and its peers on one model, and the results as a table."""
+"""burnish and its peers on one model, and the results as a table and as lines of a file."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -72,3 +74,40 @@ def results_view(results: Sequence[Result], bandwidth: Bandwidth | None = None) 
         f"medians of interleaved repetitions; dropped: others used over {DISTURBED:.0%} of the machine meanwhile",
     ]
     return Group(table, *(Text(line, style="dim") for line in lines))
+
+
+def records(
+    results: Sequence[Result], model: str, bandwidth: Bandwidth | None = None, scenario: str = ""
+) -> list[dict[str, Any]]:
+    """A run as lines of a results file, of one date; tokens are compared with those of the first result."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    lines = []
+    for result in results:
+        share = None if bandwidth is None else bandwidth.share(result)
+        lines.append(
+            {
+                "date": date,
+                "device": device(),
+                "scenario": scenario,
+                "model": model,
+                "contender": result.name,
+                "versions": result.versions,
+                "settings": dataclasses.asdict(result.settings),
+                "prefill_tokens_per_second": round(result.prefill_tokens_per_second, 2),
+                "decode_tokens_per_second": round(result.decode_tokens_per_second, 2),
+                "share_of_bandwidth": None if share is None else round(share, 3),
+                "dropped": result.dropped,
+                "reliable": result.reliable,
+                "same_tokens": same_tokens(result, results[0]),
+                "same_tokens_as": results[0].name,
+                "repetitions": [
+                    {
+                        "prefill": round(each.prefill, 5),
+                        "decode": round(each.decode, 5),
+                        "others": round(each.others, 3),
+                    }
+                    for each in result.repetitions
+                ],
+            }
+        )
+    return lines

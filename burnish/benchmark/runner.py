@@ -6,7 +6,6 @@ more than a small share of the machine are dropped and counted, and what is repo
 
 from __future__ import annotations
 
-import datetime
 import json
 import random
 import statistics
@@ -15,13 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from burnish.benchmark import worker
-from burnish.benchmark.machine import Watch, cores, device
+from burnish.benchmark.machine import Watch, cores
 from burnish.benchmark.worker import Prompts
 from burnish.ir.errors import BurnishError, UsageError
 
@@ -221,33 +220,6 @@ def measure(
                 repetition = Repetition(answer["prefill"], answer["decode"], others, answer["tokens"])
                 result.repetitions.append(repetition)
     return results
-
-
-def record(
-    result: Result, against: Result, model: str, share: float | None = None, scenario: str = ""
-) -> dict[str, Any]:
-    """One contender's result as a line of a results file; `share` is of the read bandwidth."""
-    repetitions = [
-        {"prefill": round(each.prefill, 5), "decode": round(each.decode, 5), "others": round(each.others, 3)}
-        for each in result.repetitions
-    ]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": device(),
-        "scenario": scenario,
-        "model": model,
-        "contender": result.name,
-        "versions": result.versions,
-        "settings": asdict(result.settings),
-        "prefill_tokens_per_second": round(result.prefill_tokens_per_second, 2),
-        "decode_tokens_per_second": round(result.decode_tokens_per_second, 2),
-        "share_of_bandwidth": None if share is None else round(share, 3),
-        "dropped": result.dropped,
-        "reliable": result.reliable,
-        "same_tokens": same_tokens(result, against),
-        "same_tokens_as": against.name,
-        "repetitions": repetitions,
-    }
 
 
 def same_tokens(result: Result, other: Result) -> int:

@@ -37,10 +37,10 @@ def bench(
     """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
     with reported():
         from burnish.benchmark.bandwidth import measure_bandwidth
-        from burnish.benchmark.compare import compare, results_view
+        from burnish.benchmark.compare import compare, records, results_view
         from burnish.benchmark.machine import cores
         from burnish.benchmark.peers import parse_peers
-        from burnish.benchmark.runner import Settings, append, record
+        from burnish.benchmark.runner import Settings, append
 
         peers = parse_peers(vs)
         is_artifact = (Path(model) / "manifest.json").exists()
@@ -70,8 +70,4 @@ def bench(
                     err.print(f"no share of the read bandwidth, which the native library measures: {error}")
         out.print(results_view(found, bandwidth))
         if results is not None:
-            shares = [None if bandwidth is None else bandwidth.share(each) for each in found]
-            lines = [
-                record(each, found[0], Path(model).stem, share=share) for each, share in zip(found, shares, strict=True)
-            ]
-            append(results, lines)
+            append(results, records(found, Path(model).stem, bandwidth))

@@ -15,7 +15,7 @@ import pytest
 
 from burnish.benchmark import peers, runner, worker
 from burnish.benchmark.bandwidth import Bandwidth
-from burnish.benchmark.compare import results_view
+from burnish.benchmark.compare import records, results_view
 from burnish.benchmark.machine import Watch, cores, device
 from burnish.benchmark.peers import parse_peers, prepare, transformers_folder
 from burnish.benchmark.runner import (
@@ -27,7 +27,6 @@ from burnish.benchmark.runner import (
     Settings,
     append,
     measure,
-    record,
     same_tokens,
 )
 from burnish.inspect.table import plain_text
@@ -149,7 +148,9 @@ def test_disturbed_repetitions_are_dropped_and_counted() -> None:
 
 def test_a_record_says_what_was_measured_on_what(tmp_path: Path) -> None:
     first, slow = result("burnish", [0.0] * 3), result("eager", [0.0] * 3, decode=2.0, tokens=(1, 2, 9))
-    line = record(slow, first, "smol", 0.5, "batch8")
+    bandwidth = Bandwidth({3_000_001_010: 6e9}, 8e9, Peak(2, 90e9, 92e9))
+    whole, line = records([first, slow], "smol", bandwidth, "batch8")
+    assert whole["date"] == line["date"]
     assert (line["decode_tokens_per_second"], line["prefill_tokens_per_second"]) == (1.0, 200.0)
     assert (line["same_tokens"], line["same_tokens_as"]) == (2, "burnish")
     assert (line["share_of_bandwidth"], line["scenario"]) == (0.5, "batch8")
