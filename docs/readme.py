@@ -52,10 +52,9 @@ def speeds(run: list[dict[str, Any]]) -> str:
         cells = (f"{decode:.1f}", "" if share is None else f"{share:.0%}", f"{prefill:,.0f}")
         rows.append(f"| {line['contender']} | {' | '.join(cells)} |")
     settings = run[0]["settings"]
-    what = (
-        f"{run[0]['model'].partition('.Q')[0]} at batch {settings.get('batch', 1)}, {settings['prompt_length']:,} tokens "
-        f"of context, {settings['new_tokens']} new tokens"
-    )
+    model, batch = run[0]["model"].partition(".Q")[0], settings.get("batch", 1)
+    read, written = settings["prompt_length"], settings["new_tokens"]
+    what = f"{model} at batch {batch}, {read:,} tokens of context, {written} new tokens"
     return "\n".join([f"**{what}**", "", *rows, "", conditions(run)])
 
 

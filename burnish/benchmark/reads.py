@@ -78,12 +78,12 @@ def of_openvino(folder: Path, numbers: int) -> Reads:
             else:
                 yield kind
 
-    weights = 0
+    places: dict[str, int] = {}  # of bytes in the file: several constants may be the same ones
     for name, layer in layers.items():
         data = layer.find("data")
         if layer.attrib["type"] == "Const" and data is not None and set(ends(name)) - {"Gather"}:
-            weights += int(data.attrib["size"])
-    return Reads(weights, numbers)
+            places[data.attrib["offset"]] = int(data.attrib["size"])
+    return Reads(sum(places.values()), numbers)
 
 
 def remembered(model: Path) -> int:

@@ -203,6 +203,7 @@ class OpenVino:
     """OpenVINO GenAI, on the model that its exporter made.
 
     As it comes: on processors that have instructions for bfloat16 it computes in that, and its caches have 8 bits.
+    A row goes through LLMPipeline; several, which that does not take as tokens, through the pipeline beneath it.
     """
 
     def __init__(self, folder: str, threads: int, length: int, batch: int) -> None:
@@ -211,13 +212,12 @@ class OpenVino:
         self.library = importlib.import_module("openvino_genai")
         settings = self.library.SchedulerConfig()
         settings.enable_prefix_caching = False  # each repetition reads the same prompts
-        settings.max_num_batched_tokens = (
-            batch * length
-        )  # they are one step, as LLMPipeline has it: 256 are the default
-        # What LLMPipeline runs by, too, and streams the tokens of several rows.
-        self.model = self.library.ContinuousBatchingPipeline(
-            folder, settings, "CPU", {"INFERENCE_NUM_THREADS": threads}
-        )
+        settings.max_num_batched_tokens = batch * length  # prompts are one step, as LLMPipeline has it; else 256 tokens
+        given = {"INFERENCE_NUM_THREADS": threads}
+        if batch == 1:
+            self.model = self.library.LLMPipeline(folder, "CPU", scheduler_config=settings, **given)
+        else:
+            self.model = self.library.ContinuousBatchingPipeline(folder, settings, "CPU", given)
 
     def versions(self) -> dict[str, str]:
         return _versions("openvino-genai", "openvino")
@@ -226,12 +226,29 @@ class OpenVino:
         """As `Contender` says."""
         settings = self.library.GenerationConfig()
         settings.max_new_tokens, settings.ignore_eos, settings.do_sample = new_tokens, True, False
+        given = [self.tensors.Tensor(self.arrays.array([list(row)], dtype=self.arrays.int64)) for row in prompts]
+        return self._one(given[0], settings) if len(given) == 1 else self._several(given, settings)
+
+    def _one(self, given: Any, settings: Any) -> Timing:
+        library, clock = self.library, _Clock()
+
+        class Streamer(library.StreamerBase):  # type: ignore[misc, name-defined]
+            """Notes when tokens come."""
+
+            def write(self, tokens: Any) -> Any:
+                clock.tick()
+                return library.StreamingStatus.RUNNING
+
+            def end(self) -> None:
+                """Part of the interface."""
+
+        found = self.model.generate(given, settings, Streamer())
+        return clock.timing([[int(token) for token in found.tokens[0]]])
+
+    def _several(self, given: Sequence[Any], settings: Any) -> Timing:
         clock = _Clock()
-        requests = []
-        for number, row in enumerate(prompts):
-            given = self.tensors.Tensor(self.arrays.array([list(row)], dtype=self.arrays.int64))
-            requests.append(self.model.add_request(number, given, settings))
-        rows: list[list[int]] = [[] for _ in prompts]
+        requests = [self.model.add_request(number, row, settings) for number, row in enumerate(given)]
+        rows: list[list[int]] = [[] for _ in given]
         while self.model.has_non_finished_requests():
             self.model.step()
             for row, request in zip(rows, requests, strict=True):

@@ -27,6 +27,7 @@ IR = """
   <layer id="4" type="Convert"/>
   <layer id="5" type="Gather"/>
   <layer id="6" type="Const"><data element_type="i8" offset="7100" size="20"/></layer>
+  <layer id="7" type="Const"><data element_type="i8" offset="7100" size="20"/></layer>
  </layers>
  <edges>
   <edge from-layer="0" to-layer="1"/>
@@ -35,6 +36,7 @@ IR = """
   <edge from-layer="4" to-layer="5"/>
   <edge from-layer="6" to-layer="2"/>
   <edge from-layer="6" to-layer="5"/>
+  <edge from-layer="7" to-layer="2"/>
  </edges>
 </net>
 """
