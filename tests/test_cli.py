@@ -147,8 +147,7 @@ def test_bench_measures_an_artifact_and_keeps_the_numbers(wordless: Path, tmp_pa
     assert line["contender"] == "burnish"
     assert line["settings"]["prompt_length"] == 8
     assert line["decode_tokens_per_second"] > 0
-    assert "of read" in done.stdout
-    assert line["share_of_bandwidth"] >= 0
+    assert line["share_of_bandwidth"] is None  # the artifact's trace does not say what a token reads
 
 
 def test_bench_says_why_there_is_no_share_of_the_bandwidth(wordless: Path, monkeypatch: pytest.MonkeyPatch) -> None:

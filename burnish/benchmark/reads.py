@@ -25,9 +25,11 @@ _TOKENS, _HEAD = "token_embd.weight", "output.weight"  # a file without the head
 _BETWEEN = {"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "FakeConvert"}
 
 
-def of_artifact(path: Path) -> Reads:
-    """burnish: what the trace says that a token cannot do without."""
+def of_artifact(path: Path) -> Reads | None:
+    """burnish: what the trace says that a token cannot do without; None where it does not, as in older artifacts."""
     last = Artifact.open(path).trace().passes[-1]
+    if last.floor_bytes == 0:
+        return None
     return Reads(last.floor_bytes - CONTEXT * last.bytes_a_token, last.bytes_a_token)
 
 

@@ -115,3 +115,5 @@ def test_burnish_reads_its_floor_without_the_cache_that_is_in_it(
 
     monkeypatch.setattr(Artifact, "open", lambda path: Opened())
     assert reads.of_artifact(tmp_path) == Reads(1000, 3)
+    monkeypatch.setattr(Pass, "floor_bytes", 0)
+    assert reads.of_artifact(tmp_path) is None
