@@ -2,7 +2,7 @@
 # make test    the test suite
 # make test-narrow   what computes on the CPU, without the widest vector instructions, as on another processor
 # make check   formatting, lint, types, import directions, tests; CI runs it, and make test-narrow
-# make bench   burnish beside eager, torch.compile and onnxruntime-genai, in one interleaved run
+# make bench   burnish on this CPU beside others, each scenario in one interleaved run; SCENARIOS="smollm2 rows" takes some
 # make bench-gpu   the same on an NVIDIA GPU, beside torch.compile
 # make docs    the pages on passes and on bad input
 # make readme  the real output in README.md, after make demo and make bench
@@ -84,7 +84,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.smollm2
-	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/cpu.py $(SCENARIOS)
 
 bench-gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/gpu.py

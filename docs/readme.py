@@ -2,7 +2,7 @@
 
     make demo bench readme
 
-Reads smollm2.burnish, which `make demo` leaves, and the last run in benchmarks/results/cpu.jsonl.
+Reads smollm2.burnish, which `make demo` leaves, and the newest run of each scenario in benchmarks/results/cpu.jsonl.
 """
 
 from __future__ import annotations
@@ -32,33 +32,58 @@ def layer(artifact: Artifact) -> str:
 
 
 def numbers(results: list[dict[str, Any]]) -> str:
-    """A row for each contender of the last run."""
-    last = {line["contender"]: line for line in results}
-    first = last["burnish"]
-    settings = first["settings"]
-    rows = ["| | decode, tokens/s | burnish is | prefill, tokens/s | burnish is |", "|---|---|---|---|---|"]
-    versions: dict[str, str] = {}
-    for name, line in last.items():
-        versions |= line["versions"]
-        ratios = [
-            f"{line[f'burnish_times_{what}']:.2f} ×" if name != "burnish" else "" for what in ("decode", "prefill")
-        ]
+    """A table for the newest run of each scenario."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for line in results:
+        run = runs.setdefault(line["scenario"], [])
+        if run and run[0]["date"] != line["date"]:
+            run.clear()
+        run.append(line)
+    tables = [steps(run) if "milliseconds" in run[0] else speeds(run) for run in runs.values()]
+    return "\n\n".join([*tables, "`make bench` measures them again."])
+
+
+def speeds(run: list[dict[str, Any]]) -> str:
+    """A row for each contender."""
+    rows = ["| | decode, tokens/s | of the read bandwidth | prefill, tokens/s |", "|---|---|---|---|"]
+    for line in run:
+        share = line.get("share_of_bandwidth")  # older lines have none
         decode, prefill = line["decode_tokens_per_second"], line["prefill_tokens_per_second"]
-        rows.append(f"| {name} | {decode:.1f} | {ratios[0]} | {prefill:.0f} | {ratios[1]} |")
-    dropped = ", ".join(f"{line['dropped']} of {name}" for name, line in last.items() if line["dropped"]) or "none"
-    kept = ", ".join(str(len(line["repetitions"]) - line["dropped"]) for line in last.values())
-    return "\n".join(
-        [
-            *rows,
-            "",
-            f"SmolLM2-135M-Instruct in float32 at batch 1, {settings['prompt_length']} tokens of context, "
-            f"{settings['new_tokens']} new tokens; {first['device']}, {settings['threads']} threads each; "
-            f"{first['date'][:10]}. Medians of one interleaved run ({kept} repetitions; dropped because other "
-            f"processes disturbed them: {dropped}). "
-            + ", ".join(f"{name} {number}" for name, number in versions.items())
-            + ".",
-            "`make bench` measures them again.",
-        ]
+        cells = (f"{decode:.1f}", "" if share is None else f"{share:.0%}", f"{prefill:,.0f}")
+        rows.append(f"| {line['contender']} | {' | '.join(cells)} |")
+    settings = run[0]["settings"]
+    model, batch = run[0]["model"].partition(".Q")[0], settings.get("batch", 1)
+    read, written = settings["prompt_length"], settings["new_tokens"]
+    what = f"{model} at batch {batch}, {read:,} tokens of context, {written} new tokens"
+    return "\n".join([f"**{what}**", "", *rows, "", conditions(run)])
+
+
+def steps(run: list[dict[str, Any]]) -> str:
+    """How long a step of several new tokens takes, over one."""
+    counts = list(run[0]["milliseconds"])
+    rows = [f"| a step of | 1 token, ms | {' | '.join(f'{count} tokens' for count in counts[1:])} |"]
+    rows.append("|---" * (len(counts) + 1) + "|")
+    for line in run:
+        one, *more = line["milliseconds"].values()
+        rows.append(f"| {line['contender']} | {one:.2f} | {' | '.join(f'{each / one:.2f} ×' for each in more)} |")
+    model, length = run[0]["model"].partition(".Q")[0], run[0]["settings"]["prompt_length"]
+    what = f"{model}: a step of several tokens of one sequence behind {length:,} others, over a step of one"
+    return "\n".join([f"**{what}**", "", *rows, "", conditions(run)])
+
+
+def conditions(run: list[dict[str, Any]]) -> str:
+    """Where and when a run was made, of what, and how much of it was dropped."""
+    first = run[0]
+    versions = {name: number for line in run for name, number in line["versions"].items()}
+    dropped = ", ".join(f"{line['dropped']} of {line['contender']}" for line in run if line["dropped"]) or "none"
+    unreliable = ", ".join(line["contender"] for line in run if not line["reliable"])
+    return (
+        f"{first['device']}, {first['settings']['threads']} threads each; {first['date'][:10]}. Medians of up to "
+        f"{first['settings']['repeats']} repetitions in one interleaved run; dropped because other processes disturbed "
+        f"them: {dropped}. "
+        + (f"Disturbed throughout: {unreliable}. " if unreliable else "")
+        + ", ".join(f"{name} {number}" for name, number in versions.items())
+        + "."
     )
 
 

@@ -47,6 +47,6 @@ python = Path(sys.executable)
 entrants = [Entrant("burnish", python, ARTIFACT), Entrant("eager", python, gguf)]
 settings = Settings(prompt_length=len(ids), new_tokens=64, repeats=3)
 with console.status("") as status:
-    results = measure(entrants, settings, lambda what, done, total: status.update(what), prompt=ids)
+    results = measure(entrants, settings, lambda what, done, total: status.update(what), prompts=[ids])
 console.print(results_view(results))
 console.print(f"\nAsk it something else: burnish run {ARTIFACT} '...'   See what is in it: burnish inspect {ARTIFACT}")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from burnish.cli.commands import app
 from burnish.cli.models import find_model
-from burnish.ir.errors import InvalidModelError, UsageError
+from burnish.ir.errors import InvalidModelError, NativeBuildError, UsageError
 from burnish.runtime.tokenization import TokenizerData
 from tests.runtime.tiny import VOCABULARY, save_tiny
 
@@ -148,6 +148,20 @@ def test_bench_measures_an_artifact_and_keeps_the_numbers(wordless: Path, tmp_pa
     assert line["contender"] == "burnish"
     assert line["settings"]["prompt_length"] == 8
     assert line["decode_tokens_per_second"] > 0
+    assert line["share_of_bandwidth"] is None  # the artifact's trace does not say what a token reads
+
+
+def test_bench_says_why_there_is_no_share_of_the_bandwidth(wordless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(results: object) -> None:
+        raise NativeBuildError("there is no C++ compiler")
+
+    monkeypatch.setattr("burnish.benchmark.bandwidth.measure_bandwidth", fails)
+    arguments = ("--prompt-length", 4, "--new-tokens", 2, "--repeats", 1, "--threads", 1, "--batch", 3)
+    done = call("bench", wordless, *arguments)
+    assert done.exit_code == 0, done.stderr
+    assert "no share of the read bandwidth, which the native library measures: there is no C++ compiler" in done.stderr
+    assert "batch 3, greedy: 4 tokens read, 2 written" in done.stdout
+    assert "of read" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,53 +1,51 @@
-"""How much of what this machine can read a model's decoding reads, both measured in one run."""
+"""How much of what this machine can read the decoding of each contender reads, both measured in one run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from burnish.benchmark.runner import Result, Settings
-from burnish.ir.states import CONTEXT
-from burnish.runtime.artifact import Artifact
+from burnish.benchmark.runner import Result
 from burnish.runtime.native.speed import Peak, peak, read_bandwidth
 
 
 @dataclass(frozen=True)
 class Bandwidth:
-    """Bytes that one more token has to read, how many a second the machine reads, and what it computes."""
+    """Bytes a second that all threads read of a memory as large as what a step reads, by its size; and the peak."""
 
-    bytes_a_token: int
-    one_thread: float
-    all_threads: float
+    of_size: dict[int, float]
+    one_thread: float  # of the least of these sizes
     peak: Peak
 
-    def share(self, result: Result) -> float:
-        """Of what all threads can read, what decoding read; 1 is all of it."""
-        return self.bytes_a_token * result.decode_tokens_per_second / self.all_threads
+    def share(self, result: Result) -> float | None:
+        """Of what the machine can read, what decoding read; 1 is all of it. None if nobody counted what it reads."""
+        read = result.bytes_per_second
+        if read is None or result.reads is None:
+            return None
+        return read / self.of_size[result.reads.step(result.settings)]
 
     def lines(self) -> list[str]:
         """The machine in words."""
-        threads = self.peak.threads
+        threads, sizes = self.peak.threads, sorted(self.of_size)
+        read = [f"{self.of_size[size] / 1e9:.1f} GB/s of {size / 1e6:.0f} MB" for size in (sizes[0], sizes[-1])]
         return [
-            f"a token reads {self.bytes_a_token / 1e6:.0f} MB; of as many, over and over, {threads} threads read "
-            f"{self.all_threads / 1e9:.1f} GB/s, and one {self.one_thread / 1e9:.1f}",
+            f"{threads} threads read {', and '.join(dict.fromkeys(read))}, over and over; one thread, "
+            f"{self.one_thread / 1e9:.1f} of {sizes[0] / 1e6:.0f} MB",
             f"in registers {threads} threads compute {self.peak.together / 1e9:.0f} GFLOP/s, and one "
             f"{self.peak.alone / 1e9:.0f}"
             + (": they share a core, or others use the machine" if self.peak.shares_cores else ""),
         ]
 
 
-def native_bandwidth(path: Path, settings: Settings) -> Bandwidth | None:
-    """Measured now, by the native library: None for artifacts that are not for it."""
-    artifact = Artifact.open(path)
-    if artifact.manifest.target != "native":
+def measure_bandwidth(results: Sequence[Result]) -> Bandwidth | None:
+    """Measured now, by the native library, for what each of them reads a step; None if nobody counted that.
+
+    Raises NativeBuildError where the library is not there and cannot be built, UsageError where it does not run.
+    """
+    sizes = sorted({each.reads.step(each.settings) for each in results if each.reads is not None})
+    if not sizes:
         return None
-    size = bytes_a_token(artifact, settings)
-    threads = settings.threads
-    return Bandwidth(size, read_bandwidth(1, size), read_bandwidth(threads, size), peak(threads))
-
-
-def bytes_a_token(artifact: Artifact, settings: Settings) -> int:
-    """In the middle of what is written: the weights, once each, and the caches up to there."""
-    last = artifact.trace().passes[-1]
-    context = settings.prompt_length + settings.new_tokens // 2
-    return last.floor_bytes + (context - CONTEXT) * last.bytes_a_token
+    threads = results[0].settings.threads
+    return Bandwidth(
+        {size: read_bandwidth(threads, size) for size in sizes}, read_bandwidth(1, sizes[0]), peak(threads)
+    )

@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from burnish.benchmark import reads
 from burnish.benchmark.runner import BenchmarkError, Entrant
+from burnish.frontend.gguf_file import open_gguf
 from burnish.ir.errors import UsageError
 
 PEERS = (
@@ -25,7 +27,9 @@ PEERS = (
     "ort-genai",
     "ort-genai-int4",
     "llama.cpp-q4_0",
+    "llama.cpp-q4_1",
     "llama.cpp-q8_0",
+    "llama.cpp-bf16",
     "openvino-fp32",
     "openvino-int8",
     "openvino-int4",
@@ -44,6 +48,7 @@ _LLAMA_CPP_FLAGS = {
     "avx512_vnni": "AVX512_VNNI",
     "avx512_bf16": "AVX512_BF16",
 }
+_FILE_TYPES = {"q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}  # general.file_type of .gguf files
 _REQUANTIZE = """
 import sys, llama_cpp
 source, target, kind = sys.argv[1:]
@@ -80,7 +85,7 @@ def prepare(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
     Raises BenchmarkError if something cannot be installed or built.
     """
     if name in ("eager", "inductor"):
-        return Entrant(name, Path(sys.executable), model)
+        return Entrant(name, Path(sys.executable), model, reads=reads.of_floats(model))
     if name.startswith("llama.cpp"):
         return _llama_cpp(name, model, progress)
     if name.startswith("openvino"):
@@ -101,11 +106,11 @@ def _ort_genai(name: str, model: Path, progress: Callable[[str], None]) -> Entra
         with _whole(built) as target:
             builder = [str(python), "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(target)]
             _run([*builder, "-p", precision, "-e", "cpu", "-c", str(_ROOT / "cache")])
-    return Entrant(name, python, built, kind="ort-genai")
+    return Entrant(name, python, built, "ort-genai", reads=reads.of_onnx(built, reads.remembered(folder)))
 
 
 def _llama_cpp(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
-    """llama.cpp, on the .gguf file in the numbers that `name` ends with."""
+    """llama.cpp, on the .gguf file as it is if it has the numbers that `name` ends with, or rounded to these."""
     if model.suffix != ".gguf":
         raise UsageError(f"llama.cpp reads .gguf files, and {model} is none")
     shown = set(Path("/proc/cpuinfo").read_text().split()) if Path("/proc/cpuinfo").exists() else set()
@@ -114,11 +119,13 @@ def _llama_cpp(name: str, model: Path, progress: Callable[[str], None]) -> Entra
     python = environment("llama.cpp", [_LLAMA_CPP], progress, {"CMAKE_ARGS": options})
     numbers = name.rpartition("-")[2]
     built = _ROOT / "models" / f"{_key(model)}-{numbers}.gguf"
+    if open_gguf(model).metadata.get("general.file_type") == _FILE_TYPES[numbers]:
+        built = model
     if not built.exists():
         progress(f"rounding the model of llama.cpp to {numbers}")
         with _whole(built) as target:
             _run([str(python), "-c", _REQUANTIZE, str(model), str(target), numbers.upper()])
-    return Entrant(name, python, built, kind="llama.cpp")
+    return Entrant(name, python, built, "llama.cpp", reads=reads.of_gguf(built))
 
 
 def _openvino(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:
@@ -133,7 +140,7 @@ def _openvino(name: str, model: Path, progress: Callable[[str], None]) -> Entran
             exporter = [str(python.with_name("optimum-cli")), "export", "openvino", "-m", str(folder)]
             options = ["--task", "text-generation-with-past", "--weight-format", weights, *_OPENVINO_OPTIONS[weights]]
             _run([*exporter, *options, str(target)])
-    return Entrant(name, python, built, kind="openvino")
+    return Entrant(name, python, built, "openvino", reads=reads.of_openvino(built, reads.remembered(folder)))
 
 
 def transformers_folder(model: Path, progress: Callable[[str], None]) -> Path:

@@ -6,7 +6,6 @@ more than a small share of the machine are dropped and counted, and what is repo
 
 from __future__ import annotations
 
-import datetime
 import json
 import random
 import statistics
@@ -15,13 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from burnish.benchmark import worker
-from burnish.benchmark.machine import Watch, cores, device
+from burnish.benchmark.machine import Watch, cores
+from burnish.benchmark.worker import Prompts
 from burnish.ir.errors import BurnishError, UsageError
 
 DISTURBED = 0.08  # of the machine, used by others: the repetition does not count
@@ -35,6 +35,19 @@ class BenchmarkError(BurnishError):
 
 
 @dataclass(frozen=True)
+class Reads:
+    """Bytes that a step of decoding reads: all weights once, and of each row what is remembered of its tokens."""
+
+    weights: int
+    a_token: int
+
+    def step(self, settings: Settings) -> int:
+        """In the middle of what is written."""
+        context = settings.prompt_length + settings.new_tokens // 2
+        return self.weights + settings.batch * context * self.a_token
+
+
+@dataclass(frozen=True)
 class Entrant:
     """A contender, where its model is, and the Python that has its libraries."""
 
@@ -42,27 +55,30 @@ class Entrant:
     python: Path
     model: Path
     kind: str = ""  # of worker.CONTENDERS; the name, if it says nothing else
+    accuracy: str | None = None  # of burnish's native kernels
+    reads: Reads | None = None  # what a step of it reads; None if nobody counted
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured: prompts of `prompt_length` tokens, then `new_tokens` greedy ones, `repeats` times."""
+    """What is measured: `batch` prompts of `prompt_length` tokens, then `new_tokens` greedy ones, `repeats` times."""
 
     prompt_length: int = 512
     new_tokens: int = 64
     repeats: int = 9
     threads: int = field(default_factory=cores)
     vocabulary: int = 1000  # prompts are ids below this
+    batch: int = 1  # rows, of different prompts; they are read and written together
 
 
 @dataclass
 class Repetition:
-    """One generation of one contender."""
+    """One generation of one contender, of all rows."""
 
     prefill: float  # seconds to the first token
     decode: float  # seconds for the tokens after it
     others: float  # share of the machine that other processes used
-    tokens: list[int]
+    tokens: list[list[int]]
 
     @property
     def disturbed(self) -> bool:
@@ -77,6 +93,7 @@ class Result:
     versions: dict[str, str]
     repetitions: list[Repetition]
     settings: Settings
+    reads: Reads | None = None
 
     @property
     def kept(self) -> list[Repetition]:
@@ -94,11 +111,21 @@ class Result:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        return statistics.median(self.settings.prompt_length / each.prefill for each in self.kept)
+        """Of all rows together."""
+        read = self.settings.batch * self.settings.prompt_length
+        return statistics.median(read / each.prefill for each in self.kept)
 
     @property
     def decode_tokens_per_second(self) -> float:
-        return statistics.median((self.settings.new_tokens - 1) / each.decode for each in self.kept)
+        """Of all rows together."""
+        written = self.settings.batch * (self.settings.new_tokens - 1)
+        return statistics.median(written / each.decode for each in self.kept)
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """That decoding reads; None if nobody counted what a step reads."""
+        steps = self.decode_tokens_per_second / self.settings.batch
+        return None if self.reads is None else self.reads.step(self.settings) * steps
 
 
 class _Process:
@@ -106,11 +133,16 @@ class _Process:
 
     def __init__(self, entrant: Entrant, settings: Settings) -> None:
         self.entrant = entrant
-        length = settings.prompt_length + settings.new_tokens
-        options = json.dumps({"folder": str(entrant.model), "threads": settings.threads, "length": length})
+        options: dict[str, Any] = {
+            "folder": str(entrant.model),
+            "threads": settings.threads,
+            "length": settings.prompt_length + settings.new_tokens,
+            "batch": settings.batch,
+            **({} if entrant.accuracy is None else {"accuracy": entrant.accuracy}),
+        }
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__); a pipe that nobody reads would fill up
         self.process = subprocess.Popen(
-            [str(entrant.python), "-P", worker.__file__, entrant.kind or entrant.name, options],
+            [str(entrant.python), "-P", worker.__file__, entrant.kind or entrant.name, json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.complaints,
@@ -118,9 +150,10 @@ class _Process:
         )
         self.versions: dict[str, str] = self._answer()["versions"]
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> dict[str, Any]:
+    def generate(self, prompts: Prompts, new_tokens: int) -> dict[str, Any]:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"prompt": list(prompt), "new_tokens": new_tokens}) + "\n")
+        request = {"prompts": [list(row) for row in prompts], "new_tokens": new_tokens}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         return self._answer()
 
@@ -144,20 +177,24 @@ class _Process:
 
 
 def measure(
-    entrants: Sequence[Entrant], settings: Settings, progress: Progress, prompt: Sequence[int] | None = None
+    entrants: Sequence[Entrant], settings: Settings, progress: Progress, prompts: Prompts | None = None
 ) -> list[Result]:
     """Run the contenders in turns, each after a few generations that do not count.
 
-    `prompt` has `prompt_length` ids; random ones if None. Each contender gets `repeats` undisturbed repetitions, or
-    twice as many rounds if the machine is not that quiet.
+    `prompts` are `batch` rows of `prompt_length` ids; random ones if None. Each contender gets `repeats` undisturbed
+    repetitions, or twice as many rounds if the machine is not that quiet.
     Raises BenchmarkError if a contender fails, UsageError if the settings make no sense.
     """
-    if settings.new_tokens < 2 or settings.prompt_length < 1 or settings.repeats < 1:
-        raise UsageError("a benchmark needs a prompt of at least 1 token, 2 new tokens and 1 repetition")
-    if prompt is None:
-        prompt = random.Random(0).choices(range(settings.vocabulary), k=settings.prompt_length)
-    elif len(prompt) != settings.prompt_length:
-        raise UsageError(f"the prompt has {len(prompt)} tokens and the settings say {settings.prompt_length}")
+    if settings.new_tokens < 2 or min(settings.prompt_length, settings.repeats, settings.batch) < 1:
+        raise UsageError("a benchmark needs a prompt of at least 1 token, 2 new tokens, 1 repetition and 1 row")
+    if prompts is None:
+        chosen = random.Random(0)
+        prompts = [chosen.choices(range(settings.vocabulary), k=settings.prompt_length) for _ in range(settings.batch)]
+    elif [len(row) for row in prompts] != [settings.prompt_length] * settings.batch:
+        raise UsageError(
+            f"the prompts have {' and '.join(str(len(row)) for row in prompts)} tokens, and the settings say "
+            f"{settings.batch} of {settings.prompt_length}"
+        )
     with ExitStack() as stack:
         processes = []
         results = []
@@ -166,9 +203,9 @@ def measure(
             process = stack.enter_context(_Process(entrant, settings))
             progress(f"warming up {entrant.name}", 0, settings.repeats)
             for _ in range(_WARM_UP):
-                process.generate(prompt, settings.new_tokens)
+                process.generate(prompts, settings.new_tokens)
             processes.append(process)
-            results.append(Result(entrant.name, process.versions, [], settings))
+            results.append(Result(entrant.name, process.versions, [], settings, entrant.reads))
         for number in range(2 * settings.repeats):
             turns = list(zip(processes, results, strict=True))
             shift = number % len(turns)
@@ -178,42 +215,22 @@ def measure(
                 progress(f"{result.name}", min(number, settings.repeats), settings.repeats)
                 time.sleep(_SETTLE)
                 watch = Watch()
-                answer = process.generate(prompt, settings.new_tokens)
+                answer = process.generate(prompts, settings.new_tokens)
                 others = watch.others(answer["cpu"])
                 repetition = Repetition(answer["prefill"], answer["decode"], others, answer["tokens"])
                 result.repetitions.append(repetition)
     return results
 
 
-def record(result: Result, against: Result, model: str) -> dict[str, Any]:
-    """One contender's result as a line of a results file. Ratios: how many times as fast as it `against` is."""
-    settings = asdict(result.settings)
-    repetitions = [
-        {"prefill": round(each.prefill, 5), "decode": round(each.decode, 5), "others": round(each.others, 3)}
-        for each in result.repetitions
-    ]
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "device": device(),
-        "model": model,
-        "contender": result.name,
-        "versions": result.versions,
-        "settings": settings,
-        "prefill_tokens_per_second": round(result.prefill_tokens_per_second, 2),
-        "decode_tokens_per_second": round(result.decode_tokens_per_second, 2),
-        f"{against.name}_times_prefill": round(against.prefill_tokens_per_second / result.prefill_tokens_per_second, 3),
-        f"{against.name}_times_decode": round(against.decode_tokens_per_second / result.decode_tokens_per_second, 3),
-        "dropped": result.dropped,
-        "reliable": result.reliable,
-        "same_tokens": same_tokens(result, against),
-        "repetitions": repetitions,
-    }
-
-
 def same_tokens(result: Result, other: Result) -> int:
-    """How many of the first tokens that both generated are the same."""
-    pairs = list(zip(result.repetitions[0].tokens, other.repetitions[0].tokens, strict=True))
-    return next((count for count, (one, two) in enumerate(pairs) if one != two), len(pairs))
+    """How many of the first tokens that both generated are the same in every row."""
+    rows = zip(result.repetitions[0].tokens, other.repetitions[0].tokens, strict=True)
+    return min(_same(one, two) for one, two in rows)
+
+
+def _same(one: Sequence[int], two: Sequence[int]) -> int:
+    pairs = zip(one, two, strict=True)
+    return next((count for count, (first, second) in enumerate(pairs) if first != second), len(one))
 
 
 def append(file: Path, lines: Sequence[dict[str, Any]]) -> None:

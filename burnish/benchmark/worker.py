@@ -2,7 +2,10 @@
 
 Run as a script, in any environment that has the contender's library: it needs nothing else, burnish neither.
 
-    {"prompt": [ids], "new_tokens": 64}  ->  {"prefill": seconds, "decode": seconds, "tokens": [ids], "cpu": seconds}
+    {"prompts": [[ids], ...], "new_tokens": 64}
+        ->  {"prefill": seconds, "decode": seconds, "tokens": [[ids], ...], "cpu": seconds}
+
+Prompts are of one length, and go through the model together.
 """
 
 from __future__ import annotations
@@ -17,44 +20,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+Prompts = Sequence[Sequence[int]]
+
 
 @dataclass(frozen=True)
 class Timing:
-    """One greedy generation: seconds to the first token, seconds for the others, and all of them."""
+    """One greedy generation: seconds to the first token of each row, seconds for the others, and all of them."""
 
     prefill: float
     decode: float
-    tokens: list[int]
+    tokens: list[list[int]]
 
 
 class Contender(Protocol):
-    """Something that generates. Made once for a model; end-of-text tokens never end what it generates."""
+    """Something that generates. Made once for a model; end-of-text tokens never end what it generates.
+
+    Is given the model, how many threads to take, the length of a row in the end, and the number of rows.
+    """
 
     def versions(self) -> dict[str, str]:
         """The libraries that do the work."""
         ...
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
-        """One greedy generation at batch 1, float32."""
+    def generate(self, prompts: Prompts, new_tokens: int) -> Timing:
+        """One greedy generation, all rows in step."""
         ...
 
 
 class Burnish:
     """A compiled artifact."""
 
-    def __init__(self, folder: str, threads: int, length: int) -> None:
+    def __init__(self, folder: str, threads: int, length: int, batch: int, accuracy: str | None = None) -> None:
         from burnish.runtime.model import load
 
-        self.model = load(folder, threads=threads)
+        self.model = load(folder, threads=threads, accuracy=accuracy)  # type: ignore[arg-type]
 
     def versions(self) -> dict[str, str]:
         return _versions("burnish", "onnxruntime", "torch")
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
+    def generate(self, prompts: Prompts, new_tokens: int) -> Timing:
         done = self.model.generate(
-            list(prompt), max_new_tokens=new_tokens, min_new_tokens=new_tokens, do_sample=False, repetition_penalty=1.0
+            [list(row) for row in prompts],
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            repetition_penalty=1.0,
         )
-        return Timing(done.prefill_seconds, done.decode_seconds, list(done.tokens[0]))
+        return Timing(done.prefill_seconds, done.decode_seconds, [list(row) for row in done.tokens])
 
 
 class Eager:
@@ -62,7 +74,7 @@ class Eager:
 
     options: dict[str, Any] = {}  # noqa: RUF012
 
-    def __init__(self, folder: str, threads: int, length: int) -> None:
+    def __init__(self, folder: str, threads: int, length: int, batch: int) -> None:
         torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
         torch.set_num_threads(threads)
         self.torch = torch
@@ -78,19 +90,20 @@ class Eager:
     def versions(self) -> dict[str, str]:
         return _versions("torch", "transformers")
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
-        clock = _Clock()
+    def generate(self, prompts: Prompts, new_tokens: int) -> Timing:
+        clock, ids = _Clock(), self.torch.tensor([list(row) for row in prompts])
         with self.torch.no_grad():
             found = self.model.generate(
-                self.torch.tensor([list(prompt)]),
+                ids,
+                attention_mask=self.torch.ones_like(ids),
                 max_new_tokens=new_tokens,
                 min_new_tokens=new_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,
-                streamer=clock,
+                streamer=_Streamer(clock),
                 **self.options,
             )
-        return clock.timing(found[0, len(prompt) :].tolist())
+        return clock.timing(found[:, ids.shape[1] :].tolist())
 
 
 class Inductor(Eager):
@@ -105,7 +118,7 @@ class Inductor(Eager):
 class OrtGenai:
     """onnxruntime-genai, on the model that its own builder made."""
 
-    def __init__(self, folder: str, threads: int, length: int) -> None:
+    def __init__(self, folder: str, threads: int, length: int, batch: int) -> None:
         # Left alone it takes the number of physical cores, which on a virtual machine may be half of what there is.
         config = Path(folder) / "genai_config.json"
         settings = json.loads(config.read_text())
@@ -113,88 +126,138 @@ class OrtGenai:
         config.write_text(json.dumps(settings, indent=1))
         self.library = importlib.import_module("onnxruntime_genai")
         self.model = self.library.Model(folder)
-        self.length = length
+        self.length, self.batch = length, batch
 
     def versions(self) -> dict[str, str]:
         return _versions("onnxruntime-genai", "onnxruntime")
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
+    def generate(self, prompts: Prompts, new_tokens: int) -> Timing:
         """As `Contender` says."""
         settings = self.library.GeneratorParams(self.model)
-        total = len(prompt) + new_tokens
-        settings.set_search_options(max_length=self.length, min_length=total, do_sample=False, repetition_penalty=1.0)
+        total = len(prompts[0]) + new_tokens
+        settings.set_search_options(
+            batch_size=self.batch, max_length=self.length, min_length=total, do_sample=False, repetition_penalty=1.0
+        )
         generator = self.library.Generator(self.model, settings)
         clock = _Clock()
-        clock.put(None)
-        generator.append_tokens([list(prompt)])
+        generator.append_tokens([list(row) for row in prompts])
         for _ in range(new_tokens):
             generator.generate_next_token()
-            clock.put(None)
-        return clock.timing([int(token) for token in generator.get_sequence(0)[len(prompt) : total]])
+            clock.tick()
+        rows = [generator.get_sequence(row)[len(prompts[0]) : total] for row in range(self.batch)]
+        return clock.timing([[int(token) for token in row] for row in rows])
 
 
 class LlamaCpp:
-    """llama.cpp by its Python binding, on a .gguf file."""
+    """llama.cpp by the C functions that its Python binding has, on a .gguf file, with its own defaults."""
 
-    def __init__(self, folder: str, threads: int, length: int) -> None:
-        self.arrays = importlib.import_module("numpy")
-        self.model = importlib.import_module("llama_cpp").Llama(
-            folder, n_ctx=length, n_threads=threads, n_threads_batch=threads, verbose=False
-        )
+    def __init__(self, folder: str, threads: int, length: int, batch: int) -> None:
+        self.arrays, self.library = importlib.import_module("numpy"), importlib.import_module("llama_cpp")
+        library, self.count = self.library, batch
+        library.llama_backend_init()
+        self.model = library.llama_model_load_from_file(folder.encode(), library.llama_model_default_params())
+        settings = library.llama_context_default_params()
+        settings.n_seq_max = batch
+        settings.n_ctx = batch * (-(-length // 256) * 256)  # it divides it among the rows, and rounds to so many
+        settings.n_batch = batch * length  # a prompt is one call
+        settings.n_threads = settings.n_threads_batch = threads
+        self.context = library.llama_init_from_model(self.model, settings)
+        self.batch = library.llama_batch_init(batch * length, 0, 1)
+        self.vocabulary = library.llama_vocab_n_tokens(library.llama_model_get_vocab(self.model))
 
     def versions(self) -> dict[str, str]:
         return _versions("llama-cpp-python")
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
-        """As `Contender` says. Tokens are chosen here: the binding's samplers cost more than the largest logit."""
-        clock, tokens = _Clock(), []
-        clock.put(None)
-        self.model.reset()
-        given = list(prompt)
-        for _ in range(new_tokens):
-            self.model.eval(given)
-            logits = self.model._ctx.get_logits_ith(-1)
-            given = [int(self.arrays.ctypeslib.as_array(logits, (self.model.n_vocab(),)).argmax())]
-            clock.put(None)
-            tokens += given
-        return clock.timing(tokens)
+    def generate(self, prompts: Prompts, new_tokens: int) -> Timing:
+        """As `Contender` says. Tokens are chosen here: the library's samplers cost more than the largest logit."""
+        clock = _Clock()
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        rows: list[list[int]] = [[] for _ in prompts]
+        given: Prompts = prompts
+        for step in range(new_tokens):
+            given = [[token] for token in self._feed(given, len(prompts[0]) + step - 1 if step else 0)]
+            clock.tick()
+            for row, token in zip(rows, given, strict=True):
+                row += token
+        return clock.timing(rows)
+
+    def _feed(self, given: Prompts, position: int) -> list[int]:
+        """The likeliest token after each row's new ones, the first of which is at `position`."""
+        batch, at, lasts = self.batch, 0, []
+        for row, tokens in enumerate(given):
+            for place, token in enumerate(tokens):
+                batch.token[at], batch.pos[at] = token, position + place
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, row
+                batch.logits[at] = place == len(tokens) - 1
+                at += 1
+            lasts.append(at - 1)
+        batch.n_tokens = at
+        failed = self.library.llama_decode(self.context, batch)
+        if failed:
+            raise RuntimeError(f"llama_decode of {at} tokens gave {failed}")
+        found = [self.library.llama_get_logits_ith(self.context, last) for last in lasts]
+        return [int(self.arrays.ctypeslib.as_array(logits, (self.vocabulary,)).argmax()) for logits in found]
 
 
 class OpenVino:
-    """OpenVINO GenAI, on the model that its exporter made."""
+    """OpenVINO GenAI, on the model that its exporter made.
 
-    def __init__(self, folder: str, threads: int, length: int) -> None:
+    As it comes: on processors that have instructions for bfloat16 it computes in that, and its caches have 8 bits.
+    A row goes through LLMPipeline; several, which that does not take as tokens, through the pipeline beneath it.
+    """
+
+    def __init__(self, folder: str, threads: int, length: int, batch: int) -> None:
         self.arrays = importlib.import_module("numpy")
         self.tensors = importlib.import_module("openvino")
         self.library = importlib.import_module("openvino_genai")
         settings = self.library.SchedulerConfig()
-        settings.enable_prefix_caching = False  # each repetition reads the same prompt
-        self.model = self.library.LLMPipeline(folder, "CPU", scheduler_config=settings, INFERENCE_NUM_THREADS=threads)
+        settings.enable_prefix_caching = False  # each repetition reads the same prompts
+        settings.max_num_batched_tokens = batch * length  # prompts are one step, as LLMPipeline has it; else 256 tokens
+        given = {"INFERENCE_NUM_THREADS": threads}
+        if batch == 1:
+            self.model = self.library.LLMPipeline(folder, "CPU", scheduler_config=settings, **given)
+        else:
+            self.model = self.library.ContinuousBatchingPipeline(folder, settings, "CPU", given)
 
     def versions(self) -> dict[str, str]:
         return _versions("openvino-genai", "openvino")
 
-    def generate(self, prompt: Sequence[int], new_tokens: int) -> Timing:
+    def generate(self, prompts: Prompts, new_tokens: int) -> Timing:
         """As `Contender` says."""
-        library, clock = self.library, _Clock()
-        settings = library.GenerationConfig()
+        settings = self.library.GenerationConfig()
         settings.max_new_tokens, settings.ignore_eos, settings.do_sample = new_tokens, True, False
+        given = [self.tensors.Tensor(self.arrays.array([list(row)], dtype=self.arrays.int64)) for row in prompts]
+        return self._one(given[0], settings) if len(given) == 1 else self._several(given, settings)
+
+    def _one(self, given: Any, settings: Any) -> Timing:
+        library, clock = self.library, _Clock()
 
         class Streamer(library.StreamerBase):  # type: ignore[misc, name-defined]
-            """Notes when each token comes; sometimes several are given at once."""
+            """Notes when tokens come."""
 
             def write(self, tokens: Any) -> Any:
-                for _ in tokens if isinstance(tokens, list) else [tokens]:
-                    clock.put(None)
+                clock.tick()
                 return library.StreamingStatus.RUNNING
 
             def end(self) -> None:
                 """Part of the interface."""
 
-        clock.put(None)
-        given = self.tensors.Tensor(self.arrays.array([list(prompt)], dtype=self.arrays.int64))
         found = self.model.generate(given, settings, Streamer())
-        return clock.timing([int(token) for token in found.tokens[0]])
+        return clock.timing([[int(token) for token in found.tokens[0]]])
+
+    def _several(self, given: Sequence[Any], settings: Any) -> Timing:
+        clock = _Clock()
+        requests = [self.model.add_request(number, row, settings) for number, row in enumerate(given)]
+        rows: list[list[int]] = [[] for _ in given]
+        while self.model.has_non_finished_requests():
+            self.model.step()
+            for row, request in zip(rows, requests, strict=True):
+                while request.can_read():
+                    for output in request.read().values():
+                        row += output.generated_ids
+            if all(rows):
+                clock.tick()
+        return clock.timing(rows)
 
 
 CONTENDERS: dict[str, Any] = {
@@ -208,21 +271,34 @@ CONTENDERS: dict[str, Any] = {
 
 
 class _Clock:
-    """When each token came. transformers' `streamer`: `put` is called with the prompt first, then with each token."""
+    """When the new tokens of all rows were there."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.times: list[float] = []
 
-    def put(self, value: Any) -> None:
+    def tick(self) -> None:
+        """Now."""
         self.times.append(time.perf_counter())
 
-    def end(self) -> None:
-        """Part of transformers' interface."""
-
-    def timing(self, tokens: list[int]) -> Timing:
-        first, last = self.times[1], self.times[-1]
+    def timing(self, tokens: list[list[int]]) -> Timing:
+        first, last = self.times[0], self.times[-1]
         return Timing(first - self.started, last - first, tokens)
+
+
+class _Streamer:
+    """transformers' interface to whoever wants tokens as they come: the prompt first, then those of each step."""
+
+    def __init__(self, clock: _Clock) -> None:
+        self.clock, self.reads_prompt = clock, True
+
+    def put(self, value: Any) -> None:
+        if not self.reads_prompt:
+            self.clock.tick()
+        self.reads_prompt = False
+
+    def end(self) -> None:
+        """There is nothing to do."""
 
 
 def _versions(*names: str) -> dict[str, str]:
@@ -246,7 +322,7 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         before = _cpu_seconds()
-        timing = contender.generate(request["prompt"], request["new_tokens"])
+        timing = contender.generate(request["prompts"], request["new_tokens"])
         answer = {
             "prefill": timing.prefill,
             "decode": timing.decode,

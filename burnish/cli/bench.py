@@ -13,7 +13,7 @@ from burnish.benchmark.peers import PEERS
 from burnish.cli.app import MODEL_HELP, Backend, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import compiled_model
-from burnish.ir.errors import UsageError
+from burnish.ir.errors import NativeBuildError, UsageError
 
 
 @app.command()
@@ -25,6 +25,7 @@ def bench(
     ] = None,
     prompt_length: Annotated[int, typer.Option(min=1, help="Tokens to read: the context of what is written.")] = 512,
     new_tokens: Annotated[int, typer.Option(min=2, help="Tokens to write.")] = 64,
+    batch: Annotated[int, typer.Option(min=1, help="Rows that are read and written together.")] = 1,
     repeats: Annotated[int, typer.Option(min=1, help="Undisturbed repetitions of each contender.")] = 9,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of each contender.", show_default="all cores")
@@ -35,18 +36,18 @@ def bench(
 ) -> None:
     """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
     with reported():
-        from burnish.benchmark.bandwidth import native_bandwidth
-        from burnish.benchmark.compare import compare, results_view
+        from burnish.benchmark.bandwidth import measure_bandwidth
+        from burnish.benchmark.compare import compare, records, results_view
         from burnish.benchmark.machine import cores
         from burnish.benchmark.peers import parse_peers
-        from burnish.benchmark.runner import Settings, append, record
+        from burnish.benchmark.runner import Settings, append
 
         peers = parse_peers(vs)
         is_artifact = (Path(model) / "manifest.json").exists()
         origin = source if is_artifact or source is not None else Path(model)
         if peers and (origin is None or not origin.exists()):
             raise UsageError("--vs needs the model that others can read, a folder or a .gguf file: say --model MODEL")
-        settings = Settings(prompt_length, new_tokens, repeats, threads or cores())
+        settings = Settings(prompt_length, new_tokens, repeats, threads or cores(), batch=batch)
         with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder:
             artifact = Path(model)
             if not is_artifact:
@@ -61,7 +62,12 @@ def bench(
                     progress.update(task, description=what, completed=done, total=total)
 
                 found = compare(artifact, origin, peers, settings, show)
-                bandwidth = native_bandwidth(artifact, settings)
+                show("measuring the machine", repeats, repeats)
+                bandwidth = None
+                try:
+                    bandwidth = measure_bandwidth(found)
+                except (NativeBuildError, UsageError) as error:
+                    err.print(f"no share of the read bandwidth, which the native library measures: {error}")
         out.print(results_view(found, bandwidth))
         if results is not None:
-            append(results, [record(result, found[0], Path(model).stem) for result in found])
+            append(results, records(found, Path(model).stem, bandwidth))
