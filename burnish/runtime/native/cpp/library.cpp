@@ -71,7 +71,6 @@ struct Pool {
   const Op* ops = nullptr;
   i64 count = 0;
   Pace paces[64];  // by the length in bits of a program's units
-  i64 waited = 0;  // by the team, until the end of the last program: what ends behind it counts in the next
   bool alone = false;  // the first thread runs this program by itself
   std::atomic<bool> running{false};
   i64* times = nullptr;  // of the first thread, nanoseconds of each op: waiting in front of it, then at work; or null
@@ -114,6 +113,7 @@ static void work(void* given, int thread) {
   Pool& pool = *static_cast<Pool*>(given);
   Worker& worker = pool.workers[thread];
   const i64 threads = pool.alone ? 1 : pool.team.size();
+  const i64 started = nanoseconds(), used = nanoseconds(CLOCK_THREAD_CPUTIME_ID), parked = pool.team.parked(thread);
   for (i64 i = 0; i < pool.count; i++) {
     const Op& op = pool.ops[i];
     const Kernel& kernel = KERNELS[op.kernel];
@@ -138,6 +138,8 @@ static void work(void* given, int thread) {
     }
     if (times) times[1] += nanoseconds() - since;
   }
+  worker.lacked = nanoseconds() - started - (nanoseconds(CLOCK_THREAD_CPUTIME_ID) - used);
+  worker.lacked -= pool.team.parked(thread) - parked;
 }
 
 // By the team, or by one thread where that is faster.
@@ -151,9 +153,9 @@ static void run(Pool& pool) {
     work(&pool, 0);
   else
     pool.team.run(work, &pool);
-  const i64 waited = pool.team.waited();
-  if (pool.team.size() > 1) pace.ran(nanoseconds() - since, waited - pool.waited, pool.team.size());
-  pool.waited = waited;
+  i64 lacked = 0;
+  for (int t = 0; t < pool.team.size(); t++) lacked += pool.workers[t].lacked;
+  if (pool.team.size() > 1) pace.ran(nanoseconds() - since, lacked, pool.team.size());
 }
 
 // Room for what a program claims and for its threads' scratch: false where there is no memory.

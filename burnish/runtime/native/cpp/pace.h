@@ -1,9 +1,10 @@
-// Whether a team is worth it: where others use the processors, its threads wait for each other longer than they work.
+// Whether a team is worth it: where others use the processors, its threads wait for the one that has none.
 #pragma once
 #include "team.h"
 
-// Of programs of about one size. A team that waits much is timed against one thread, and the faster of the two runs the
-// next programs: the results are the same, to the last bit.
+// Of programs of about one size. A team whose threads lack processors is timed against one thread, and the faster of the
+// two runs the next programs: the results are the same, to the last bit. How long threads wait for each other would not
+// tell: the parts of their work are never equal.
 class Pace {
  public:
   bool alone() {
@@ -11,12 +12,12 @@ class Pace {
     return phase == TRIAL || (phase == CHOSEN && alone_is_faster);
   }
 
-  // `took` nanoseconds, of which all threads of a team waited `waited` together.
-  void ran(i64 took, i64 waited, int threads) {
+  // `took` nanoseconds, in which all threads of a team together had something to do for `lacked`, and no processor.
+  void ran(i64 took, i64 lacked, int threads) {
     if (phase == CHOSEN) return;
-    runs++, time += took, waits += waited;
+    runs++, time += took, lacks += lacked;
     if (runs < LEAST_RUNS || time < LEAST_NANOSECONDS) return;
-    if (phase == WATCH && waits * MUCH < time * threads) {
+    if (phase == WATCH && lacks * MUCH < time * threads) {
       *this = Pace();
     } else if (phase == WATCH) {
       phase = TRIAL, team_runs = runs, team_time = time;
@@ -28,11 +29,11 @@ class Pace {
   }
 
  private:
-  static constexpr i64 LEAST_RUNS = 2, LEAST_NANOSECONDS = 20000000;  // several slices of the scheduler
-  static constexpr i64 MUCH = 8;   // a share of all threads' time: quiet machines stay below
+  static constexpr i64 LEAST_RUNS = 2, LEAST_NANOSECONDS = 100000000;  // what lasts shorter is over by now
+  static constexpr i64 MUCH = 8;   // a share of all threads' time
   static constexpr i64 HOLD = 16;  // times what was measured: a trial that was in vain costs little
 
   enum { WATCH, TRIAL, CHOSEN } phase = WATCH;
   bool alone_is_faster = false;
-  i64 runs = 0, time = 0, waits = 0, team_runs = 0, team_time = 0, until = 0;
+  i64 runs = 0, time = 0, lacks = 0, team_runs = 0, team_time = 0, until = 0;
 };

@@ -15,9 +15,9 @@
 constexpr int MOST_THREADS = 256;
 constexpr i64 SPIN_NANOSECONDS = 200000;  // then a thread parks, and costs nobody anything
 
-static inline i64 nanoseconds() {
+static inline i64 nanoseconds(clockid_t clock = CLOCK_MONOTONIC) {
   timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
+  clock_gettime(clock, &now);
   return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
@@ -45,14 +45,14 @@ class Team {
     barrier(0);
   }
 
-  // All threads are here before one of them goes on. `counted`: what it waits is part of `waited`.
-  void barrier(int thread, bool counted = true) {
+  // All threads are here before one of them goes on.
+  void barrier(int thread) {
     if (count == 1) return;
     const int mine = flags[thread].passed.load(std::memory_order_relaxed) + 1;
     flags[thread].passed.store(mine, std::memory_order_seq_cst);
     if (sleepers.load(std::memory_order_seq_cst)) wake(thread);
     for (int other = 0; other < count; other++)
-      if (other != thread) wait_for(thread, other, mine, counted);
+      if (other != thread) wait_for(thread, other, mine);
   }
 
   ~Team() {
@@ -64,12 +64,9 @@ class Team {
 
   int size() const { return count; }
 
-  // Nanoseconds that all threads waited for each other, since the team was made: short waits do not count.
-  i64 waited() const {
-    i64 sum = 0;
-    for (int t = 0; t < count; t++) sum += flags[t].waited.load(std::memory_order_relaxed);
-    return sum;
-  }
+  // Nanoseconds that a thread, which asks, was parked since the team was made, until it was woken: from there on it
+  // waits for a processor.
+  i64 parked(int thread) const { return flags[thread].parked; }
 
  private:
   struct Start {
@@ -78,7 +75,8 @@ class Team {
   };
   struct alignas(128) Flag {
     std::atomic<int> passed{0};
-    std::atomic<i64> waited{0};  // written by its thread alone
+    std::atomic<i64> woke{0};  // when its thread last woke the others
+    i64 parked = 0;            // its thread's alone
   };
 
   // Where the system gives fewer threads than were wanted, the team is smaller.
@@ -101,14 +99,14 @@ class Team {
     Team& team = *start.team;
     while (!team.ready.load(std::memory_order_acquire)) sched_yield();
     for (;;) {
-      team.barrier(start.thread, false);  // until there is something to do
+      team.barrier(start.thread);  // until there is something to do
       if (team.stopped) return nullptr;
       team.body(team.context, start.thread);
       team.barrier(start.thread);
     }
   }
 
-  void wait_for(int thread, int other, int mine, bool counted) {
+  void wait_for(int thread, int other, int mine) {
     std::atomic<int>& flag = flags[other].passed;
     i64 since = 0;
     for (int spins = 1; flag.load(std::memory_order_acquire) - mine < 0; spins++) {
@@ -121,11 +119,15 @@ class Team {
       const int seen = flag.load(std::memory_order_seq_cst);
       if (seen - mine < 0) syscall(SYS_futex, &flag, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
       sleepers.fetch_sub(1, std::memory_order_seq_cst);
+      const i64 woken = flags[other].woke.load(std::memory_order_relaxed);
+      flags[thread].parked += (woken > now ? woken : nanoseconds()) - now;
     }
-    if (since && counted) flags[thread].waited.fetch_add(nanoseconds() - since, std::memory_order_relaxed);
   }
 
-  void wake(int thread) { syscall(SYS_futex, &flags[thread].passed, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0); }
+  void wake(int thread) {
+    flags[thread].woke.store(nanoseconds(), std::memory_order_relaxed);
+    syscall(SYS_futex, &flags[thread].passed, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  }
 
   int count;
   pid_t process = 0;  // that the threads are of
