@@ -173,7 +173,17 @@ def activation(c: Context, name: str, x: ir.Value, dtype: torch.dtype) -> ir.Val
         return b.op("Mul", x, b.op("Sigmoid", x))
     if name in ("gelu", "gelu_tanh"):
         return b.op("Gelu", x, approximate="tanh" if name == "gelu_tanh" else "none")
-    return b.op({"relu": "Relu", "sigmoid": "Sigmoid"}[name], x)
+    return b.op("Relu", x) if name == "relu" else _logistic(c, x, dtype)
+
+
+def _logistic(c: Context, x: ir.Value, dtype: torch.dtype) -> ir.Value:
+    """1 / (1 + e^-x). ONNX Runtime's Sigmoid gives 1.5e-8 for all below -18, which a norm behind it makes large."""
+    b = c.builder
+    return b.op("Reciprocal", b.op("Add", b.op("Exp", b.op("Neg", x)), b.constant(1, dtype)))
+
+
+def _sigmoid(c: Context, node: fx.Node, a: Arguments) -> Result:
+    return _logistic(c, c.tensor(a["self"], dtype_of(node)), dtype_of(node))
 
 
 def _silu(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -281,7 +291,6 @@ _SIMPLE_UNARY: dict[Any, str] = {
     aten.log.default: "Log",
     aten.sqrt.default: "Sqrt",
     aten.reciprocal.default: "Reciprocal",
-    aten.sigmoid.default: "Sigmoid",
     aten.tanh.default: "Tanh",
     aten.relu.default: "Relu",
     aten.sin.default: "Sin",
@@ -298,6 +307,7 @@ def _forms(op: Any, make: Callable[[], Translate]) -> dict[Any, Translate]:
 
 
 COMPUTE: dict[Any, Translate] = {
+    aten.sigmoid.default: _sigmoid,
     aten.linear.default: _linear,
     aten.addmm.default: _addmm,
     **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default), _matmul),
