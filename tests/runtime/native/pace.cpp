@@ -39,6 +39,6 @@ int main() {
   Pace again;
   runs(again, 40, 6 * MILLISECOND, 4 * MILLISECOND, 5 * MILLISECOND);
   expect(again.alone(), "one thread is faster");
-  usleep(17 * 205 * 1000);
+  usleep(9 * 205 * 1000);
   expect(!again.alone(), "and after a while the team is tried again");
 }

@@ -31,7 +31,7 @@ class Pace {
  private:
   static constexpr i64 LEAST_RUNS = 2, LEAST_NANOSECONDS = 100000000;  // what lasts shorter is over by now
   static constexpr i64 MUCH = 8;   // a share of all threads' time
-  static constexpr i64 HOLD = 16;  // times what was measured: a trial that was in vain costs little
+  static constexpr i64 HOLD = 8;  // times what was measured: a trial that was in vain costs little
 
   enum { WATCH, TRIAL, CHOSEN } phase = WATCH;
   bool alone_is_faster = false;
