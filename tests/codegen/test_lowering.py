@@ -132,6 +132,8 @@ def test_the_least_of_a_sigmoid_is_no_floor(tmp_path: Path) -> None:
     """ONNX Runtime's own gives the same for all below -18."""
     m = Maker()
     far = m.call(aten.sub.Tensor, m.embed(4, scale=12.0), 20.0)
-    gated = m.call(ops.gated_activation.default, far, m.call(aten.exp.default, m.call(aten.neg.default, far)), "sigmoid")
+    gated = m.call(
+        ops.gated_activation.default, far, m.call(aten.exp.default, m.call(aten.neg.default, far)), "sigmoid"
+    )
     both = m.call(aten.cat.default, [m.call(aten.log.default, m.call(aten.sigmoid.default, far)), gated], -1)
     compare(m.step(both), tmp_path)

@@ -51,6 +51,7 @@ class Result:
     states: dict[str, int] = field(default_factory=dict)  # kind -> how many
     difference: float = 0.0  # the largest, over the largest logit
     seconds: float = 0.0
+    by_torch: int = 0  # operations that the backend has no kernel for
     detail: str = ""  # a traceback, or where the numbers part
 
 
@@ -58,7 +59,7 @@ class Different(Exception):
     """The compiled model gives other numbers than transformers."""
 
 
-def check(model_type: str, backend: Backend = "onnxruntime") -> Result:
+def check(model_type: str, backend: Backend = "native") -> Result:
     """Build, compile and compare one type. Never raises: what goes wrong is the outcome."""
     started = time.perf_counter()
     result = _check(model_type, backend)
@@ -88,13 +89,14 @@ def _check(model_type: str, backend: Backend) -> Result:
         return _stopped(model_type, "failed", error)
     with compiled:
         states = dict(Counter(state.kind.value for state in compiled.artifact.states))
+        by_torch = sum("runs by PyTorch" in note for note in compiled.trace.passes[-1].notes)
         try:
             difference = compare(model, compiled)
         except Different as different:
             return Result(model_type, "MISMATCH", reason=str(different), states=states)
         except Exception as error:
             return dataclasses.replace(_stopped(model_type, "failed", error), states=states)
-    return Result(model_type, "match", states=states, difference=difference)
+    return Result(model_type, "match", states=states, difference=difference, by_torch=by_torch)
 
 
 def _stopped(model_type: str, outcome: Outcome, error: Exception) -> Result:
@@ -173,7 +175,7 @@ def _compare_generation(model: PreTrainedModel, compiled: CompiledModel, prompts
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("type")
-    parser.add_argument("--backend", choices=get_args(Backend), default="onnxruntime")
+    parser.add_argument("--backend", choices=get_args(Backend), default="native")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")

@@ -42,7 +42,14 @@ def write_page(path: Path, results: Sequence[Result], backend: str) -> None:
         "|---|---:|---|",
     ]
     lines += [f"| {outcome} | {counts[outcome]} | {meaning} |" for outcome, meaning in _MEANING.items()]
-    lines += ["", "| type | outcome | remembers | largest difference, or the reason |", "|---|---|---|---|"]
+    matched = [result for result in results if result.outcome == "match"]
+    whole = sum(not result.by_torch for result in matched)
+    lines += [
+        "",
+        f"Of the {len(matched)} that match, {whole} run by the backend alone, and the others by PyTorch, too.",
+    ]
+    lines += ["", "| type | outcome | remembers | largest difference, or the reason | operations by PyTorch |"]
+    lines += ["|---|---|---|---|---:|"]
     lines += [_row(result) for result in results]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
@@ -51,7 +58,7 @@ def write_page(path: Path, results: Sequence[Result], backend: str) -> None:
 def _row(result: Result) -> str:
     states = ", ".join(f"{count} {kind}" for kind, count in sorted(result.states.items()))
     told = f"{result.difference:.0e}" if result.outcome == "match" else _reason(result)
-    return f"| {result.type} | {result.outcome} | {states} | {told} |"
+    return f"| {result.type} | {result.outcome} | {states} | {told} | {result.by_torch or ''} |"
 
 
 def _reason(result: Result) -> str:

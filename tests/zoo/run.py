@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("types", nargs="*", metavar="TYPE", help="model types; all of transformers' if none is named")
     parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
-    parser.add_argument("--backend", choices=get_args(Backend), default="onnxruntime")
+    parser.add_argument("--backend", choices=get_args(Backend), default="native")
     parser.add_argument("--again", action="store_true", help="run types that have a result already, too")
     parser.add_argument("--limit", type=float, default=TIME_LIMIT, help=f"seconds a type ({TIME_LIMIT:.0f})")
     parser.add_argument("--results", type=Path, help="instead of build/zoo/BACKEND.jsonl")
