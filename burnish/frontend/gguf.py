@@ -62,8 +62,7 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
     facts = Facts(file, name)
     model = empty_model.build(config_of(facts), file.path)
     weights = _weights(file, ARCHITECTURES[name], name, model)
-    if ignored := facts.not_understood():
-        _log.warning("%s has settings that are not understood and left out: %s", file.path, ", ".join(ignored))
+    facts.check_understood()
     return model, weights
 
 
@@ -128,7 +127,10 @@ def _divide_frequencies(model: PreTrainedModel, factors: torch.Tensor, path: Pat
 
 
 def _end_of_text(file: GGUFFile) -> dict[str, Any]:
-    """The tokens after which there is no more: the end of the text, of a turn and of a message."""
+    """The tokens after which there is no more: the end of the text, of a turn and of a message, by id or by name."""
+    from burnish.frontend.gguf_tokenizer import ends_of_turns
+
     keys = ("eos", "eot", "eom")
     ids = [file.metadata[name] for key in keys if (name := f"tokenizer.ggml.{key}_token_id") in file.metadata]
-    return {"eos_token_id": list(dict.fromkeys(ids))} if ids else {}
+    found = list(dict.fromkeys([*ids, *ends_of_turns(file)]))
+    return {"eos_token_id": found} if found else {}

@@ -31,8 +31,10 @@ class Facts:
         return self.file.metadata.get(f"{self.architecture}.{name}", default)
 
     def number(self, name: str) -> Any:
-        """The same, which has to be there and a number."""
+        """The same, which has to be there and a number, or one for each layer, all the same."""
         found = self.get(name)
+        if isinstance(found, list) and len(set(found)) == 1:
+            found = found[0]
         if isinstance(found, bool) or not isinstance(found, int | float):
             what = "is missing" if found is None else f"is {type(found).__name__}, not one number"
             raise InvalidModelError(f"{self.file.path}: the metadata {self.architecture}.{name} {what}")
@@ -42,14 +44,54 @@ class Facts:
         """Whether a layer has a tensor of this name."""
         return f"blk.0.{suffix}" in self.file.tensors
 
-    def not_understood(self) -> list[str]:
-        """Entries of the architecture that nobody asked for."""
+    def check_understood(self) -> None:
+        """InvalidModelError for an entry of the architecture that nobody asked for, and that may change numbers."""
         prefix = f"{self.architecture}."
-        names = (name for name in self.file.metadata if name.startswith(prefix))
-        return [name for name in names if name.removeprefix(prefix) not in self.asked | _NEUTRAL]
+        for name, value in self.file.metadata.items():
+            key = name.removeprefix(prefix)
+            if not name.startswith(prefix) or key in self.asked | _HARMLESS or self._is_neutral(key, value):
+                continue
+            raise InvalidModelError(
+                f"{self.file.path}: the metadata {name} is {value!r}, which is not read: the file may compute "
+                "something else than what would be compiled. A model that transformers knows can be compiled from its folder "
+                "with config.json and safetensors."
+            )
+
+    def _is_neutral(self, key: str, value: Any) -> bool:
+        if key == "attention.scale":  # what is usual, spelled out
+            usual = self.get("attention.key_length", 0) or (
+                self.number("embedding_length") / self.number("attention.head_count")
+            )
+            return isinstance(value, float) and abs(value * usual**0.5 - 1) < 1e-6
+        values = value if isinstance(value, list) else [value]
+        return key in _NEUTRAL and all(each == _NEUTRAL[key] for each in values)
 
 
-_NEUTRAL = {"vocab_size", "attention.value_length", "rope.scaling.finetuned"}  # checked or said elsewhere
+_HARMLESS = {"vocab_size", "attention.value_length", "rope.scaling.finetuned", "tensor_data_layout"}
+"""Checked or said elsewhere, or of no meaning for what is computed."""
+
+_NEUTRAL: dict[str, Any] = {
+    "attention.causal": True,
+    "attention.clamp_kqv": 0,
+    "attention.layer_norm_epsilon": 0,
+    "attention.max_alibi_bias": 0,
+    "attention.sliding_window": 0,
+    "attn_logit_softcapping": 0,
+    "embedding_scale": 1,
+    "expert_count": 0,
+    "expert_shared_count": 0,
+    "expert_used_count": 0,
+    "final_logit_softcapping": 0,
+    "leading_dense_block_count": 0,
+    "logit_scale": 1,
+    "nextn_predict_layers": 0,
+    "pooling_type": 0,
+    "residual_scale": 1,
+    "rope.dimension_sections": 0,
+    "rope.scaling.attn_factor": 1,
+    "use_parallel_residual": False,
+}
+"""Entries that change nothing where they have this value, or a list of it."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +114,7 @@ def config_of(facts: Facts) -> PreTrainedConfig:
     values: dict[str, Any] = {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "hidden_size": facts.number("embedding_length"),
-        "intermediate_size": facts.get("feed_forward_length"),
+        "intermediate_size": facts.number("feed_forward_length") if facts.get("feed_forward_length") else None,
         "num_hidden_layers": facts.number("block_count"),
         "num_attention_heads": facts.number("attention.head_count"),
         "max_position_embeddings": facts.number("context_length"),
@@ -80,7 +122,10 @@ def config_of(facts: Facts) -> PreTrainedConfig:
         "tie_word_embeddings": "output.weight" not in tensors,
         **{f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()},
     }
-    values["num_key_value_heads"] = facts.get("attention.head_count_kv", values["num_attention_heads"])
+    kv_heads = facts.get("attention.head_count_kv")
+    values["num_key_value_heads"] = (
+        values["num_attention_heads"] if kv_heads is None else facts.number("attention.head_count_kv")
+    )
     values["head_dim"] = facts.get("attention.key_length", values["hidden_size"] // values["num_attention_heads"])
     if facts.get("attention.value_length", values["head_dim"]) != values["head_dim"]:
         raise InvalidModelError(f"{facts.file.path}: keys and values of different lengths are not read")
@@ -115,12 +160,18 @@ def _rope(facts: Facts, head_dim: int) -> dict[str, Any]:
                 "dimensions: rotary embedding of a part of them is not read for this architecture"
             )
         found["partial_rotary_factor"] = rotated / head_dim
-    scaling = facts.get("rope.scaling.type", "none")
+    # Files of 2023 have the factor alone, under either name.
+    factor = facts.get("rope.scaling.factor", facts.get("rope.scale_linear", 1.0))
+    scaling = facts.get("rope.scaling.type", "none" if factor in (0.0, 1.0) else "linear")
     if scaling == "linear":
-        found |= {"rope_type": "linear", "factor": facts.number("rope.scaling.factor")}
+        found |= {"rope_type": "linear", "factor": float(factor)}
+    elif scaling == "yarn":
+        original = facts.number("rope.scaling.original_context_length")
+        found |= {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": original}
     elif scaling != "none":
         raise InvalidModelError(
-            f"{facts.file.path}: {facts.architecture}.rope.scaling.type is {scaling!r}; 'none' and 'linear' are read"
+            f"{facts.file.path}: {facts.architecture}.rope.scaling.type is {scaling!r}; 'none', 'linear' and 'yarn' are "
+            "read"
         )
     return found
 

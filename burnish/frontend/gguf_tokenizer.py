@@ -7,6 +7,8 @@ merging, and SentencePiece's BPE ("llama"), whose merges follow from the scores 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -21,37 +23,62 @@ _CONTROL, _USER_DEFINED = 3, 4  # of `tokenizer.ggml.token_type`
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's sign for a space
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
+_ENDS_OF_TURNS = {
+    *("<|end|>", "<end_of_turn>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<turn|>", "<|endoftext|>", "<EOT>"),
+    *("<|end_of_text|>", "<|eot|>", "<|eom|>", "<|return|>", "<|call|>", "<end_of_utterance>", "<|END_OF_TURN_TOKEN|>"),
+}
+"""Control tokens that end what a model says, by their names: files often have but one of them by its id."""
+
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _LLAMA3, _QWEN2 = _WORDS % "{1,3}", _WORDS % ""
+_SEED_CODER = _QWEN2.replace(r"]+[\r\n]*", r"\r\n]+")
+_QWEN35 = _QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
+_BAILING = _QWEN2.replace(r"\s*[\r\n]+", r"\s*[\r\n]")
 _CASED = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]%s[\p{Ll}\p{Lm}\p{Lo}\p{M}]%s"
 _TEKKEN = (
     f"{_CASED % ('*', '+')}|{_CASED % ('+', '*')}"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_DIGIT = r"\p{N}"
+_CONTRACTION = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_GPT4O = (
+    f"{_CASED % ('*', '+')}{_CONTRACTION}|{_CASED % ('+', '*')}{_CONTRACTION}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DIGIT, _TRIPLES = r"\p{N}", r"\p{N}{1,3}"
+_DEEPSEEK3 = (
+    _TRIPLES,
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",  # Chinese and Japanese
+    r"[!-/:-~&&[^A-Za-z]][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+_DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", _DIGIT)
+_FALCON = (r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")
+_BLOOM = r" ?[^(\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
-# `tokenizer.ggml.pre`: the expressions that cut the text, one after the other.
-_CUTS = {
-    "default": (_GPT2,),
-    "gpt-2": (_GPT2,),
-    "gpt2": (_GPT2,),
-    "smollm": (_DIGIT, _GPT2),
-    "starcoder": (_DIGIT, _GPT2),
-    "refact": (_DIGIT, _GPT2),
-    "command-r": (_DIGIT, _GPT2),
-    "llama3": (_LLAMA3,),
-    "llama-v3": (_LLAMA3,),
-    "llama-bpe": (_LLAMA3,),
-    "smaug-bpe": (_LLAMA3,),
-    "falcon3": (_LLAMA3,),
-    "qwen2": (_QWEN2,),
-    "deepseek-r1-qwen": (_QWEN2,),
-    "tekken": (_TEKKEN,),
+_NAMES: dict[tuple[str, ...], str] = {
+    (_GPT2,): "default gpt-2 gpt2 phi-2 mpt olmo jais trillion exaone4 modern-bert mellum gigachat granite-docling",
+    (_DIGIT, _GPT2): "smollm starcoder refact command-r codeshell exaone minerva-7b",
+    (_LLAMA3,): "llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 smaug-bpe dbrx chatglm-bpe glm4",
+    (_QWEN2,): "qwen2 deepseek-r1-qwen stablelm2 megrez hunyuan grok-2",
+    (_QWEN35,): "qwen35",
+    (_SEED_CODER,): "seed-coder",
+    (_BAILING,): "bailingmoe bailingmoe2 llada-moe",
+    (_TEKKEN,): "tekken",
+    (_GPT4O,): "gpt-4o llama4 kanana2 minimax-m2",
+    _DEEPSEEK3: "deepseek-v3 hunyuan-dense",
+    _DEEPSEEK_CODER: "deepseek-coder",
+    _FALCON: "falcon",
+    (_BLOOM,): "bloom poro-chat gpt3-finnish",
+    (_BLOOM, _DIGIT): "viking",
 }
-_WHOLE_WORDS_FIRST = {"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"}  # a word in the vocabulary is not merged
+_CUTS = {name: cuts for cuts, names in _NAMES.items() for name in names.split()}
+"""`tokenizer.ggml.pre`: the expressions that cut the text, one after the other."""
+
+_OF_LLAMA3 = {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
+_WHOLE_WORDS_FIRST = {*_OF_LLAMA3, "tekken"}  # a word in the vocabulary is not merged
 _FIRST_TOKEN = {"llama3", "llama-v3", "llama-bpe", "tekken"}  # a first token unless the file says otherwise
 _COMPOSED = {"qwen2", "deepseek-r1-qwen"}  # characters are composed first (NFC)
 
@@ -76,11 +103,17 @@ def read_tokenizer(file: GGUFFile) -> TokenizerData | None:
             cut,
         )
         return None
-    for token, token_kind in zip(metadata.tokens(), metadata.get("token_type", []), strict=False):
+    if kind == "gpt2" and metadata.get("pre") is None:
+        _log.warning(
+            "%s does not say how its tokenizer cuts text (tokenizer.ggml.pre): it is cut as GPT-2 does, which other "
+            "models do otherwise (a newer conversion of the model says it; see the argument tokenizer)",
+            file.path,
+        )
+    for token, token_kind in metadata.kinds():
         if token_kind == _CONTROL:
             tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True)])
-        elif token_kind == _USER_DEFINED and tokenizer.token_to_id(token) is not None:
-            tokenizer.add_tokens([AddedToken(token, normalized=False, special=False)])
+        elif token_kind == _USER_DEFINED:
+            tokenizer.add_tokens([AddedToken(_as_text(token, kind), normalized=False, special=False)])
     special = {name: metadata.special(key) for name, key in _SPECIAL.items()}
     before = [special["bos_token"]] if metadata.get("add_bos_token", first) else []
     after = [special["eos_token"]] if metadata.get("add_eos_token", False) else []
@@ -90,6 +123,20 @@ def read_tokenizer(file: GGUFFile) -> TokenizerData | None:
         chat_template=file.metadata.get("tokenizer.chat_template"),
         special_tokens={name: token for name, token in special.items() if token is not None},
     )
+
+
+def ends_of_turns(file: GGUFFile) -> list[int]:
+    """The ids of tokens that end what a model says, by their names."""
+    kinds = enumerate(_Metadata(file).kinds() if "tokenizer.ggml.tokens" in file.metadata else ())
+    found = {token: number for number, (token, kind) in kinds if kind == _CONTROL and token in _ENDS_OF_TURNS}
+    if {"<|return|>", "<|call|>"} <= found.keys():  # of gpt-oss, whose <|end|> ends a part of an answer
+        found.pop("<|end|>", None)
+    return list(found.values())
+
+
+def _as_text(token: str, kind: str) -> str:
+    """A token that is looked for in the text itself, as the text has it."""
+    return token.replace(_SPACE, " ") if kind == "llama" else token
 
 
 class _Metadata:
@@ -106,6 +153,10 @@ class _Metadata:
         if not isinstance(found, list) or not found:
             raise InvalidModelError(f"{self.file.path}: the tokenizer has no vocabulary (tokenizer.ggml.tokens)")
         return found
+
+    def kinds(self) -> Iterator[tuple[str, int | None]]:
+        """Each token and its kind, in order."""
+        return zip_longest(self.tokens(), self.get("token_type", [])[: len(self.tokens())])
 
     def special(self, name: str) -> str | None:
         """The token that has this part."""
@@ -144,8 +195,10 @@ def _pair(metadata: _Metadata, merge: str) -> tuple[str, str]:
 
 def _sentencepiece(metadata: _Metadata) -> Tokenizer:
     is_gemma = str(metadata.file.metadata.get("general.architecture", "")).startswith("gemma")
-    # some files have runs of spaces as they are
-    tokens = [_SPACE * len(token) if token and not token.strip(" ") else token for token in metadata.tokens()]
+    # What the vocabulary defines is found in the text, the longest first, and takes no part in merges.
+    given = [token_kind == _USER_DEFINED for _, token_kind in metadata.kinds()]
+    words = zip(metadata.tokens(), given, strict=True)
+    tokens = [_as_text(token, "llama") if whole else token.replace(" ", _SPACE) for token, whole in words]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     scores = metadata.get("scores")
     if is_gemma:  # whose scores do not say the order of the merges, while the ids do
@@ -156,7 +209,10 @@ def _sentencepiece(metadata: _Metadata) -> Tokenizer:
     model = _bpe(
         metadata,
         vocab=vocabulary,
-        merges=_merges(vocabulary, dict(zip(tokens, scores, strict=True))),
+        merges=_merges(
+            {token: index for token, index in vocabulary.items() if not given[index]},
+            dict(zip(tokens, scores, strict=True)),
+        ),
         unk_token=unknown,
         fuse_unk=True,
         byte_fallback=True,

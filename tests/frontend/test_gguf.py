@@ -1,7 +1,6 @@
 """GGUF files: written from small models as llama.cpp's converter does, and one real file."""
 
 import importlib.util
-import logging
 import re
 import struct
 import sys
@@ -183,6 +182,12 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(TOKENS, use_cache=False).logits
     return found
+
+
+def assert_same(path: Path, model: PreTrainedModel) -> None:
+    """What the file's program computes is what `model` does."""
+    found = run(read_gguf(path).program, [TOKENS])[0]
+    torch.testing.assert_close(found, logits(model), atol=1e-4, rtol=1e-4)
 
 
 # ---------------------------------------------------------------- whole files
@@ -414,8 +419,14 @@ def test_tensor_without_a_place(tmp_path: Path) -> None:
     ("entry", "value", "message"),
     [
         ("embedding_length", None, "embedding_length is missing"),
-        ("attention.head_count", [4, 4], "head_count is list, not one number"),
-        ("rope.scaling.type", "yarn", "'yarn'; 'none' and 'linear' are read"),
+        ("attention.head_count", [4, 2], "head_count is list, not one number"),
+        ("rope.scaling.type", "longrope", "'longrope'; 'none', 'linear' and 'yarn' are read"),
+        ("rope.scaling.type", "yarn", "original_context_length is missing"),
+        ("logit_scale", 2.0, "llama.logit_scale is 2.0, which is not read"),
+        ("attention.causal", False, "attention.causal is False"),
+        ("attention.scale", 0.5, "attention.scale is 0.5"),
+        ("rope.dimension_sections", [1, 1, 2, 0], "dimension_sections is"),
+        ("somebodys.own", "x", "llama.somebodys.own is 'x', which is not read"),
         ("rope.dimension_count", 4, "dimension_count is 4, but heads have 8"),
         ("expert_count", 8, "mixtures of experts"),
     ],
@@ -426,8 +437,25 @@ def test_settings_that_are_not_read(tmp_path: Path, entry: str, value: Any, mess
         read_gguf(tmp_path / "model.gguf")
 
 
-def test_settings_that_are_not_understood_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write(tmp_path / "model.gguf", metadata={"llama.logit_scale": 2.0})
-    with caplog.at_level(logging.WARNING, "burnish"):
-        model_of(open_gguf(tmp_path / "model.gguf"))
-    assert "llama.logit_scale" in caplog.text
+def test_settings_that_change_nothing_are_taken(tmp_path: Path) -> None:
+    scale = float(np.float32(8**-0.5))
+    same = {"logit_scale": 1.0, "attention.causal": True, "attention.scale": scale, "rope.dimension_sections": [0, 0]}
+    layers = {"feed_forward_length": [64, 64], "attention.head_count_kv": [2, 2]}
+    entries = {f"llama.{name}": value for name, value in (same | layers).items()}
+    model = write(tmp_path / "model.gguf", metadata=entries)
+    assert_same(tmp_path / "model.gguf", model)
+
+
+@pytest.mark.parametrize("entry", ["rope.scale_linear", "rope.scaling.factor"])
+def test_linear_scaling_as_files_of_2023_say_it(tmp_path: Path, entry: str) -> None:
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0}
+    model = write(tmp_path / "model.gguf", metadata={f"llama.{entry}": 4.0}, sizes={"rope_parameters": rope})
+    assert_same(tmp_path / "model.gguf", model)
+
+
+def test_yarn(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5000.0, "original_max_position_embeddings": 16}
+    entries = {"type": "yarn", "factor": 4.0, "original_context_length": 16}
+    said = {f"llama.rope.scaling.{name}": value for name, value in entries.items()}
+    model = write(tmp_path / "model.gguf", metadata=said, sizes={"rope_parameters": rope})
+    assert_same(tmp_path / "model.gguf", model)

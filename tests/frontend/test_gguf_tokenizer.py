@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer as Library
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.frontend.gguf_file import GGUFFile, open_gguf
-from burnish.frontend.gguf_tokenizer import read_tokenizer
+from burnish.frontend.gguf_tokenizer import ends_of_turns, read_tokenizer
 from burnish.ir.errors import InvalidModelError
 from burnish.runtime.tokenization import Tokenizer
 
@@ -162,3 +163,63 @@ def test_what_does_not_fit_together(file: GGUFFile, message: str) -> None:
     with pytest.raises(InvalidModelError, match=message) as raised:
         read_tokenizer(file)
     assert "model.gguf" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("cut", "text", "pieces"),
+    [
+        ("gpt-4o", "HelloWorld don't 12345", ["Hello", "World", " don't", " ", "123", "45"]),
+        ("llama4", "ÉCOLE d'été/\n", ["ÉCOLE", " d", "'été", "/\n"]),
+        ("dbrx", "it'S 12345\r\n", ["it", "'S", " ", "123", "45", "\r\n"]),
+        ("deepseek-v3", "f(x)=12345 中文ok", ["f", "(x", ")=", "123", "45", " ", "中文", "ok"]),
+        ("deepseek-coder", "x = 12\n\nend()", ["x", " = ", "1", "2", "\n", "\n", "end", "()"]),
+        ("falcon", "it's 12345!", ["it", "'", "s", " ", "123", "45", "!"]),
+        ("bloom", "a (b) c, d", ["a", " (", "b", ")", " c", ",", " d"]),
+        ("viking", "ab12 c", ["ab", "1", "2", " c"]),
+        ("qwen35", "हिन्दी x1", ["हिन्दी", " x", "1"]),
+        ("seed-coder", "a;;\n b", ["a", ";;", "\n", " b"]),
+        ("bailingmoe", "a\n\nb", ["a", "\n\n", "b"]),
+        ("command-r", "a 12", ["a", " ", "1", "2"]),
+        ("stablelm2", "don't 12", ["don", "'t", " ", "1", "2"]),
+    ],
+)
+def test_how_text_is_cut(cut: str, text: str, pieces: list[str]) -> None:
+    data = read_tokenizer(byte_level(cut))
+    assert data is not None
+    cutting = Library.from_str(data.tokenizer_json).pre_tokenizer
+    assert [text[start:end] for _, (start, end) in cutting.pre_tokenize_str(text)] == pieces
+
+
+def test_a_file_that_does_not_say_how_it_cuts_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    file = byte_level("gpt-2")
+    del file.metadata["tokenizer.ggml.pre"]  # type: ignore[attr-defined]
+    assert read_tokenizer(file) is not None
+    assert "does not say how its tokenizer cuts text" in caplog.text
+
+
+@pytest.mark.parametrize("space", [" ", "\N{LOWER ONE EIGHTH BLOCK}"])
+def test_runs_of_spaces_that_a_vocabulary_defines(space: str) -> None:
+    """The longest first, and never merged with what stands behind."""
+    runs = [space * count for count in (2, 3, 4)]
+    words = ["\N{LOWER ONE EIGHTH BLOCK}", "x", "\N{LOWER ONE EIGHTH BLOCK}x"]
+    file = sentencepiece(
+        tokens=["<unk>", "<s>", "</s>", *BYTES, *runs, *words],
+        scores=[-float(index) for index in range(265)],
+        token_type=[2, 3, 3] + [6] * 256 + [4] * 3 + [1] * 3,
+        add_space_prefix=False,
+    )
+    data = read_tokenizer(file)
+    assert data is not None
+    tokenizer, first = Tokenizer(data), 3 + 256
+    for count, found in ((5, [first + 2, first + 5]), (4, [first + 2, first + 4]), (3, [first + 1, first + 4])):
+        ids = tokenizer.encode(" " * count + "x", special=False)
+        assert ids == found
+        assert tokenizer.decode(ids) == " " * count + "x"
+
+
+def test_tokens_that_end_a_turn_are_known_by_name() -> None:
+    assert ends_of_turns(byte_level("gpt-2")) == []
+    names = ["<|end|>", "<end_of_turn>", "<|im_end|>", "hi", "<|return|>"]
+    assert ends_of_turns(byte_level("gpt-2", tokens=names, token_type=[3, 3, 1, 3, 3])) == [0, 1, 4]
+    harmony = ["<|end|>", "<|return|>", "<|call|>"]
+    assert ends_of_turns(byte_level("gpt-2", tokens=harmony, token_type=[3, 3, 3])) == [1, 2]
