@@ -52,9 +52,9 @@ class Facts:
             if not name.startswith(prefix) or key in self.asked | _HARMLESS or self._is_neutral(key, value):
                 continue
             raise InvalidModelError(
-                f"{self.file.path}: the metadata {name} is {value!r}, which is not read: the file may compute "
-                "something else than what would be compiled. A model that transformers knows can be compiled from its folder "
-                "with config.json and safetensors."
+                f"{self.file.path}: the metadata {name} is {value!r}, which is not read: it may change what the file "
+                "computes. A model that transformers knows can be compiled from its folder with config.json and "
+                "safetensors."
             )
 
     def _is_neutral(self, key: str, value: Any) -> bool:
@@ -169,10 +169,8 @@ def _rope(facts: Facts, head_dim: int) -> dict[str, Any]:
         original = facts.number("rope.scaling.original_context_length")
         found |= {"rope_type": "yarn", "factor": float(factor), "original_max_position_embeddings": original}
     elif scaling != "none":
-        raise InvalidModelError(
-            f"{facts.file.path}: {facts.architecture}.rope.scaling.type is {scaling!r}; 'none', 'linear' and 'yarn' are "
-            "read"
-        )
+        known = "'none', 'linear' and 'yarn' are read"
+        raise InvalidModelError(f"{facts.file.path}: {facts.architecture}.rope.scaling.type is {scaling!r}; {known}")
     return found
 
 
