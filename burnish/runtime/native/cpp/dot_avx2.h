@@ -73,7 +73,7 @@ struct Sums {
   INLINE void clear() {
     each<M>([&](auto m) INLINE_LAMBDA { low[m] = high[m] = _mm256_setzero_ps(); });
   }
-  template <int APART = GROUP>  // the numbers of two rows
+  template <int CHAIN = 0, int APART = GROUP>  // APART: the numbers of two rows
   INLINE void add(Pair a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
       const __m256 v = _mm256_broadcast_ss(x + m * APART);
@@ -150,7 +150,7 @@ struct Dot<FORMAT, false> {
         });
         if constexpr (has_minima(FORMAT)) {
           const Pair minimum = part<FORMAT>(w, g, 1, r);
-          c.template add<1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
+          c.template add<0, 1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
                             rows.sums + row * rows.groups * RUNS + (g * RUNS + r) * M);
         }
       }
@@ -224,7 +224,7 @@ struct Dot<FORMAT, true> {
         });
         if constexpr (has_minima(FORMAT)) {
           const Pair minimum = part<FORMAT>(w, g, 1, r);
-          c.template add<1>(minimum, sums + at);
+          c.template add<0, 1>(minimum, sums + at);
         }
       }
     }

@@ -66,21 +66,23 @@ struct Dot;
 
 constexpr int FLOAT_ROWS = 12;
 
-// Sums of floats: those of each of M rows in a register.
+// Sums of floats: those of each of M rows in two registers, one for every other input. A sum waits for the one before it,
+// and of one row there would be nothing else to do.
 template <int M>
 struct Sums {
-  __m512 sum[M];
+  __m512 sum[2][M];
   INLINE void clear() {
-    each<M>([&](auto m) INLINE_LAMBDA { sum[m] = _mm512_setzero_ps(); });
+    each<M>([&](auto m) INLINE_LAMBDA { sum[0][m] = sum[1][m] = _mm512_setzero_ps(); });
   }
+  template <int CHAIN>
   INLINE void add(__m512 a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
-      sum[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP]), sum[m]);
-      asm("" : "+v"(sum[m]));
+      sum[CHAIN][m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP]), sum[CHAIN][m]);
+      asm("" : "+v"(sum[CHAIN][m]));
     });
   }
   INLINE void give(float* out) const {
-    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, sum[m]); });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, _mm512_add_ps(sum[0][m], sum[1][m])); });
   }
 };
 

@@ -16,10 +16,10 @@ struct Floats {
       for (; i + 2 <= inputs; i += 2, w += 2 * BYTES) {
         ask(w);
         if (FORMAT == F32) ask(w + 64);
-        c.add(input<FORMAT>(w, 0), x + i);
-        c.add(input<FORMAT>(w, 1), x + i + 1);
+        c.template add<0>(input<FORMAT>(w, 0), x + i);
+        c.template add<1>(input<FORMAT>(w, 1), x + i + 1);
       }
-      if (FORMAT != BF16 && i < inputs) c.add(input<FORMAT>(w, 0), x + i);
+      if (FORMAT != BF16 && i < inputs) c.template add<0>(input<FORMAT>(w, 0), x + i);
     }
     c.give(out);
   }

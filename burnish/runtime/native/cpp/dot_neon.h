@@ -68,7 +68,7 @@ struct Sums {
   INLINE void clear() {
     each<M>([&](auto m) INLINE_LAMBDA { sum[m] = quad([](auto) INLINE_LAMBDA { return vdupq_n_f32(0.0f); }); });
   }
-  template <int APART = GROUP>  // the numbers of two rows
+  template <int CHAIN = 0, int APART = GROUP>  // APART: the numbers of two rows
   INLINE void add(const Quad& a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
       const float32x4_t all = vld1q_dup_f32(x + m * APART);
@@ -135,7 +135,7 @@ struct Dot<FORMAT, false> {
         if constexpr (has_minima(FORMAT)) {
           const Quad minimum = part<FORMAT>(w, g, 1, run);
           const float32x4_t zero = vdupq_n_f32(zero_of(FORMAT));
-          c.template add<1>(quad([&](auto r) INLINE_LAMBDA { return vfmaq_f32(minimum.part[r], scale.part[r], zero); }),
+          c.template add<0, 1>(quad([&](auto r) INLINE_LAMBDA { return vfmaq_f32(minimum.part[r], scale.part[r], zero); }),
                             rows.sums + row * rows.groups * RUNS + (g * RUNS + run) * M);
         }
       }
@@ -188,7 +188,7 @@ struct Dot<FORMAT, true> {
             c.sum[m].part[r] = vfmaq_f32(c.sum[m].part[r], vmulq_f32(scale.part[r], x), vcvtq_f32_s32(d[m][r]));
           });
         });
-        if constexpr (has_minima(FORMAT)) c.template add<1>(part<FORMAT>(w, g, 1, run), sums + at);
+        if constexpr (has_minima(FORMAT)) c.template add<0, 1>(part<FORMAT>(w, g, 1, run), sums + at);
       });
     }
     c.give(out);
