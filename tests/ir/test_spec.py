@@ -24,7 +24,7 @@ from burnish.ir.trace import Trace
 from burnish.passes.base import Effect, Log, Pass
 from burnish.passes.check import check_captured, check_clauses, check_stage
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import lower_for_onnxruntime, make_incremental, raise_operations
+from burnish.passes.pipelines import lower_for_native, make_incremental, raise_operations
 from burnish.targets.base import claim_lowered
 from burnish.targets.cpu import CpuTarget
 from burnish.targets.gpu import GpuTarget
@@ -458,7 +458,7 @@ def test_a_program_without_states_is_not_lowered(captured: Program) -> None:
 def test_a_compilation_tells_its_stages() -> None:
     torch.manual_seed(0)
     with burnish.compile(NanoGPT().eval(), max_length=63) as compiled:
-        last = 11 + len(lower_for_onnxruntime())
+        last = 11 + len(lower_for_native(None))
         assert compiled.trace.stages() == f"captured → raised (8) → incremental (11) → lowered ({last})"
         assert "lowered" in compiled.trace._repr_html_()
 

@@ -64,6 +64,6 @@ def test_passes_do_to_it_what_they_do_to_the_whole() -> None:
     whole = with_layers("llama", 9)
     traces = Trace(), Trace()
     for program, trace in zip((whole, shrink(whole)), traces, strict=True):
-        run_passes(program, default_passes(), trace)
+        run_passes(program, default_passes("onnxruntime"), trace)
     for large, little in zip(traces[0].passes[2:], traces[1].passes[2:], strict=True):
         assert {entry.text for entry in large.rewrites} == {entry.text for entry in little.rewrites}, large.name

@@ -106,7 +106,7 @@ def test_a_wrong_step_is_found(captured: Program) -> None:
             write.args = (*write.args[:2], early, *write.args[3:])
             return program
 
-    passes = [*default_passes(), Forgets()]
+    passes = [*default_passes("onnxruntime"), Forgets()]
     with pytest.raises(VerificationError, match="the pass forgets changes the numbers"):
         run_passes(captured, passes, Trace(), verifier=Verifier(captured))
 

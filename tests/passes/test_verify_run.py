@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import burnish
 from burnish.ir.errors import VerificationError
 from burnish.passes.verify_run import PRECISIONS
-from burnish.runtime.executor import Step
+from burnish.runtime.executor import Step, StepResult
+from burnish.runtime.model import Backend
 from burnish.runtime.session import Session
 from burnish.runtime.states import States
 from tests.own_modules.bare import AverageSoFar
@@ -24,11 +26,10 @@ def model(style: type[nn.Module]) -> nn.Module:
     return style().eval()
 
 
-def step_at_the_first_position(self: Session, tokens: Any, active: Any = None, wanted: Any = "logits") -> Tensor:
+def step_at_the_first_position(self: Session, tokens: Any, active: Any = None, wanted: Any = "logits") -> StepResult:
     """A step of generation that does not know how many tokens there are."""
-    position = torch.zeros(self.batch, dtype=torch.int64)
-    step = Step(torch.tensor(tokens).unsqueeze(1), position, self._first, wanted)
-    return self._executor.step(step, self._states).values
+    new = np.array(tokens, dtype=np.int64)[:, None]
+    return self._executor.step(Step(new, np.zeros(self.batch, np.int64), self._first, wanted), self._states)
 
 
 def stays(self: States, *_: object) -> None:
@@ -36,15 +37,17 @@ def stays(self: States, *_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "fault", "style", "told"),
+    ("backend", "place", "name", "fault", "style", "told"),
     [
-        (Session, "step", step_at_the_first_position, NanoGPT, "a token each, after"),
-        (States, "advance", stays, AverageSoFar, "token by token"),
-        (States, "accept", stays, AverageSoFar, "a token each, after"),
+        ("native", Session, "advance", step_at_the_first_position, NanoGPT, "a token each, after"),
+        ("onnxruntime", Session, "advance", step_at_the_first_position, NanoGPT, "a token each, after"),
+        ("onnxruntime", States, "advance", stays, AverageSoFar, "token by token"),
+        ("onnxruntime", States, "accept", stays, AverageSoFar, "a token each, after"),
     ],
-    ids=["a-step-of-generation", "states-stay", "a-row-alone"],
+    ids=["a-step-by-native-kernels", "a-step-of-generation", "states-stay", "a-row-alone"],
 )
 def test_a_fault_of_what_runs_is_seen(
+    backend: Backend,
     place: type,
     name: str,
     fault: Callable[..., Any],
@@ -52,10 +55,10 @@ def test_a_fault_of_what_runs_is_seen(
     told: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    burnish.compile(model(style), max_length=40).close()
+    burnish.compile(model(style), max_length=40, backend=backend).close()
     monkeypatch.setattr(place, name, fault)
     with pytest.raises(VerificationError, match=told):
-        burnish.compile(model(style), max_length=40)
+        burnish.compile(model(style), max_length=40, backend=backend)
 
 
 def test_a_model_that_eight_bits_are_too_few_for_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

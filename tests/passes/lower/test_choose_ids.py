@@ -89,7 +89,7 @@ def test_a_second_time_is_refused_and_a_whole_program_is_an_error(step: Program,
     assert again.signature.outputs == NAMES
     assert [entry.text for entry in trace.passes[-1].refusals] == ["the program gives ids already"]
     torch.manual_seed(0)
-    with pytest.raises(UsageError, match="behind insert-states"):
+    with pytest.raises(UsageError, match="insert-states has to be among"):
         run_passes(read(NanoGPT().eval(), max_length=40).program, [ChooseIds()], Trace())
 
 
