@@ -117,6 +117,23 @@ def test_this_threads_denormals_are_left_alone(tmp_path: Path) -> None:
             torch.set_flush_denormal(False)
 
 
+def test_an_interrupt_leaves_this_threads_denormals_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as they are flushed is the earliest moment at which it can come."""
+    flush = torch.set_flush_denormal
+
+    def interrupted(on: bool) -> bool:
+        done: bool = flush(on)
+        if on:
+            raise KeyboardInterrupt
+        return done
+
+    with load(save_tiny(tmp_path)[0]) as model, monkeypatch.context() as patch:
+        patch.setattr(torch, "set_flush_denormal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate([1, 2, 3])
+    assert (torch.tensor(1e-40) * 1.0).item() != 0
+
+
 def test_weights_that_were_changed_are_found_while_the_session_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
