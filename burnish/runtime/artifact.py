@@ -27,9 +27,9 @@ from burnish.ir.errors import ArtifactError, WeightError
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.runtime import manifest as manifests
-from burnish.runtime.fresh_folder import fresh_folder
+from burnish.runtime.fresh_folder import fresh_folder, replaced
 from burnish.runtime.hashing import verify
-from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest
+from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest, file_size
 from burnish.runtime.weights_file import Placement, read_header
 
 if TYPE_CHECKING:  # what needs PyTorch is imported by what asks for it
@@ -75,15 +75,12 @@ class Artifact:
     def open(path: Path | str) -> Artifact:
         """Open the artifact at `path`. Raises ArtifactError, which says what is wrong with which file."""
         path = Path(path)
-        if not path.is_dir():
-            found = "a file, not a folder" if path.exists() else "missing"
+        if not os.path.isdir(path):  # which raises nothing, whatever the name
+            found = "a file, not a folder" if os.path.exists(path) else "missing"
+            if (old := replaced(path)) is not None:
+                found += f"; a save was interrupted, and what was there before is {old}: rename it, or save again"
             raise ArtifactError(f"there is no artifact at {path}: it is {found}")
-        file = path / MANIFEST_FILE
-        try:
-            data = file.read_bytes()
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST_FILE}") from None
-        manifest = manifests.decode(data, str(file))
+        manifest = manifests.read(path)
         for name, entry in manifest.files.items():
             _check_file(path, name, entry)
         return Artifact(path, manifest)
@@ -244,17 +241,10 @@ def _check_file(root: Path, name: str, entry: FileEntry) -> None:
     strange = not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute()
     if strange or PureWindowsPath(name).drive or str(PurePosixPath(name)) != name:
         raise ArtifactError(f"the manifest of {root} names the file {name!r}, which is no plain path inside the folder")
-    file = root / name
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise ArtifactError(
-            f"{name} in {root} is a link that leaves the folder: copy the artifact with its links followed"
-        )
     try:
-        size = file.stat().st_size
+        size = file_size(root, name)
     except FileNotFoundError:
         raise ArtifactError(f"the artifact {root} lacks the file {name}: compile or copy it again") from None
-    if not file.is_file():
-        raise ArtifactError(f"{name} in {root} is not a file")
     if size != entry.bytes:
         raise ArtifactError(
             f"{name} in {root} has {size} bytes and should have {entry.bytes}: compile or copy the artifact again"
