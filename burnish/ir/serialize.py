@@ -209,11 +209,11 @@ def program_from_data(data: Any, weights: Weights, signature: Signature, states:
     """
     try:
         graph = msgspec.convert(data, _Graph)
-    except msgspec.ValidationError as error:
+        builder = _Builder(weights)
+        for node in graph.nodes:
+            builder.add(node)
+    except (msgspec.ValidationError, RecursionError) as error:  # RecursionError: arguments in arguments
         raise ArtifactError(f"the stored graph is malformed: {error}") from error
-    builder = _Builder(weights)
-    for node in graph.nodes:
-        builder.add(node)
     program = Program(
         graph=builder.finished(),
         weights=weights,

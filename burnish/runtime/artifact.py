@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from burnish.ir.dtypes import name_of
-from burnish.ir.errors import ArtifactError, WeightError
+from burnish.ir.errors import ArtifactError, UsageError, WeightError
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.runtime import manifest as manifests
@@ -74,7 +74,7 @@ class Artifact:
     @staticmethod
     def open(path: Path | str) -> Artifact:
         """Open the artifact at `path`. Raises ArtifactError, which says what is wrong with which file."""
-        path = Path(path)
+        path = path_of(path)
         if not os.path.isdir(path):  # which raises nothing, whatever the name
             found = "a file, not a folder" if os.path.exists(path) else "missing"
             if (old := replaced(path)) is not None:
@@ -212,13 +212,19 @@ class Artifact:
             return None
         from burnish.runtime.tokenization import Tokenizer, TokenizerData
 
-        template = self.file(TEMPLATE_FILE).read_text(encoding="utf-8") if self.has(TEMPLATE_FILE) else None
-        text = self.file(TOKENIZER_FILE).read_text(encoding="utf-8")
-        return Tokenizer(TokenizerData(text, template, self.manifest.tokenizer.special_tokens))
+        template = self.text(TEMPLATE_FILE) if self.has(TEMPLATE_FILE) else None
+        return Tokenizer(TokenizerData(self.text(TOKENIZER_FILE), template, self.manifest.tokenizer.special_tokens))
+
+    def text(self, name: str) -> str:
+        """What is in a text file. Raises ArtifactError where it is none."""
+        try:
+            return self.file(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{name} in {self.path} is not a text: {error}") from error
 
     def copy(self, path: Path | str) -> None:
         """Copy the artifact to the folder `path`, all of it or nothing; hard links where possible."""
-        with fresh_folder(Path(path)) as folder:
+        with fresh_folder(path_of(path)) as folder:
             for name in (MANIFEST_FILE, *self.manifest.files):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -231,8 +237,16 @@ class Artifact:
         """What the JSON of a file says. Raises ArtifactError where it is not of that kind."""
         try:
             return msgspec.json.decode(self.file(name).read_bytes(), type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ArtifactError(f"{name} in {self.path} is malformed: {error}") from error
+
+
+def path_of(given: Path | str) -> Path:
+    """Raises UsageError where that is no path."""
+    try:
+        return Path(given)
+    except TypeError as error:
+        raise UsageError(f"a path is a text or a pathlib.Path, not {type(given).__name__}") from error
 
 
 def _check_file(root: Path, name: str, entry: FileEntry) -> None:

@@ -40,6 +40,7 @@ class ChatTemplate:
         self, messages: Sequence[Mapping[str, Any]], special_tokens: Mapping[str, str], add_generation_prompt: bool
     ) -> str:
         """A conversation as text. Raises InvalidInputError if the template refuses it, or does not come to an end."""
+        _check(messages)
         try:
             plain = json.loads(json.dumps(list(messages)))  # plain data is all that the sandbox knows
             with limits(plain):
@@ -48,6 +49,15 @@ class ChatTemplate:
                 )
         except Exception as error:  # a template is a program by strangers, which may raise anything
             raise InvalidInputError(f"the model's chat template refuses these messages: {_told(error)}") from error
+
+
+def _check(messages: Any) -> None:
+    """Raise InvalidInputError for what is no conversation."""
+    listed = isinstance(messages, Sequence) and not isinstance(messages, str | bytes)
+    for each in messages if listed else [messages]:
+        if not listed or not isinstance(each, Mapping):
+            form = '[{"role": "user", "content": "..."}]'
+            raise InvalidInputError(f"a conversation is a list of messages, {form}, and has no {each!r:.60}")
 
 
 def _told(error: Exception) -> str:

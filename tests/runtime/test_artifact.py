@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import load
 from burnish.runtime.weights_writer import plan_weights
+from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import save_tiny, tiny
 
 
@@ -481,6 +483,24 @@ def test_a_graph_that_calls_something_else_is_refused(path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match=r"os\.system"):
         load(path, backend="reference")
+
+
+NESTED = {
+    "step.json": b"[" * 1000,
+    "tokenizer/tokenizer.json": b"\xff\xfe",
+    "tokenizer/chat_template.jinja": b"\xff\xfe",
+    "weights.safetensors": struct.pack("<Q", 2000) + b"[" * 2000,
+}
+
+
+@pytest.mark.parametrize("what", NESTED)
+def test_what_is_nested_too_deep_or_is_no_text(tmp_path: Path, what: str) -> None:
+    path = save_tiny(tmp_path, tokenizer=tokenizer_data())[0]
+    data = NESTED[what]
+    (path / what).write_bytes(data)
+    change_manifest(path, lambda manifest: manifest["files"][what].update(bytes=len(data), sha256=[digest(data)]))
+    with pytest.raises(ArtifactError, match=r"(malformed|is not a text|no safetensors)"):
+        load(path, backend="reference").chat_ids([])
 
 
 def test_an_onnx_model_whose_weights_lie_outside_is_refused(path: Path) -> None:
