@@ -242,8 +242,8 @@ def _lacks_position(program: Program, node: fx.Node) -> bool:
 
 
 INCREMENTAL = (
-    Clause("calls something that an artifact cannot hold", _is_foreign),
     Clause("is left, which a step cannot run on the new tokens alone", _needs_all_tokens),
+    Clause("calls something that an artifact cannot hold", _is_foreign),
     Clause("does not know the position of the new tokens", _lacks_position),
 )
 
