@@ -233,12 +233,20 @@ def rename_architecture(path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
+def million_layers(path: Path) -> None:
+    """Let config.json say that there are so many."""
+    config = json.loads((path / "config.json").read_text())
+    config.update(num_hidden_layers=10**6, layer_types=None)
+    (path / "config.json").write_text(json.dumps(config))
+
+
 case("something that is no model", InvalidModelError)(lambda _: burnish.compile(42))
 case("a path where nothing is", InvalidModelError)(lambda folder: burnish.compile(folder / "nothing"))
 case("a file that is no .gguf file", InvalidModelError)(lambda _: burnish.compile(__file__))
 case("a module that gives no logits", InvalidModelError)(lambda _: burnish.compile(NotLogits()))
 case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Peeking(), max_length=16))
 case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
+case("a folder with more layers than tensors", InvalidModelError)(with_folder(million_layers))
 case("a folder without weights", InvalidModelError)(with_folder(lambda path: (path / "model.safetensors").unlink()))
 case("a folder with a truncated weight file", WeightError)(
     with_folder(lambda path: truncate(path / "model.safetensors"))

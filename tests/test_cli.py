@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_run_uses_the_chat_template_unless_told_not_to(artifact: Path) -> None:
 def test_run_reads_the_prompt_from_standard_input(artifact: Path) -> None:
     typed = call("run", artifact, "-", "-n", 3, stdin="w5 w6")
     assert typed.stdout == call("run", artifact, "w5 w6", "-n", 3).stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_the_console_cannot_show_is_replaced(tmp_path: Path, encoding: str) -> None:
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"\N{BADGER}": 0}, unk_token="\N{BADGER}"))
+    tokenizer.add_tokens([chr(0x4E00 + number) for number in range(VOCABULARY - 1)])
+    path = save_tiny(tmp_path, tokenizer=TokenizerData(tokenizer.to_str()))[0]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    for arguments in (["run", path, "\N{BADGER}", "-n", "3"], ["inspect", path]):
+        command = [sys.executable, "-m", "burnish.cli", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
 def test_the_same_seed_gives_the_same_words(artifact: Path) -> None:
@@ -245,6 +259,18 @@ def test_models_are_found_by_path_or_by_name(tmp_path: Path, monkeypatch: pytest
         find_model("mine:torch")
     with pytest.raises(UsageError):
         find_model("mine")
+    with pytest.raises(UsageError, match=r"(?s)torch.nn:Linear missing .*'in_features'.*give torch.nn:make"):
+        find_model("torch.nn:Linear")
+    (tmp_path / "broken.py").write_text("import torch\ndef make():\n    return torch.nn.Linear('a', 2)\n")
+    (tmp_path / "worse.py").write_text("1 / 0\n")
+    (tmp_path / "lacking.py").write_text("import no_such_package\n")
+    for name, says in (
+        ("broken:make", r"broken:make\(\) fails: TypeError: .*--debug"),
+        ("worse:make", "importing worse fails: ZeroDivisionError"),
+        ("lacking:make", "importing lacking fails: No module named 'no_such_package'"),
+    ):
+        with pytest.raises(InvalidModelError, match=says):
+            find_model(name)
     (tmp_path / "made.burnish").mkdir()
     (tmp_path / "made.burnish/manifest.json").touch()
     with pytest.raises(UsageError, match=r"made\.burnish is an artifact"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,8 @@ def options(
     """Options of every command."""
     global _debug
     _debug = debug
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of a console or a file that lacks a character, another one stands
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextmanager

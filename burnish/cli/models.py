@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -42,9 +43,13 @@ def find_model(text: str) -> Any:
         found: Any = importlib.import_module(named[1])
     except ModuleNotFoundError as error:
         if error.name is not None and not named[1].startswith(error.name):
-            raise
+            raise InvalidModelError(f"importing {named[1]} fails: {error}; burnish --debug shows where") from error
         raise UsageError(
             f"there is no module {named[1]!r}: is its folder the current one, or on PYTHONPATH?"
+        ) from error
+    except Exception as error:  # the user's own code
+        raise InvalidModelError(
+            f"importing {named[1]} fails: {type(error).__name__}: {error}; burnish --debug shows where"
         ) from error
     for part in named[2].split("."):
         if not hasattr(found, part):
@@ -52,10 +57,31 @@ def find_model(text: str) -> Any:
         found = getattr(found, part)
     from torch import nn
 
-    model = found if isinstance(found, nn.Module) or not callable(found) else found()
+    model = found if isinstance(found, nn.Module) or not callable(found) else _called(found, text)
     if not isinstance(model, nn.Module):
         raise InvalidModelError(f"{text} gives {type(model).__name__}, not an nn.Module")
     return model
+
+
+def _called(make: Callable[[], Any], text: str) -> Any:
+    """What a class or a function makes, which is the user's own code. UsageError where it wants arguments."""
+    try:
+        signature = inspect.signature(make)
+        signature.bind()
+    except ValueError:  # one of C: it says itself what it wants
+        pass
+    except TypeError as error:
+        module, _, name = text.partition(":")
+        raise UsageError(
+            f"{text} {error}: {name}{signature} is called without any. Name a function that makes the model, "
+            f"such as `make` of:\n\ndef make():\n    return {name}(...)\n\nand give {module}:make"
+        ) from error
+    try:
+        return make()
+    except Exception as error:
+        raise InvalidModelError(
+            f"{text}() fails: {type(error).__name__}: {error}; burnish --debug shows where"
+        ) from error
 
 
 def chosen_passes(

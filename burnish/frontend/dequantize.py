@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 from burnish.frontend.gguf_blocks import KINDS, Part
 from burnish.frontend.gguf_file import Tensor
+from burnish.ir.errors import WeightError
 from burnish.ir.quantization import Factored, Quantized, Widened
 from burnish.ir.weights import Cast, Rows, Stored, Weight
 
@@ -76,10 +78,28 @@ def _integers(tensor: Tensor) -> Quantized | None:
     return Quantized(weight(kind.values), weight(kind.scales), None, kind.bits, kind.group, minima)
 
 
+@cache
+def _is_read(kind: GGMLQuantizationType) -> bool:
+    """Whether the installed gguf has the numbers that a type stands for."""
+    try:
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def weight_of(tensor: Tensor) -> Weight:
-    """The values of `tensor` as float32; integers are found in it by `burnish.ir.quantization.kept`."""
+    """The values of `tensor` as float32; integers are found in it by `burnish.ir.quantization.kept`.
+
+    Raises WeightError where the installed gguf does not know the type's numbers.
+    """
     dtype = _PLAIN.get(tensor.kind)
     if dtype is None:
+        if not _is_read(tensor.kind):
+            raise WeightError(
+                f"the tensor {tensor.name!r} is of {tensor.kind.name}, whose numbers the installed gguf does not know: "
+                "a newer one may (pip install -U gguf)"
+            )
         floats = Dequantize(tensor.data, tensor.kind, tensor.shape)
         integers = _integers(tensor)
         return floats if integers is None else Widened(floats, integers)
@@ -91,6 +111,11 @@ def half_split(weight: Weight, heads: int) -> Weight:
     """Rows of each head from llama.cpp's order for interleaved rotary embedding (pairs side by side) to halves.
 
     weight[heads * d, ...]: row (h, i, p), with i of d / 2 pairs and p of 2, becomes row (h, p, i).
+    Raises WeightError where the rows are not so many heads.
     """
+    if heads < 1 or weight.shape[0] % (2 * heads):
+        raise WeightError(
+            f"a weight of {weight.shape[0]} rows is not one of {heads} heads, whose elements are in pairs"
+        )
     rows = torch.arange(weight.shape[0]).reshape(heads, -1, 2)
     return Rows(weight, rows.transpose(1, 2).flatten())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,13 +12,24 @@ from transformers.initialization import no_init_weights
 
 from burnish.ir.errors import InvalidModelError
 
+_LAYERS = 1000  # that are made without asking how many tensors there are
 
-def build(config: PreTrainedConfig, place: object) -> PreTrainedModel:
+
+def build(config: PreTrainedConfig, place: object, stored: int) -> PreTrainedModel:
     """The causal language model of `config`, in float32 on the CPU, tied as the configuration says.
+
+    `stored` is the number of tensors that there are for it: a number of layers that is wrong is told before they are
+    made, which for some number takes for ever.
 
     Its parameters are allocated and never written, so they take no memory, and their values mean nothing; its buffers
     have values. Raises InvalidModelError, naming `place`, if there is no such model.
     """
+    for name, count in _layers(config):
+        if count > max(stored, _LAYERS):
+            raise InvalidModelError(
+                f"{place}: the configuration says {name}={count}, and there are {stored} tensors in all: the number is "
+                "wrong, or the model is not complete"
+            )
     try:
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -30,6 +42,15 @@ def build(config: PreTrainedConfig, place: object) -> PreTrainedModel:
     _fill_buffers(model, model)
     model.tie_weights()
     return model.eval()
+
+
+def _layers(config: PreTrainedConfig) -> Iterator[tuple[str, int]]:
+    """What a configuration, and those in it, say of numbers of layers."""
+    for name, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            yield from _layers(value)
+        elif "layer" in name and isinstance(value, int):
+            yield name, value
 
 
 @torch.no_grad()

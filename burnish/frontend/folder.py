@@ -40,11 +40,11 @@ def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: A
     folder = Path(path)
     config = _read_config(folder)
     stored = read_tensors(folder)
-    model = empty_model.build(config, folder)
+    model = empty_model.build(config, folder, len(stored))
     if (tied := _tied_that_differ(model, stored)) is not None:  # transformers does not tie them then
         _log.warning("%s: its configuration ties %s, which differ: they are not tied", folder, tied)
         config.tie_word_embeddings = False
-        model = empty_model.build(config, folder)
+        model = empty_model.build(config, folder, len(stored))
         if _tied_that_differ(model, stored) is not None:
             raise WeightError(f"{folder}: {type(model).__name__} ties {tied}, and they differ")
     reason = _why_not_by_name(model, stored)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from burnish.frontend import empty_model
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
 from burnish.frontend.source import Source
-from burnish.ir.errors import InvalidModelError, UsageError, WeightError
+from burnish.ir.errors import BurnishError, InvalidModelError, UsageError, WeightError
 from burnish.ir.weights import Concat, Weight
 
 if TYPE_CHECKING:
@@ -60,7 +60,13 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
             "A model that transformers knows can be compiled from its folder with config.json and safetensors."
         )
     facts = Facts(file, name)
-    model = empty_model.build(config_of(facts), file.path)
+    try:
+        config = config_of(facts)
+    except BurnishError:
+        raise
+    except Exception as error:  # configurations check themselves in many ways
+        raise InvalidModelError(f"{file.path}: its metadata are none of the architecture {name!r}: {error}") from error
+    model = empty_model.build(config, file.path, len(file.tensors))
     weights = _weights(file, ARCHITECTURES[name], name, model)
     facts.check_understood()
     return model, weights

@@ -22,6 +22,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32  # unless the metadata has another
 _MAX_AXES = 4
+_MAX_DEPTH = 8  # of arrays in arrays: none that is in use has any
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ def open_gguf(path: Path) -> GGUFFile:
         name = cursor.string()
         metadata[name] = cursor.value(cursor.scalar("I"), name)
     described = [_describe(cursor) for _ in range(tensor_count)]
-    alignment = int(metadata.get("general.alignment", _ALIGNMENT))
-    if alignment < 1:
-        raise InvalidModelError(f"{path}: general.alignment is {alignment}, which is no number of bytes")
+    alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise InvalidModelError(f"{path}: general.alignment is {alignment!r}, which is no number of bytes")
     start = math.ceil(cursor.at / alignment) * alignment
     return GGUFFile(
         path,
@@ -107,15 +108,17 @@ class _Cursor:
         # as llama.cpp: not every vocabulary is valid UTF-8
         return bytes(self.take(self.scalar("Q"))).decode("utf-8", errors="replace")
 
-    def value(self, kind: int, name: str) -> Any:
+    def value(self, kind: int, name: str, depth: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
+            if depth == _MAX_DEPTH:
+                raise InvalidModelError(f"{self.path}: the metadata {name!r} has arrays in arrays, over {depth} deep")
             inner, count = self.scalar("I"), self.scalar("Q")
             if inner in _SCALARS:
                 form = f"<{count}{_SCALARS[inner]}"
                 return list(struct.unpack(form, self.take(struct.calcsize(f"<{_SCALARS[inner]}") * count)))
-            return [self.value(inner, name) for _ in range(count)]
+            return [self.value(inner, name, depth + 1) for _ in range(count)]
         if kind not in _SCALARS:
             raise InvalidModelError(f"{self.path}: the metadata {name!r} is of the unknown type {kind}")
         return self.scalar(_SCALARS[kind])
@@ -128,6 +131,8 @@ def _describe(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     if not 1 <= axes <= _MAX_AXES:
         raise InvalidModelError(f"{cursor.path}: the tensor {name!r} has {axes} axes, not 1 to {_MAX_AXES}")
     shape = tuple(reversed([cursor.scalar("Q") for _ in range(axes)]))
+    if 0 in shape:
+        raise InvalidModelError(f"{cursor.path}: the tensor {name!r} is {list(shape)}, which has no elements")
     return name, shape, cursor.scalar("I"), cursor.scalar("Q")
 
 

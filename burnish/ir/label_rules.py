@@ -219,11 +219,6 @@ def batch_norm(labels: Labels, node: fx.Node) -> Label:
     return _second_axis_by_numbers(labels, node)
 
 
-def batch_norm_with_statistics(labels: Labels, node: fx.Node) -> Label:
-    """The same by its other name, which gives two more values that nobody needs."""
-    return (_second_axis_by_numbers(labels, node), None, None)
-
-
 def gather(labels: Labels, node: fx.Node) -> Label:
     """Elements along an axis by an index of the same rank."""
     source, axis, index = node.args[0], int(argument(node, "dim")), argument(node, "index")

@@ -299,7 +299,7 @@ def _function(reader: Reader, target: str) -> Any:
     """The op or function that a call names."""
     if target in PYTHON_FUNCTIONS:
         return PYTHON_FUNCTIONS[target]
-    found = resolve(target if target.count(".") > 1 else f"{target}.default", assertions=True)
+    found = resolve(target if target.count(".") > 1 else f"{target}.default")
     if isinstance(found, str):
         raise reader.wrong(f"{target!r} cannot be called: {found}")
     return found

@@ -29,13 +29,15 @@ from burnish.ir import fused_ops as _fused_ops  # noqa: F401
 from burnish.ir import ops as _ops
 from burnish.ir import panels as _panels  # noqa: F401
 from burnish.ir import quantized_ops as _quantized_ops  # noqa: F401
+from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.origin import Origin
 from burnish.ir.program import Program, Stage, describe, operands, origin
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.ir.text import symbol_names, type_text
-from burnish.ir.traits import traits
+from burnish.ir.torch_types import torch_dtype
+from burnish.ir.traits import is_known, traits
 from burnish.ir.weights import Weights
 
 _PYTHON_FUNCTIONS: tuple[Callable[..., Any], ...] = (
@@ -82,11 +84,14 @@ _NAMESPACES = {"aten": torch.ops.aten, "burnish": _ops.burnish_ops}
 # Functional by schema, and yet they reach out of the graph: to a file, to the terminal.
 _FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
 
-_CONSTANTS: dict[str, type] = {
-    "dtype": torch.dtype,
-    "layout": torch.layout,
-    "memory_format": torch.memory_format,
+_CONSTANTS: dict[str, dict[str, Any]] = {
+    "dtype": {name: torch_dtype(name) for name in BYTES},
+    "layout": {"strided": torch.strided},
+    "memory_format": {name: getattr(torch, name) for name in ("contiguous_format", "preserve_format")},
+    "device": {"cpu": torch.device("cpu")},
+    "float": {name: float(name) for name in ("inf", "-inf", "nan")},
 }
+"""Arguments that JSON cannot say, by kind and name."""
 
 
 class _Node(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -169,7 +174,7 @@ def _target_name(node: fx.Node) -> str:
 def _name_of(target: Any) -> str | None:
     """What a stored graph calls an op or function; None for what it may not call."""
     if isinstance(target, torch._ops.OpOverload):
-        return str(target) if target.namespace in _NAMESPACES and _refusal(target) is None else None
+        return str(target) if target.namespace in _NAMESPACES and _step_refusal(target) is None else None
     return next((name for name, function in _FUNCTION_OF.items() if function is target), None)
 
 
@@ -178,15 +183,14 @@ def _argument_to_data(argument: Any, node: fx.Node) -> Any:
         return {"node": argument.name}
     if isinstance(argument, list | tuple):
         return [_argument_to_data(item, node) for item in argument]
-    if isinstance(argument, float) and not math.isfinite(argument):
-        return {"float": repr(argument)}
-    if argument is None or isinstance(argument, bool | int | float | str):
+    if argument is None or isinstance(argument, bool | int | str):
         return argument
-    if isinstance(argument, torch.device) and argument.type == "cpu":
-        return {"device": "cpu"}
-    for key, kind in _CONSTANTS.items():
-        if isinstance(argument, kind):
-            return {key: str(argument).removeprefix("torch.")}
+    if isinstance(argument, float) and math.isfinite(argument):
+        return argument
+    name = argument.type if isinstance(argument, torch.device) else str(argument).removeprefix("torch.")
+    for kind, known in _CONSTANTS.items():
+        if isinstance(argument, type(next(iter(known.values())))) and name in known:
+            return {kind: name}
     raise InvalidProgramError(
         f"{describe(node)} has the argument {argument!r} of type {type(argument).__name__}, "
         "which an artifact cannot hold"
@@ -205,11 +209,11 @@ def program_from_data(data: Any, weights: Weights, signature: Signature, states:
     """
     try:
         graph = msgspec.convert(data, _Graph)
-    except msgspec.ValidationError as error:
+        builder = _Builder(weights)
+        for node in graph.nodes:
+            builder.add(node)
+    except (msgspec.ValidationError, RecursionError) as error:  # RecursionError: arguments in arguments
         raise ArtifactError(f"the stored graph is malformed: {error}") from error
-    builder = _Builder(weights)
-    for node in graph.nodes:
-        builder.add(node)
     program = Program(
         graph=builder.finished(),
         weights=weights,
@@ -280,23 +284,16 @@ class _Builder:
         if not isinstance(argument, dict):
             return argument
         if len(argument) == 1:
-            [(key, text)] = argument.items()
-            if key == "node" and text in self.nodes:
-                return self.nodes[text]
-            if key == "device" and text == "cpu":
-                return torch.device("cpu")
-            if key == "float" and text in ("inf", "-inf", "nan"):
-                return float(text)
-            kind = _CONSTANTS.get(key)
-            constant = getattr(torch, text, None) if kind is not None and isinstance(text, str) else None
-            if kind is not None and isinstance(constant, kind):
-                return constant
+            [(kind, name)] = argument.items()
+            known = self.nodes if kind == "node" else _CONSTANTS.get(kind, {})
+            if isinstance(name, str) and name in known:
+                return known[name]
         raise ArtifactError(f"node {data.name!r} of the stored graph has an argument of no known kind: {argument}")
 
 
 def _resolve(data: _Node) -> Callable[..., Any]:
     """The op or function that `data.target` names, if it is one of the language."""
-    found = resolve(data.target)
+    found = resolve_step(data.target)
     if isinstance(found, str):
         raise ArtifactError(
             f"node {data.name!r} of the stored graph calls {data.target!r}, which an artifact may not: {found}"
@@ -304,11 +301,26 @@ def _resolve(data: _Node) -> Callable[..., Any]:
     return found
 
 
-def resolve(name: str, assertions: bool = False) -> Callable[..., Any] | str:
-    """The op or function that a full name names; where it is not one of the language, why not.
+def resolve_step(name: str) -> Callable[..., Any] | str:
+    """The op or function that a full name names; where passes cannot have left it in a step, why not.
 
-    `assertions`: those that export adds are allowed, too.
+    Steps of strangers run on values of which nobody worked out the types. ATen has ops that check nothing, and read
+    outside of their tensors then (`_reshape_alias`); none of those that passes leave does.
     """
+    found = _found(name)
+    return (_step_refusal(found) or found) if isinstance(found, torch._ops.OpOverload) else found
+
+
+def resolve(name: str) -> Callable[..., Any] | str:
+    """The op or function that a full name names; where a program of any stage, all typed, may not call it, why not."""
+    found = _found(name)
+    if not isinstance(found, torch._ops.OpOverload) or traits(found).asserts:
+        return found
+    return _refusal(found) or found
+
+
+def _found(name: str) -> Callable[..., Any] | str:
+    """The op or function that a full name names; why not, if there is none."""
     found = _FUNCTION_OF.get(name)
     if found is not None:
         return found
@@ -317,15 +329,16 @@ def resolve(name: str, assertions: bool = False) -> Callable[..., Any] | str:
         return "there is no such op"
     packet = getattr(_NAMESPACES[parts[0]], parts[1], None)
     op = getattr(packet, parts[2], None) if isinstance(packet, torch._ops.OpOverloadPacket) else None
-    if not isinstance(op, torch._ops.OpOverload):
-        return "there is no such op"
-    if assertions and traits(op).asserts:
-        return op
-    return _refusal(op) or op
+    return op if isinstance(op, torch._ops.OpOverload) else "there is no such op"
+
+
+def _step_refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
+    """Why a stored step may not call `op`; None if it may."""
+    return _refusal(op) or (None if is_known(op) else "it is none of those that passes leave in a step")
 
 
 def _refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
-    """Why a stored graph may not call `op`; None if it may."""
+    """Why no program may call `op`; None if one may."""
     schema = op._schema  # torch has no public name for it
     name = f"{schema.name}.{schema.overload_name}" if schema.overload_name else schema.name
     if not torch._C._dispatch_has_kernel(name):

@@ -172,7 +172,12 @@ def _reaches_over_tokens(program: Program, convolution: fx.Node) -> bool:
 RAISED = (
     Clause("is an assertion of export", _always, having("asserts"), "clean"),
     Clause("is ATen's second name for an op", _always, frozenset(FIRST_NAMES), "clean"),
-    Clause("is ATen's second name for an op", _always, frozenset({aten.square.default, aten.type_as.default}), "clean"),
+    Clause(
+        "is ATen's second name for an op",
+        _always,
+        frozenset({aten.square.default, aten.type_as.default, aten._native_batch_norm_legit_no_training.default}),
+        "clean",
+    ),
     Clause("writes a copy of a value", _always, frozenset({aten.copy.default}), "join-writes"),
     Clause(
         "writes a part of a value",
@@ -237,8 +242,8 @@ def _lacks_position(program: Program, node: fx.Node) -> bool:
 
 
 INCREMENTAL = (
-    Clause("calls something that an artifact cannot hold", _is_foreign),
     Clause("is left, which a step cannot run on the new tokens alone", _needs_all_tokens),
+    Clause("calls something that an artifact cannot hold", _is_foreign),
     Clause("does not know the position of the new tokens", _lacks_position),
 )
 

@@ -74,6 +74,11 @@ def traits(target: Any) -> Traits:
     return _POINTWISE if pointwise else _UNKNOWN
 
 
+def is_known(target: Any) -> bool:
+    """Whether anything is known of an op: those of which nothing is stand in no step, as its tokens are followed."""
+    return traits(target) is not _UNKNOWN
+
+
 def is_random(target: Any) -> bool:
     """Whether an op draws random numbers. (torch says so of attention, too, for the dropout that it may have.)"""
     tagged = isinstance(target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in target.tags
@@ -195,6 +200,17 @@ _state(
 )
 _state(Traits(fills=True), aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format)
 
+# ---------------------------------------------------------------- made of sizes alone: no value with tokens is read
+
+_state(
+    Traits(),
+    aten.arange.default,
+    aten.arange.start,
+    aten.arange.start_step,
+    aten.scalar_tensor.default,
+    aten.sym_size.int,
+)
+
 _state(
     Traits(asserts=True),
     aten._assert_tensor_metadata.default,
@@ -225,7 +241,6 @@ _state(Traits(rules.convolution), aten.conv1d.default, aten.conv1d.padding)
 _state(Traits(rules.layer_norm), aten.layer_norm.default, aten.rms_norm.default)
 _state(Traits(rules.first_axis_apart("normalises over the {}")), aten.group_norm.default)
 _state(Traits(rules.batch_norm), aten.batch_norm.default)
-_state(Traits(rules.batch_norm_with_statistics), aten._native_batch_norm_legit_no_training.default)
 _state(
     Traits(rules.along("takes a softmax over the {} that is no attention recognised")),
     aten.softmax.int,

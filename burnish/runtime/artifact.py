@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import msgspec
 
 from burnish.ir.dtypes import name_of
-from burnish.ir.errors import ArtifactError, WeightError
+from burnish.ir.errors import ArtifactError, UsageError, WeightError
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.runtime import manifest as manifests
-from burnish.runtime.fresh_folder import fresh_folder
+from burnish.runtime.fresh_folder import fresh_folder, replaced
 from burnish.runtime.hashing import verify
-from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest
+from burnish.runtime.manifest import MANIFEST_FILE, FileEntry, Manifest, file_size
 from burnish.runtime.weights_file import Placement, read_header
 
 if TYPE_CHECKING:  # what needs PyTorch is imported by what asks for it
@@ -74,16 +74,13 @@ class Artifact:
     @staticmethod
     def open(path: Path | str) -> Artifact:
         """Open the artifact at `path`. Raises ArtifactError, which says what is wrong with which file."""
-        path = Path(path)
-        if not path.is_dir():
-            found = "a file, not a folder" if path.exists() else "missing"
+        path = path_of(path)
+        if not os.path.isdir(path):  # which raises nothing, whatever the name
+            found = "a file, not a folder" if os.path.exists(path) else "missing"
+            if (old := replaced(path)) is not None:
+                found += f"; a save was interrupted, and what was there before is {old}: rename it, or save again"
             raise ArtifactError(f"there is no artifact at {path}: it is {found}")
-        file = path / MANIFEST_FILE
-        try:
-            data = file.read_bytes()
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} is not an artifact: it has no {MANIFEST_FILE}") from None
-        manifest = manifests.decode(data, str(file))
+        manifest = manifests.read(path)
         for name, entry in manifest.files.items():
             _check_file(path, name, entry)
         return Artifact(path, manifest)
@@ -215,13 +212,19 @@ class Artifact:
             return None
         from burnish.runtime.tokenization import Tokenizer, TokenizerData
 
-        template = self.file(TEMPLATE_FILE).read_text(encoding="utf-8") if self.has(TEMPLATE_FILE) else None
-        text = self.file(TOKENIZER_FILE).read_text(encoding="utf-8")
-        return Tokenizer(TokenizerData(text, template, self.manifest.tokenizer.special_tokens))
+        template = self.text(TEMPLATE_FILE) if self.has(TEMPLATE_FILE) else None
+        return Tokenizer(TokenizerData(self.text(TOKENIZER_FILE), template, self.manifest.tokenizer.special_tokens))
+
+    def text(self, name: str) -> str:
+        """What is in a text file. Raises ArtifactError where it is none."""
+        try:
+            return self.file(name).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ArtifactError(f"{name} in {self.path} is not a text: {error}") from error
 
     def copy(self, path: Path | str) -> None:
         """Copy the artifact to the folder `path`, all of it or nothing; hard links where possible."""
-        with fresh_folder(Path(path)) as folder:
+        with fresh_folder(path_of(path)) as folder:
             for name in (MANIFEST_FILE, *self.manifest.files):
                 target = folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -234,8 +237,16 @@ class Artifact:
         """What the JSON of a file says. Raises ArtifactError where it is not of that kind."""
         try:
             return msgspec.json.decode(self.file(name).read_bytes(), type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ArtifactError(f"{name} in {self.path} is malformed: {error}") from error
+
+
+def path_of(given: Path | str) -> Path:
+    """Raises UsageError where that is no path."""
+    try:
+        return Path(given)
+    except TypeError as error:
+        raise UsageError(f"a path is a text or a pathlib.Path, not {type(given).__name__}") from error
 
 
 def _check_file(root: Path, name: str, entry: FileEntry) -> None:
@@ -244,17 +255,10 @@ def _check_file(root: Path, name: str, entry: FileEntry) -> None:
     strange = not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute()
     if strange or PureWindowsPath(name).drive or str(PurePosixPath(name)) != name:
         raise ArtifactError(f"the manifest of {root} names the file {name!r}, which is no plain path inside the folder")
-    file = root / name
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise ArtifactError(
-            f"{name} in {root} is a link that leaves the folder: copy the artifact with its links followed"
-        )
     try:
-        size = file.stat().st_size
+        size = file_size(root, name)
     except FileNotFoundError:
         raise ArtifactError(f"the artifact {root} lacks the file {name}: compile or copy it again") from None
-    if not file.is_file():
-        raise ArtifactError(f"{name} in {root} is not a file")
     if size != entry.bytes:
         raise ArtifactError(
             f"{name} in {root} has {size} bytes and should have {entry.bytes}: compile or copy the artifact again"

@@ -113,9 +113,9 @@ class OnnxExecutor:
         # Denormal numbers appear in softmax and cost 15% of a long prefill. The session's own threads flush them;
         # this thread works along with them, and gets its own mode back.
         flushing = _SMALLEST * 1.0 == 0.0
-        if not flushing:
-            torch.set_flush_denormal(True)
         try:
+            if not flushing:
+                torch.set_flush_denormal(True)  # within the try: an interrupt may come as soon as it is done
             self._session.run_with_iobinding(io)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise InvalidProgramError(f"ONNX Runtime failed in a step: {error}") from error

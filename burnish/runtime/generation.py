@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from burnish.ir.errors import InvalidInputError
+from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.signature import Signature
 from burnish.runtime.executor import Wanted
 from burnish.runtime.options import GenerationOptions, resolve
@@ -71,9 +71,16 @@ class GenerationRun:
         self._rows = [_Row(options, count, tokenizer if streams or options.stop_strings else None) for count in room]
         self._sampler = Sampler(options, prompts, room)
         self._seconds = [0.0, 0.0]  # of the first step, of all others
+        self._begun = False
 
     def __iter__(self) -> Iterator[str]:
-        """The new text of the first row after each step, where there is any."""
+        """The new text of the first row after each step, where there is any. Raises UsageError the second time."""
+        if self._begun:
+            raise UsageError("a run of generate is read once: call stream again for another one")
+        self._begun = True
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[str]:
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
         wanted: Wanted = "ids" if self._sampler.wanted == "ids" else "logits"
@@ -96,9 +103,10 @@ class GenerationRun:
 
     @property
     def result(self) -> Generation:
-        """What came of it. Only when all text was read."""
+        """What came of it. Raises UsageError before all text was read."""
         finish = [row.finish for row in self._rows if row.finish is not None]
-        assert len(finish) == len(self._rows)
+        if len(finish) < len(self._rows):
+            raise UsageError("there is no result yet: read all pieces of the text first, as in `for piece in run: ...`")
         return Generation(
             tokens=[row.tokens for row in self._rows],
             texts=None if self._tokenizer is None else [row.text(self._tokenizer) for row in self._rows],
@@ -178,6 +186,7 @@ def prepare(
     options = resolve(defaults, given)
     if options.stop_strings and tokenizer is None:
         raise InvalidInputError("this model has no tokenizer, so there is no text to find stop strings in")
+    _check_options(options, signature)
     prompts = check_ids(_prompt_ids(prompt, tokenizer), signature)
     room = []
     for number, ids in enumerate(prompts):
@@ -191,11 +200,24 @@ def prepare(
     return prompts, options, room
 
 
+def _check_options(options: GenerationOptions, signature: Signature) -> None:
+    """Raise InvalidInputError for tokens that the vocabulary lacks. (Ends of the text that it lacks never come.)"""
+    first = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
+    for name, ids in (
+        ("suppress_tokens", options.suppress_tokens),
+        ("begin_suppress_tokens", options.begin_suppress_tokens),
+        ("forced_bos_token_id", first),
+        ("forced_eos_token_id", options.forced_eos_token_id),
+    ):
+        if max(ids, default=0) >= signature.vocabulary:
+            raise InvalidInputError(f"{name} has the id {max(ids)}, and the vocabulary has {signature.vocabulary}")
+
+
 def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> Tensor | list[list[int]]:
     """The prompt as rows of ids, not yet checked."""
     if is_tensor(prompt):
         return prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
-    if not isinstance(prompt, str | Sequence):
+    if not isinstance(prompt, str | Sequence) or isinstance(prompt, bytes | bytearray):
         raise InvalidInputError(f"a prompt is a text, token ids, or a list of either, not {type(prompt).__name__}")
     if not isinstance(prompt, str) and not prompt:
         raise InvalidInputError("the prompt is empty: give it at least one token")

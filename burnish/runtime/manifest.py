@@ -7,7 +7,9 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +24,7 @@ FORMAT_VERSION = 3  # 1: launch plans without the result `top`; 2: rows of posit
 MANIFEST_FILE = "manifest.json"
 Target = Literal["onnxruntime", "native", "reference", "triton"]
 _AGAIN = "compile or copy the artifact again"
+_MOST_BYTES = 64 << 20  # of the manifest: some 200 for each weight
 
 
 class FileEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -125,11 +128,62 @@ def encode(manifest: Manifest) -> bytes:
     )
 
 
+def read(folder: Path) -> Manifest:
+    """The manifest of the artifact in a folder. Raises ArtifactError if there is none, or one that is none."""
+    return decode(_read(folder), str(folder / MANIFEST_FILE))
+
+
+def is_artifact(folder: Path) -> bool:
+    """Whether there is an artifact in a folder, of whatever version of burnish."""
+    try:
+        msgspec.json.decode(_read(folder), type=_Envelope)
+    except (ArtifactError, msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def _read(folder: Path) -> bytes:
+    try:
+        size = file_size(folder, MANIFEST_FILE)
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST_FILE}") from None
+    if size > _MOST_BYTES:
+        raise ArtifactError(f"{MANIFEST_FILE} in {folder} has {size} bytes, and no manifest has over {_MOST_BYTES}")
+    try:
+        return (folder / MANIFEST_FILE).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{MANIFEST_FILE} in {folder} cannot be read: {error.strerror or error}") from error
+
+
+def file_size(root: Path, name: str) -> int:
+    """The bytes of an ordinary file in a folder, which may be a link to another in there.
+
+    Raises ArtifactError where it is no such file, FileNotFoundError where there is nothing.
+    """
+    file = root / name
+    try:
+        inside = file.resolve().is_relative_to(root.resolve())
+        found = file.stat() if inside else None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(name) from error
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a link to itself; ValueError: a zero byte
+        raise ArtifactError(
+            f"{name!r} in {root} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if found is None:
+        raise ArtifactError(
+            f"{name} in {root} is a link that leaves the folder: copy the artifact with its links followed"
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactError(f"{name} in {root} is not a file")
+    return found.st_size
+
+
 def decode(data: bytes, where: str) -> Manifest:
     """The manifest in `data`, read from `where`. Raises ArtifactError if it is anything else."""
     try:
         version = msgspec.json.decode(data, type=_Version).format_version
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"{where} is not the manifest of a burnish artifact: {error}") from error
     if version != FORMAT_VERSION:
         newer = version > FORMAT_VERSION
@@ -142,7 +196,7 @@ def decode(data: bytes, where: str) -> Manifest:
         if digest(bytes(envelope.manifest)) != envelope.sha256:
             raise ArtifactError(f"{where} was changed since the artifact was written: {_AGAIN}")
         return msgspec.json.decode(envelope.manifest, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ArtifactError(f"{where} is malformed: {error}; {_AGAIN}") from error
 
 

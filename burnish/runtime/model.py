@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.signature import Signature
-from burnish.runtime.artifact import MODEL_FILE, Artifact
+from burnish.runtime.artifact import MODEL_FILE, Artifact, path_of
 from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_plan
 from burnish.runtime.processors import processors
 
@@ -132,6 +132,8 @@ class CompiledModel:
             "seed": seed,
             "stop_strings": options.get("stop_strings") if stop is None else stop,
         }
+        if stream is not None and not callable(stream):
+            raise InvalidInputError(f"stream is a function that takes each piece of the text, not {stream!r}")
         run = self._run(prompt, given, streams=stream is not None)
         for piece in run:
             if stream is not None:
@@ -167,7 +169,7 @@ class CompiledModel:
 
         An artifact that is there already is replaced; anything else there is refused with an ArtifactError.
         """
-        if Path(path).resolve() != self.artifact.path.resolve():
+        if os.path.realpath(path_of(path)) != os.path.realpath(self.artifact.path):
             self.artifact.copy(path)
 
     def to(self, device: str) -> CompiledModel:
@@ -201,6 +203,12 @@ class CompiledModel:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "a compiled model has memory and threads of its process, so it is not copied or given to another one: save "
+            "it, and load it by its path where it is needed: model.save(path), burnish.load(path)"
+        )
 
     def __repr__(self) -> str:
         manifest = self.artifact.manifest
@@ -262,9 +270,10 @@ def load(
     """
     if backend is not None and backend not in get_args(Backend):
         raise UsageError(f"there is no backend {backend!r}: there are {', '.join(get_args(Backend))}")
-    if threads is not None and not 1 <= threads <= processors():
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= processors()):
         raise UsageError(
-            f"threads is at least 1 and at most {processors()}, the processors that this process may use, not {threads}"
+            f"threads is at least 1 and at most {processors()}, the processors that this process may use, "
+            f"not {threads!r}"
         )
     if accuracy not in (None, *get_args(Accuracy)):
         raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")

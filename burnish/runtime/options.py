@@ -71,13 +71,16 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "min_new_tokens": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
     "min_length": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
     "do_sample": (lambda value: isinstance(value, bool), "True or False"),
-    "temperature": (lambda value: _is_number(value) and 0 <= value < float("inf"), "a number of at least 0"),
+    "temperature": (
+        lambda value: _is_number(value) and (value == 0 or 1e-6 <= value < float("inf")),
+        "0 or a number of at least 1e-6",  # what is divided by less is no float32
+    ),
     "top_k": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0 (0: all tokens)"),
     "top_p": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "min_p": (lambda value: _is_number(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "repetition_penalty": (
-        lambda value: _is_number(value) and 0 < value < float("inf"),
-        "a number above 0 (1: no penalty)",
+        lambda value: _is_number(value) and 0.01 <= value <= 100,
+        "a number from 0.01 to 100 (1: no penalty)",
     ),
     "suppress_tokens": (_is_ids, "a list of token ids"),
     "begin_suppress_tokens": (_is_ids, "a list of token ids"),

@@ -10,7 +10,7 @@ import torch
 
 from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError
-from burnish.ir.serialize import resolve
+from burnish.ir.serialize import resolve_step
 from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.plan import Call, TensorReference, evaluate
 from burnish.runtime.plan_runner import Operands
@@ -18,7 +18,7 @@ from burnish.runtime.plan_runner import Operands
 
 def bound_call(step: Call, operands: Operands) -> Callable[[], None]:
     """An op on its operands, whose results go where the plan wants them."""
-    op = resolve(step.op)
+    op = resolve_step(step.op)
     if isinstance(op, str):
         raise ArtifactError(f"{step.node} in the launch plan calls {step.op!r}, which an artifact may not: {op}")
     arguments = [_decoded(each, operands) for each in step.arguments]

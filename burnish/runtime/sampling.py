@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
+from burnish.ir.errors import InvalidInputError
 from burnish.runtime.executor import TOP, StepResult, Wanted
 from burnish.runtime.options import GenerationOptions
 
@@ -158,7 +159,7 @@ class Sampler:
             scores = penalize_repetition(scores, self._seen[row], options.repetition_penalty)
         ends = options.eos_token_id
         if ends and (length < options.min_length or self._new < options.min_new_tokens):
-            scores = forbid(scores, ends)
+            scores = forbid(scores, [each for each in ends if each < len(scores)])
         if options.forced_bos_token_id is not None and length == 1:
             scores = force(scores, [options.forced_bos_token_id])
         if options.forced_eos_token_id and self._new == self._room[row] - 1:
@@ -191,7 +192,13 @@ class Sampler:
         scores = self.process(row, scores)
         if self._options.do_sample:
             scores, ids = self.candidates(scores, ids)
-            heap = np.exp(scores - scores.max()).cumsum(dtype=np.float64)
+            most = scores.max(initial=_NEVER)
+            if not np.isfinite(most):
+                raise InvalidInputError(
+                    f"no token is left to draw from, as the best of the scores is {most}: either the options forbid "
+                    "all of them, or the weights have numbers that are none (nan)"
+                )
+            heap = np.exp(scores - most).cumsum(dtype=np.float64)
             place = int(heap.searchsorted(draw * heap[-1], side="right"))
             token = int(ids[min(place, len(ids) - 1)])
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
@@ -40,6 +40,10 @@ class Session:
         capacity: int = 0,
     ) -> None:
         """`capacity`: the number of tokens to have room for at once; there is more as soon as it is needed."""
+        for name, number in (("batch", batch), ("capacity", capacity)):
+            if not isinstance(number, int | np.integer):
+                raise InvalidInputError(f"{name} is an integer, not {number!r}")
+        batch, capacity = int(batch), int(capacity)
         if batch < 1:
             raise InvalidInputError(f"a session has at least one row, not {batch}")
         self._executor = executor
@@ -121,6 +125,8 @@ class Session:
         self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits"
     ) -> StepResult:
         """`step`, without PyTorch."""
+        if not isinstance(tokens, Sequence):
+            raise InvalidInputError(f"a step takes a list of one token for each row, not {tokens!r}")
         if len(tokens) != self.batch or len(tokens if active is None else active) != self.batch:
             raise InvalidInputError(f"a step takes one token for each of {self.batch} rows, and so of which are active")
         longest, last = max(map(len, self._tokens)), self._signature.max_length - 1
@@ -241,7 +247,8 @@ def check_ids(
             raise InvalidInputError(f"token ids are [batch, tokens], not of shape {list(ids.shape)}")
         rows: list[list[int]] = ids.tolist()
     else:
-        strange = [ids] if isinstance(ids, int | str) else [row for row in ids if isinstance(row, int | str)]
+        listed = isinstance(ids, Iterable) and not isinstance(ids, str | bytes)
+        strange = [row for row in ids if isinstance(row, str) or not isinstance(row, Iterable)] if listed else [ids]
         if strange:
             raise InvalidInputError(f"token ids are a list for each row, [[1, 2, 3]] for one, and not {strange[0]!r}")
         rows = [list(row) for row in ids]

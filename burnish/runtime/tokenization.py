@@ -43,7 +43,12 @@ class Tokenizer:
 
     def encode(self, text: str, special: bool = True) -> list[int]:
         """The ids of `text`; with `special`, also those that the tokenizer puts around it (a first token)."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        except TypeError as error:
+            raise InvalidInputError(
+                f"the text has half of a pair of surrogates, which is no character: {ascii(text)[:60]}"
+            ) from error
 
     def decode(self, ids: Sequence[int], special: bool = False) -> str:
         """The text of `ids`, special tokens left out unless `special`."""

@@ -32,11 +32,7 @@ def read_trace(artifact: Artifact) -> Trace:
     if len(sizes) != 1 or not all(index in known for indices in stored.passes for index in indices):
         raise ArtifactError(f"{NODES_FILE} in {artifact.path} does not fit {TRACE_FILE}: compile or copy it again")
     for place, record in enumerate(trace.passes):
-        name = text_file(record.number, record.name)
-        try:
-            text = artifact.file(name).read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ArtifactError(f"{name} in {artifact.path} is not a text: {error}") from error
+        text = artifact.text(text_file(record.number, record.name))
         nodes = tuple(stored.nodes[index] for index in stored.passes[place])
         trace.passes[place] = replace(record, text=text, nodes=nodes, declarations=stored.declarations[place])
     return trace

@@ -72,7 +72,7 @@ def read_header(path: Path) -> dict[str, Placement]:
         found = {
             name: _placement(name, entry, 8 + length, size) for name, entry in entries.items() if name != "__metadata__"
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArtifactError(f"the header of {path} is malformed: {error!r}") from error
     return found
 

@@ -5,6 +5,7 @@ import re
 import struct
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,11 @@ def test_half_split() -> None:
 # ---------------------------------------------------------------- what can be wrong
 
 
+def test_rows_that_are_no_heads() -> None:
+    with pytest.raises(WeightError, match="6 rows is not one of 4 heads"):
+        half_split(Stored(torch.zeros(6, 2)), 4)
+
+
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "gguf" else find(name, *a))
@@ -429,6 +435,9 @@ def test_tensor_without_a_place(tmp_path: Path) -> None:
         ("somebodys.own", "x", "llama.somebodys.own is 'x', which is not read"),
         ("rope.dimension_count", 4, "dimension_count is 4, but heads have 8"),
         ("expert_count", 8, "mixtures of experts"),
+        ("block_count", 10**6, "num_hidden_layers=1000000, and there are 21 tensors"),
+        ("attention.head_count", 0, "none of the architecture 'llama': .*zero"),
+        ("rope.freq_base", "often", "none of the architecture 'llama': .*often"),
     ],
 )
 def test_settings_that_are_not_read(tmp_path: Path, entry: str, value: Any, message: str) -> None:
@@ -459,3 +468,35 @@ def test_yarn(tmp_path: Path) -> None:
     said = {f"llama.rope.scaling.{name}": value for name, value in entries.items()}
     model = write(tmp_path / "model.gguf", metadata=said, sizes={"rope_parameters": rope})
     assert_same(tmp_path / "model.gguf", model)
+
+
+@pytest.mark.parametrize("alignment", [float("nan"), float("inf"), "32", [32], 0])
+def test_an_alignment_that_is_none(tmp_path: Path, alignment: Any) -> None:
+    write(tmp_path / "model.gguf", metadata={"general.alignment": alignment})
+    with pytest.raises(InvalidModelError, match="alignment is"):
+        open_gguf(tmp_path / "model.gguf")
+
+
+def head(*parts: bytes, tensors: int = 0, entries: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", 3, tensors, entries) + b"".join(parts) + bytes(64)
+
+
+def test_arrays_in_arrays_and_tensors_without_elements(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(head(struct.pack("<Q1sI", 1, b"x", 9), struct.pack("<IQ", 9, 1) * 2000, entries=1))
+    with pytest.raises(InvalidModelError, match="'x' has arrays in arrays"):
+        open_gguf(file)
+    file.write_bytes(head(struct.pack("<Q1sIQQIQ", 1, b"x", 2, 1 << 63, 0, 0, 0), tensors=1))
+    with pytest.raises(InvalidModelError, match=r"'x' is \[0, 9223372036854775808\], which has no elements"):
+        open_gguf(file)
+
+
+def test_a_type_whose_numbers_are_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any) -> None:
+        raise NotImplementedError("Dequantization for Q8_1 is not yet implemented")
+
+    write(tmp_path / "model.gguf")
+    tensor = open_gguf(tmp_path / "model.gguf").tensors["blk.0.attn_q.weight"]
+    monkeypatch.setattr("burnish.frontend.dequantize.dequantize", unknown)
+    with pytest.raises(WeightError, match=r"'blk\.0\.attn_q\.weight' is of Q8_1, whose numbers .*pip install -U gguf"):
+        weight_of(replace(tensor, kind=gguf.GGMLQuantizationType.Q8_1))

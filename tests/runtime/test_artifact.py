@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +21,13 @@ import torch
 from burnish.ir.errors import ArtifactError, WeightError
 from burnish.ir.states import StateKind
 from burnish.ir.weights import Stored, Weights
-from burnish.runtime import artifact_writer, mapped_bytes
+from burnish.runtime import artifact_writer, fresh_folder, mapped_bytes
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import load
 from burnish.runtime.weights_writer import plan_weights
+from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import save_tiny, tiny
 
 
@@ -169,6 +174,93 @@ def test_what_is_no_artifact_is_not_replaced(tmp_path: Path, what: str) -> None:
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("extra", ["notes.txt", "trace/notes.txt", "other.burnish/manifest.json", "empty/"])
+def test_an_artifact_that_holds_more_is_not_replaced(path: Path, extra: str) -> None:
+    if extra.endswith("/"):
+        (path / extra).mkdir()
+    else:
+        (path / extra).parent.mkdir(exist_ok=True)
+        (path / extra).write_text("mine")
+    before = sorted(path.rglob("*"))
+    top = extra.split("/")[0] if not extra.startswith("trace") else extra
+    with pytest.raises(ArtifactError, match=rf"copy\.burnish has {re.escape(top)}, which is not of the artifact"):
+        write(path, contents())
+    assert sorted(path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("below", ["sub.burnish", "trace", "some/where/x.burnish"])
+def test_no_artifact_is_written_into_another(path: Path, below: str) -> None:
+    before = sorted(path.rglob("*"))
+    with pytest.raises(ArtifactError, match=r"inside of the artifact .*copy\.burnish|exists and is not an artifact"):
+        write(path / below, contents())
+    assert sorted(path.rglob("*")) == before
+
+
+def test_a_name_that_no_file_can_have(pristine: Path, tmp_path: Path) -> None:
+    for name, says in (("x" * 300, "name too long"), ("x\0y", "zero byte")):
+        with pytest.raises(ArtifactError, match=says):
+            write(tmp_path / name, contents())
+        with pytest.raises(ArtifactError, match="no artifact at"):
+            Artifact.open(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- writing: killed on the way
+
+
+def killed(path: Path, moment: str) -> None:
+    """Save to `path` in a process that is killed as soon as it calls what `moment` names."""
+    code = (
+        "import os, shutil\n"
+        "from pathlib import Path\n"
+        "from burnish.runtime import fresh_folder\n"
+        "from tests.runtime.test_artifact import contents, write\n"
+        f"fresh_folder._exchange = {'fresh_folder._exchange' if moment == 'rmtree' else 'lambda *_: False'}\n"
+        "rename, calls = Path.rename, []\n"
+        "def second(*paths):\n"
+        "    calls.append(paths)\n"
+        "    rename(*paths) if len(calls) == 1 else os._exit(9)\n"
+        f"{'shutil.rmtree = lambda *_, **__: os._exit(9)' if moment == 'rmtree' else 'Path.rename = second'}\n"
+        f"write({str(path)!r}, contents())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot exchange two folders")
+def test_a_save_that_is_killed_leaves_an_artifact_and_the_next_one_cleans_up(path: Path) -> None:
+    killed(path, "rmtree")
+    Artifact.open(path).verify()
+    assert len(list(path.parent.iterdir())) == 2
+    write(path, contents())
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks that end with their process")
+def test_where_folders_cannot_be_exchanged_it_is_said_where_the_old_one_is(path: Path) -> None:
+    killed(path, "rename")
+    with pytest.raises(ArtifactError, match=r"missing; a save was interrupted, .* is .*\.copy\.burnish\..*\.replaced"):
+        Artifact.open(path)
+    assert len(list(path.parent.iterdir())) == 2
+    write(path, contents())
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folders_are_replaced_where_they_cannot_be_exchanged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh_folder, "_exchange", lambda *_: False)
+    write(path, replace(contents(), name="other"))
+    assert Artifact.open(path).manifest.name == "other"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_another_save_writes_at_the_time_is_left_alone(path: Path) -> None:
+    with fresh_folder.fresh_folder(path) as folder:
+        write(path, replace(contents(), name="other"))
+        assert folder.exists()
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+    assert Artifact.open(path).manifest.name == "other"
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_a_copy_is_complete_and_shares_the_files(pristine: Path, tmp_path: Path) -> None:
     Artifact.open(pristine).copy(tmp_path / "copy")
     Artifact.open(tmp_path / "copy").verify()
@@ -235,6 +327,42 @@ def test_no_artifact_at_all(tmp_path: Path) -> None:
 def test_a_manifest_that_is_none(path: Path, data: bytes) -> None:
     (path / "manifest.json").write_bytes(data)
     with pytest.raises(ArtifactError, match=r"manifest\.json is not the manifest of a burnish artifact"):
+        load(path)
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "link", "loop", "folder", "huge", "deep"])
+def test_a_manifest_that_is_no_file_of_its_folder(path: Path, what: str) -> None:
+    """None of them is waited for, or read."""
+    file = path / "manifest.json"
+    file.rename(path.parent / "moved.json")
+    if what == "pipe":
+        os.mkfifo(file)
+    elif what == "folder":
+        file.mkdir()
+    elif what == "huge":
+        file.touch()
+        os.truncate(file, 1 << 40)
+    elif what == "deep":
+        file.write_text('{"format_version": 3, "manifest": ' + "[" * 100_000)
+    else:
+        file.symlink_to({"device": "/dev/zero", "link": path.parent / "moved.json", "loop": file}[what])
+    says = {
+        "pipe": "is not a file",
+        "folder": "is not a file",
+        "huge": "no manifest has over",
+        "deep": "is not the man",
+    }
+    with pytest.raises(ArtifactError, match=says.get(what, r"(leaves the folder|cannot be read)")):
+        load(path)
+    with pytest.raises(ArtifactError, match="exists and is not an artifact"):
+        write(path, contents())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "step.json/x", "loop"])
+def test_files_that_no_folder_can_have(path: Path, name: str) -> None:
+    (path / "loop").symlink_to("loop")
+    change_manifest(path, lambda manifest: manifest["files"].update({name: {"bytes": 6, "sha256": ["0"]}}))
+    with pytest.raises(ArtifactError, match=r"(cannot be read|lacks the file)"):
         load(path)
 
 
@@ -355,6 +483,24 @@ def test_a_graph_that_calls_something_else_is_refused(path: Path) -> None:
     )
     with pytest.raises(ArtifactError, match=r"os\.system"):
         load(path, backend="reference")
+
+
+NESTED = {
+    "step.json": b"[" * 1000,
+    "tokenizer/tokenizer.json": b"\xff\xfe",
+    "tokenizer/chat_template.jinja": b"\xff\xfe",
+    "weights.safetensors": struct.pack("<Q", 2000) + b"[" * 2000,
+}
+
+
+@pytest.mark.parametrize("what", NESTED)
+def test_what_is_nested_too_deep_or_is_no_text(tmp_path: Path, what: str) -> None:
+    path = save_tiny(tmp_path, tokenizer=tokenizer_data())[0]
+    data = NESTED[what]
+    (path / what).write_bytes(data)
+    change_manifest(path, lambda manifest: manifest["files"][what].update(bytes=len(data), sha256=[digest(data)]))
+    with pytest.raises(ArtifactError, match=r"(malformed|is not a text|no safetensors)"):
+        load(path, backend="reference").chat_ids([])
 
 
 def test_an_onnx_model_whose_weights_lie_outside_is_refused(path: Path) -> None:

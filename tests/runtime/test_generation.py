@@ -11,7 +11,7 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from burnish.ir.errors import InvalidInputError
+from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.states import StateKind
 from burnish.runtime.model import CompiledModel, load
 from tests.runtime.texts import tokenizer_data
@@ -176,6 +176,15 @@ def test_pieces_come_as_they_are_made(model: CompiledModel) -> None:
     assert seen == 1
 
 
+def test_a_run_is_read_once_and_to_its_end(model: CompiledModel) -> None:
+    run = model.stream("the cat", max_new_tokens=30)
+    next(iter(run))
+    with pytest.raises(UsageError, match="no result yet: read all pieces"):
+        run.result  # noqa: B018
+    with pytest.raises(UsageError, match="is read once"):
+        iter(run)
+
+
 def test_the_end_of_sequence_is_a_token_and_no_text(model: CompiledModel) -> None:
     plain = model.generate("the cat", max_new_tokens=12)
     end = plain.tokens[0][-1]
@@ -231,6 +240,12 @@ def test_conversations(model: CompiledModel) -> None:
     assert len(model.generate(ids).tokens[0]) == 20
 
 
+@pytest.mark.parametrize("messages", ["hi", b"hi", {"role": "user", "content": "hi"}, ["hi"], None])
+def test_what_is_no_conversation(model: CompiledModel, messages: Any) -> None:
+    with pytest.raises(InvalidInputError, match="a conversation is a list of messages"):
+        model.chat_ids(messages)
+
+
 def test_times(model: CompiledModel) -> None:
     found = model.generate([[1, 2, 3], [4]], max_new_tokens=50)
     assert found.prefill_tokens_per_second == pytest.approx(4 / found.prefill_seconds)
@@ -254,6 +269,9 @@ def test_times(model: CompiledModel) -> None:
         ([1.5], "not float"),
         (None, "not NoneType"),
         (3, "not int"),
+        (b"abc", "not bytes"),
+        (bytearray(b"abc"), "not bytearray"),
+        ("a\ud800b", r"half of a pair of surrogates, .*a.ud800b"),
         (torch.zeros(3), r"int64, not torch\.float32"),
         (torch.zeros(2, 0, dtype=torch.int64), "row 0 is empty"),
         ([1, VOCABULARY], f"the id {VOCABULARY} at place 1"),
@@ -274,6 +292,16 @@ def test_bad_options(model: CompiledModel) -> None:
         model.generate([1, 2, 3, 4], max_length=4)
     with pytest.raises(InvalidInputError, match="only the text of one prompt can be streamed, and there are 2"):
         model.generate([[1], [2]], stream=print)
+    with pytest.raises(InvalidInputError, match=r"stream is a function that takes each piece .* not 3"):
+        model.generate([1], stream=3)  # type: ignore[arg-type]
+    for name in ("suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id"):
+        with pytest.raises(InvalidInputError, match=f"{name} has the id {VOCABULARY}, and the vocabulary has"):
+            model.generate([1], **{name: [3, VOCABULARY]})
+    with pytest.raises(InvalidInputError, match="forced_bos_token_id has the id"):
+        model.generate([1], forced_bos_token_id=10**9)
+    with pytest.raises(InvalidInputError, match="no token is left to draw from"):
+        model.generate([1], suppress_tokens=list(range(VOCABULARY)), do_sample=True)
+    model.generate([1], eos_token_id=10**9, min_new_tokens=2, max_new_tokens=3)  # it never comes
     with pytest.raises(InvalidInputError, match="there are 2 rows"):
         model.generate([[1], [2]]).text  # noqa: B018
 

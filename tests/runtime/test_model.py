@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,26 @@ def test_it_says_what_it_is(tmp_path: Path) -> None:
         assert "vocabulary=300" in repr(model)
         assert model.signature.max_length == 200
         assert [record.name for record in model.trace.passes] == ["captured", "clean"]
+
+
+def test_what_is_no_path_or_no_number_of_threads(tmp_path: Path) -> None:
+    path = save_tiny(tmp_path)[0]
+    with load(path) as model:
+        for given in (None, 3):
+            with pytest.raises(UsageError, match=r"a path is a text or a pathlib\.Path, not"):
+                load(given)  # type: ignore[arg-type]
+            with pytest.raises(UsageError, match=r"a path is a text or a pathlib\.Path, not"):
+                model.save(given)  # type: ignore[arg-type]
+    for threads in (1.5, "2"):
+        with pytest.raises(UsageError, match="threads is at least 1"):
+            load(path, threads=threads)  # type: ignore[arg-type]
+
+
+def test_a_model_is_neither_pickled_nor_copied(tmp_path: Path) -> None:
+    with load(save_tiny(tmp_path)[0]) as model:
+        for use in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(UsageError, match=r"model\.save\(path\), burnish\.load\(path\)"):
+                use(model)  # type: ignore[operator]
 
 
 def test_saving_and_loading_again(tmp_path: Path) -> None:
@@ -115,6 +137,23 @@ def test_this_threads_denormals_are_left_alone(tmp_path: Path) -> None:
             assert (tiny_number * 1.0).item() == 0
         finally:
             torch.set_flush_denormal(False)
+
+
+def test_an_interrupt_leaves_this_threads_denormals_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As soon as they are flushed is the earliest moment at which it can come."""
+    flush = torch.set_flush_denormal
+
+    def interrupted(on: bool) -> bool:
+        done: bool = flush(on)
+        if on:
+            raise KeyboardInterrupt
+        return done
+
+    with load(save_tiny(tmp_path)[0]) as model, monkeypatch.context() as patch:
+        patch.setattr(torch, "set_flush_denormal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate([1, 2, 3])
+    assert (torch.tensor(1e-40) * 1.0).item() != 0
 
 
 def test_weights_that_were_changed_are_found_while_the_session_is_made(

@@ -190,6 +190,8 @@ def test_what_append_gives_stays(case: Case) -> None:
         ([], "no row"),
         ([1, 2], r"a list for each row, \[\[1, 2, 3\]\] for one, and not 1"),
         (5, "a list for each row, .* not 5"),
+        (None, "a list for each row, .* not None"),
+        ([[1], None], "a list for each row, .* not None"),
     ],
 )
 def test_bad_ids_are_refused_before_anything_runs(case: Case, ids: object, says: str) -> None:
@@ -213,6 +215,13 @@ def test_other_misuse_is_refused(case: Case) -> None:
         session.rewind(2, row=1)
     with pytest.raises(InvalidInputError, match="at least one row"):
         model.session(0)
+    for number in (1.5, "1", None):
+        with pytest.raises(InvalidInputError, match="batch is an integer, not"):
+            model.session(number)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInputError, match="capacity is an integer, not"):
+            model.session(1, number)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="a list of one token for each row, not 3"):
+        session.step(3)  # type: ignore[arg-type]
     for tokens, active in (([1], None), ([1, 2, 3], None), ([1, 2], [True])):
         with pytest.raises(InvalidInputError, match="one token for each of 2 rows"):
             session.step(tokens, active)

@@ -112,6 +112,20 @@ TEMPLATES = [
     "{% for m in messages %}{% generation %}{{ m.content | trim }}{% endgeneration %}{% endfor %}",
     "{{ messages | map(attribute='role') | join(',') }}{{ {'a': [1, 2.5, none, true]} | tojson(indent=2) }}",
     "{{ strftime_now('%Y') | length }}{{ messages[0]['content'][:2].upper() }}{{ dict(a=1)['a'] }}",
+    # What templates in use do: turn around, take thoughts out of answers, count turns, call macros, write down tools.
+    "{% for m in messages[::-1] %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 1) %}{{ loop.index }}/"
+    "{{ loop.length }}{{ loop.last ~ loop.revindex0 }}{{ m.content.split('</think>')[-1].lstrip('\n') ~ '\n' }}"
+    "{% endif %}{% endfor %}",
+    "{% macro turn(m, end='') %}{{ '<' + m.role + '>' ~ m['content'] | trim }}{{ end }}{% endmacro %}"
+    "{% for m in messages %}{{ turn(m, end=eos_token) }}{% endfor %}{% set loop_messages = messages[1:] %}"
+    "{{ loop_messages | selectattr('role', 'equalto', 'user') | list | length }}{{ loop_messages is iterable }}",
+    "{% for key, value in {'b': 1, 'a': {'c': [true]}} | dictsort %}{{ key }}{% if value is mapping %}"
+    "{% for inner, each in value.items() %}{{ inner ~ ': ' ~ each | tojson(indent=4) | indent(2) }}{% endfor %}"
+    "{% else %}{{ '%s=%d' % (key, value) }}{{ '{}'.format(value) }}{{ 'x' * 3 + ', '.join(['y', key]) }}{% endif %}"
+    "{% endfor %}{% if tools is not defined or tools is none %}{{ 'Hi'.replace('i', 'o') | upper }}{% endif %}",
+    "{% set text %}{% for m in messages if m.role in ['user', 'tool'] %}{{ m.content }}{% endfor %}{% endset %}"
+    "{{ text }}{{ (text | length) // 2 }}{{ [1, 2] + [3] }}{{ {'a': none}.get('b', 7) }}{{ 2 ** 3 }}"
+    "{{ messages | groupby('role') | map('first') | join('-') }}{{ ['b', 'a'] | sort | join }}{{ 1.256 | round(1) }}",
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +89,10 @@ def test_compiled_saved_and_loaded(tmp_path: Path) -> None:
             session.rewind(1)
             again = session.append([[7, 9]])
             torch.testing.assert_close(again[0, 0], loaded(torch.tensor([[5, 7, 9]]))[0, -1], rtol=1e-4, atol=1e-4)
+    # Another process has none of the kernels that were generated here: it makes them from the graph that was stored.
+    command = ["run", str(tmp_path / "a.burnish"), "5 7 9", "-n", "6", "--backend", "triton-interpret"]
+    done = subprocess.run([sys.executable, "-m", "burnish.cli", *command], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(token) for token in expected], done.stderr
 
 
 @pytest.mark.parametrize("numbers", ["int8", "fp8"])

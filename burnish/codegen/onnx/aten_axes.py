@@ -100,6 +100,20 @@ def _layer_norm(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     )
 
 
+def _batch_norm(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """By the statistics that were stored: (x - mean) / sqrt(var + eps) * weight + bias, on the second axis."""
+    mean, variance = a["running_mean"], a["running_var"]
+    if a["training"] or mean is None or variance is None:
+        return None
+    size = shape_of(mean)
+    scale, bias = (
+        c.builder.constant(np.full(size, filled), dtype_of(mean)) if a[name] is None else c.value(a[name])
+        for name, filled in (("weight", 1), ("bias", 0))
+    )
+    x = c.value(a["input"])
+    return c.builder.op("BatchNormalization", x, scale, bias, c.value(mean), c.value(variance), epsilon=float(a["eps"]))
+
+
 def _topk(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     count = origin_of_size(a["k"])
     if count is None:
@@ -152,6 +166,7 @@ AXES: dict[Any, Translate] = {
     **dict.fromkeys((aten.softmax.int, aten._softmax.default), _softmax("Softmax")),
     **dict.fromkeys((aten.log_softmax.int, aten._log_softmax.default), _softmax("LogSoftmax")),
     aten.layer_norm.default: _layer_norm,
+    aten.batch_norm.default: _batch_norm,
     aten.topk.default: _topk,
     aten.tril.default: _triangle(0),
     aten.triu.default: _triangle(1),

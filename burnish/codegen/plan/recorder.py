@@ -19,6 +19,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from burnish.codegen.plan.launches import RECORDER, Copy, Launchable
 from burnish.ir.errors import InvalidProgramError, UnsupportedError
+from burnish.ir.serialize import is_foreign
 from burnish.runtime.plan import Argument, Buffer, Call, Launch, Scalar, Size, TensorReference
 
 _ALLOCATIONS = {
@@ -99,6 +100,8 @@ class Recorder:
 
     def call(self, op: Any, args: Sequence[Any], options: dict[str, Any], results: Any) -> None:
         """Note a call of an op that has no kernel, whose results get memory unless they have it."""
+        if is_foreign(op):
+            raise UnsupportedError(f"{self.node} needs {op}, which has no kernel and which a launch plan may not call")
         tensors = [each for each in tree_leaves(results) if isinstance(each, torch.Tensor)]
         for tensor in tensors:
             if not self.knows(tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -79,6 +80,16 @@ def _rename(node: fx.Node) -> None:
         node.target, node.args = aten.pow.Tensor_Scalar, (node.args[0], 2)
     elif node.target is aten.type_as.default:
         node.target, node.args, node.kwargs = aten._to_copy.default, node.args[:1], {"dtype": value(node).dtype}
+    elif (normed := _native_batch_norm(node)) is not None:
+        *operands_, momentum, eps = normed.args
+        node.target, node.args = aten.batch_norm.default, (*operands_, False, momentum, eps, False)
+
+
+def _native_batch_norm(item: fx.Node) -> fx.Node | None:
+    """The norm whose first result `item` is: its other results are for training, and it checks no sizes."""
+    normed = item.args[0] if item.target is operator.getitem and item.args[1] == 0 else None
+    native = isinstance(normed, fx.Node) and normed.target is aten._native_batch_norm_legit_no_training.default
+    return normed if native else None  # type: ignore[return-value]
 
 
 def merge_duplicates(program: Program, log: Log) -> None:

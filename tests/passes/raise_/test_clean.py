@@ -96,6 +96,22 @@ def test_one_name_for_each_op() -> None:
     assert set(ops_of(after)) == first_names | {"aten.cat", "aten.slice.Tensor"}
 
 
+def test_a_norm_of_batches_is_the_one_that_checks_sizes() -> None:
+    """And gives the norm alone, where what export makes of it gives two values more."""
+
+    def body(m: Spelled, x: Tensor) -> Tensor:
+        statistics = torch.zeros(8), torch.ones(8)
+        return F.batch_norm(x.transpose(1, 2), *statistics, m.weight, eps=0.1).transpose(1, 2)
+
+    native = torch.ops.aten._native_batch_norm_legit_no_training.default
+    before = raw(body)
+    assert native in {node.target for node in before.graph.nodes}
+    after, _ = rewritten(before, Clean())
+    assert native not in {node.target for node in after.graph.nodes}
+    assert ops_of(after).count("aten.batch_norm") == 1
+    assert "@weight, None, %1, %2, False, 0.1, 0.1, False)" in text_of(after)
+
+
 def test_one_value_is_computed_once() -> None:
     def body(m: Spelled, x: Tensor) -> Tensor:
         return m.gate(x).exp() * m.gate(x).exp() + m.gate(x.exp()) + torch.arange(x.shape[1])[:, None]
