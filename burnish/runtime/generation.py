@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.signature import Signature
 from burnish.runtime.executor import Wanted
 from burnish.runtime.options import GenerationOptions, resolve
+from burnish.runtime.row import Finish, Row
 from burnish.runtime.sampling import Sampler
 from burnish.runtime.session import Session, check_ids, is_tensor
-from burnish.runtime.tokenization import TextStream, Tokenizer
+from burnish.runtime.tokenization import Tokenizer
 
 if TYPE_CHECKING:  # for those alone who have tensors
     from burnish.ir.torch_types import Tensor
 
 Prompt: TypeAlias = "str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor"
-Finish = Literal["eos", "stop", "length"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class GenerationRun:
         self._session = session
         self._prompts = prompts
         self._tokenizer = tokenizer
-        self._rows = [_Row(options, count, tokenizer if streams or options.stop_strings else None) for count in room]
+        self._rows = [Row(options, count, tokenizer if streams or options.stop_strings else None) for count in room]
         self._sampler = Sampler(options, prompts, room)
         self._seconds = [0.0, 0.0]  # of the first step, of all others
 
@@ -107,64 +107,6 @@ class GenerationRun:
             prefill_seconds=self._seconds[0],
             decode_seconds=self._seconds[1],
         )
-
-
-class _Row:
-    """What a row has generated."""
-
-    def __init__(self, options: GenerationOptions, room: int, tokenizer: Tokenizer | None) -> None:
-        """`tokenizer` where the text is needed while it grows: to be shown, or to find stop strings."""
-        self.tokens: list[int] = []
-        self.finish: Finish | None = None
-        self._options = options
-        self._room = room
-        self._stream = None if tokenizer is None else TextStream(tokenizer)
-        self._text = ""
-        self._shown = 0  # characters of it that were given away
-        self._searched = 0  # characters in which no stop string begins
-
-    def add(self, token: int) -> str:
-        """Take the next token; the text that may be shown because of it."""
-        self.tokens.append(token)
-        if token in self._options.eos_token_id:
-            self.finish = "eos"
-        elif len(self.tokens) == self._room:
-            self.finish = "length"
-        if self._stream is None:
-            return ""
-        if self.finish != "eos":
-            self._text += self._stream.put(token)
-        if self.finish is not None:
-            self._text += self._stream.finish()
-        limit = len(self._text)
-        if self._options.stop_strings:
-            limit = self._find_stop()
-        piece, self._shown = self._text[self._shown : limit], max(limit, self._shown)
-        return piece
-
-    def text(self, tokenizer: Tokenizer) -> str:
-        """The finished text."""
-        if self._stream is not None:
-            return self._text
-        return tokenizer.decode(self.tokens[:-1] if self.finish == "eos" else self.tokens)
-
-    def _find_stop(self) -> int:
-        """Cut the text at the first stop string, if there is one; how many characters are certain to stay."""
-        stops = self._options.stop_strings
-        found = [place for place in (self._text.find(stop, self._searched) for stop in stops) if place >= 0]
-        if found:
-            self._text = self._text[: min(found)]
-            self.finish = self.finish or "stop"
-        if self.finish is not None:
-            return len(self._text)
-        # The end of the text may be the beginning of a stop string.
-        longest = max(map(len, stops))
-        for place in range(max(self._searched, len(self._text) - longest + 1), len(self._text)):
-            if any(stop.startswith(self._text[place:]) for stop in stops):
-                self._searched = place
-                return place
-        self._searched = len(self._text)
-        return len(self._text)
 
 
 def prepare(

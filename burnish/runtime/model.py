@@ -147,14 +147,27 @@ class CompiledModel:
             options["stop_strings"] = options.pop("stop")
         return self._run(prompt, options, streams=True)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **template_arguments: Any,
+    ) -> list[int]:
         """A conversation, [{"role": "user", "content": "..."}, ...], as a prompt for `generate`.
 
-        Raises InvalidInputError if the model has no tokenizer or no chat template.
+        Args:
+            messages: what was said.
+            tools: JSON schemas of functions that the model may call.
+            add_generation_prompt: whether to end with the words that begin an answer.
+            template_arguments: what else the model's template knows, as transformers' apply_chat_template takes it:
+                documents, enable_thinking, ...
+
+        Raises InvalidInputError if the model has no tokenizer or no chat template, or if that refuses these.
         """
         if self.tokenizer is None:
             raise InvalidInputError("this model has no tokenizer: give token ids")
-        return self.tokenizer.chat_ids(messages)
+        return self.tokenizer.chat_ids(messages, add_generation_prompt, tools=tools, **template_arguments)
 
     def session(self, batch: int = 1, capacity: int = 0) -> Session:
         """A session of `batch` rows: tokens in, logits out, at one's own pace."""

@@ -14,6 +14,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.states import StateKind
 from burnish.runtime.model import CompiledModel, load
+from burnish.runtime.options import GenerationOptions
+from burnish.runtime.row import Row
 from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, Tiny, save_tiny, tiny
 
@@ -222,6 +224,30 @@ def test_stop_strings_in_a_batch(model: CompiledModel) -> None:
     assert both.texts is not None
     assert both.texts[0] == alone.text[: alone.text.index(stop)]
     assert both.texts[1] == model.generate("a rat", stop=stop, **options).text
+
+
+@pytest.mark.parametrize("stop", ["</s>", "/s>", "cat</s>", "t</s><"])
+def test_special_tokens_stop_and_are_no_text(model: CompiledModel, stop: str) -> None:
+    """As with transformers' stop_strings: the names of special tokens, or what begins or ends in one."""
+    assert model.tokenizer is not None
+    said = [*model.tokenizer.encode("a cat"), 1, 0, *model.tokenizer.encode("!")]
+    row, pieces = Row(GenerationOptions(stop_strings=(stop,)), 99, model.tokenizer), ""
+    for token in said:
+        pieces += row.add(token)
+        if row.finish is not None:
+            break
+    text = "a cat</s><s>!"
+    assert row.finish == "stop"
+    assert row.text(model.tokenizer) == pieces == text[: text.index(stop)].removesuffix("<")
+    assert len(row.tokens) == len(said) - (1 if stop.endswith("<") else 2)
+
+
+def test_special_tokens_are_no_text_where_nothing_stops_there(model: CompiledModel) -> None:
+    assert model.tokenizer is not None
+    said = [0, *model.tokenizer.encode("a"), 1, 1, *model.tokenizer.encode(" cat"), 0]
+    row = Row(GenerationOptions(stop_strings=("never",)), len(said), model.tokenizer)
+    assert "".join(map(row.add, said)) == row.text(model.tokenizer) == "a cat"
+    assert row.finish == "length"
 
 
 def test_conversations(model: CompiledModel) -> None:
