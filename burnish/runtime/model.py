@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.signature import Signature
-from burnish.runtime.artifact import MODEL_FILE, Artifact
-from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_plan
+from burnish.runtime.artifact import Artifact
+from burnish.runtime.backends import Accuracy, Backend, default_backend, executor_of, runs
 from burnish.runtime.processors import processors
 
 if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
@@ -27,16 +27,6 @@ if TYPE_CHECKING:  # what computes is imported while other threads read the arti
     from burnish.runtime.generation import Generation, GenerationRun, Prompt
     from burnish.runtime.session import Session
     from burnish.runtime.tokenization import Tokenizer
-
-Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
-Accuracy = Literal["exact", "fast"]
-_RUNS: dict[str, tuple[str, str]] = {
-    "onnxruntime": ("onnxruntime", MODEL_FILE),
-    "native": ("native", PLAN_FILE),
-    "cuda": ("triton", PLAN_FILE),
-    "triton-interpret": ("triton", PLAN_FILE),
-}
-"""What each backend runs: artifacts for which target, by which of their files. The reference runs all of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -194,7 +184,7 @@ class CompiledModel:
             return self
         compiled_for = self.artifact.manifest.target
         backend: Backend = "cuda" if device == "cuda" else "native" if compiled_for == "native" else "onnxruntime"
-        if not _runs(backend, self.artifact):
+        if not runs(backend, self.artifact):
             raise UsageError(
                 f"the model was compiled for {compiled_for}: compile it with target={device!r}"
                 + ("" if device == "cuda" else ', or run it by backend="reference"')
@@ -283,11 +273,11 @@ def load(
         raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")
     artifact = Artifact.open(path)
     artifact.verify(weights=False)
-    chosen: Backend = backend or _default_backend(artifact)
-    if not _runs(chosen, artifact):
+    chosen: Backend = backend or default_backend(artifact)
+    if not runs(chosen, artifact):
         raise UsageError(
             f"{path} was compiled for {artifact.manifest.target} and cannot run by {chosen}: load it with "
-            f'backend="{_default_backend(artifact)}", or compile the model again'
+            f'backend="{default_backend(artifact)}", or compile the model again'
         )
     if accuracy is not None and chosen != "native":
         raise UsageError(f"accuracy= is for native kernels, and {path} runs by {chosen}: leave it out")
@@ -298,7 +288,7 @@ def load(
         verifying = pool.submit(artifact.verify, others=False, threads=threads)
         try:
             made = (executors or {}).get(chosen)
-            executor = _executor(artifact, chosen, threads, accuracy) if made is None else made(artifact)
+            executor = executor_of(artifact, chosen, threads, accuracy) if made is None else made(artifact)
         finally:
             verifying.result()  # a changed byte explains whatever else went wrong
         return CompiledModel(artifact, executor, chosen, reading.result())
@@ -324,39 +314,9 @@ def hold_temporary(path: Path | str, reason: str) -> CompiledModel:
     from burnish.runtime.executor import UnavailableExecutor
 
     artifact = Artifact.open(path)
-    model = CompiledModel(artifact, UnavailableExecutor(reason), _default_backend(artifact), artifact.tokenizer())
+    model = CompiledModel(artifact, UnavailableExecutor(reason), default_backend(artifact), artifact.tokenizer())
     model._own(Path(path))
     return model
-
-
-def _executor(artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None) -> Executor:
-    """The executor of a backend, which alone imports what it needs: native kernels need no PyTorch."""
-    if backend == "native":
-        from burnish.runtime.executor_native import NativeExecutor
-        from burnish.runtime.mapped_bytes import weight_bytes
-        from burnish.runtime.row_tables import row_tables
-
-        weights = weight_bytes(artifact)
-        return NativeExecutor(read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy)
-    if backend == "triton-interpret":
-        raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
-    from burnish.runtime.torch_executors import cuda_executor, onnx_executor, reference_executor
-
-    if backend == "reference":
-        return reference_executor(artifact, threads)
-    return cuda_executor(artifact) if backend == "cuda" else onnx_executor(artifact, threads)
-
-
-def _runs(backend: Backend, artifact: Artifact) -> bool:
-    target, file = _RUNS.get(backend, ("", ""))
-    return not target or (artifact.manifest.target == target and artifact.has(file))
-
-
-def _default_backend(artifact: Artifact) -> Backend:
-    target = artifact.manifest.target
-    if target == "triton":
-        return "cuda" if architectures(artifact) else "triton-interpret"
-    return target
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:
