@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.signature import Signature
 from burnish.runtime.executor import Wanted
 from burnish.runtime.options import GenerationOptions, resolve
+from burnish.runtime.prompts import ENCODING, Prompt, encoded, prompt_ids
 from burnish.runtime.row import Finish, Row
 from burnish.runtime.sampling import Sampler
-from burnish.runtime.session import Session, check_ids, is_tensor
+from burnish.runtime.session import Session
+from burnish.runtime.token_ids import check_ids
 from burnish.runtime.tokenization import Tokenizer
-
-if TYPE_CHECKING:  # for those alone who have tensors
-    from burnish.ir.torch_types import Tensor
-
-Prompt: TypeAlias = "str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor"
 
 
 @dataclass(frozen=True)
@@ -110,17 +107,18 @@ class GenerationRun:
 
 
 def prepare(
-    prompt: Prompt,
+    prompt: Prompt | None,
     signature: Signature,
     tokenizer: Tokenizer | None,
     defaults: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> tuple[list[list[int]], GenerationOptions, list[int]]:
     """The prompts as ids, the options, and how many tokens each row can get. Raises InvalidInputError."""
-    options = resolve(defaults, given)
+    prompt, mask = encoded(prompt, {name: given[name] for name in ENCODING if name in given})
+    options = resolve(defaults, {name: value for name, value in given.items() if name not in ENCODING})
     if options.stop_strings and tokenizer is None:
         raise InvalidInputError("this model has no tokenizer, so there is no text to find stop strings in")
-    prompts = check_ids(_prompt_ids(prompt, tokenizer), signature)
+    prompts = check_ids(prompt_ids(prompt, mask, tokenizer), signature)
     room = []
     for number, ids in enumerate(prompts):
         count = min(options.new_tokens(len(ids)), signature.max_length - len(ids) + 1)
@@ -131,27 +129,3 @@ def prepare(
             )
         room.append(count)
     return prompts, options, room
-
-
-def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> Tensor | list[list[int]]:
-    """The prompt as rows of ids, not yet checked."""
-    if is_tensor(prompt):
-        return prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
-    if not isinstance(prompt, str | Sequence):
-        raise InvalidInputError(f"a prompt is a text, token ids, or a list of either, not {type(prompt).__name__}")
-    if not isinstance(prompt, str) and not prompt:
-        raise InvalidInputError("the prompt is empty: give it at least one token")
-    texts = [prompt] if isinstance(prompt, str) else [item for item in prompt if isinstance(item, str)]
-    if texts:
-        if tokenizer is None:
-            raise InvalidInputError("this model has no tokenizer: give token ids, not text")
-        if not isinstance(prompt, str) and len(texts) != len(prompt):
-            raise InvalidInputError("the prompts are text and token ids mixed: give one or the other")
-        rows = [tokenizer.encode(text) for text in texts]
-        for number, row in enumerate(rows):
-            if not row:
-                raise InvalidInputError(f"prompt {number} is empty: {texts[number]!r} has no token")
-        return rows
-    if all(isinstance(item, list | tuple) for item in prompt):
-        return [list(item) for item in prompt]  # type: ignore[arg-type]
-    return [list(prompt)]  # type: ignore[arg-type]

@@ -24,8 +24,10 @@ if TYPE_CHECKING:  # what computes is imported while other threads read the arti
     from burnish.ir.torch_types import Tensor
     from burnish.ir.trace import Trace
     from burnish.runtime.executor import Executor
-    from burnish.runtime.generation import Generation, GenerationRun, Prompt
+    from burnish.runtime.generation import Generation, GenerationRun
+    from burnish.runtime.prompts import Prompt
     from burnish.runtime.session import Session
+    from burnish.runtime.token_ids import Ids
     from burnish.runtime.tokenization import Tokenizer
 
 _log = logging.getLogger(__name__)
@@ -57,21 +59,46 @@ class CompiledModel:
         """What each pass of the compilation did."""
         return self.artifact.trace()
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Logits [b, s, vocabulary] of token ids int64 [b, s]; logits i are of the token that follows token i.
+    def __call__(
+        self,
+        ids: Ids | Mapping[str, Any] | None = None,
+        *,
+        input_ids: Ids | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+    ) -> Tensor:
+        """Logits [b, s, vocabulary] of token ids [b, s]; logits i are of the token that follows token i.
 
-        Raises InvalidInputError for ids of another dtype or rank, outside the vocabulary, or too many.
+        Ids are a tensor, an array or lists, of any integers; or `**tokenizer(texts, padding=True)` of transformers:
+        what `attention_mask` leaves out, before a row or behind it, is as if it were not there, and has zeros.
+
+        Raises InvalidInputError for ids that are none, outside the vocabulary, or too many.
         """
-        from burnish.runtime.session import is_tensor
+        from burnish.runtime.prompts import encoded, id_rows, unmasked
+        from burnish.runtime.token_ids import check_ids
 
-        if not is_tensor(ids):
-            raise InvalidInputError(f"token ids are an int64 tensor [batch, tokens], not {type(ids).__name__}")
-        batch, length = ids.shape if ids.dim() == 2 else (1, 1)  # any other rank is refused by append
-        return self.session(max(batch, 1), capacity=length).append(ids, every=True)
+        names = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        ids, mask = encoded(ids, names)
+        rows = id_rows(ids)
+        spans = unmasked(mask, rows)
+        given = check_ids([row[span.start : span.stop] for row, span in zip(rows, spans, strict=True)], self.signature)
+        length = len(rows[0])
+        if any(len(row) != length for row in rows):
+            raise InvalidInputError(
+                f"logits are of rows of one length, and these have {[len(row) for row in rows]} tokens: pad them, and "
+                "give attention_mask=, or call it for each"
+            )
+        if all(len(row) == length for row in given):
+            return self.session(len(given), capacity=length).append(given, every=True)
+        parts = [self.session(capacity=len(row)).append([row], every=True)[0] for row in given]
+        logits = parts[0].new_zeros((len(rows), length, parts[0].shape[-1]))
+        for row, span, part in zip(logits, spans, parts, strict=True):
+            row[span.start : span.stop] = part
+        return logits
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         *,
         max_new_tokens: int | None = None,
         do_sample: bool | None = None,
@@ -92,7 +119,10 @@ class CompiledModel:
         token each time.
 
         Args:
-            prompt: a text, a list of texts, token ids, a list of lists of token ids, or an int64 tensor of rank 1 or 2.
+            prompt: a text, a conversation ([{"role": "user", "content": "..."}]) or token ids (a list, an array or a
+                tensor of integers), or several of one of these; or what a tokenizer of transformers gives. As
+                `**tokenizer(texts, padding=True, return_tensors="pt")` it may stand among the options, too: what its
+                attention_mask leaves out is padding, and as if it were not there.
             max_new_tokens: the most tokens to add; fewer if the model's longest text is reached.
             do_sample: whether to draw tokens at random; by default if the model does, or if temperature (above 0),
                 top_k, top_p or min_p is given.
@@ -128,7 +158,7 @@ class CompiledModel:
                 stream(piece)
         return run.result
 
-    def stream(self, prompt: Prompt, **options: Any) -> GenerationRun:
+    def stream(self, prompt: Prompt | None = None, **options: Any) -> GenerationRun:
         """Continue one prompt: iterate what this gives for the pieces of the text, then read its `result`.
 
         Options as for `generate`.
@@ -224,7 +254,7 @@ class CompiledModel:
             trace = f"its trace cannot be read: {error}"
         return model_html(self.artifact, self.backend, trace)
 
-    def _run(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> GenerationRun:
+    def _run(self, prompt: Prompt | None, given: Mapping[str, Any], streams: bool) -> GenerationRun:
         from burnish.runtime.generation import GenerationRun, prepare
 
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from burnish.ir.errors import InvalidInputError
 
 _log = logging.getLogger(__name__)
@@ -136,7 +138,7 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Generation
     min_p is given. Raises InvalidInputError for an unknown option, a bad value, or a default of the model that
     burnish cannot follow.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
     for name in given:
         _check_known(name)
     merged = {**defaults, **given}
@@ -156,6 +158,13 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Generation
     elif values.get("temperature") == 0:
         raise InvalidInputError("temperature=0 leaves nothing to sample: leave do_sample out for the likeliest tokens")
     return GenerationOptions(**values)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy's, and lists and arrays of them, as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_known(name: str) -> None:

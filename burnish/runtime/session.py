@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.runtime.executor import Executor, Step, StepResult, Wanted
 from burnish.runtime.states import States
+from burnish.runtime.token_ids import check_id, check_ids
 
 if TYPE_CHECKING:  # for those alone who ask for tensors
     from numpy.typing import NDArray
 
     from burnish.ir.torch_types import Tensor
+    from burnish.runtime.token_ids import Ids
 
 CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
 SMALLEST_CAPACITY = 64
@@ -81,7 +81,7 @@ class Session:
         """Bytes that the states take."""
         return self._states.nbytes
 
-    def append(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> Tensor:
+    def append(self, ids: Ids, every: bool = False, wanted: Wanted = "logits") -> Tensor:
         """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
         With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n], or what else `Wanted` names: of a
@@ -91,7 +91,7 @@ class Session:
         """
         return self._tensor(self.feed(ids, every, wanted))
 
-    def feed(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> StepResult:
+    def feed(self, ids: Ids, every: bool = False, wanted: Wanted = "logits") -> StepResult:
         """`append`, without PyTorch."""
         rows = check_ids(ids, self._signature, self.lengths)
         if len(rows) != self.batch:
@@ -128,7 +128,7 @@ class Session:
         if any(active is None or active[number] for number in full):
             raise InvalidInputError(f"the model was compiled for at most {last + 1} tokens, and an active row has them")
         for number, token in enumerate(tokens):
-            _check_id(token, number, len(self._tokens[number]), self._signature)
+            check_id(token, number, len(self._tokens[number]), self._signature)
         self._reserve(1 + longest)
         for number, token in enumerate(tokens):
             self._next_cells[number] = token
@@ -219,57 +219,3 @@ class Session:
         """The next power of two, so that growing token by token copies little; never more than the model's limit."""
         rounded = max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length())
         return min(rounded, self._signature.max_length)
-
-
-def is_tensor(value: object) -> TypeGuard[Tensor]:
-    """Whether it is one of PyTorch's, which is not imported to find out: whoever made one did."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def check_ids(
-    ids: Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
-) -> list[list[int]]:
-    """`ids` as a list of rows, after checking that the model can take them behind `before` tokens a row.
-
-    Raises InvalidInputError, which says what is wrong and where.
-    """
-    if is_tensor(ids):
-        if name_of(ids.dtype) != "int64":
-            raise InvalidInputError(f"token ids are int64, not {ids.dtype}: convert them with .long() if they are ids")
-        if ids.dim() != 2:
-            raise InvalidInputError(f"token ids are [batch, tokens], not of shape {list(ids.shape)}")
-        rows: list[list[int]] = ids.tolist()
-    else:
-        strange = [ids] if isinstance(ids, int | str) else [row for row in ids if isinstance(row, int | str)]
-        if strange:
-            raise InvalidInputError(f"token ids are a list for each row, [[1, 2, 3]] for one, and not {strange[0]!r}")
-        rows = [list(row) for row in ids]
-    if not rows:
-        raise InvalidInputError("there are no token ids: the batch has no row")
-    for number, row in enumerate(rows):
-        _check_row(row, number, signature, before[number] if number < len(before) else 0)
-    return rows
-
-
-def _check_row(row: list[int], number: int, signature: Signature, before: int) -> None:
-    if not row:
-        raise InvalidInputError(f"row {number} is empty: give it at least one token id")
-    if before + len(row) > signature.max_length:
-        already = f" behind the {before} it has" if before else ""
-        raise InvalidInputError(
-            f"row {number} has {len(row)} tokens{already}, and the model was compiled for at most "
-            f"{signature.max_length}: shorten it, or compile with a larger max_length"
-        )
-    for place, token in enumerate(row):
-        _check_id(token, number, place, signature)
-
-
-def _check_id(token: object, number: int, place: int, signature: Signature) -> None:
-    if not isinstance(token, int) or isinstance(token, bool):
-        raise InvalidInputError(
-            f"row {number} has {token!r} at place {place}: token ids are integers, not {type(token).__name__}"
-        )
-    if not 0 <= token < signature.token_limit:
-        known = f"the model knows the ids 0 to {signature.token_limit - 1}"
-        raise InvalidInputError(f"row {number} has the id {token} at place {place}: {known}")
