@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from burnish.ir.errors import InvalidInputError
+from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.signature import Signature
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import StepResult, Wanted
 from burnish.runtime.options import GenerationOptions, resolve
 from burnish.runtime.prompts import ENCODING, Prompt, encoded, prompt_ids
 from burnish.runtime.row import Finish, Row
@@ -21,12 +21,12 @@ from burnish.runtime.tokenization import Tokenizer
 
 @dataclass(frozen=True)
 class Generation:
-    """What generate made of its prompts, a list entry a row."""
+    """What generate made of its prompts, a list entry a row: of each prompt as many as num_return_sequences."""
 
     tokens: list[list[int]]  # the new tokens, with the end-of-sequence token where one came
     texts: list[str] | None  # of the new tokens, up to a stop string; None without a tokenizer
     finish: list[Finish]  # what ended each row
-    prompt_tokens: list[int]  # how many tokens each prompt has
+    prompt_tokens: list[int]  # how many tokens each prompt has, an entry a prompt
     prefill_seconds: float  # from the prompt to the first new token
     decode_seconds: float  # for all further tokens
 
@@ -40,7 +40,7 @@ class Generation:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens of all rows a second."""
+        """Prompt tokens of all prompts a second."""
         return sum(self.prompt_tokens) / self.prefill_seconds
 
     @property
@@ -65,18 +65,33 @@ class GenerationRun:
         self._session = session
         self._prompts = prompts
         self._tokenizer = tokenizer
-        self._rows = [Row(options, count, tokenizer if streams or options.stop_strings else None) for count in room]
-        self._sampler = Sampler(options, prompts, room)
+        # Of each row its prompt: in turn the rows of the first, of the second, ...
+        self._sources = [number for number in range(len(prompts)) for _ in range(options.num_return_sequences)]
+        texts = tokenizer if streams or options.stop_strings else None
+        self._rows = [Row(options, room[source], texts) for source in self._sources]
+        self._sampler = Sampler(
+            options, [prompts[source] for source in self._sources], [room[source] for source in self._sources]
+        )
         self._seconds = [0.0, 0.0]  # of the first step, of all others
+        self._begun = False
 
     def __iter__(self) -> Iterator[str]:
-        """The new text of the first row after each step, where there is any."""
+        """The new text of the first row after each step, where there is any. Raises UsageError the second time."""
+        if self._begun:
+            raise UsageError("a run of generate is read once: call stream again for another one")
+        self._begun = True
+        return self._pieces()
+
+    def _pieces(self) -> Iterator[str]:
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
         wanted: Wanted = "ids" if self._sampler.wanted == "ids" else "logits"
         found = self._session.feed(self._prompts, wanted=wanted)
+        if len(self._rows) > len(self._prompts):
+            self._session.select(self._sources)
+            found = StepResult(found.kind, found.array[self._sources])
         while True:
-            chosen = self._sampler.choose(found, self._session.all_logits)
+            chosen = self._sampler.choose(found, self._session.all_logits, active)
             piece = ""
             for number, row in enumerate(self._rows):
                 if active[number]:
@@ -93,9 +108,10 @@ class GenerationRun:
 
     @property
     def result(self) -> Generation:
-        """What came of it. Only when all text was read."""
+        """What came of it. Raises UsageError before all text was read."""
         finish = [row.finish for row in self._rows if row.finish is not None]
-        assert len(finish) == len(self._rows)
+        if len(finish) < len(self._rows):
+            raise UsageError("there is no result yet: read all pieces of the text first, as in `for piece in run: ...`")
         return Generation(
             tokens=[row.tokens for row in self._rows],
             texts=None if self._tokenizer is None else [row.text(self._tokenizer) for row in self._rows],
@@ -118,6 +134,7 @@ def prepare(
     options = resolve(defaults, {name: value for name, value in given.items() if name not in ENCODING})
     if options.stop_strings and tokenizer is None:
         raise InvalidInputError("this model has no tokenizer, so there is no text to find stop strings in")
+    _check_options(options, signature)
     prompts = check_ids(prompt_ids(prompt, mask, tokenizer), signature)
     room = []
     for number, ids in enumerate(prompts):
@@ -129,3 +146,18 @@ def prepare(
             )
         room.append(count)
     return prompts, options, room
+
+
+def _check_options(options: GenerationOptions, signature: Signature) -> None:
+    """Raise InvalidInputError for tokens that the vocabulary lacks. (Ends of the text that it lacks never come.)"""
+    first = () if options.forced_bos_token_id is None else (options.forced_bos_token_id,)
+    for name, ids in (
+        ("suppress_tokens", options.suppress_tokens),
+        ("begin_suppress_tokens", options.begin_suppress_tokens),
+        ("forced_bos_token_id", first),
+        ("forced_eos_token_id", options.forced_eos_token_id),
+        ("logit_bias", tuple(token for token, _ in options.logit_bias)),
+        ("bad_words_ids", tuple(token for word in options.bad_words_ids for token in word)),
+    ):
+        if max(ids, default=0) >= signature.vocabulary:
+            raise InvalidInputError(f"{name} has the id {max(ids)}, and the vocabulary has {signature.vocabulary}")

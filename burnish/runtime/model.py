@@ -131,11 +131,14 @@ class CompiledModel:
             top_p: the probability that the tokens to draw from have together.
             min_p: the least probability of a token to draw, as a share of the likeliest one's.
             repetition_penalty: above 1 to make tokens that were already there less likely.
-            seed: the same seed gives the same tokens.
+            seed: the same seed gives the same tokens: a row's depend on it and on the place of its prompt among the
+                prompts, and not on the other rows.
             stop: texts at which to stop. The text ends before them; the tokens include them.
             stream: called with each piece of the text, where there is one prompt.
-            options: min_new_tokens, max_length, min_length, eos_token_id, suppress_tokens, begin_suppress_tokens,
-                forced_bos_token_id, forced_eos_token_id.
+            options: num_return_sequences (answers to each prompt), min_new_tokens, max_length, min_length,
+                no_repeat_ngram_size, bad_words_ids, eos_token_id, suppress_tokens, begin_suppress_tokens,
+                forced_bos_token_id, forced_eos_token_id; and, as OpenAI defines them, of the new tokens:
+                frequency_penalty, presence_penalty; logit_bias ({token id: what is added to its score}).
 
         Raises:
             InvalidInputError: for a prompt that the model cannot take, an unknown option or a bad value.
@@ -258,8 +261,10 @@ class CompiledModel:
         from burnish.runtime.generation import GenerationRun, prepare
 
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
-        if streams and (self.tokenizer is None or len(prompts) != 1):
-            why = "this model has no tokenizer" if self.tokenizer is None else f"there are {len(prompts)} prompts"
+        answers = options.num_return_sequences
+        if streams and (self.tokenizer is None or len(prompts) != 1 or answers != 1):
+            several = f"it has {answers} answers" if len(prompts) == 1 else f"there are {len(prompts)} prompts"
+            why = "this model has no tokenizer" if self.tokenizer is None else several
             raise InvalidInputError(f"only the text of one prompt can be streamed, and {why}")
         session = self.session(len(prompts), capacity=1 + max(map(len, prompts)))
         return GenerationRun(session, options, prompts, room, self.tokenizer, streams)

@@ -29,6 +29,12 @@ class GenerationOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0  # taken from a token's score for each time that it is among the new ones
+    presence_penalty: float = 0.0  # taken from the score of each token that is among the new ones
+    no_repeat_ngram_size: int = 0  # of groups of tokens that may be there once; 0: any
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the scores of tokens
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()  # tokens that may not follow each other
+    num_return_sequences: int = 1
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()  # not as the first new token
     forced_bos_token_id: int | None = None  # as the second token of all
@@ -60,6 +66,20 @@ def _is_id_or_ids(value: Any) -> bool:
     return _is_ids(value) or (_is_integer(value) and value >= 0)
 
 
+def _is_bias(value: Any) -> bool:
+    """Numbers by ids, which JSON has as text."""
+    return isinstance(value, Mapping) and all(
+        ((_is_integer(token) and token >= 0) or (isinstance(token, str) and token.isdecimal()))
+        and _is_number(bias)
+        and bias == bias
+        for token, bias in value.items()
+    )
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(_is_ids(word) and word for word in value)
+
+
 def _is_text(value: Any) -> bool:
     """One string or several, none of them empty."""
     several = isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
@@ -81,6 +101,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_number(value) and 0 < value < float("inf"),
         "a number above 0 (1: no penalty)",
     ),
+    "frequency_penalty": (lambda value: _is_number(value) and abs(value) < float("inf"), "a number (0: no penalty)"),
+    "presence_penalty": (lambda value: _is_number(value) and abs(value) < float("inf"), "a number (0: no penalty)"),
+    "no_repeat_ngram_size": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0 (0: no limit)"),
+    "logit_bias": (_is_bias, "a dict of numbers by token ids"),
+    "bad_words_ids": (_is_words, "a list of lists of token ids, none of them empty"),
+    "num_return_sequences": (lambda value: _is_integer(value) and value >= 1, "an integer of at least 1"),
     "suppress_tokens": (_is_ids, "a list of token ids"),
     "begin_suppress_tokens": (_is_ids, "a list of token ids"),
     "forced_bos_token_id": (lambda value: _is_integer(value) and value >= 0, "a token id"),
@@ -94,8 +120,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
-    "num_return_sequences": (1,),
-    "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
     "typical_p": (1,),
@@ -104,7 +128,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_h": (),
     "penalty_alpha": (0,),
     "dola_layers": (),
-    "bad_words_ids": (),
     "force_words_ids": (),
     "constraints": (),
     "sequence_bias": (),
@@ -157,7 +180,13 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Generation
         _warn_unused(given)
     elif values.get("temperature") == 0:
         raise InvalidInputError("temperature=0 leaves nothing to sample: leave do_sample out for the likeliest tokens")
-    return GenerationOptions(**values)
+    options = GenerationOptions(**values)
+    if options.num_return_sequences > 1 and not options.do_sample:
+        raise InvalidInputError(
+            f"num_return_sequences={options.num_return_sequences} would be the same text each time, as the likeliest "
+            "token is taken: pass do_sample=True"
+        )
+    return options
 
 
 def _plain(value: Any) -> Any:
@@ -181,6 +210,10 @@ def _checked(name: str, value: Any) -> Any:
         raise InvalidInputError(f"{name} is {words}, not {value!r}")
     if name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
         return (value,) if isinstance(value, int) else tuple(value)
+    if name == "logit_bias":
+        return tuple((int(token), float(bias)) for token, bias in value.items())
+    if name == "bad_words_ids":
+        return tuple(map(tuple, value))
     if name == "stop_strings":
         return (value,) if isinstance(value, str) else tuple(value)
     return value

@@ -48,10 +48,13 @@ class Session:
         self._states = States.allocate(
             self._specs, batch, self._rounded(max(capacity, 1)), executor.memory, executor.in_place
         )
-        self._position = np.zeros(batch, np.int64)
         self._tokens: list[list[int]] = [[] for _ in range(batch)]
-        # The inputs of a step of one token a row: always the same arrays, which need binding once.
-        self._next = np.zeros((batch, 1), np.int64)
+        self._make_inputs()
+
+    def _make_inputs(self) -> None:
+        """The inputs of a step of one token a row: always the same arrays, which need binding once."""
+        self._position = np.array(self.lengths, np.int64)
+        self._next = np.zeros((self.batch, 1), np.int64)
         self._first = np.zeros(1, np.int64)
         self._next_cells: memoryview = self._next.reshape(-1).data
         self._position_cells: memoryview = self._position.data
@@ -166,6 +169,20 @@ class Session:
         for number in rows:
             if length < len(self._tokens[number]):
                 self._rewind_row(number, length)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Have these rows from now on: row i is what row rows[i] was, of which there may be several, or none."""
+        strange = [row for row in rows if not 0 <= row < self.batch]
+        if strange or not rows:
+            what = f"no row {strange[0]}" if strange else "at least one is needed"
+            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and {what}")
+        before = self.batch
+        self._states = self._states.selected(rows, max(self.lengths))
+        self._tokens = [list(self._tokens[row]) for row in rows]
+        if len(rows) == before:
+            self._position[:] = self.lengths
+        else:
+            self._make_inputs()
 
     def reset(self) -> None:
         """Forget all tokens."""

@@ -72,6 +72,8 @@ GREEDY: list[dict[str, Any]] = [
     {"max_new_tokens": 30, "eos_token_id": list(range(0, 300, 2)), "min_length": 13},
     {"max_new_tokens": 12, "forced_eos_token_id": 5, "eos_token_id": 5},
     {"max_new_tokens": 12, "suppress_tokens": list(range(0, 300, 2)), "begin_suppress_tokens": list(range(1, 300, 3))},
+    {"max_new_tokens": 40, "no_repeat_ngram_size": 2},
+    {"max_new_tokens": 40, "no_repeat_ngram_size": 3, "bad_words_ids": [[5], *([31, n] for n in range(150))]},
 ]
 
 
@@ -190,6 +192,47 @@ def test_sampling_is_fixed_by_its_seed(model: CompiledModel) -> None:
     assert draw(1) != draw(2)
     assert draw(None) != draw(None)
     assert model.generate([1, 2], temperature=0).tokens == model.generate([1, 2]).tokens
+
+
+def test_a_row_is_drawn_the_same_in_any_company(model: CompiledModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.5, "top_k": 0, "seed": 3}
+    prompts = [[1, 2], [3], [7, 8, 9]]
+    together = model.generate(prompts, **options).tokens
+    assert model.generate(prompts[0], **options).tokens[0] == together[0]
+    for other in ([[1, 2], [250, 4, 4, 4]], [[1, 2], [5]]):
+        assert model.generate(other, **options).tokens[0] == together[0]
+    assert model.generate([[5, 5], prompts[1]], **options).tokens[1] == together[1]
+
+
+def test_several_answers_to_each_prompt(model: CompiledModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.5, "top_k": 0, "seed": 3}
+    prompts = [[1, 2], list(range(9))]
+    found = model.generate(prompts, num_return_sequences=3, **options)
+    assert len(found.tokens) == len(found.finish) == 6
+    assert found.texts is not None
+    assert len(found.texts) == 6
+    assert len({tuple(row) for row in found.tokens}) == 6
+    assert found.prompt_tokens == [2, 9]
+    one = model.generate(prompts, **options).tokens
+    assert [found.tokens[0], found.tokens[3]] == one
+    fewer = model.generate(prompts, num_return_sequences=2, **options).tokens
+    assert fewer == [*found.tokens[:2], *found.tokens[3:5]]
+    ended = model.generate([1, 2], num_return_sequences=3, eos_token_id=list(range(0, 300, 3)), **options)
+    assert len({len(row) for row in ended.tokens}) > 1
+    with pytest.raises(InvalidInputError, match="one prompt can be streamed, and it has 3 answers"):
+        model.stream([1, 2], num_return_sequences=3, **options)
+
+
+def test_a_bias_and_openais_penalties_change_what_is_said(model: CompiledModel) -> None:
+    plain = model.generate([3], max_new_tokens=30).tokens[0]
+    assert len(set(plain)) < 30, "the model should repeat itself"
+    assert len(set(model.generate([3], max_new_tokens=30, presence_penalty=100.0).tokens[0])) == 30
+    assert len(set(model.generate([3], max_new_tokens=30, frequency_penalty=100.0).tokens[0])) == 30
+    assert set(model.generate([3], max_new_tokens=30, logit_bias={44: 100.0}).tokens[0]) == {44}
+    assert plain[0] not in model.generate([3], max_new_tokens=30, logit_bias={plain[0]: -100}).tokens[0]
+    for name, value in (("logit_bias", {300: 1}), ("bad_words_ids", [[1, 300]]), ("suppress_tokens", [300])):
+        with pytest.raises(InvalidInputError, match=f"{name} has the id 300, and the vocabulary has 300"):
+            model.generate([3], **{name: value})
 
 
 def test_the_models_own_defaults_are_followed(tmp_path: Path) -> None:
