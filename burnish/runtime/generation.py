@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.signature import Signature
 from burnish.runtime.executor import StepResult, Wanted
+from burnish.runtime.logprobs import TokenLogprobs, of_tokens
 from burnish.runtime.options import GenerationOptions, resolve
 from burnish.runtime.prompts import ENCODING, Prompt, encoded, prompt_ids
 from burnish.runtime.row import Finish, Row
 from burnish.runtime.sampling import Sampler
-from burnish.runtime.session import Session
+from burnish.runtime.session import CHUNK, Session
 from burnish.runtime.token_ids import check_ids
 from burnish.runtime.tokenization import Tokenizer
 
@@ -29,6 +33,8 @@ class Generation:
     prompt_tokens: list[int]  # how many tokens each prompt has, an entry a prompt
     prefill_seconds: float  # from the prompt to the first new token
     decode_seconds: float  # for all further tokens
+    logprobs: list[list[TokenLogprobs]] | None = None  # of the new tokens; None where they were not asked for
+    prompt_logprobs: list[list[TokenLogprobs | None]] | None = None  # an entry a prompt; of its first token None
 
     @property
     def text(self) -> str:
@@ -72,6 +78,9 @@ class GenerationRun:
         self._sampler = Sampler(
             options, [prompts[source] for source in self._sources], [room[source] for source in self._sources]
         )
+        self._options = options
+        self._logprobs: list[list[TokenLogprobs]] = [[] for _ in self._rows]
+        self._prompt_logprobs: list[list[TokenLogprobs | None]] = []
         self._seconds = [0.0, 0.0]  # of the first step, of all others
         self._begun = False
 
@@ -82,19 +91,34 @@ class GenerationRun:
         self._begun = True
         return self._pieces()
 
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The same pieces for `async for`. They are made on another thread, and the event loop goes on meanwhile."""
+        import asyncio  # by who awaits
+
+        pieces, loop = iter(self), asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="burnish-stream")
+        try:
+            while (piece := await loop.run_in_executor(pool, next, pieces, None)) is not None:
+                yield piece
+        finally:  # also where it was cancelled: the model is free when its last step is over
+            await loop.run_in_executor(None, pool.shutdown)
+
     def _pieces(self) -> Iterator[str]:
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
-        wanted: Wanted = "ids" if self._sampler.wanted == "ids" else "logits"
-        found = self._session.feed(self._prompts, wanted=wanted)
+        wanted = self._sampler.wanted if self._options.logprobs is None else "logits"
+        found = self._read("ids" if wanted == "ids" else "logits")
         if len(self._rows) > len(self._prompts):
+            found = StepResult(found.kind, found.array[self._sources])  # before what it is in is another one's
             self._session.select(self._sources)
-            found = StepResult(found.kind, found.array[self._sources])
         while True:
+            found = StepResult(found.kind, found.array)
             chosen = self._sampler.choose(found, self._session.all_logits, active)
-            piece = ""
+            piece, count = "", self._options.logprobs
             for number, row in enumerate(self._rows):
                 if active[number]:
+                    if count is not None:
+                        self._logprobs[number] += of_tokens(found.array[number], [chosen[number]], count)
                     text = row.add(chosen[number])
                     active[number] = row.finish is None
                     piece = text if number == 0 else piece
@@ -104,7 +128,24 @@ class GenerationRun:
             if not any(active):
                 return
             started, step = time.perf_counter(), step + 1
-            found = self._session.advance(chosen, active, self._sampler.wanted)
+            found = self._session.advance(chosen, active, wanted)
+
+    def _read(self, wanted: Wanted) -> StepResult:
+        """Feed the prompts: what is wanted of their last tokens."""
+        count = self._options.prompt_logprobs
+        if count is None:
+            return self._session.feed(self._prompts, wanted=wanted)
+        last = []
+        for number, prompt in enumerate(self._prompts):
+            known: list[TokenLogprobs | None] = [None]
+            for start in range(0, len(prompt), CHUNK):  # all logits of a long prompt are more than memory has
+                part = prompt[start : start + CHUNK]
+                logits = self._session.feed_row(number, part, every=True).array
+                following = prompt[start + 1 : start + 1 + len(part)]
+                known += of_tokens(logits[0, : len(following)], following, count)
+            self._prompt_logprobs.append(known)
+            last.append(logits[:, -1:])
+        return StepResult("logits", np.concatenate(last)).narrowed(wanted)
 
     @property
     def result(self) -> Generation:
@@ -119,6 +160,8 @@ class GenerationRun:
             prompt_tokens=[len(prompt) for prompt in self._prompts],
             prefill_seconds=self._seconds[0],
             decode_seconds=self._seconds[1],
+            logprobs=None if self._options.logprobs is None else self._logprobs,
+            prompt_logprobs=None if self._options.prompt_logprobs is None else self._prompt_logprobs,
         )
 
 

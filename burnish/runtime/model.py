@@ -139,6 +139,8 @@ class CompiledModel:
                 no_repeat_ngram_size, bad_words_ids, eos_token_id, suppress_tokens, begin_suppress_tokens,
                 forced_bos_token_id, forced_eos_token_id; and, as OpenAI defines them, of the new tokens:
                 frequency_penalty, presence_penalty; logit_bias ({token id: what is added to its score}).
+                logprobs, prompt_logprobs: of new tokens and of those of the prompt the log-probabilities that the
+                model itself gives them, with so many of the likeliest tokens: in `Generation`.
 
         Raises:
             InvalidInputError: for a prompt that the model cannot take, an unknown option or a bad value.
@@ -169,6 +171,13 @@ class CompiledModel:
         if "stop" in options:
             options["stop_strings"] = options.pop("stop")
         return self._run(prompt, options, streams=True)
+
+    def astream(self, prompt: Prompt | None = None, **options: Any) -> GenerationRun:
+        """`stream` for `async for`: steps run on another thread, and the event loop goes on meanwhile.
+
+        A model runs one step at a time: have one stream of it after the other, or load it once more.
+        """
+        return self.stream(prompt, **options)
 
     def chat_ids(
         self,

@@ -41,6 +41,8 @@ class GenerationOptions:
     forced_eos_token_id: tuple[int, ...] = ()  # as the last token, where the length is what ends the text
     eos_token_id: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
+    logprobs: int | None = None  # of each new token, with so many of the likeliest in its place; None: not asked for
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens
     seed: int | None = None  # None: another one each time
 
     def new_tokens(self, prompt: int) -> int:
@@ -113,6 +115,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "forced_eos_token_id": (_is_id_or_ids, "a token id or a list of them"),
     "eos_token_id": (_is_id_or_ids, "a token id or a list of them"),
     "stop_strings": (_is_text, "a text or a list of texts, none of them empty"),
+    "logprobs": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
+    "prompt_logprobs": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
     "seed": (lambda value: _is_integer(value) and 0 <= value < 2**63, "an integer of at least 0"),
 }
 

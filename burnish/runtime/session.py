@@ -112,6 +112,16 @@ class Session:
             self._position[row] += len(new)
         return StepResult(wanted, results)
 
+    def feed_row(self, row: int, ids: Sequence[int], every: bool = False, wanted: Wanted = "logits") -> StepResult:
+        """`feed` for one row alone: what is wanted of its last token, [1, 1, ...], or of every one, [1, n, ...]."""
+        self._check_row(row)
+        (new,) = check_ids([ids], self._signature, [len(self._tokens[row])])
+        self._reserve(len(self._tokens[row]) + len(new))
+        result = self._feed_row(row, new, wanted, every)
+        self._tokens[row] += new
+        self._position[row] += len(new)
+        return StepResult(wanted, result)
+
     def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits") -> Tensor:
         """Feed one token a row: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
 
@@ -161,8 +171,8 @@ class Session:
         Where the model remembers in caches only, this costs nothing; else the tokens that stay are fed again.
         """
         rows = range(self.batch) if row is None else [row]
-        if row is not None and not 0 <= row < self.batch:
-            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and no row {row}")
+        if row is not None:
+            self._check_row(row)
         longest = max(len(self._tokens[number]) for number in rows)
         if not 0 <= length <= longest:
             raise InvalidInputError(f"cannot go back to length {length}: there are {longest} tokens")
@@ -172,10 +182,10 @@ class Session:
 
     def select(self, rows: Sequence[int]) -> None:
         """Have these rows from now on: row i is what row rows[i] was, of which there may be several, or none."""
-        strange = [row for row in rows if not 0 <= row < self.batch]
-        if strange or not rows:
-            what = f"no row {strange[0]}" if strange else "at least one is needed"
-            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and {what}")
+        for row in rows:
+            self._check_row(row)
+        if not rows:
+            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and at least one stays")
         before = self.batch
         self._states = self._states.selected(rows, max(self.lengths))
         self._tokens = [list(self._tokens[row]) for row in rows]
@@ -190,6 +200,10 @@ class Session:
         self._position[:] = 0
         self._tokens = [[] for _ in self._tokens]
 
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.batch:
+            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and no row {row}")
+
     def _rewind_row(self, row: int, length: int) -> None:
         kept = self._tokens[row][:length]
         self._tokens[row] = kept
@@ -201,10 +215,10 @@ class Session:
                 self._feed_row(row, kept, "ids")
             self._position[row] = length
 
-    def _feed_row(self, row: int, ids: list[int], wanted: Wanted) -> NDArray[Any]:
-        """Feed one row alone; what is wanted of its last token. The row's position stays."""
+    def _feed_row(self, row: int, ids: list[int], wanted: Wanted, every: bool = False) -> NDArray[Any]:
+        """Feed one row alone; what is wanted of its last token, or of every one. The row's position stays."""
         states = self._states.row(row)
-        result = self._feed(np.array([ids], np.int64), self._position[row : row + 1], states, False, wanted)
+        result = self._feed(np.array([ids], np.int64), self._position[row : row + 1], states, every, wanted)
         self._states.accept(row, states)
         return result
 

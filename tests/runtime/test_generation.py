@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -14,16 +15,16 @@ from transformers import (
     GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from burnish.ir.errors import InvalidInputError
+from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.states import StateKind
+from burnish.runtime import generation
 from burnish.runtime.model import CompiledModel, load
 from burnish.runtime.options import GenerationOptions
 from burnish.runtime.row import Row
-from tests.runtime.texts import EOS, byte_tokenizer, tokenizer_data
+from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, Tiny, save_tiny, tiny
 
 
@@ -73,7 +74,7 @@ GREEDY: list[dict[str, Any]] = [
     {"max_new_tokens": 12, "forced_eos_token_id": 5, "eos_token_id": 5},
     {"max_new_tokens": 12, "suppress_tokens": list(range(0, 300, 2)), "begin_suppress_tokens": list(range(1, 300, 3))},
     {"max_new_tokens": 40, "no_repeat_ngram_size": 2},
-    {"max_new_tokens": 40, "no_repeat_ngram_size": 3, "bad_words_ids": [[5], *([31, n] for n in range(150))]},
+    {"max_new_tokens": 40, "no_repeat_ngram_size": 3, "bad_words_ids": [[5], *([31, n] for n in range(150, 180))]},
 ]
 
 
@@ -104,76 +105,6 @@ def test_rows_end_at_the_models_limit_while_others_go_on(model: CompiledModel) -
     full = model.generate(list(range(MAX_LENGTH)), max_new_tokens=9)
     assert len(full.tokens[0]) == 1
     assert full.finish == ["length"]
-
-
-def test_prompts_may_come_in_any_form(model: CompiledModel) -> None:
-    assert model.tokenizer is not None
-    ids = model.tokenizer.encode("the cat")
-    expected = model.generate(ids, max_new_tokens=8).tokens
-    assert model.generate("the cat", max_new_tokens=8).tokens == expected
-    assert model.generate(["the cat"], max_new_tokens=8).tokens == expected
-    assert model.generate([ids], max_new_tokens=8).tokens == expected
-    assert model.generate(torch.tensor(ids), max_new_tokens=8).tokens == expected
-    assert model.generate(torch.tensor([ids, ids]), max_new_tokens=8).tokens == expected * 2
-    assert model.generate(tuple(ids), max_new_tokens=8).tokens == expected
-
-
-INTEGERS = ["int64", "int32", "int16", "uint8", "uint16"]
-
-
-def test_ids_may_be_of_any_integers(model: CompiledModel) -> None:
-    ids = [7, 250, 31]
-    expected = model.generate(ids, max_new_tokens=8).tokens
-    forms: list[Any] = [np.array(ids, kind) for kind in INTEGERS]
-    forms += [torch.tensor(ids, dtype=getattr(torch, kind)) for kind in INTEGERS]
-    forms += [torch.tensor([ids]), np.array([ids]), [np.array(ids)], [torch.tensor(ids, dtype=torch.int32)]]
-    forms += [[np.int64(7), np.uint8(250), 31], list(torch.tensor(ids)), [[np.int32(7), 250, 31]], (7, 250, 31)]
-    for form in forms:
-        assert model.generate(form, max_new_tokens=np.int64(8)).tokens == expected, form
-    both = model.generate([np.array([3]), np.array(ids)], max_new_tokens=8).tokens
-    assert both == [model.generate([3], max_new_tokens=8).tokens[0], expected[0]]
-
-
-@pytest.mark.parametrize("kind", ["pt", "np", None])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_what_a_tokenizer_of_transformers_gives(model: CompiledModel, side: str, kind: str | None) -> None:
-    theirs = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), pad_token=EOS, padding_side=side)
-    texts = ["the cat", "a", "the rat ate the cat"]
-    inputs = theirs(texts, padding=True, return_tensors=kind)
-    expected = model.generate(texts, max_new_tokens=8).tokens
-    assert model.generate(**inputs, max_new_tokens=8).tokens == expected
-    assert model.generate(inputs, max_new_tokens=8).tokens == expected
-    assert model.generate(inputs["input_ids"], attention_mask=inputs["attention_mask"]).tokens[1][:8] == expected[1]
-    assert (
-        "".join(model.stream(**theirs("the cat"), max_new_tokens=8)) == model.generate("the cat", max_new_tokens=8).text
-    )
-    logits = model(**inputs)
-    assert model.tokenizer is not None
-    for row, mask, text in zip(logits, torch.tensor(inputs["attention_mask"]).bool(), texts, strict=True):
-        alone = model([model.tokenizer.encode(text)])[0]
-        torch.testing.assert_close(row[mask], alone, rtol=1e-5, atol=1e-4)
-        assert not row[~mask].any()
-
-
-@pytest.mark.parametrize("mask", [[[1, 0, 1]], [[0, 0, 0]], [[1, 1]], [[1, 1, 1], [1, 1, 1]]])
-def test_masks_that_are_no_padding(model: CompiledModel, mask: list[list[int]]) -> None:
-    with pytest.raises(InvalidInputError, match="attention_mask"):
-        model.generate([5, 6, 7], attention_mask=mask)
-    with pytest.raises(InvalidInputError, match="attention_mask"):
-        model(input_ids=[[5, 6, 7]], attention_mask=mask)
-
-
-def test_padding_is_no_token(model: CompiledModel) -> None:
-    """So it may be an id that the model does not have."""
-    assert model.generate([[-100, 5, 6]], attention_mask=[[0, 1, 1]]).tokens == model.generate([5, 6]).tokens
-
-
-def test_messages_are_a_prompt(model: CompiledModel) -> None:
-    chats = [[{"role": "user", "content": text}] for text in ("the cat", "a rat")]
-    alone = [model.generate(model.chat_ids(chat)).tokens[0] for chat in chats]
-    assert model.generate(chats[0]).tokens == [alone[0]]
-    assert model.generate(chats).tokens == alone
-    assert "".join(model.stream(chats[0])) == model.generate(chats[0]).text
 
 
 def test_why_it_ended(model: CompiledModel) -> None:
@@ -235,6 +166,62 @@ def test_a_bias_and_openais_penalties_change_what_is_said(model: CompiledModel) 
             model.generate([3], **{name: value})
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 1.5, "seed": 3, "top_k": 5}, {"repetition_penalty": 1.4}, {"prompt_logprobs": 2}],
+    ids=str,
+)
+def test_log_probabilities_are_the_models_own(model: CompiledModel, options: dict[str, Any]) -> None:
+    """Of all tokens by one run of the whole text, whatever the options made of them; and the tokens are the same."""
+    prompts = [[5, 9, 200], [7], list(range(60))]
+    options = {**options, "max_new_tokens": 12, "eos_token_id": list(range(0, 300, 20))}
+    found = model.generate(prompts, logprobs=4, **options)
+    options.pop("prompt_logprobs", None)
+    plain = model.generate(prompts, **options)
+    assert (found.tokens, plain.logprobs, plain.prompt_logprobs) == (plain.tokens, None, None)
+    assert found.logprobs is not None
+    assert [len(row) for row in found.logprobs] == [len(row) for row in found.tokens]
+    for number, (prompt, new, logprobs) in enumerate(zip(prompts, found.tokens, found.logprobs, strict=True)):
+        known = tiny().whole(torch.tensor([prompt + new]))[0].log_softmax(-1)
+        check_logprobs(known[len(prompt) - 1 : -1], new, logprobs, 4)
+        if found.prompt_logprobs is not None:
+            assert found.prompt_logprobs[number][0] is None
+            check_logprobs(known[: len(prompt) - 1], prompt[1:], found.prompt_logprobs[number][1:], 2)
+
+
+def check_logprobs(known: torch.Tensor, tokens: list[int], found: list[Any], count: int) -> None:
+    assert [each.token for each in found] == tokens
+    for row, each in zip(known, found, strict=True):
+        assert each.logprob == pytest.approx(float(row[each.token]), abs=1e-4)
+        best = row.topk(count)
+        assert list(each.top) == best.indices.tolist()
+        assert list(each.top.values()) == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_log_probabilities_of_long_prompts_in_pieces(model: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = list(range(25))
+    whole = model.generate(prompt, prompt_logprobs=1, max_new_tokens=4)
+    monkeypatch.setattr(generation, "CHUNK", 6)
+    pieces = model.generate(prompt, prompt_logprobs=1, max_new_tokens=4)
+    assert pieces.tokens == whole.tokens == model.generate(prompt, max_new_tokens=4).tokens
+    assert pieces.prompt_logprobs is not None
+    assert whole.prompt_logprobs is not None
+    assert len(pieces.prompt_logprobs[0]) == 25
+    for one, other in zip(pieces.prompt_logprobs[0][1:], whole.prompt_logprobs[0][1:], strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one.token, one.logprob) == (other.token, pytest.approx(other.logprob, abs=1e-5))
+
+
+def test_log_probabilities_alone(model: CompiledModel) -> None:
+    """None of the likeliest, and more of them than there are."""
+    for count, expected in ((0, 0), (1000, VOCABULARY)):
+        found = model.generate([[1, 2], [3]], max_new_tokens=2, logprobs=count).logprobs
+        assert found is not None
+        assert {len(each.top) for row in found for each in row} == {expected}
+        assert all(each.top[each.token] == each.logprob for row in found for each in row if each.top)
+
+
 def test_the_models_own_defaults_are_followed(tmp_path: Path) -> None:
     generation = {"max_new_tokens": 5, "eos_token_id": 1, "suppress_tokens": list(range(0, 300, 2))}
     path, made = save_tiny(tmp_path, generation=generation)
@@ -284,6 +271,57 @@ def test_pieces_come_as_they_are_made(model: CompiledModel) -> None:
         seen += 1
         break  # leaving early is fine
     assert seen == 1
+
+
+def test_streams_for_async_for(model: CompiledModel) -> None:
+    """The same pieces; other tasks run while a step does; whoever is cancelled leaves the model free."""
+    expected = model.generate("the cat", max_new_tokens=30)
+    threads = set()
+    step = model.executor.step
+
+    def noted(*args: Any) -> Any:
+        threads.add(threading.current_thread())
+        waiting.wait(0.02)
+        return step(*args)
+
+    async def read() -> list[str]:
+        return [piece async for piece in run]
+
+    async def both() -> list[str]:
+        task, turns = asyncio.create_task(read()), 0
+        while not task.done():
+            turns += 1
+            await asyncio.sleep(0.001)
+        assert turns > 20, "the event loop should go on during steps"
+        return task.result()
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert model.generate("the cat", max_new_tokens=30).tokens == expected.tokens
+
+    waiting = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.executor, "step", noted)
+        run = model.astream("the cat", max_new_tokens=30)
+        assert "".join(asyncio.run(both())) == expected.text
+        assert run.result.tokens == expected.tokens
+        assert len(threads) == 1
+        assert threading.current_thread() not in threads
+        run = model.astream("the cat", max_new_tokens=150)
+        asyncio.run(cancelled())
+    with pytest.raises(UsageError, match="no result yet"):
+        run.result  # noqa: B018
+
+
+def test_a_run_is_read_once(model: CompiledModel) -> None:
+    run = model.stream("the cat", max_new_tokens=3)
+    list(run)
+    with pytest.raises(UsageError, match="read once"):
+        iter(run)
 
 
 def test_the_end_of_sequence_is_a_token_and_no_text(model: CompiledModel) -> None:
@@ -373,48 +411,6 @@ def test_times(model: CompiledModel) -> None:
 
 
 # ---------------------------------------------------------------- refusals
-
-
-@pytest.mark.parametrize(
-    ("prompt", "says"),
-    [
-        ("", "prompt 0 is empty: '' has no token"),
-        (["the", ""], "prompt 1 is empty"),
-        ([], "the prompt is empty"),
-        ([[]], "row 0 is empty"),
-        ([[1], []], "row 1 is empty"),
-        (["a", [1]], "text and token ids mixed"),
-        ([[1], 2], "token ids are integers, not list"),
-        ([1.5], "not float"),
-        (None, "not NoneType"),
-        (3, "not int"),
-        (b"abc", "not bytes"),
-        (torch.zeros(3), r"integers, not torch\.float32: convert them with \.long\(\)"),
-        (np.zeros(3), r"integers, not float64: convert them with \.astype\(int\)"),
-        (torch.ones(3, dtype=torch.bool), "integers, not torch.bool"),
-        (torch.zeros(1, 1, 3, dtype=torch.int64), r"not of shape \[1, 1, 3\]"),
-        ([np.float32(1)], "not float32"),
-        ([True], "not bool"),
-        ({"role": "user", "content": "x"}, r"this one has role, content: put a message into a list"),
-        ([{"role": "user", "content": "x"}, "x"], "no message is str"),
-        ([[{"role": "user", "content": "x"}], [1]], "text and token ids mixed"),
-        (torch.zeros(2, 0, dtype=torch.int64), "row 0 is empty"),
-        ([1, VOCABULARY], f"the id {VOCABULARY} at place 1"),
-        ([1] * (MAX_LENGTH + 1), f"{MAX_LENGTH + 1} tokens, .*at most {MAX_LENGTH}"),
-    ],
-)
-def test_bad_prompts(model: CompiledModel, prompt: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
-        model.generate(prompt)
-
-
-def test_a_prompt_is_given_once(model: CompiledModel) -> None:
-    with pytest.raises(InvalidInputError, match="a prompt and input_ids: give one"):
-        model.generate([1], input_ids=[[1]])
-    with pytest.raises(InvalidInputError, match="the prompt is text"):
-        model.generate("the cat", attention_mask=[[1]])
-    with pytest.raises(InvalidInputError, match="token_type_ids are of two texts"):
-        model.generate(input_ids=[[1, 2]], token_type_ids=[[0, 1]])
 
 
 def test_bad_options(model: CompiledModel) -> None:

@@ -288,3 +288,16 @@ def test_rows_become_copies_of_others(case: Case) -> None:
     for wrong in ([], [4], [-1]):
         with pytest.raises(InvalidInputError, match="the session has rows 0 to 3"):
             session.select(wrong)
+
+
+def test_one_row_is_fed_alone(case: Case) -> None:
+    model, made = case
+    session = model.session(2)
+    rows = [random_ids(3).tolist(), random_ids(70).tolist()]
+    for row, ids in enumerate(rows):
+        found = session.feed_row(row, ids, every=True).tensor
+        close(found, made.whole(torch.tensor([ids])))
+    assert session.tokens == rows
+    close(session.append([[1], [1]])[0, 0], made.whole(torch.tensor([[*rows[0], 1]]))[0, -1])
+    with pytest.raises(InvalidInputError, match="rows 0 to 1, and no row 2"):
+        session.feed_row(2, [1])

@@ -48,6 +48,7 @@ with burnish.load(sys.argv[1]) as model:
     model.generate([1], max_new_tokens=3, do_sample=True, top_k=0, min_p=0.01, repetition_penalty=1.1)
     model.generate([1], max_new_tokens=9, no_repeat_ngram_size=2, frequency_penalty=0.5, logit_bias={5: 1})
     model.generate([1], max_new_tokens=3, temperature=0.7, num_return_sequences=3, bad_words_ids=[[5, 6]])
+    model.generate([1, 2], logprobs=2, prompt_logprobs=2)
     session = model.session(2)
     session.feed([[1, 2, 3], [4]])
     session.advance([5, 6], wanted="ids")
