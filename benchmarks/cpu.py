@@ -32,7 +32,7 @@ from burnish.benchmark.reads import of_artifact
 from burnish.benchmark.runner import BenchmarkError, Entrant, Settings, append, measure
 from burnish.ir.errors import UsageError
 from burnish.runtime.artifact import Artifact
-from burnish.runtime.model import Accuracy
+from burnish.runtime.backends import Accuracy
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "cpu.jsonl"

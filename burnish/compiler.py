@@ -27,7 +27,8 @@ from burnish.passes.shrink import shrink
 from burnish.passes.transforms.transform import Transform, check_order
 from burnish.passes.verify import Verifier
 from burnish.runtime.artifact_writer import Contents, write
-from burnish.runtime.model import Backend, CompiledModel, hold_temporary, load_temporary
+from burnish.runtime.backends import Backend
+from burnish.runtime.model import CompiledModel, hold_temporary, load_temporary
 from burnish.runtime.weights_writer import plan_weights
 from burnish.targets.base import claim_lowered
 from burnish.targets.choose import choose

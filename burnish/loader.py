@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.runtime.artifact import Artifact
+from burnish.runtime.backends import Accuracy, Backend
 from burnish.runtime.kernel_files import read_plan
-from burnish.runtime.model import Accuracy, Backend, CompiledModel
+from burnish.runtime.model import CompiledModel
 from burnish.runtime.model import load as load_by_runtime
 
 if TYPE_CHECKING:

@@ -72,7 +72,9 @@ def with_model(use: Callable[[CompiledModel], object]) -> Callable[[Path], objec
 # ---------------------------------------------------------------- what a compiled model is given
 
 case("token ids of another dtype", InvalidInputError)(with_model(lambda model: model(torch.zeros(1, 4))))
-case("token ids of another rank", InvalidInputError)(with_model(lambda model: model(torch.zeros(4, dtype=torch.int64))))
+case("token ids of another rank", InvalidInputError)(
+    with_model(lambda model: model(torch.zeros(1, 1, 4, dtype=torch.int64)))
+)
 case("an id outside the vocabulary", InvalidInputError)(with_model(lambda model: model.generate([1, VOCABULARY, 2])))
 case("a prompt over the maximum length", InvalidInputError)(
     with_model(lambda model: model.generate([1] * (MAX_LENGTH + 1)))

@@ -18,6 +18,12 @@ from burnish.runtime.template_sandbox import BoundedEnvironment, limits
 
 _MOST = 200_000  # characters; the longest in use have some 20,000
 
+# What transformers' apply_chat_template takes for itself.
+_NOT_VARIABLES = {
+    "chat_template", "continue_final_message", "max_length", "padding", "return_assistant_tokens_mask", "return_dict",
+    "return_tensors", "sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "truncation",
+}  # fmt: skip
+
 
 class ChatTemplate:
     """A template. Raises ArtifactError if it is none."""
@@ -37,27 +43,24 @@ class ChatTemplate:
             raise ArtifactError(f"the model's chat template is not a template: {_told(error)}") from error
 
     def text(
-        self, messages: Sequence[Mapping[str, Any]], special_tokens: Mapping[str, str], add_generation_prompt: bool
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        special_tokens: Mapping[str, str],
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """A conversation as text. Raises InvalidInputError if the template refuses it, or does not come to an end."""
-        _check(messages)
+        """A conversation as text; the template's variables are special tokens and `arguments`, which go before these.
+
+        Raises InvalidInputError if the template refuses it, or does not come to an end.
+        """
+        _check(messages, arguments or {})
+        variables = {"tools": None, "documents": None, "add_generation_prompt": True, **(arguments or {})}
         try:
-            plain = json.loads(json.dumps(list(messages)))  # plain data is all that the sandbox knows
+            # plain data is all that the sandbox knows
+            plain: dict[str, Any] = json.loads(json.dumps({**variables, "messages": list(messages)}))
             with limits(plain):
-                return self._template.render(
-                    **special_tokens, messages=plain, add_generation_prompt=add_generation_prompt
-                )
+                return self._template.render({**special_tokens, **plain})
         except Exception as error:  # a template is a program by strangers, which may raise anything
             raise InvalidInputError(f"the model's chat template refuses these messages: {_told(error)}") from error
-
-
-def _check(messages: Any) -> None:
-    """Raise InvalidInputError for what is no conversation."""
-    listed = isinstance(messages, Sequence) and not isinstance(messages, str | bytes)
-    for each in messages if listed else [messages]:
-        if not listed or not isinstance(each, Mapping):
-            form = '[{"role": "user", "content": "..."}]'
-            raise InvalidInputError(f"a conversation is a list of messages, {form}, and has no {each!r:.60}")
 
 
 def _told(error: Exception) -> str:
@@ -65,6 +68,25 @@ def _told(error: Exception) -> str:
     if isinstance(error, RecursionError | MemoryError):
         return "it is nested too deep, or calls itself without end"
     return str(error) if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: {error}"
+
+
+def _check(messages: object, arguments: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for what is no conversation, or is no variable of a template but said to transformers."""
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        strange = [messages]
+    else:
+        strange = [each for each in messages if not isinstance(each, Mapping)]
+    if strange:
+        raise InvalidInputError(
+            'a conversation is a list of messages, [{"role": "user", "content": "..."}], and no message is '
+            f"{type(strange[0]).__name__}: {strange[0]!r:.60}"
+        )
+    for name in _NOT_VARIABLES.intersection(arguments):
+        raise InvalidInputError(f"{name}= is not for the model's chat template, and chat_ids has no use for it")
+    if any(callable(tool) for tool in arguments.get("tools") or ()):
+        raise InvalidInputError(
+            "tools are JSON schemas: transformers.utils.get_json_schema(function) gives one of a function"
+        )
 
 
 class _GenerationBlock(jinja2.ext.Extension):

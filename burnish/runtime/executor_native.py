@@ -24,7 +24,7 @@ from burnish.runtime.states import States
 if TYPE_CHECKING:  # it takes numpy a while
     from numpy.typing import NDArray
 
-    from burnish.runtime.model import Accuracy
+    from burnish.runtime.backends import Accuracy
 
 
 @dataclass

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
+
+import numpy as np
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.signature import Signature
-from burnish.runtime.executor import Wanted
+from burnish.runtime.executor import StepResult, Wanted
+from burnish.runtime.logprobs import TokenLogprobs, of_tokens
 from burnish.runtime.options import GenerationOptions, resolve
+from burnish.runtime.prompts import ENCODING, Prompt, encoded, prompt_ids
+from burnish.runtime.row import Finish, Row
 from burnish.runtime.sampling import Sampler
-from burnish.runtime.session import Session, check_ids, is_tensor
-from burnish.runtime.tokenization import TextStream, Tokenizer
-
-if TYPE_CHECKING:  # for those alone who have tensors
-    from burnish.ir.torch_types import Tensor
-
-Prompt: TypeAlias = "str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]] | Tensor"
-Finish = Literal["eos", "stop", "length"]
+from burnish.runtime.session import CHUNK, Session
+from burnish.runtime.token_ids import check_ids
+from burnish.runtime.tokenization import Tokenizer
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What generate made of its prompts, a list entry a row."""
+    """What generate made of its prompts, a list entry a row: of each prompt as many as num_return_sequences."""
 
     tokens: list[list[int]]  # the new tokens, with the end-of-sequence token where one came
     texts: list[str] | None  # of the new tokens, up to a stop string; None without a tokenizer
     finish: list[Finish]  # what ended each row
-    prompt_tokens: list[int]  # how many tokens each prompt has
+    prompt_tokens: list[int]  # how many tokens each prompt has, an entry a prompt
     prefill_seconds: float  # from the prompt to the first new token
     decode_seconds: float  # for all further tokens
+    logprobs: list[list[TokenLogprobs]] | None = None  # of the new tokens; None where they were not asked for
+    prompt_logprobs: list[list[TokenLogprobs | None]] | None = None  # an entry a prompt; of its first token None
 
     @property
     def text(self) -> str:
@@ -43,7 +46,7 @@ class Generation:
 
     @property
     def prefill_tokens_per_second(self) -> float:
-        """Prompt tokens of all rows a second."""
+        """Prompt tokens of all prompts a second."""
         return sum(self.prompt_tokens) / self.prefill_seconds
 
     @property
@@ -68,8 +71,16 @@ class GenerationRun:
         self._session = session
         self._prompts = prompts
         self._tokenizer = tokenizer
-        self._rows = [_Row(options, count, tokenizer if streams or options.stop_strings else None) for count in room]
-        self._sampler = Sampler(options, prompts, room)
+        # Of each row its prompt: in turn the rows of the first, of the second, ...
+        self._sources = [number for number in range(len(prompts)) for _ in range(options.num_return_sequences)]
+        texts = tokenizer if streams or options.stop_strings else None
+        self._rows = [Row(options, room[source], texts) for source in self._sources]
+        self._sampler = Sampler(
+            options, [prompts[source] for source in self._sources], [room[source] for source in self._sources]
+        )
+        self._options = options
+        self._logprobs: list[list[TokenLogprobs]] = [[] for _ in self._rows]
+        self._prompt_logprobs: list[list[TokenLogprobs | None]] = []
         self._seconds = [0.0, 0.0]  # of the first step, of all others
         self._begun = False
 
@@ -80,16 +91,34 @@ class GenerationRun:
         self._begun = True
         return self._pieces()
 
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The same pieces for `async for`. They are made on another thread, and the event loop goes on meanwhile."""
+        import asyncio  # by who awaits
+
+        pieces, loop = iter(self), asyncio.get_running_loop()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="burnish-stream")
+        try:
+            while (piece := await loop.run_in_executor(pool, next, pieces, None)) is not None:
+                yield piece
+        finally:  # also where it was cancelled: the model is free when its last step is over
+            await loop.run_in_executor(None, pool.shutdown)
+
     def _pieces(self) -> Iterator[str]:
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
-        wanted: Wanted = "ids" if self._sampler.wanted == "ids" else "logits"
-        found = self._session.feed(self._prompts, wanted=wanted)
+        wanted = self._sampler.wanted if self._options.logprobs is None else "logits"
+        found = self._read("ids" if wanted == "ids" else "logits")
+        if len(self._rows) > len(self._prompts):
+            found = StepResult(found.kind, found.array[self._sources])  # before what it is in is another one's
+            self._session.select(self._sources)
         while True:
-            chosen = self._sampler.choose(found, self._session.all_logits)
-            piece = ""
+            found = StepResult(found.kind, found.array)
+            chosen = self._sampler.choose(found, self._session.all_logits, active)
+            piece, count = "", self._options.logprobs
             for number, row in enumerate(self._rows):
                 if active[number]:
+                    if count is not None:
+                        self._logprobs[number] += of_tokens(found.array[number], [chosen[number]], count)
                     text = row.add(chosen[number])
                     active[number] = row.finish is None
                     piece = text if number == 0 else piece
@@ -99,7 +128,24 @@ class GenerationRun:
             if not any(active):
                 return
             started, step = time.perf_counter(), step + 1
-            found = self._session.advance(chosen, active, self._sampler.wanted)
+            found = self._session.advance(chosen, active, wanted)
+
+    def _read(self, wanted: Wanted) -> StepResult:
+        """Feed the prompts: what is wanted of their last tokens."""
+        count = self._options.prompt_logprobs
+        if count is None:
+            return self._session.feed(self._prompts, wanted=wanted)
+        last = []
+        for number, prompt in enumerate(self._prompts):
+            known: list[TokenLogprobs | None] = [None]
+            for start in range(0, len(prompt), CHUNK):  # all logits of a long prompt are more than memory has
+                part = prompt[start : start + CHUNK]
+                logits = self._session.feed_row(number, part, every=True).array
+                following = prompt[start + 1 : start + 1 + len(part)]
+                known += of_tokens(logits[0, : len(following)], following, count)
+            self._prompt_logprobs.append(known)
+            last.append(logits[:, -1:])
+        return StepResult("logits", np.concatenate(last)).narrowed(wanted)
 
     @property
     def result(self) -> Generation:
@@ -114,80 +160,25 @@ class GenerationRun:
             prompt_tokens=[len(prompt) for prompt in self._prompts],
             prefill_seconds=self._seconds[0],
             decode_seconds=self._seconds[1],
+            logprobs=None if self._options.logprobs is None else self._logprobs,
+            prompt_logprobs=None if self._options.prompt_logprobs is None else self._prompt_logprobs,
         )
 
 
-class _Row:
-    """What a row has generated."""
-
-    def __init__(self, options: GenerationOptions, room: int, tokenizer: Tokenizer | None) -> None:
-        """`tokenizer` where the text is needed while it grows: to be shown, or to find stop strings."""
-        self.tokens: list[int] = []
-        self.finish: Finish | None = None
-        self._options = options
-        self._room = room
-        self._stream = None if tokenizer is None else TextStream(tokenizer)
-        self._text = ""
-        self._shown = 0  # characters of it that were given away
-        self._searched = 0  # characters in which no stop string begins
-
-    def add(self, token: int) -> str:
-        """Take the next token; the text that may be shown because of it."""
-        self.tokens.append(token)
-        if token in self._options.eos_token_id:
-            self.finish = "eos"
-        elif len(self.tokens) == self._room:
-            self.finish = "length"
-        if self._stream is None:
-            return ""
-        if self.finish != "eos":
-            self._text += self._stream.put(token)
-        if self.finish is not None:
-            self._text += self._stream.finish()
-        limit = len(self._text)
-        if self._options.stop_strings:
-            limit = self._find_stop()
-        piece, self._shown = self._text[self._shown : limit], max(limit, self._shown)
-        return piece
-
-    def text(self, tokenizer: Tokenizer) -> str:
-        """The finished text."""
-        if self._stream is not None:
-            return self._text
-        return tokenizer.decode(self.tokens[:-1] if self.finish == "eos" else self.tokens)
-
-    def _find_stop(self) -> int:
-        """Cut the text at the first stop string, if there is one; how many characters are certain to stay."""
-        stops = self._options.stop_strings
-        found = [place for place in (self._text.find(stop, self._searched) for stop in stops) if place >= 0]
-        if found:
-            self._text = self._text[: min(found)]
-            self.finish = self.finish or "stop"
-        if self.finish is not None:
-            return len(self._text)
-        # The end of the text may be the beginning of a stop string.
-        longest = max(map(len, stops))
-        for place in range(max(self._searched, len(self._text) - longest + 1), len(self._text)):
-            if any(stop.startswith(self._text[place:]) for stop in stops):
-                self._searched = place
-                return place
-        self._searched = len(self._text)
-        return len(self._text)
-
-
 def prepare(
-    prompt: Prompt,
+    prompt: Prompt | None,
     signature: Signature,
     tokenizer: Tokenizer | None,
     defaults: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> tuple[list[list[int]], GenerationOptions, list[int]]:
     """The prompts as ids, the options, and how many tokens each row can get. Raises InvalidInputError."""
-    options = resolve(defaults, given)
+    prompt, mask = encoded(prompt, {name: given[name] for name in ENCODING if name in given})
+    options = resolve(defaults, {name: value for name, value in given.items() if name not in ENCODING})
     if options.stop_strings and tokenizer is None:
         raise InvalidInputError("this model has no tokenizer, so there is no text to find stop strings in")
     _check_options(options, signature)
-    prompts = check_ids(_prompt_ids(prompt, tokenizer), signature)
+    prompts = check_ids(prompt_ids(prompt, mask, tokenizer), signature)
     room = []
     for number, ids in enumerate(prompts):
         count = min(options.new_tokens(len(ids)), signature.max_length - len(ids) + 1)
@@ -208,30 +199,8 @@ def _check_options(options: GenerationOptions, signature: Signature) -> None:
         ("begin_suppress_tokens", options.begin_suppress_tokens),
         ("forced_bos_token_id", first),
         ("forced_eos_token_id", options.forced_eos_token_id),
+        ("logit_bias", tuple(token for token, _ in options.logit_bias)),
+        ("bad_words_ids", tuple(token for word in options.bad_words_ids for token in word)),
     ):
         if max(ids, default=0) >= signature.vocabulary:
             raise InvalidInputError(f"{name} has the id {max(ids)}, and the vocabulary has {signature.vocabulary}")
-
-
-def _prompt_ids(prompt: Prompt, tokenizer: Tokenizer | None) -> Tensor | list[list[int]]:
-    """The prompt as rows of ids, not yet checked."""
-    if is_tensor(prompt):
-        return prompt.unsqueeze(0) if prompt.dim() == 1 else prompt
-    if not isinstance(prompt, str | Sequence) or isinstance(prompt, bytes | bytearray):
-        raise InvalidInputError(f"a prompt is a text, token ids, or a list of either, not {type(prompt).__name__}")
-    if not isinstance(prompt, str) and not prompt:
-        raise InvalidInputError("the prompt is empty: give it at least one token")
-    texts = [prompt] if isinstance(prompt, str) else [item for item in prompt if isinstance(item, str)]
-    if texts:
-        if tokenizer is None:
-            raise InvalidInputError("this model has no tokenizer: give token ids, not text")
-        if not isinstance(prompt, str) and len(texts) != len(prompt):
-            raise InvalidInputError("the prompts are text and token ids mixed: give one or the other")
-        rows = [tokenizer.encode(text) for text in texts]
-        for number, row in enumerate(rows):
-            if not row:
-                raise InvalidInputError(f"prompt {number} is empty: {texts[number]!r} has no token")
-        return rows
-    if all(isinstance(item, list | tuple) for item in prompt):
-        return [list(item) for item in prompt]  # type: ignore[arg-type]
-    return [list(prompt)]  # type: ignore[arg-type]

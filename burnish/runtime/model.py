@@ -12,31 +12,23 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.signature import Signature
-from burnish.runtime.artifact import MODEL_FILE, Artifact, path_of
-from burnish.runtime.kernel_files import PLAN_FILE, architectures, read_plan
+from burnish.runtime.artifact import Artifact, path_of
+from burnish.runtime.backends import Accuracy, Backend, default_backend, executor_of, runs
 from burnish.runtime.processors import processors
 
 if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
     from burnish.ir.torch_types import Tensor
     from burnish.ir.trace import Trace
     from burnish.runtime.executor import Executor
-    from burnish.runtime.generation import Generation, GenerationRun, Prompt
+    from burnish.runtime.generation import Generation, GenerationRun
+    from burnish.runtime.prompts import Prompt
     from burnish.runtime.session import Session
+    from burnish.runtime.token_ids import Ids
     from burnish.runtime.tokenization import Tokenizer
-
-Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
-Accuracy = Literal["exact", "fast"]
-_RUNS: dict[str, tuple[str, str]] = {
-    "onnxruntime": ("onnxruntime", MODEL_FILE),
-    "native": ("native", PLAN_FILE),
-    "cuda": ("triton", PLAN_FILE),
-    "triton-interpret": ("triton", PLAN_FILE),
-}
-"""What each backend runs: artifacts for which target, by which of their files. The reference runs all of them."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,21 +59,46 @@ class CompiledModel:
         """What each pass of the compilation did."""
         return self.artifact.trace()
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Logits [b, s, vocabulary] of token ids int64 [b, s]; logits i are of the token that follows token i.
+    def __call__(
+        self,
+        ids: Ids | Mapping[str, Any] | None = None,
+        *,
+        input_ids: Ids | None = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+    ) -> Tensor:
+        """Logits [b, s, vocabulary] of token ids [b, s]; logits i are of the token that follows token i.
 
-        Raises InvalidInputError for ids of another dtype or rank, outside the vocabulary, or too many.
+        Ids are a tensor, an array or lists, of any integers; or `**tokenizer(texts, padding=True)` of transformers:
+        what `attention_mask` leaves out, before a row or behind it, is as if it were not there, and has zeros.
+
+        Raises InvalidInputError for ids that are none, outside the vocabulary, or too many.
         """
-        from burnish.runtime.session import is_tensor
+        from burnish.runtime.prompts import encoded, id_rows, unmasked
+        from burnish.runtime.token_ids import check_ids
 
-        if not is_tensor(ids):
-            raise InvalidInputError(f"token ids are an int64 tensor [batch, tokens], not {type(ids).__name__}")
-        batch, length = ids.shape if ids.dim() == 2 else (1, 1)  # any other rank is refused by append
-        return self.session(max(batch, 1), capacity=length).append(ids, every=True)
+        names = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+        ids, mask = encoded(ids, names)
+        rows = id_rows(ids)
+        spans = unmasked(mask, rows)
+        given = check_ids([row[span.start : span.stop] for row, span in zip(rows, spans, strict=True)], self.signature)
+        length = len(rows[0])
+        if any(len(row) != length for row in rows):
+            raise InvalidInputError(
+                f"logits are of rows of one length, and these have {[len(row) for row in rows]} tokens: pad them, and "
+                "give attention_mask=, or call it for each"
+            )
+        if all(len(row) == length for row in given):
+            return self.session(len(given), capacity=length).append(given, every=True)
+        parts = [self.session(capacity=len(row)).append([row], every=True)[0] for row in given]
+        logits = parts[0].new_zeros((len(rows), length, parts[0].shape[-1]))
+        for row, span, part in zip(logits, spans, parts, strict=True):
+            row[span.start : span.stop] = part
+        return logits
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         *,
         max_new_tokens: int | None = None,
         do_sample: bool | None = None,
@@ -102,7 +119,10 @@ class CompiledModel:
         token each time.
 
         Args:
-            prompt: a text, a list of texts, token ids, a list of lists of token ids, or an int64 tensor of rank 1 or 2.
+            prompt: a text, a conversation ([{"role": "user", "content": "..."}]) or token ids (a list, an array or a
+                tensor of integers), or several of one of these; or what a tokenizer of transformers gives. As
+                `**tokenizer(texts, padding=True, return_tensors="pt")` it may stand among the options, too: what its
+                attention_mask leaves out is padding, and as if it were not there.
             max_new_tokens: the most tokens to add; fewer if the model's longest text is reached.
             do_sample: whether to draw tokens at random; by default if the model does, or if temperature (above 0),
                 top_k, top_p or min_p is given.
@@ -111,11 +131,16 @@ class CompiledModel:
             top_p: the probability that the tokens to draw from have together.
             min_p: the least probability of a token to draw, as a share of the likeliest one's.
             repetition_penalty: above 1 to make tokens that were already there less likely.
-            seed: the same seed gives the same tokens.
+            seed: the same seed gives the same tokens: a row's depend on it and on the place of its prompt among the
+                prompts, and not on the other rows.
             stop: texts at which to stop. The text ends before them; the tokens include them.
             stream: called with each piece of the text, where there is one prompt.
-            options: min_new_tokens, max_length, min_length, eos_token_id, suppress_tokens, begin_suppress_tokens,
-                forced_bos_token_id, forced_eos_token_id.
+            options: num_return_sequences (answers to each prompt), min_new_tokens, max_length, min_length,
+                no_repeat_ngram_size, bad_words_ids, eos_token_id, suppress_tokens, begin_suppress_tokens,
+                forced_bos_token_id, forced_eos_token_id; and, as OpenAI defines them, of the new tokens:
+                frequency_penalty, presence_penalty; logit_bias ({token id: what is added to its score}).
+                logprobs, prompt_logprobs: of new tokens and of those of the prompt the log-probabilities that the
+                model itself gives them, with so many of the likeliest tokens: in `Generation`.
 
         Raises:
             InvalidInputError: for a prompt that the model cannot take, an unknown option or a bad value.
@@ -140,7 +165,7 @@ class CompiledModel:
                 stream(piece)
         return run.result
 
-    def stream(self, prompt: Prompt, **options: Any) -> GenerationRun:
+    def stream(self, prompt: Prompt | None = None, **options: Any) -> GenerationRun:
         """Continue one prompt: iterate what this gives for the pieces of the text, then read its `result`.
 
         Options as for `generate`.
@@ -149,14 +174,34 @@ class CompiledModel:
             options["stop_strings"] = options.pop("stop")
         return self._run(prompt, options, streams=True)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    def astream(self, prompt: Prompt | None = None, **options: Any) -> GenerationRun:
+        """`stream` for `async for`: steps run on another thread, and the event loop goes on meanwhile.
+
+        A model runs one step at a time: have one stream of it after the other, or load it once more.
+        """
+        return self.stream(prompt, **options)
+
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **template_arguments: Any,
+    ) -> list[int]:
         """A conversation, [{"role": "user", "content": "..."}, ...], as a prompt for `generate`.
 
-        Raises InvalidInputError if the model has no tokenizer or no chat template.
+        Args:
+            messages: what was said.
+            tools: JSON schemas of functions that the model may call.
+            add_generation_prompt: whether to end with the words that begin an answer.
+            template_arguments: what else the model's template knows, as transformers' apply_chat_template takes it:
+                documents, enable_thinking, ...
+
+        Raises InvalidInputError if the model has no tokenizer or no chat template, or if that refuses these.
         """
         if self.tokenizer is None:
             raise InvalidInputError("this model has no tokenizer: give token ids")
-        return self.tokenizer.chat_ids(messages)
+        return self.tokenizer.chat_ids(messages, add_generation_prompt, tools=tools, **template_arguments)
 
     def session(self, batch: int = 1, capacity: int = 0) -> Session:
         """A session of `batch` rows: tokens in, logits out, at one's own pace."""
@@ -183,7 +228,7 @@ class CompiledModel:
             return self
         compiled_for = self.artifact.manifest.target
         backend: Backend = "cuda" if device == "cuda" else "native" if compiled_for == "native" else "onnxruntime"
-        if not _runs(backend, self.artifact):
+        if not runs(backend, self.artifact):
             raise UsageError(
                 f"the model was compiled for {compiled_for}: compile it with target={device!r}"
                 + ("" if device == "cuda" else ', or run it by backend="reference"')
@@ -229,12 +274,14 @@ class CompiledModel:
             trace = f"its trace cannot be read: {error}"
         return model_html(self.artifact, self.backend, trace)
 
-    def _run(self, prompt: Prompt, given: Mapping[str, Any], streams: bool) -> GenerationRun:
+    def _run(self, prompt: Prompt | None, given: Mapping[str, Any], streams: bool) -> GenerationRun:
         from burnish.runtime.generation import GenerationRun, prepare
 
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
-        if streams and (self.tokenizer is None or len(prompts) != 1):
-            why = "this model has no tokenizer" if self.tokenizer is None else f"there are {len(prompts)} prompts"
+        answers = options.num_return_sequences
+        if streams and (self.tokenizer is None or len(prompts) != 1 or answers != 1):
+            several = f"it has {answers} answers" if len(prompts) == 1 else f"there are {len(prompts)} prompts"
+            why = "this model has no tokenizer" if self.tokenizer is None else several
             raise InvalidInputError(f"only the text of one prompt can be streamed, and {why}")
         session = self.session(len(prompts), capacity=1 + max(map(len, prompts)))
         return GenerationRun(session, options, prompts, room, self.tokenizer, streams)
@@ -279,11 +326,11 @@ def load(
         raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")
     artifact = Artifact.open(path)
     artifact.verify(weights=False)
-    chosen: Backend = backend or _default_backend(artifact)
-    if not _runs(chosen, artifact):
+    chosen: Backend = backend or default_backend(artifact)
+    if not runs(chosen, artifact):
         raise UsageError(
             f"{path} was compiled for {artifact.manifest.target} and cannot run by {chosen}: load it with "
-            f'backend="{_default_backend(artifact)}", or compile the model again'
+            f'backend="{default_backend(artifact)}", or compile the model again'
         )
     if accuracy is not None and chosen != "native":
         raise UsageError(f"accuracy= is for native kernels, and {path} runs by {chosen}: leave it out")
@@ -294,7 +341,7 @@ def load(
         verifying = pool.submit(artifact.verify, others=False, threads=threads)
         try:
             made = (executors or {}).get(chosen)
-            executor = _executor(artifact, chosen, threads, accuracy) if made is None else made(artifact)
+            executor = executor_of(artifact, chosen, threads, accuracy) if made is None else made(artifact)
         finally:
             verifying.result()  # a changed byte explains whatever else went wrong
         return CompiledModel(artifact, executor, chosen, reading.result())
@@ -320,39 +367,9 @@ def hold_temporary(path: Path | str, reason: str) -> CompiledModel:
     from burnish.runtime.executor import UnavailableExecutor
 
     artifact = Artifact.open(path)
-    model = CompiledModel(artifact, UnavailableExecutor(reason), _default_backend(artifact), artifact.tokenizer())
+    model = CompiledModel(artifact, UnavailableExecutor(reason), default_backend(artifact), artifact.tokenizer())
     model._own(Path(path))
     return model
-
-
-def _executor(artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None) -> Executor:
-    """The executor of a backend, which alone imports what it needs: native kernels need no PyTorch."""
-    if backend == "native":
-        from burnish.runtime.executor_native import NativeExecutor
-        from burnish.runtime.mapped_bytes import weight_bytes
-        from burnish.runtime.row_tables import row_tables
-
-        weights = weight_bytes(artifact)
-        return NativeExecutor(read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy)
-    if backend == "triton-interpret":
-        raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
-    from burnish.runtime.torch_executors import cuda_executor, onnx_executor, reference_executor
-
-    if backend == "reference":
-        return reference_executor(artifact, threads)
-    return cuda_executor(artifact) if backend == "cuda" else onnx_executor(artifact, threads)
-
-
-def _runs(backend: Backend, artifact: Artifact) -> bool:
-    target, file = _RUNS.get(backend, ("", ""))
-    return not target or (artifact.manifest.target == target and artifact.has(file))
-
-
-def _default_backend(artifact: Artifact) -> Backend:
-    target = artifact.manifest.target
-    if target == "triton":
-        return "cuda" if architectures(artifact) else "triton-interpret"
-    return target
 
 
 def _discard(executor: Executor | None, folder: Path) -> None:

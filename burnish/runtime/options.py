@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from burnish.ir.errors import InvalidInputError
 
 _log = logging.getLogger(__name__)
@@ -27,12 +29,20 @@ class GenerationOptions:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0  # taken from a token's score for each time that it is among the new ones
+    presence_penalty: float = 0.0  # taken from the score of each token that is among the new ones
+    no_repeat_ngram_size: int = 0  # of groups of tokens that may be there once; 0: any
+    logit_bias: tuple[tuple[int, float], ...] = ()  # added to the scores of tokens
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()  # tokens that may not follow each other
+    num_return_sequences: int = 1
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()  # not as the first new token
     forced_bos_token_id: int | None = None  # as the second token of all
     forced_eos_token_id: tuple[int, ...] = ()  # as the last token, where the length is what ends the text
     eos_token_id: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
+    logprobs: int | None = None  # of each new token, with so many of the likeliest in its place; None: not asked for
+    prompt_logprobs: int | None = None  # the same of the prompt's tokens
     seed: int | None = None  # None: another one each time
 
     def new_tokens(self, prompt: int) -> int:
@@ -56,6 +66,20 @@ def _is_ids(value: Any) -> bool:
 
 def _is_id_or_ids(value: Any) -> bool:
     return _is_ids(value) or (_is_integer(value) and value >= 0)
+
+
+def _is_bias(value: Any) -> bool:
+    """Numbers by ids, which JSON has as text."""
+    return isinstance(value, Mapping) and all(
+        ((_is_integer(token) and token >= 0) or (isinstance(token, str) and token.isdecimal()))
+        and _is_number(bias)
+        and bias == bias
+        for token, bias in value.items()
+    )
+
+
+def _is_words(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(_is_ids(word) and word for word in value)
 
 
 def _is_text(value: Any) -> bool:
@@ -82,12 +106,20 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: _is_number(value) and 0.01 <= value <= 100,
         "a number from 0.01 to 100 (1: no penalty)",
     ),
+    "frequency_penalty": (lambda value: _is_number(value) and abs(value) < float("inf"), "a number (0: no penalty)"),
+    "presence_penalty": (lambda value: _is_number(value) and abs(value) < float("inf"), "a number (0: no penalty)"),
+    "no_repeat_ngram_size": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0 (0: no limit)"),
+    "logit_bias": (_is_bias, "a dict of numbers by token ids"),
+    "bad_words_ids": (_is_words, "a list of lists of token ids, none of them empty"),
+    "num_return_sequences": (lambda value: _is_integer(value) and value >= 1, "an integer of at least 1"),
     "suppress_tokens": (_is_ids, "a list of token ids"),
     "begin_suppress_tokens": (_is_ids, "a list of token ids"),
     "forced_bos_token_id": (lambda value: _is_integer(value) and value >= 0, "a token id"),
     "forced_eos_token_id": (_is_id_or_ids, "a token id or a list of them"),
     "eos_token_id": (_is_id_or_ids, "a token id or a list of them"),
     "stop_strings": (_is_text, "a text or a list of texts, none of them empty"),
+    "logprobs": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
+    "prompt_logprobs": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0"),
     "seed": (lambda value: _is_integer(value) and 0 <= value < 2**63, "an integer of at least 0"),
 }
 
@@ -95,8 +127,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
-    "num_return_sequences": (1,),
-    "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
     "typical_p": (1,),
@@ -105,7 +135,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "top_h": (),
     "penalty_alpha": (0,),
     "dola_layers": (),
-    "bad_words_ids": (),
     "force_words_ids": (),
     "constraints": (),
     "sequence_bias": (),
@@ -139,7 +168,7 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Generation
     min_p is given. Raises InvalidInputError for an unknown option, a bad value, or a default of the model that
     burnish cannot follow.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: _plain(value) for name, value in given.items() if value is not None}
     for name in given:
         _check_known(name)
     merged = {**defaults, **given}
@@ -158,7 +187,20 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Generation
         _warn_unused(given)
     elif values.get("temperature") == 0:
         raise InvalidInputError("temperature=0 leaves nothing to sample: leave do_sample out for the likeliest tokens")
-    return GenerationOptions(**values)
+    options = GenerationOptions(**values)
+    if options.num_return_sequences > 1 and not options.do_sample:
+        raise InvalidInputError(
+            f"num_return_sequences={options.num_return_sequences} would be the same text each time, as the likeliest "
+            "token is taken: pass do_sample=True"
+        )
+    return options
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of numpy's, and lists and arrays of them, as Python's."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _check_known(name: str) -> None:
@@ -175,6 +217,10 @@ def _checked(name: str, value: Any) -> Any:
         raise InvalidInputError(f"{name} is {words}, not {value!r}")
     if name in ("eos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens"):
         return (value,) if isinstance(value, int) else tuple(value)
+    if name == "logit_bias":
+        return tuple((int(token), float(bias)) for token, bias in value.items())
+    if name == "bad_words_ids":
+        return tuple(map(tuple, value))
     if name == "stop_strings":
         return (value,) if isinstance(value, str) else tuple(value)
     return value

@@ -1,51 +1,23 @@
 """From logits to the next token: transformers' processors, in transformers' order.
 
-First what changes scores whether or not there is sampling (repetition penalty, least lengths, forced and suppressed
-tokens), then, when sampling, temperature, top-k, top-p and min-p. Everything is one row, float32 [vocabulary], in
-numpy.
+First what changes scores whether or not there is sampling (`score_rules`), then, when sampling, temperature, top-k,
+top-p and min-p. Everything is one row, float32 [vocabulary], in numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from burnish.ir.errors import InvalidInputError
 from burnish.runtime.executor import TOP, StepResult, Wanted
 from burnish.runtime.options import GenerationOptions
+from burnish.runtime.score_rules import NEVER, Ids, ScoreRules, Scores
 
-if TYPE_CHECKING:  # it takes numpy a while
-    from numpy.typing import NDArray
-
-Scores: TypeAlias = "NDArray[np.floating[Any]]"
-Ids: TypeAlias = "NDArray[np.int64]"
-
-_NEVER = -np.inf
 _FIRST_LOOK = 1024  # tokens among which the nucleus of top-p is sought before all are sorted
-
-
-def penalize_repetition(scores: Scores, seen: Ids, penalty: float) -> Scores:
-    """Scores of the ids in `seen` divided by `penalty` where positive, else multiplied (Keskar et al., 2019)."""
-    chosen, penalized = scores[seen], scores.copy()
-    penalized[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
-    return penalized
-
-
-def forbid(scores: Scores, ids: Sequence[int]) -> Scores:
-    """Scores without the tokens `ids`."""
-    left = scores.copy()
-    left[list(ids)] = _NEVER
-    return left
-
-
-def force(scores: Scores, ids: Sequence[int]) -> Scores:
-    """Scores that leave only the tokens `ids`."""
-    only = np.full_like(scores, _NEVER)
-    only[list(ids)] = 0
-    return only
 
 
 class Candidates(NamedTuple):
@@ -93,38 +65,44 @@ class Sampler:
     """Chooses tokens for the rows of a batch."""
 
     def __init__(self, options: GenerationOptions, prompts: Sequence[Sequence[int]], room: Sequence[int]) -> None:
-        """`room`: how many tokens each row can get; the last of them may be a forced one."""
+        """`room`: how many tokens each row can get."""
         self._options = options
-        self._prompts = [len(prompt) for prompt in prompts]
-        self._room = list(room)
+        self._rules = [ScoreRules(options, len(prompt), count) for prompt, count in zip(prompts, room, strict=True)]
+        self._ruled = self._rules[0].any
         self._new = 0
-        self._seen: list[Ids] = []
-        if options.repetition_penalty != 1:
-            self._seen = [np.unique(np.array(prompt, dtype=np.int64)) for prompt in prompts]
+        self._ids: list[Ids] = []  # of each row, with room for its new ones, where a rule may look at them
+        if self._ruled:
+            self._ids = [np.empty(rules.prompt + rules.room, np.int64) for rules in self._rules]
+            for ids, prompt in zip(self._ids, prompts, strict=True):
+                ids[: len(prompt)] = prompt
         self._all: Ids | None = None  # every id, once it is known how many there are
         self.wanted: Wanted = "logits"
-        if not self._processes() and not options.do_sample:
+        if not self._ruled and not options.do_sample:
             self.wanted = "ids"
-        elif not self._processes() and 0 < options.top_k <= TOP // 2:
+        elif not self._ruled and 0 < options.top_k <= TOP // 2:
             self.wanted = "top"
 
     @cached_property
-    def _random(self) -> np.random.Generator:
-        """Made by the first who draws: numpy imports it then."""
-        return np.random.Generator(np.random.PCG64(self._options.seed))
+    def _random(self) -> list[np.random.Generator]:
+        """Of each row its own, so that what it draws does not depend on the others.
 
-    def _processes(self) -> bool:
-        """Whether anything but temperature, top-k, top-p and min-p touches the scores."""
-        options = self._options
-        ends = options.eos_token_id and (options.min_length or options.min_new_tokens)
-        forced = options.forced_eos_token_id or options.forced_bos_token_id is not None
-        suppressed = options.suppress_tokens or options.begin_suppress_tokens
-        return bool(self._seen or ends or forced or suppressed)
+        Its seed is the options', with the place of its prompt and its number among those of the same prompt. Made by
+        the first who draws: numpy imports it then.
+        """
+        entropy = np.random.SeedSequence(self._options.seed).entropy
+        keys = [divmod(row, self._options.num_return_sequences) for row in range(len(self._rules))]
+        seeds = [np.random.SeedSequence(entropy, spawn_key=key) for key in keys]
+        return [np.random.Generator(np.random.PCG64(seed)) for seed in seeds]
 
-    def choose(self, found: StepResult, logits: Callable[[], StepResult] | None = None) -> list[int]:
+    def choose(
+        self,
+        found: StepResult,
+        logits: Callable[[], StepResult] | None = None,
+        active: Sequence[bool] | None = None,
+    ) -> list[int]:
         """The next token of each row, from what is `wanted` of it, or from its logits [b, 1, vocabulary].
 
-        `logits` gives these where the top is not enough.
+        `logits` gives these where the top is not enough. Of rows that are not `active` it is any.
         """
         values = found.array
         if found.kind == "ids":
@@ -138,8 +116,10 @@ class Sampler:
                 else:
                     values = logits().array
             scores: Scores = values.astype(np.float32, copy=False)[:, 0]
-            draws = self._random.random(len(scores)).tolist()
-            chosen = [self._choose_row(row, scores[row], ids[row], draw) for row, draw in enumerate(draws)]
+            chosen = [
+                self._choose_row(row, scores[row], ids[row]) if active is None or active[row] else 0
+                for row in range(len(scores))
+            ]
         self._new += 1
         return chosen
 
@@ -154,23 +134,8 @@ class Sampler:
 
     def process(self, row: int, scores: Scores) -> Scores:
         """The scores of a row after the processors that apply with and without sampling."""
-        options, length = self._options, self._prompts[row] + self._new
-        if self._seen:
-            scores = penalize_repetition(scores, self._seen[row], options.repetition_penalty)
-        ends = options.eos_token_id
-        if ends and (length < options.min_length or self._new < options.min_new_tokens):
-            scores = forbid(scores, [each for each in ends if each < len(scores)])
-        if options.forced_bos_token_id is not None and length == 1:
-            scores = force(scores, [options.forced_bos_token_id])
-        if options.forced_eos_token_id and self._new == self._room[row] - 1:
-            scores = force(scores, options.forced_eos_token_id)
-        if options.suppress_tokens:
-            scores = forbid(scores, options.suppress_tokens)
-        # Where the first new token is a forced one, what may not begin the text may not be the second.
-        first = 1 if options.forced_bos_token_id is not None and self._prompts[row] == 1 else 0
-        if options.begin_suppress_tokens and self._new == first:
-            scores = forbid(scores, options.begin_suppress_tokens)
-        return scores
+        rules = self._rules[row]
+        return rules.apply(scores, self._ids[row][: rules.prompt + self._new]) if self._ruled else scores
 
     def candidates(self, scores: Scores, ids: Ids | None = None) -> Candidates:
         """The tokens that sampling chooses from, with their scores. `ids`: of these scores, if not of all tokens."""
@@ -188,21 +153,21 @@ class Sampler:
             found = keep_min_p(found, options.min_p)
         return found
 
-    def _choose_row(self, row: int, scores: Scores, ids: Ids | None, draw: float) -> int:
+    def _choose_row(self, row: int, scores: Scores, ids: Ids | None) -> int:
         scores = self.process(row, scores)
         if self._options.do_sample:
             scores, ids = self.candidates(scores, ids)
-            most = scores.max(initial=_NEVER)
+            most = scores.max(initial=NEVER)
             if not np.isfinite(most):
                 raise InvalidInputError(
                     f"no token is left to draw from, as the best of the scores is {most}: either the options forbid "
                     "all of them, or the weights have numbers that are none (nan)"
                 )
             heap = np.exp(scores - most).cumsum(dtype=np.float64)
-            place = int(heap.searchsorted(draw * heap[-1], side="right"))
+            place = int(heap.searchsorted(self._random[row].random() * heap[-1], side="right"))
             token = int(ids[min(place, len(ids) - 1)])
         else:
             token = int(scores.argmax())
-        if self._seen and token not in self._seen[row]:
-            self._seen[row] = np.append(self._seen[row], token)
+        if self._ruled:
+            self._ids[row][self._rules[row].prompt + self._new] = token
         return token

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from burnish.ir.dtypes import name_of
 from burnish.ir.errors import InvalidInputError
 from burnish.ir.signature import Signature
 from burnish.ir.states import State
 from burnish.runtime.executor import Executor, Step, StepResult, Wanted
 from burnish.runtime.states import States
+from burnish.runtime.token_ids import check_id, check_ids
 
 if TYPE_CHECKING:  # for those alone who ask for tensors
     from numpy.typing import NDArray
 
     from burnish.ir.torch_types import Tensor
+    from burnish.runtime.token_ids import Ids
 
 CHUNK = 512  # tokens a prefill step: products of matrices gain nothing from more, and memory grows with it
 SMALLEST_CAPACITY = 64
@@ -52,10 +52,13 @@ class Session:
         self._states = States.allocate(
             self._specs, batch, self._rounded(max(capacity, 1)), executor.memory, executor.in_place
         )
-        self._position = np.zeros(batch, np.int64)
         self._tokens: list[list[int]] = [[] for _ in range(batch)]
-        # The inputs of a step of one token a row: always the same arrays, which need binding once.
-        self._next = np.zeros((batch, 1), np.int64)
+        self._make_inputs()
+
+    def _make_inputs(self) -> None:
+        """The inputs of a step of one token a row: always the same arrays, which need binding once."""
+        self._position = np.array(self.lengths, np.int64)
+        self._next = np.zeros((self.batch, 1), np.int64)
         self._first = np.zeros(1, np.int64)
         self._next_cells: memoryview = self._next.reshape(-1).data
         self._position_cells: memoryview = self._position.data
@@ -85,7 +88,7 @@ class Session:
         """Bytes that the states take."""
         return self._states.nbytes
 
-    def append(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> Tensor:
+    def append(self, ids: Ids, every: bool = False, wanted: Wanted = "logits") -> Tensor:
         """Feed new tokens; logits of each row's last, [b, 1, vocabulary], or of `every` one, [b, n, vocabulary].
 
         With wanted="ids" the ids of the greatest logits instead, [b, 1] or [b, n], or what else `Wanted` names: of a
@@ -95,7 +98,7 @@ class Session:
         """
         return self._tensor(self.feed(ids, every, wanted))
 
-    def feed(self, ids: Tensor | Sequence[Sequence[int]], every: bool = False, wanted: Wanted = "logits") -> StepResult:
+    def feed(self, ids: Ids, every: bool = False, wanted: Wanted = "logits") -> StepResult:
         """`append`, without PyTorch."""
         rows = check_ids(ids, self._signature, self.lengths)
         if len(rows) != self.batch:
@@ -112,6 +115,16 @@ class Session:
             self._tokens[row] += new
             self._position[row] += len(new)
         return StepResult(wanted, results)
+
+    def feed_row(self, row: int, ids: Sequence[int], every: bool = False, wanted: Wanted = "logits") -> StepResult:
+        """`feed` for one row alone: what is wanted of its last token, [1, 1, ...], or of every one, [1, n, ...]."""
+        self._check_row(row)
+        (new,) = check_ids([ids], self._signature, [len(self._tokens[row])])
+        self._reserve(len(self._tokens[row]) + len(new))
+        result = self._feed_row(row, new, wanted, every)
+        self._tokens[row] += new
+        self._position[row] += len(new)
+        return StepResult(wanted, result)
 
     def step(self, tokens: Sequence[int], active: Sequence[bool] | None = None, wanted: Wanted = "logits") -> Tensor:
         """Feed one token a row: the inner step of generation. Gives what is `wanted`, of [b, 1] tokens.
@@ -134,7 +147,7 @@ class Session:
         if any(active is None or active[number] for number in full):
             raise InvalidInputError(f"the model was compiled for at most {last + 1} tokens, and an active row has them")
         for number, token in enumerate(tokens):
-            _check_id(token, number, len(self._tokens[number]), self._signature)
+            check_id(token, number, len(self._tokens[number]), self._signature)
         self._reserve(1 + longest)
         for number, token in enumerate(tokens):
             self._next_cells[number] = token
@@ -164,8 +177,8 @@ class Session:
         Where the model remembers in caches only, this costs nothing; else the tokens that stay are fed again.
         """
         rows = range(self.batch) if row is None else [row]
-        if row is not None and not 0 <= row < self.batch:
-            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and no row {row}")
+        if row is not None:
+            self._check_row(row)
         longest = max(len(self._tokens[number]) for number in rows)
         if not 0 <= length <= longest:
             raise InvalidInputError(f"cannot go back to length {length}: there are {longest} tokens")
@@ -173,11 +186,29 @@ class Session:
             if length < len(self._tokens[number]):
                 self._rewind_row(number, length)
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Have these rows from now on: row i is what row rows[i] was, of which there may be several, or none."""
+        for row in rows:
+            self._check_row(row)
+        if not rows:
+            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and at least one stays")
+        before = self.batch
+        self._states = self._states.selected(rows, max(self.lengths))
+        self._tokens = [list(self._tokens[row]) for row in rows]
+        if len(rows) == before:
+            self._position[:] = self.lengths
+        else:
+            self._make_inputs()
+
     def reset(self) -> None:
         """Forget all tokens."""
         self._states.clear()
         self._position[:] = 0
         self._tokens = [[] for _ in self._tokens]
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < self.batch:
+            raise InvalidInputError(f"the session has rows 0 to {self.batch - 1}, and no row {row}")
 
     def _rewind_row(self, row: int, length: int) -> None:
         kept = self._tokens[row][:length]
@@ -190,10 +221,10 @@ class Session:
                 self._feed_row(row, kept, "ids")
             self._position[row] = length
 
-    def _feed_row(self, row: int, ids: list[int], wanted: Wanted) -> NDArray[Any]:
-        """Feed one row alone; what is wanted of its last token. The row's position stays."""
+    def _feed_row(self, row: int, ids: list[int], wanted: Wanted, every: bool = False) -> NDArray[Any]:
+        """Feed one row alone; what is wanted of its last token, or of every one. The row's position stays."""
         states = self._states.row(row)
-        result = self._feed(np.array([ids], np.int64), self._position[row : row + 1], states, False, wanted)
+        result = self._feed(np.array([ids], np.int64), self._position[row : row + 1], states, every, wanted)
         self._states.accept(row, states)
         return result
 
@@ -225,58 +256,3 @@ class Session:
         """The next power of two, so that growing token by token copies little; never more than the model's limit."""
         rounded = max(SMALLEST_CAPACITY, 1 << (length - 1).bit_length())
         return min(rounded, self._signature.max_length)
-
-
-def is_tensor(value: object) -> TypeGuard[Tensor]:
-    """Whether it is one of PyTorch's, which is not imported to find out: whoever made one did."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def check_ids(
-    ids: Tensor | Sequence[Sequence[int]], signature: Signature, before: Sequence[int] = ()
-) -> list[list[int]]:
-    """`ids` as a list of rows, after checking that the model can take them behind `before` tokens a row.
-
-    Raises InvalidInputError, which says what is wrong and where.
-    """
-    if is_tensor(ids):
-        if name_of(ids.dtype) != "int64":
-            raise InvalidInputError(f"token ids are int64, not {ids.dtype}: convert them with .long() if they are ids")
-        if ids.dim() != 2:
-            raise InvalidInputError(f"token ids are [batch, tokens], not of shape {list(ids.shape)}")
-        rows: list[list[int]] = ids.tolist()
-    else:
-        listed = isinstance(ids, Iterable) and not isinstance(ids, str | bytes)
-        strange = [row for row in ids if isinstance(row, str) or not isinstance(row, Iterable)] if listed else [ids]
-        if strange:
-            raise InvalidInputError(f"token ids are a list for each row, [[1, 2, 3]] for one, and not {strange[0]!r}")
-        rows = [list(row) for row in ids]
-    if not rows:
-        raise InvalidInputError("there are no token ids: the batch has no row")
-    for number, row in enumerate(rows):
-        _check_row(row, number, signature, before[number] if number < len(before) else 0)
-    return rows
-
-
-def _check_row(row: list[int], number: int, signature: Signature, before: int) -> None:
-    if not row:
-        raise InvalidInputError(f"row {number} is empty: give it at least one token id")
-    if before + len(row) > signature.max_length:
-        already = f" behind the {before} it has" if before else ""
-        raise InvalidInputError(
-            f"row {number} has {len(row)} tokens{already}, and the model was compiled for at most "
-            f"{signature.max_length}: shorten it, or compile with a larger max_length"
-        )
-    for place, token in enumerate(row):
-        _check_id(token, number, place, signature)
-
-
-def _check_id(token: object, number: int, place: int, signature: Signature) -> None:
-    if not isinstance(token, int) or isinstance(token, bool):
-        raise InvalidInputError(
-            f"row {number} has {token!r} at place {place}: token ids are integers, not {type(token).__name__}"
-        )
-    if not 0 <= token < signature.token_limit:
-        known = f"the model knows the ids 0 to {signature.token_limit - 1}"
-        raise InvalidInputError(f"row {number} has the id {token} at place {place}: {known}")

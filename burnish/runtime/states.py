@@ -97,6 +97,24 @@ class States:
             if self.memory.address(theirs) != self.memory.address(mine[row : row + 1]):
                 mine[row] = theirs[0]  # from this batch's present, or from memory of its own
 
+    def selected(self, rows: Sequence[int], length: int) -> States:
+        """The states of these `rows`, as often as they are named, which have at most `length` tokens.
+
+        In the same memory, where their number stays.
+        """
+        batch = len(rows)
+        found = self
+        if batch != self.batch:
+            found = States.allocate(self.specs, batch, self.capacity, self.memory, in_place=not self._swaps)
+        for spec, before, after in zip(self.specs, self.past, found.past, strict=True):
+            seen = (slice(None),) * (spec.axis - 1) + (slice(length),) if spec.kind is StateKind.CACHE else ...
+            moved = [row for row in range(batch) if found is not self or rows[row] != row]
+            # What is written to may be read by a later one.
+            read = {source: self.memory.copy(before[source][seen]) for source in {rows[row] for row in moved}}
+            for row in moved:
+                after[row][seen] = read[rows[row]]
+        return found
+
     def clear(self, row: int | None = None) -> None:
         """Back to before the first token: the whole batch, or one row.
 

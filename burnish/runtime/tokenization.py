@@ -54,19 +54,30 @@ class Tokenizer:
         """The text of `ids`, special tokens left out unless `special`."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=not special))
 
-    def chat_text(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    def chat_text(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **arguments: Any
+    ) -> str:
         """A conversation as the text that the model was trained to continue.
 
-        `messages` are {"role": "user", "content": "..."} and so on. Raises InvalidInputError if there is no
-        template or the template refuses them.
+        `messages` are {"role": "user", "content": "..."} and so on, `arguments` what the template knows beside them:
+        tools, documents, enable_thinking, ... Raises InvalidInputError if there is no template or the template refuses
+        them.
         """
         if self._template is None:
             raise InvalidInputError("this model has no chat template: give it the text itself, or token ids")
-        return self._template.text(messages, self.data.special_tokens, add_generation_prompt)
+        known = {**arguments, "add_generation_prompt": add_generation_prompt}
+        return self._template.text(messages, self.data.special_tokens, known)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
+    def chat_ids(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **arguments: Any
+    ) -> list[int]:
         """`chat_text` as token ids: the template wrote all special tokens itself."""
-        return self.encode(self.chat_text(messages, add_generation_prompt), special=False)
+        return self.encode(self.chat_text(messages, add_generation_prompt, **arguments), special=False)
+
+    @cached_property
+    def special(self) -> dict[int, str]:
+        """The text of each special token, by its id."""
+        return {id: token.content for id, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
 
     @cached_property
     def _template(self) -> ChatTemplate | None:

@@ -16,8 +16,8 @@ from burnish.ir.trace import Trace
 from burnish.passes.base import Pass
 from burnish.passes.transforms.quantize import Quantize
 from burnish.passes.transforms.transform import Transform
+from burnish.runtime.backends import Backend
 from burnish.runtime.kernel_files import PlannedCode
-from burnish.runtime.model import Backend
 from burnish.runtime.weights_writer import WeightLayout
 
 Numbers = Literal["int8", "int4"]

@@ -9,7 +9,7 @@ import torch
 
 from burnish.ir.errors import NativeBuildError, UsageError
 from burnish.passes.transforms.quantize import BITS
-from burnish.runtime.model import Backend
+from burnish.runtime.backends import Backend
 from burnish.runtime.native.library import best_level, library
 from burnish.targets.base import Target
 from burnish.targets.cpu import CpuTarget

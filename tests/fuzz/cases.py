@@ -30,7 +30,8 @@ from burnish.ir.errors import (
 from burnish.passes.base import Pass
 from burnish.passes.compilation_checks import ROUNDING
 from burnish.passes.verify_run import PRECISIONS
-from burnish.runtime.model import Backend, CompiledModel
+from burnish.runtime.backends import Backend
+from burnish.runtime.model import CompiledModel
 from tests.fuzz.attention import Attention
 from tests.fuzz.modules import Model, leaks, parts
 from tests.fuzz.shrink import shrink

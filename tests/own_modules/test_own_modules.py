@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import burnish
 from burnish.ir.errors import MixedRowsError, NotCausalError
-from burnish.runtime.model import Backend, CompiledModel
+from burnish.runtime.backends import Backend
+from burnish.runtime.model import CompiledModel
 from tests.own_modules.bare import BARE
 from tests.own_modules.causal import LENGTH, STYLES, VOCABULARY
 from tests.own_modules.mixed_rows import MIXED

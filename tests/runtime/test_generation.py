@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.states import StateKind
+from burnish.runtime import generation
 from burnish.runtime.model import CompiledModel, load
+from burnish.runtime.options import GenerationOptions
+from burnish.runtime.row import Row
 from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, Tiny, save_tiny, tiny
 
@@ -63,6 +73,8 @@ GREEDY: list[dict[str, Any]] = [
     {"max_new_tokens": 30, "eos_token_id": list(range(0, 300, 2)), "min_length": 13},
     {"max_new_tokens": 12, "forced_eos_token_id": 5, "eos_token_id": 5},
     {"max_new_tokens": 12, "suppress_tokens": list(range(0, 300, 2)), "begin_suppress_tokens": list(range(1, 300, 3))},
+    {"max_new_tokens": 40, "no_repeat_ngram_size": 2},
+    {"max_new_tokens": 40, "no_repeat_ngram_size": 3, "bad_words_ids": [[5], *([31, n] for n in range(150, 180))]},
 ]
 
 
@@ -95,18 +107,6 @@ def test_rows_end_at_the_models_limit_while_others_go_on(model: CompiledModel) -
     assert full.finish == ["length"]
 
 
-def test_prompts_may_come_in_any_form(model: CompiledModel) -> None:
-    assert model.tokenizer is not None
-    ids = model.tokenizer.encode("the cat")
-    expected = model.generate(ids, max_new_tokens=8).tokens
-    assert model.generate("the cat", max_new_tokens=8).tokens == expected
-    assert model.generate(["the cat"], max_new_tokens=8).tokens == expected
-    assert model.generate([ids], max_new_tokens=8).tokens == expected
-    assert model.generate(torch.tensor(ids), max_new_tokens=8).tokens == expected
-    assert model.generate(torch.tensor([ids, ids]), max_new_tokens=8).tokens == expected * 2
-    assert model.generate(tuple(ids), max_new_tokens=8).tokens == expected
-
-
 def test_why_it_ended(model: CompiledModel) -> None:
     tokens = model.generate([3], max_new_tokens=10).tokens[0]
     assert model.generate([3], max_new_tokens=10).finish == ["length"]
@@ -123,6 +123,103 @@ def test_sampling_is_fixed_by_its_seed(model: CompiledModel) -> None:
     assert draw(1) != draw(2)
     assert draw(None) != draw(None)
     assert model.generate([1, 2], temperature=0).tokens == model.generate([1, 2]).tokens
+
+
+def test_a_row_is_drawn_the_same_in_any_company(model: CompiledModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 20, "temperature": 1.5, "top_k": 0, "seed": 3}
+    prompts = [[1, 2], [3], [7, 8, 9]]
+    together = model.generate(prompts, **options).tokens
+    assert model.generate(prompts[0], **options).tokens[0] == together[0]
+    for other in ([[1, 2], [250, 4, 4, 4]], [[1, 2], [5]]):
+        assert model.generate(other, **options).tokens[0] == together[0]
+    assert model.generate([[5, 5], prompts[1]], **options).tokens[1] == together[1]
+
+
+def test_several_answers_to_each_prompt(model: CompiledModel) -> None:
+    options: dict[str, Any] = {"max_new_tokens": 12, "temperature": 1.5, "top_k": 0, "seed": 3}
+    prompts = [[1, 2], list(range(9))]
+    found = model.generate(prompts, num_return_sequences=3, **options)
+    assert len(found.tokens) == len(found.finish) == 6
+    assert found.texts is not None
+    assert len(found.texts) == 6
+    assert len({tuple(row) for row in found.tokens}) == 6
+    assert found.prompt_tokens == [2, 9]
+    one = model.generate(prompts, **options).tokens
+    assert [found.tokens[0], found.tokens[3]] == one
+    fewer = model.generate(prompts, num_return_sequences=2, **options).tokens
+    assert fewer == [*found.tokens[:2], *found.tokens[3:5]]
+    ended = model.generate([1, 2], num_return_sequences=3, eos_token_id=list(range(0, 300, 3)), **options)
+    assert len({len(row) for row in ended.tokens}) > 1
+    with pytest.raises(InvalidInputError, match="one prompt can be streamed, and it has 3 answers"):
+        model.stream([1, 2], num_return_sequences=3, **options)
+
+
+def test_a_bias_and_openais_penalties_change_what_is_said(model: CompiledModel) -> None:
+    plain = model.generate([3], max_new_tokens=30).tokens[0]
+    assert len(set(plain)) < 30, "the model should repeat itself"
+    assert len(set(model.generate([3], max_new_tokens=30, presence_penalty=100.0).tokens[0])) == 30
+    assert len(set(model.generate([3], max_new_tokens=30, frequency_penalty=100.0).tokens[0])) == 30
+    assert set(model.generate([3], max_new_tokens=30, logit_bias={44: 100.0}).tokens[0]) == {44}
+    assert plain[0] not in model.generate([3], max_new_tokens=30, logit_bias={plain[0]: -100}).tokens[0]
+    for name, value in (("logit_bias", {300: 1}), ("bad_words_ids", [[1, 300]]), ("suppress_tokens", [300])):
+        with pytest.raises(InvalidInputError, match=f"{name} has the id 300, and the vocabulary has 300"):
+            model.generate([3], **{name: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"temperature": 1.5, "seed": 3, "top_k": 5}, {"repetition_penalty": 1.4}, {"prompt_logprobs": 2}],
+    ids=str,
+)
+def test_log_probabilities_are_the_models_own(model: CompiledModel, options: dict[str, Any]) -> None:
+    """Of all tokens by one run of the whole text, whatever the options made of them; and the tokens are the same."""
+    prompts = [[5, 9, 200], [7], list(range(60))]
+    options = {**options, "max_new_tokens": 12, "eos_token_id": list(range(0, 300, 20))}
+    found = model.generate(prompts, logprobs=4, **options)
+    options.pop("prompt_logprobs", None)
+    plain = model.generate(prompts, **options)
+    assert (found.tokens, plain.logprobs, plain.prompt_logprobs) == (plain.tokens, None, None)
+    assert found.logprobs is not None
+    assert [len(row) for row in found.logprobs] == [len(row) for row in found.tokens]
+    for number, (prompt, new, logprobs) in enumerate(zip(prompts, found.tokens, found.logprobs, strict=True)):
+        known = tiny().whole(torch.tensor([prompt + new]))[0].log_softmax(-1)
+        check_logprobs(known[len(prompt) - 1 : -1], new, logprobs, 4)
+        if found.prompt_logprobs is not None:
+            assert found.prompt_logprobs[number][0] is None
+            check_logprobs(known[: len(prompt) - 1], prompt[1:], found.prompt_logprobs[number][1:], 2)
+
+
+def check_logprobs(known: torch.Tensor, tokens: list[int], found: list[Any], count: int) -> None:
+    assert [each.token for each in found] == tokens
+    for row, each in zip(known, found, strict=True):
+        assert each.logprob == pytest.approx(float(row[each.token]), abs=1e-4)
+        best = row.topk(count)
+        assert list(each.top) == best.indices.tolist()
+        assert list(each.top.values()) == pytest.approx(best.values.tolist(), abs=1e-4)
+
+
+def test_log_probabilities_of_long_prompts_in_pieces(model: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = list(range(25))
+    whole = model.generate(prompt, prompt_logprobs=1, max_new_tokens=4)
+    monkeypatch.setattr(generation, "CHUNK", 6)
+    pieces = model.generate(prompt, prompt_logprobs=1, max_new_tokens=4)
+    assert pieces.tokens == whole.tokens == model.generate(prompt, max_new_tokens=4).tokens
+    assert pieces.prompt_logprobs is not None
+    assert whole.prompt_logprobs is not None
+    assert len(pieces.prompt_logprobs[0]) == 25
+    for one, other in zip(pieces.prompt_logprobs[0][1:], whole.prompt_logprobs[0][1:], strict=True):
+        assert one is not None
+        assert other is not None
+        assert (one.token, one.logprob) == (other.token, pytest.approx(other.logprob, abs=1e-5))
+
+
+def test_log_probabilities_alone(model: CompiledModel) -> None:
+    """None of the likeliest, and more of them than there are."""
+    for count, expected in ((0, 0), (1000, VOCABULARY)):
+        found = model.generate([[1, 2], [3]], max_new_tokens=2, logprobs=count).logprobs
+        assert found is not None
+        assert {len(each.top) for row in found for each in row} == {expected}
+        assert all(each.top[each.token] == each.logprob for row in found for each in row if each.top)
 
 
 def test_the_models_own_defaults_are_followed(tmp_path: Path) -> None:
@@ -185,6 +282,57 @@ def test_a_run_is_read_once_and_to_its_end(model: CompiledModel) -> None:
         iter(run)
 
 
+def test_streams_for_async_for(model: CompiledModel) -> None:
+    """The same pieces; other tasks run while a step does; whoever is cancelled leaves the model free."""
+    expected = model.generate("the cat", max_new_tokens=30)
+    threads = set()
+    step = model.executor.step
+
+    def noted(*args: Any) -> Any:
+        threads.add(threading.current_thread())
+        waiting.wait(0.02)
+        return step(*args)
+
+    async def read() -> list[str]:
+        return [piece async for piece in run]
+
+    async def both() -> list[str]:
+        task, turns = asyncio.create_task(read()), 0
+        while not task.done():
+            turns += 1
+            await asyncio.sleep(0.001)
+        assert turns > 20, "the event loop should go on during steps"
+        return task.result()
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(read())
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert model.generate("the cat", max_new_tokens=30).tokens == expected.tokens
+
+    waiting = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.executor, "step", noted)
+        run = model.astream("the cat", max_new_tokens=30)
+        assert "".join(asyncio.run(both())) == expected.text
+        assert run.result.tokens == expected.tokens
+        assert len(threads) == 1
+        assert threading.current_thread() not in threads
+        run = model.astream("the cat", max_new_tokens=150)
+        asyncio.run(cancelled())
+    with pytest.raises(UsageError, match="no result yet"):
+        run.result  # noqa: B018
+
+
+def test_a_run_is_read_once(model: CompiledModel) -> None:
+    run = model.stream("the cat", max_new_tokens=3)
+    list(run)
+    with pytest.raises(UsageError, match="read once"):
+        iter(run)
+
+
 def test_the_end_of_sequence_is_a_token_and_no_text(model: CompiledModel) -> None:
     plain = model.generate("the cat", max_new_tokens=12)
     end = plain.tokens[0][-1]
@@ -233,6 +381,30 @@ def test_stop_strings_in_a_batch(model: CompiledModel) -> None:
     assert both.texts[1] == model.generate("a rat", stop=stop, **options).text
 
 
+@pytest.mark.parametrize("stop", ["</s>", "/s>", "cat</s>", "t</s><"])
+def test_special_tokens_stop_and_are_no_text(model: CompiledModel, stop: str) -> None:
+    """As with transformers' stop_strings: the names of special tokens, or what begins or ends in one."""
+    assert model.tokenizer is not None
+    said = [*model.tokenizer.encode("a cat"), 1, 0, *model.tokenizer.encode("!")]
+    row, pieces = Row(GenerationOptions(stop_strings=(stop,)), 99, model.tokenizer), ""
+    for token in said:
+        pieces += row.add(token)
+        if row.finish is not None:
+            break
+    text = "a cat</s><s>!"
+    assert row.finish == "stop"
+    assert row.text(model.tokenizer) == pieces == text[: text.index(stop)].removesuffix("<")
+    assert len(row.tokens) == len(said) - (1 if stop.endswith("<") else 2)
+
+
+def test_special_tokens_are_no_text_where_nothing_stops_there(model: CompiledModel) -> None:
+    assert model.tokenizer is not None
+    said = [0, *model.tokenizer.encode("a"), 1, 1, *model.tokenizer.encode(" cat"), 0]
+    row = Row(GenerationOptions(stop_strings=("never",)), len(said), model.tokenizer)
+    assert "".join(map(row.add, said)) == row.text(model.tokenizer) == "a cat"
+    assert row.finish == "length"
+
+
 def test_conversations(model: CompiledModel) -> None:
     ids = model.chat_ids([{"role": "user", "content": "the cat"}])
     assert model.tokenizer is not None
@@ -272,7 +444,7 @@ def test_times(model: CompiledModel) -> None:
         (b"abc", "not bytes"),
         (bytearray(b"abc"), "not bytearray"),
         ("a\ud800b", r"half of a pair of surrogates, .*a.ud800b"),
-        (torch.zeros(3), r"int64, not torch\.float32"),
+        (torch.zeros(3), r"integers, not torch\.float32"),
         (torch.zeros(2, 0, dtype=torch.int64), "row 0 is empty"),
         ([1, VOCABULARY], f"the id {VOCABULARY} at place 1"),
         ([1] * (MAX_LENGTH + 1), f"{MAX_LENGTH + 1} tokens, .*at most {MAX_LENGTH}"),

@@ -30,12 +30,15 @@ def test_logits_of_every_token(tmp_path: Path, backend: str, threads: int | None
     with load(path, backend, threads) as model:  # type: ignore[arg-type]
         ids = torch.randint(0, VOCABULARY, (3, 11))
         torch.testing.assert_close(model(ids), made.whole(ids), rtol=1e-5, atol=1e-4)
-        with pytest.raises(InvalidInputError, match="not list"):
-            model([[1]])  # type: ignore[arg-type]
-        with pytest.raises(InvalidInputError, match=r"not torch\.int32"):
-            model(ids.int())
-        with pytest.raises(InvalidInputError, match=r"\[batch, tokens\]"):
-            model(ids[0])
+        for form in (ids.int(), ids.tolist(), ids.numpy(), [row.numpy() for row in ids]):
+            assert torch.equal(model(form), model(ids))
+        assert torch.equal(model(ids[0].tolist()), model(ids[:1]))
+        with pytest.raises(InvalidInputError, match=r"have \[2, 1\] tokens: pad them, and give attention_mask="):
+            model([[1, 2], [3]])
+        with pytest.raises(InvalidInputError, match="not of shape"):
+            model(ids[None])
+        with pytest.raises(InvalidInputError, match=r"integers, not torch\.float32"):
+            model(ids.float())
         with pytest.raises(InvalidInputError, match="no row"):
             model(ids[:0])
     torch.set_num_threads(before)

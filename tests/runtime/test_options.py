@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import GenerationConfig
 
@@ -78,6 +79,17 @@ BAD: list[tuple[str, Any]] = [
     ("eos_token_id", -1),
     ("eos_token_id", "</s>"),
     ("suppress_tokens", 3),
+    ("frequency_penalty", "much"),
+    ("presence_penalty", float("inf")),
+    ("no_repeat_ngram_size", -1),
+    ("logit_bias", [1]),
+    ("logit_bias", {"a": 1}),
+    ("logit_bias", {-1: 1}),
+    ("logit_bias", {1: "x"}),
+    ("logit_bias", {1: float("nan")}),
+    ("bad_words_ids", [1]),
+    ("bad_words_ids", [[]]),
+    ("num_return_sequences", 0),
     ("stop_strings", ""),
     ("stop_strings", ["a", ""]),
     ("stop_strings", [3]),
@@ -103,12 +115,39 @@ def test_unknown_options_are_refused_with_a_near_name() -> None:
 
 
 def test_what_transformers_has_and_burnish_has_not_is_said() -> None:
-    with pytest.raises(InvalidInputError, match=r"num_beams=4 is an option of transformers.*pass num_beams=1"):
-        resolve({}, {"num_beams": 4})
-    assert resolve({}, {"num_beams": 1}) == GenerationOptions()
-    with pytest.raises(InvalidInputError, match=r"no_repeat_ngram_size=3 \(the model's own default\)"):
-        resolve({"no_repeat_ngram_size": 3}, {})
-    assert resolve({"no_repeat_ngram_size": 3}, {"no_repeat_ngram_size": 0}) == GenerationOptions()
+    with pytest.raises(InvalidInputError, match=r"typical_p=0.5 is an option of transformers.*pass typical_p=1"):
+        resolve({}, {"typical_p": 0.5})
+    assert resolve({}, {"typical_p": 1.0}) == GenerationOptions()
+    with pytest.raises(InvalidInputError, match=r"penalty_alpha=0.6 \(the model's own default\)"):
+        resolve({"penalty_alpha": 0.6}, {})
+    assert resolve({"penalty_alpha": 0.6}, {"penalty_alpha": 0}) == GenerationOptions()
+
+
+def test_numbers_may_be_numpys() -> None:
+    options = resolve(
+        {},
+        {
+            "max_new_tokens": np.int64(7),
+            "temperature": np.float32(0.5),
+            "eos_token_id": np.array([1, 2]),
+            "suppress_tokens": [np.int32(3)],
+            "do_sample": np.bool_(True),
+        },
+    )
+    assert options == resolve(
+        {},
+        {"max_new_tokens": 7, "temperature": 0.5, "eos_token_id": [1, 2], "suppress_tokens": [3], "do_sample": True},
+    )
+
+
+def test_a_bias_may_come_from_json() -> None:
+    assert resolve({}, {"logit_bias": {"50": -100, 7: 0.5}}).logit_bias == ((50, -100.0), (7, 0.5))
+
+
+def test_the_same_text_several_times_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"num_return_sequences=3 .*pass do_sample=True"):
+        resolve({}, {"num_return_sequences": 3})
+    assert resolve({}, {"num_return_sequences": 3, "temperature": 0.5}).num_return_sequences == 3
 
 
 def test_every_option_of_transformers_that_changes_tokens_is_known() -> None:
@@ -129,12 +168,12 @@ def test_every_option_of_transformers_that_changes_tokens_is_known() -> None:
 
 def test_defaults_that_mean_something_are_kept() -> None:
     config = GenerationConfig(
-        eos_token_id=[1, 2], temperature=0.6, num_beams=4, use_cache=True, pad_token_id=0, no_repeat_ngram_size=0
+        eos_token_id=[1, 2], temperature=0.6, penalty_alpha=0.6, use_cache=True, pad_token_id=0, typical_p=1.0
     ).to_dict()
     assert keep_defaults({**config, "somebody's own": 3}) == {
         "eos_token_id": [1, 2],
         "temperature": 0.6,
-        "num_beams": 4,
+        "penalty_alpha": 0.6,
     }
 
 

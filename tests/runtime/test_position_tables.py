@@ -19,9 +19,9 @@ from burnish.ir.errors import ArtifactError
 from burnish.ir.position_table import PositionTable, position_table
 from burnish.ir.weights import Stored
 from burnish.runtime.artifact import Artifact
+from burnish.runtime.backends import Backend
 from burnish.runtime.executor_onnx import OnnxExecutor
 from burnish.runtime.hashing import digest
-from burnish.runtime.model import Backend
 from burnish.runtime.position_rows import PositionRows
 from burnish.runtime.torch_memory import ON_CPU
 from tests.zoo.configs import build

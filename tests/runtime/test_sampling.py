@@ -12,18 +12,20 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 from transformers.generation import logits_process as theirs
 
+from burnish.ir.errors import InvalidInputError
 from burnish.ir.fused_ops import fused_ops
 from burnish.runtime.executor import TOP, StepResult
-from burnish.runtime.options import GenerationOptions
-from burnish.runtime.sampling import (
-    Candidates,
-    Sampler,
+from burnish.runtime.options import GenerationOptions, resolve
+from burnish.runtime.sampling import Candidates, Sampler, keep_min_p, keep_top_k, keep_top_p
+from burnish.runtime.score_rules import (
+    ScoreRules,
+    add_bias,
+    completing,
     forbid,
     force,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
     penalize_repetition,
+    penalize_use,
+    repeating,
 )
 
 # Scores that float32 tells apart, so that no order of equal ones is in question, and that sums of softmax are not near
@@ -100,6 +102,48 @@ def test_repetition_penalty(scores: np.ndarray, data: st.DataObject, penalty: fl
     assert np.array_equal(scores, before)
 
 
+texts = st.lists(st.integers(0, 3), min_size=1, max_size=12)
+
+
+@settings(deadline=None)
+@given(texts, st.integers(1, 4))
+def test_no_group_twice(ids: list[int], size: int) -> None:
+    scores = torch.zeros(1, 4)
+    expected = theirs.NoRepeatNGramLogitsProcessor(size)(torch.tensor([ids]), scores)[0]
+    found = forbid(scores[0].numpy(), repeating(np.array(ids), size))
+    assert found.tolist() == expected.tolist()
+
+
+@settings(deadline=None)
+@given(texts, st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1))
+def test_bad_words(ids: list[int], words: list[list[int]]) -> None:
+    """Also one that is longer than the text so far, and the end of the text, which is none."""
+    expected = torch.zeros(1, 4)
+    if left := [word for word in words if word != [3]]:
+        expected = theirs.NoBadWordsLogitsProcessor(left)(torch.tensor([ids]), expected)
+    options = GenerationOptions(bad_words_ids=tuple(map(tuple, words)), eos_token_id=(3,))
+    assert ScoreRules(options, 1, 99).apply(np.zeros(4, np.float32), np.array(ids)).tolist() == expected[0].tolist()
+    assert set(completing(np.array(ids), left)) == set(torch.nonzero(expected[0] < 0)[:, 0].tolist())
+
+
+def test_a_bias_is_added() -> None:
+    scores = np.arange(5, dtype=np.float32)
+    bias = [[[3], -2.5], [[0], 4.0], [[1], float("-inf")]]
+    expected = theirs.SequenceBiasLogitsProcessor(bias)(torch.tensor([[1]]), torch.from_numpy(scores)[None])[0]
+    assert add_bias(scores, [(3, -2.5), (0, 4.0), (1, float("-inf"))]).tolist() == expected.tolist()
+    assert scores.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_frequency_and_presence_are_of_the_new_tokens() -> None:
+    """OpenAI: score - times * frequency_penalty - (times > 0) * presence_penalty."""
+    scores = np.arange(5, dtype=np.float32)
+    assert penalize_use(scores, np.array([4, 2, 4, 4]), 0.5, 0.25).tolist() == [0, 1, 2 - 0.75, 3, 4 - 1.75]
+    assert scores.tolist() == [0, 1, 2, 3, 4]
+    rules = ScoreRules(GenerationOptions(frequency_penalty=0.5, presence_penalty=-1.0), 2, 9)
+    assert rules.apply(scores, np.array([3, 3, 1, 1])).tolist() == [0, 1, 2, 3, 4]  # 1 - 2 * 0.5 + 1
+    assert rules.apply(scores, np.array([3, 3])).tolist() == [0, 1, 2, 3, 4]
+
+
 def test_forbidden_and_forced_tokens() -> None:
     scores = np.arange(4, dtype=np.float32)
     assert forbid(scores, [1, 3]).tolist() == [0, -np.inf, 2, -np.inf]
@@ -118,6 +162,10 @@ OPTIONS: list[dict[str, Any]] = [
     {"begin_suppress_tokens": [7, 8, 9], "repetition_penalty": 2.0},
     {"forced_eos_token_id": [4]},
     {"forced_bos_token_id": 3, "begin_suppress_tokens": [6]},
+    {"no_repeat_ngram_size": 1, "top_k": 0},
+    {"no_repeat_ngram_size": 2, "repetition_penalty": 0.7, "top_k": 3},
+    {"bad_words_ids": [[7, 11], [4], [5, 5]], "eos_token_id": [4], "top_k": 5},
+    {"repetition_penalty": 1.5, "sequence_bias": [[[3], 4.0], [[5], -2.0]], "bad_words_ids": [[3, 3]]},
 ]
 
 
@@ -139,8 +187,10 @@ def test_all_together_in_their_order(options: dict[str, Any], prompt: list[int])
     """At each step: the same tokens left, with the same scores, as transformers' own list of processors leaves."""
     room = 5
     processors = their_processors(options, len(prompt), room)
-    tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    sampler = Sampler(GenerationOptions(do_sample=True, seed=0, **tuples), [prompt], [room])
+    ours = dict(options)
+    if "sequence_bias" in ours:
+        ours["logit_bias"] = {ids[0]: bias for ids, bias in ours.pop("sequence_bias")}
+    sampler = Sampler(resolve({}, {"do_sample": True, "seed": 0, **ours}), [prompt], [room])
     ids = list(prompt)
     generator = torch.Generator().manual_seed(1)
     for _ in range(room):
@@ -177,6 +227,34 @@ def test_a_seed_fixes_the_draws_and_none_does_not() -> None:
     assert draw(None) != draw(None)
 
 
+def test_a_row_draws_by_itself() -> None:
+    """By its own place and the seed, whatever the other rows are, and whether they go on."""
+    scores = torch.randn(4, 1, 1000, generator=torch.Generator().manual_seed(0))
+
+    def draws(rows: int, others: float = 0.0, active: list[bool] | None = None, **options: Any) -> list[list[int]]:
+        given = scores[:rows].clone()
+        given[1:] += others * torch.randn(rows - 1, 1, 1000)
+        sampler = Sampler(GenerationOptions(do_sample=True, top_k=0, seed=7, **options), [[0]] * rows, [9] * rows)
+        return [sampler.choose(StepResult("logits", given), None, active) for _ in range(6)]
+
+    first = [step[0] for step in draws(1)]
+    assert first == [step[0] for step in draws(4)] == [step[0] for step in draws(4, others=1.0)]
+    assert first == [step[0] for step in draws(2, active=[True, False])]
+    assert [step[:2] for step in draws(4)] == [step[:2] for step in draws(2)]
+    same = scores[:1].repeat(4, 1, 1)
+    sampler = Sampler(GenerationOptions(do_sample=True, top_k=0, seed=7), [[0]] * 4, [9] * 4)
+    assert len(set(sampler.choose(StepResult("logits", same)))) > 1, "rows that are alike draw differently"
+    # Of two prompts, two sequences each, the first is what a prompt alone has.
+    several = draws(4, num_return_sequences=2)
+    assert [step[0] for step in several] == first
+
+
+def test_nothing_left_to_draw_is_said() -> None:
+    sampler = Sampler(GenerationOptions(do_sample=True, suppress_tokens=(0, 1)), [[0]], [9])
+    with pytest.raises(InvalidInputError, match="no token is left to draw from"):
+        sampler.choose(StepResult("logits", torch.zeros(1, 1, 2)))
+
+
 def test_low_precision_logits_are_chosen_from_in_float32() -> None:
     scores = torch.tensor([[[0.1, 0.7, 0.3]]], dtype=torch.bfloat16)
     assert StepResult("logits", scores).narrowed("ids").values.tolist() == [[1]]
@@ -194,6 +272,11 @@ UNLIKE_PLAIN: list[dict[str, Any]] = [
     {"forced_eos_token_id": (0,)},
     {"eos_token_id": (0,), "min_length": 4},
     {"eos_token_id": (0,), "min_new_tokens": 4},
+    {"frequency_penalty": 0.1},
+    {"presence_penalty": 0.1},
+    {"no_repeat_ngram_size": 2},
+    {"logit_bias": ((0, 1.0),)},
+    {"bad_words_ids": ((0,),)},
 ]
 
 

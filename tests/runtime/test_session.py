@@ -173,8 +173,7 @@ def test_what_append_gives_stays(case: Case) -> None:
 @pytest.mark.parametrize(
     ("ids", "says"),
     [
-        (torch.zeros(1, 3, dtype=torch.int32), r"int64, not torch\.int32"),
-        (torch.zeros(1, 3), r"int64, not torch\.float32"),
+        (torch.zeros(1, 3), r"integers, not torch\.float32"),
         (torch.zeros(3, dtype=torch.int64), r"\[batch, tokens\], not of shape \[3\]"),
         (torch.zeros(1, 3, 1, dtype=torch.int64), r"not of shape \[1, 3, 1\]"),
         (torch.zeros(1, 0, dtype=torch.int64), "row 0 is empty"),
@@ -274,3 +273,40 @@ def test_a_row_that_begins_at_an_odd_place_is_still_one_that_kernels_can_read(in
     states.accept(1, row)
     assert states.past[0].flatten().tolist() == [0, 39 + steps, 0]
     assert states.past[1].sum(dim=(1, 2)).tolist() == [0.0, 3.0 * steps, 0.0]
+
+
+def test_rows_become_copies_of_others(case: Case) -> None:
+    """Of every kind of state, in place and more or fewer of them, with unequal rows."""
+    model, made = case
+    rows = [random_ids(length).tolist() for length in (3, 9, 14)]
+    session = model.session(3)
+    session.append(rows)
+    for chosen in ([2, 0, 1], [0, 0, 2], [1, 1, 0, 2, 2], [4, 3, 0], [1], [0, 0, 0, 0]):
+        session.select(chosen)
+        rows = [list(rows[row]) for row in chosen]
+        assert session.tokens == rows
+        assert session.batch == len(chosen)
+        for _ in range(2):
+            new = random_ids(len(rows)).tolist()
+            rows = [[*row, token] for row, token in zip(rows, new, strict=True)]
+            logits = session.step(new).clone()
+            for number, row in enumerate(rows):
+                close(logits[number, 0], made.whole(torch.tensor([row]))[0, -1])
+    session.rewind(2)
+    close(session.append([[5]] * 4)[1, 0], made.whole(torch.tensor([[*rows[1][:2], 5]]))[0, -1])
+    for wrong in ([], [4], [-1]):
+        with pytest.raises(InvalidInputError, match="the session has rows 0 to 3"):
+            session.select(wrong)
+
+
+def test_one_row_is_fed_alone(case: Case) -> None:
+    model, made = case
+    session = model.session(2)
+    rows = [random_ids(3).tolist(), random_ids(70).tolist()]
+    for row, ids in enumerate(rows):
+        found = session.feed_row(row, ids, every=True).tensor
+        close(found, made.whole(torch.tensor([ids])))
+    assert session.tokens == rows
+    close(session.append([[1], [1]])[0, 0], made.whole(torch.tensor([[*rows[0], 1]]))[0, -1])
+    with pytest.raises(InvalidInputError, match="rows 0 to 1, and no row 2"):
+        session.feed_row(2, [1])

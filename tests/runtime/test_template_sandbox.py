@@ -65,7 +65,7 @@ NO_TEMPLATES = {
 
 
 def applied(template: str) -> str:
-    return ChatTemplate(template).text(MESSAGES, {}, True)
+    return ChatTemplate(template).text(MESSAGES, {}, {"add_generation_prompt": True})
 
 
 @pytest.mark.parametrize("what", ENDLESS)
@@ -108,7 +108,7 @@ def test_a_long_conversation_is_not_too_long() -> None:
         "{{ messages | tojson(indent=2) | length }}"
     )
     messages = [{"role": "user", "content": f" {number} " + "a long text, " * 500} for number in range(1000)]
-    text = ChatTemplate(template).text(messages, {}, True)
+    text = ChatTemplate(template).text(messages, {}, {"add_generation_prompt": True})
     assert text.startswith("<user>\n0 a long text")
     assert len(text) > 2 * 6_500_000
 

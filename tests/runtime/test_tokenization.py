@@ -141,6 +141,46 @@ def test_chats_are_those_of_transformers(template: str) -> None:
     assert ours.chat_ids(MESSAGES) == (ids if isinstance(ids, list) else ids["input_ids"])
 
 
+VARIABLES = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% if tools is none %}none{% endif %}"
+    "{% if documents is not none %}{{ documents[0].title }}{% endif %}{{ messages | length }}{{ bos_token }}"
+    "{% if add_generation_prompt %}assistant:{% if enable_thinking is defined and not enable_thinking %}"
+    "<think></think>{% endif %}{% endif %}"
+)
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"enable_thinking": False},
+        {"enable_thinking": True},
+        {"add_generation_prompt": False},
+        {"tools": [TOOL]},
+        {"tools": []},
+        {"documents": [{"title": "a", "text": "b"}]},
+        {"bos_token": "mine"},
+    ],
+)
+def test_templates_know_what_those_of_transformers_know(arguments: dict[str, Any]) -> None:
+    theirs = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), bos_token=BOS, eos_token=EOS)
+    theirs.chat_template = VARIABLES
+    text = theirs.apply_chat_template(MESSAGES, tokenize=False, **{"add_generation_prompt": True, **arguments})
+    assert Tokenizer(tokenizer_data(VARIABLES)).chat_text(MESSAGES, **arguments) == text
+
+
+def test_what_is_no_conversation_or_no_variable_is_refused() -> None:
+    ours = Tokenizer(tokenizer_data())
+    for messages in ("hi", b"hi", ["hi"], {"role": "user", "content": "hi"}, [MESSAGES], None):
+        with pytest.raises(InvalidInputError, match="a conversation is a list of messages"):
+            ours.chat_text(messages)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="return_tensors= is not for the model's chat template"):
+        ours.chat_text(MESSAGES, return_tensors="pt")
+    with pytest.raises(InvalidInputError, match="get_json_schema"):
+        ours.chat_text(MESSAGES, tools=[print])
+
+
 def test_a_template_may_refuse() -> None:
     ours = Tokenizer(tokenizer_data("{{ raise_exception('roles must alternate') }}"))
     with pytest.raises(InvalidInputError, match="roles must alternate"):

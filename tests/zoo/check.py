@@ -23,7 +23,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 import burnish
 from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, VerificationError
-from burnish.runtime.model import Backend, CompiledModel
+from burnish.runtime.backends import Backend
+from burnish.runtime.model import CompiledModel
 from tests.zoo.configs import build, vocabulary
 from tests.zoo.overrides import UNUSABLE
 

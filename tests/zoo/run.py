@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
-from burnish.runtime.model import Backend
+from burnish.runtime.backends import Backend
 from tests.zoo.check import Result
 from tests.zoo.configs import MODEL_TYPES
 from tests.zoo.report import write_page
