@@ -12,6 +12,7 @@ import numpy as np
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.signature import Signature
+from burnish.runtime.beam_search import search
 from burnish.runtime.executor import StepResult, Wanted
 from burnish.runtime.logprobs import TokenLogprobs, of_tokens
 from burnish.runtime.options import GenerationOptions, resolve
@@ -69,16 +70,14 @@ class GenerationRun:
         streams: bool,
     ) -> None:
         self._session = session
+        self._options = options
         self._prompts = prompts
         self._tokenizer = tokenizer
         # Of each row its prompt: in turn the rows of the first, of the second, ...
         self._sources = [number for number in range(len(prompts)) for _ in range(options.num_return_sequences)]
-        texts = tokenizer if streams or options.stop_strings else None
-        self._rows = [Row(options, room[source], texts) for source in self._sources]
-        self._sampler = Sampler(
-            options, [prompts[source] for source in self._sources], [room[source] for source in self._sources]
-        )
-        self._options = options
+        self._room = room
+        self._shown = tokenizer if streams or options.stop_strings else None
+        self._rows = [Row(options, room[source], self._shown) for source in self._sources]
         self._logprobs: list[list[TokenLogprobs]] = [[] for _ in self._rows]
         self._prompt_logprobs: list[list[TokenLogprobs | None]] = []
         self._seconds = [0.0, 0.0]  # of the first step, of all others
@@ -104,16 +103,21 @@ class GenerationRun:
             await loop.run_in_executor(None, pool.shutdown)
 
     def _pieces(self) -> Iterator[str]:
+        if self._options.num_beams > 1:
+            self._search()
+            return
+        prompts = [self._prompts[source] for source in self._sources]
+        sampler = Sampler(self._options, prompts, [self._room[source] for source in self._sources])
         active = [True] * len(self._rows)
         started, step = time.perf_counter(), 0
-        wanted = self._sampler.wanted if self._options.logprobs is None else "logits"
+        wanted = sampler.wanted if self._options.logprobs is None else "logits"
         found = self._read("ids" if wanted == "ids" else "logits")
         if len(self._rows) > len(self._prompts):
             found = StepResult(found.kind, found.array[self._sources])  # before what it is in is another one's
             self._session.select(self._sources)
         while True:
             found = StepResult(found.kind, found.array)
-            chosen = self._sampler.choose(found, self._session.all_logits, active)
+            chosen = sampler.choose(found, self._session.all_logits, active)
             piece, count = "", self._options.logprobs
             for number, row in enumerate(self._rows):
                 if active[number]:
@@ -129,6 +133,26 @@ class GenerationRun:
                 return
             started, step = time.perf_counter(), step + 1
             found = self._session.advance(chosen, active, wanted)
+
+    def _search(self) -> None:
+        """By beam search, which has no text before its end."""
+        started = time.perf_counter()
+        found = self._read("logits")
+        self._seconds[0] = time.perf_counter() - started
+        stops = self._stops if self._options.stop_strings else None
+        best = search(self._session, self._options, self._prompts, self._room, found, stops)
+        self._seconds[1] = time.perf_counter() - started - self._seconds[0]
+        for number, beam in enumerate(best):
+            for token in beam.tokens:
+                self._rows[number].add(token)
+            self._logprobs[number] = beam.logprobs
+
+    def _stops(self, tokens: list[int]) -> bool:
+        """Whether a text ends at a stop string."""
+        row = Row(self._options, 1 + len(tokens), self._shown)
+        for token in tokens:
+            row.add(token)
+        return row.finish is not None
 
     def _read(self, wanted: Wanted) -> StepResult:
         """Feed the prompts: what is wanted of their last tokens."""

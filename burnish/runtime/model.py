@@ -135,10 +135,11 @@ class CompiledModel:
                 prompts, and not on the other rows.
             stop: texts at which to stop. The text ends before them; the tokens include them.
             stream: called with each piece of the text, where there is one prompt.
-            options: num_return_sequences (answers to each prompt), min_new_tokens, max_length, min_length,
-                no_repeat_ngram_size, bad_words_ids, eos_token_id, suppress_tokens, begin_suppress_tokens,
-                forced_bos_token_id, forced_eos_token_id; and, as OpenAI defines them, of the new tokens:
-                frequency_penalty, presence_penalty; logit_bias ({token id: what is added to its score}).
+            options: num_return_sequences (answers to each prompt); num_beams, length_penalty and early_stopping (beam
+                search); min_new_tokens, max_length, min_length, no_repeat_ngram_size, bad_words_ids, eos_token_id,
+                suppress_tokens, begin_suppress_tokens, forced_bos_token_id, forced_eos_token_id; and, as OpenAI
+                defines them, of the new tokens: frequency_penalty, presence_penalty; logit_bias ({token id: what is
+                added to its score}).
                 logprobs, prompt_logprobs: of new tokens and of those of the prompt the log-probabilities that the
                 model itself gives them, with so many of the likeliest tokens: in `Generation`.
 
@@ -283,6 +284,8 @@ class CompiledModel:
             several = f"it has {answers} answers" if len(prompts) == 1 else f"there are {len(prompts)} prompts"
             why = "this model has no tokenizer" if self.tokenizer is None else several
             raise InvalidInputError(f"only the text of one prompt can be streamed, and {why}")
+        if streams and options.num_beams > 1:
+            raise InvalidInputError("beam search has no text before its end: pass num_beams=1 to see it as it comes")
         session = self.session(len(prompts), capacity=1 + max(map(len, prompts)))
         return GenerationRun(session, options, prompts, room, self.tokenizer, streams)
 

@@ -35,6 +35,9 @@ class GenerationOptions:
     logit_bias: tuple[tuple[int, float], ...] = ()  # added to the scores of tokens
     bad_words_ids: tuple[tuple[int, ...], ...] = ()  # tokens that may not follow each other
     num_return_sequences: int = 1
+    num_beams: int = 1  # above 1: beam search
+    length_penalty: float = 1.0  # of beam search: the power of its length that a text's score is divided by
+    early_stopping: bool | str = False  # whether beam search ends when it has num_beams texts; or "never": see there
     suppress_tokens: tuple[int, ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()  # not as the first new token
     forced_bos_token_id: int | None = None  # as the second token of all
@@ -111,6 +114,9 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "no_repeat_ngram_size": (lambda value: _is_integer(value) and value >= 0, "an integer of at least 0 (0: no limit)"),
     "logit_bias": (_is_bias, "a dict of numbers by token ids"),
     "bad_words_ids": (_is_words, "a list of lists of token ids, none of them empty"),
+    "num_beams": (lambda value: _is_integer(value) and value >= 1, "an integer of at least 1 (1: no beam search)"),
+    "length_penalty": (lambda value: _is_number(value) and abs(value) < float("inf"), "a number"),
+    "early_stopping": (lambda value: isinstance(value, bool) or value == "never", 'True, False or "never"'),
     "num_return_sequences": (lambda value: _is_integer(value) and value >= 1, "an integer of at least 1"),
     "suppress_tokens": (_is_ids, "a list of token ids"),
     "begin_suppress_tokens": (_is_ids, "a list of token ids"),
@@ -125,7 +131,6 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 # Options of transformers that change the tokens and that burnish does not have, with the values that change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
     "num_beam_groups": (1,),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
@@ -188,12 +193,25 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> Generation
     elif values.get("temperature") == 0:
         raise InvalidInputError("temperature=0 leaves nothing to sample: leave do_sample out for the likeliest tokens")
     options = GenerationOptions(**values)
-    if options.num_return_sequences > 1 and not options.do_sample:
-        raise InvalidInputError(
-            f"num_return_sequences={options.num_return_sequences} would be the same text each time, as the likeliest "
-            "token is taken: pass do_sample=True"
-        )
+    _check_answers(options)
     return options
+
+
+def _check_answers(options: GenerationOptions) -> None:
+    """Raise InvalidInputError where there are not as many different answers as are asked for."""
+    count, beams = options.num_return_sequences, options.num_beams
+    if beams > 1 and options.do_sample:
+        raise InvalidInputError(
+            f"num_beams={beams} looks for the likeliest text, and do_sample=True draws one: pass do_sample=False, or "
+            "num_beams=1"
+        )
+    if count > beams > 1:
+        raise InvalidInputError(f"num_return_sequences={count} are more than num_beams={beams} find: pass more beams")
+    if count > 1 and not options.do_sample and beams == 1:
+        raise InvalidInputError(
+            f"num_return_sequences={count} would be the same text each time, as the likeliest token is taken: pass "
+            f"do_sample=True, or num_beams={count}"
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -238,3 +256,6 @@ def _warn_unused(given: Mapping[str, Any]) -> None:
     unused: Sequence[str] = [name for name in _SAMPLING if given.get(name) and given[name] != 1]
     if unused:
         _log.warning("%s has no effect: do_sample is False, so the likeliest token is taken", ", ".join(unused))
+    beams = [name for name in ("length_penalty", "early_stopping") if name in given]
+    if beams and given.get("num_beams", 1) == 1:
+        _log.warning("%s has no effect without num_beams", ", ".join(beams))

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from burnish.ir.errors import InvalidInputError
 from burnish.runtime.executor import TOP, StepResult, Wanted
 from burnish.runtime.options import GenerationOptions
-from burnish.runtime.score_rules import NEVER, Ids, ScoreRules, Scores
+from burnish.runtime.score_rules import Ids, ScoreRules, Scores, check_left
 
 _FIRST_LOOK = 1024  # tokens among which the nucleus of top-p is sought before all are sorted
 
@@ -157,12 +156,7 @@ class Sampler:
         scores = self.process(row, scores)
         if self._options.do_sample:
             scores, ids = self.candidates(scores, ids)
-            most = scores.max(initial=NEVER)
-            if not np.isfinite(most):
-                raise InvalidInputError(
-                    f"no token is left to draw from, as the best of the scores is {most}: either the options forbid "
-                    "all of them, or the weights have numbers that are none (nan)"
-                )
+            most = check_left(scores)
             heap = np.exp(scores - most).cumsum(dtype=np.float64)
             place = int(heap.searchsorted(self._random[row].random() * heap[-1], side="right"))
             token = int(ids[min(place, len(ids) - 1)])

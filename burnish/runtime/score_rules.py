@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from burnish.ir.errors import InvalidInputError
 from burnish.runtime.options import GenerationOptions
 
 if TYPE_CHECKING:  # it takes numpy a while
@@ -77,6 +78,17 @@ def force(scores: Scores, ids: Sequence[int]) -> Scores:
     only = np.full_like(scores, NEVER)
     only[list(ids)] = 0
     return only
+
+
+def check_left(scores: Scores) -> float:
+    """The greatest score. Raises InvalidInputError where that is of no token."""
+    most = float(scores.max(initial=NEVER))
+    if not np.isfinite(most):
+        raise InvalidInputError(
+            f"no token is left to choose, as the best of the scores is {most}: either the options forbid all of them, "
+            "or the weights have numbers that are none (nan)"
+        )
+    return most
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    GenerationConfig,
-    GenerationMixin,
-    PretrainedConfig,
-    PreTrainedModel,
-)
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.states import StateKind
@@ -25,34 +18,8 @@ from burnish.runtime.model import CompiledModel, load
 from burnish.runtime.options import GenerationOptions
 from burnish.runtime.row import Row
 from tests.runtime.texts import tokenizer_data
-from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, Tiny, save_tiny, tiny
-
-
-class WholeConfig(PretrainedConfig):
-    model_type = "whole-sequence"
-    num_hidden_layers = 1
-
-
-class Whole(PreTrainedModel, GenerationMixin):
-    """The tiny model as transformers sees models, without a cache."""
-
-    config_class = WholeConfig
-    main_input_name = "input_ids"
-
-    def __init__(self, made: Tiny) -> None:
-        super().__init__(WholeConfig())
-        self.made = made
-        self.nothing = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, input_ids: torch.Tensor, **_: Any) -> CausalLMOutputWithPast:
-        return CausalLMOutputWithPast(logits=self.made.whole(input_ids))
-
-
-def their_tokens(made: Tiny, prompt: list[int], **options: Any) -> list[int]:
-    model = Whole(made)
-    model.generation_config = GenerationConfig()
-    out = model.generate(torch.tensor([prompt]), use_cache=False, **options)
-    return out[0, len(prompt) :].tolist()
+from tests.runtime.theirs import their_tokens
+from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny, tiny
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "reference"])

@@ -90,6 +90,13 @@ BAD: list[tuple[str, Any]] = [
     ("bad_words_ids", [1]),
     ("bad_words_ids", [[]]),
     ("num_return_sequences", 0),
+    ("num_beams", 0),
+    ("length_penalty", "long"),
+    ("early_stopping", "always"),
+    ("early_stopping", 1),
+    ("logprobs", -1),
+    ("logprobs", True),
+    ("prompt_logprobs", 1.5),
     ("stop_strings", ""),
     ("stop_strings", ["a", ""]),
     ("stop_strings", [3]),
@@ -153,7 +160,7 @@ def test_the_same_text_several_times_is_refused() -> None:
 def test_every_option_of_transformers_that_changes_tokens_is_known() -> None:
     """When transformers gets a new option, somebody has to say here what it means for burnish."""
     harmless = {
-        "use_cache", "cache_implementation", "cache_config", "early_stopping", "length_penalty", "pad_token_id",
+        "use_cache", "cache_implementation", "cache_config", "pad_token_id",
         "bos_token_id", "decoder_start_token_id", "output_attentions", "output_hidden_states", "output_scores",
         "output_logits", "return_dict_in_generate", "renormalize_logits", "is_assistant", "num_assistant_tokens",
         "num_assistant_tokens_schedule", "assistant_confidence_threshold", "prompt_lookup_num_tokens",
@@ -181,3 +188,8 @@ def test_an_option_without_effect_is_warned_of(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         resolve({}, {"do_sample": False, "top_p": 0.5, "temperature": 1.0})
     assert caplog.messages == ["top_p has no effect: do_sample is False, so the likeliest token is taken"]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        resolve({"length_penalty": 2.0}, {"early_stopping": True})
+        resolve({}, {"early_stopping": True, "num_beams": 2})
+    assert caplog.messages == ["early_stopping has no effect without num_beams"]

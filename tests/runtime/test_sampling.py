@@ -251,7 +251,7 @@ def test_a_row_draws_by_itself() -> None:
 
 def test_nothing_left_to_draw_is_said() -> None:
     sampler = Sampler(GenerationOptions(do_sample=True, suppress_tokens=(0, 1)), [[0]], [9])
-    with pytest.raises(InvalidInputError, match="no token is left to draw from"):
+    with pytest.raises(InvalidInputError, match="no token is left to choose"):
         sampler.choose(StepResult("logits", torch.zeros(1, 1, 2)))
 
 

@@ -49,6 +49,7 @@ with burnish.load(sys.argv[1]) as model:
     model.generate([1], max_new_tokens=9, no_repeat_ngram_size=2, frequency_penalty=0.5, logit_bias={5: 1})
     model.generate([1], max_new_tokens=3, temperature=0.7, num_return_sequences=3, bad_words_ids=[[5, 6]])
     model.generate([1, 2], logprobs=2, prompt_logprobs=2)
+    model.generate([[1, 2], [3]], num_beams=3, num_return_sequences=2, max_new_tokens=5)
     session = model.session(2)
     session.feed([[1, 2, 3], [4]])
     session.advance([5, 6], wanted="ids")
