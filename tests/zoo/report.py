@@ -19,6 +19,7 @@ _MEANING = {
     "not built": "no model of this type maps token ids to logits alone",
     "timed out": "too slow to compile or to run",
     "failed": "an error that should not be; no answer was given",
+    "ill-conditioned": "rounding moves the logits of transformers itself by more than that",
     "MISMATCH": "a wrong answer",
 }
 
