@@ -24,7 +24,7 @@ TREE = Path(__file__).parents[3]
 def test_a_wheel_brings_its_kernels(tmp_path: Path) -> None:
     source, unpacked, artifact = tmp_path / "source", tmp_path / "unpacked", tmp_path / "small.burnish"
     shutil.copytree(TREE / "burnish", source / "burnish", ignore=shutil.ignore_patterns("lib", "__pycache__"))
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(TREE / name, source)
     built = build_ahead(best_level(), source / "burnish" / "runtime" / "native" / "lib")
     making = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
