@@ -12,13 +12,14 @@ so every pass that moves weights about works on them, and what a program compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from burnish.ir.weights import Concat, Rows, Weight
+from burnish.ir.weights import Cast, Concat, Offset, Permute, Reshape, Rows, Weight
 
 SCALE_DTYPE = torch.float16
 
@@ -51,10 +52,14 @@ class Quantized:
 
 @dataclass(frozen=True, eq=False)
 class Widened:
-    """Floats whose file has integers for them: floats to all but who asks for what was `kept`."""
+    """Floats whose file has something narrower for them: floats to all but who asks for the integers that were `kept`.
+
+    source: of the rows of all matrices that there are, [matrices * N, K]; None: the file's type has no such integers.
+    """
 
     floats: Weight
-    source: Quantized
+    source: Quantized | None
+    kind: str  # of numbers, as the file calls it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,13 +75,42 @@ class Widened:
 
 
 def as_quantized(weight: Weight) -> Quantized | None:
-    """`weight` as integers and scales, if it is made of rows of such weights; None if it is of floats."""
+    """The rows of `weight` as integers and scales, if it is made of such weights; None if it is of floats.
+
+    Of several matrices, [..., N, K], these are the rows of all of them.
+    """
     return _made_of(weight, lambda leaf: leaf if isinstance(leaf, Quantized) else None)
 
 
 def kept(weight: Weight) -> Quantized | None:
-    """`weight` as the integers that its file has, if it is made of rows of such weights; None if of others."""
+    """The same, as the integers that its file has; None if it has others, or floats."""
     return _made_of(weight, lambda leaf: leaf.source if isinstance(leaf, Widened) else None)
+
+
+def why_not_kept(weight: Weight) -> str:
+    """Why a weight that its file has narrower is `kept` in no integers; nothing where the file has floats for it."""
+    leaves = list(_leaves(weight))
+    found = [leaf for leaf in leaves if isinstance(leaf, Widened)]
+    if not found:
+        return ""
+    strange = sorted({leaf.kind for leaf in found if leaf.source is None})
+    if strange:
+        return f"numbers of {' and '.join(strange)} are no integers with scales that weights have"
+    kinds = sorted({leaf.kind for leaf in found}) + (["floats"] if len(found) < len(leaves) else [])
+    if len(kinds) > 1:
+        return f"it is joined of {' and '.join(kinds)}, and integers are of one kind"
+    return f"its rows of {kinds[0]} are taken apart"
+
+
+def _leaves(weight: Weight) -> Iterator[Weight]:
+    """What a weight is made of in the end."""
+    if isinstance(weight, Concat):
+        for part in weight.parts:
+            yield from _leaves(part)
+    elif isinstance(weight, Rows | Reshape | Permute | Cast | Offset):
+        yield from _leaves(weight.source)
+    else:
+        yield weight
 
 
 def kind_of(weight: Weight) -> tuple[object, ...] | None:
@@ -95,15 +129,29 @@ def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) 
     found = integers_of(weight)
     if found is not None:
         return found
-    if isinstance(weight, Rows):
+    if isinstance(weight, Reshape) and weight.shape[-1] == weight.source.shape[-1]:
+        return _made_of(weight.source, integers_of)
+    if isinstance(weight, Rows) and len(weight.shape) == 2:
         source = _made_of(weight.source, integers_of)
         return None if source is None else _each([source], lambda part: Rows(part, weight.numbers))
-    if not isinstance(weight, Concat) or weight.axis != 0:
+    if not isinstance(weight, Concat) or weight.axis % len(weight.shape) == len(weight.shape) - 1:
         return None
     parts = [found for part in weight.parts if (found := _made_of(part, integers_of)) is not None]
     if len(parts) != len(weight.parts) or len({_kind(part) for part in parts}) != 1:
         return None
-    return _each(parts, lambda *same: Concat(same))
+    joined = _each(parts, lambda *same: Concat(same))
+    if weight.axis == 0:
+        return joined
+    numbers = _joined_rows([part.shape for part in weight.parts], weight.axis)
+    return _each([joined], lambda part: Rows(part, numbers))
+
+
+def _joined_rows(shapes: Sequence[tuple[int, ...]], axis: int) -> Tensor:
+    """Which of all rows of parts, one part behind the other, is each row of them joined along `axis`: int64."""
+    counts = [math.prod(shape[:-1]) for shape in shapes]
+    numbers = torch.split(torch.arange(sum(counts)), counts)
+    parts = [part.reshape(shape[:-1]) for part, shape in zip(numbers, shapes, strict=True)]
+    return torch.cat(parts, dim=axis).flatten()
 
 
 @dataclass(frozen=True, eq=False)
