@@ -1,10 +1,10 @@
-"""Weights of 8 bits and fewer: integers, and a scale for each group of them along the last axis.
+"""Weights of 8 bits and fewer: integers, or floats of 8 bits, and a scale for each group of them along the last axis.
 
 weight[n, k] = scale[n, k // group] * q[n, k], q from -127 to 127, or of 4, 5 and 6 bits from -8, -16 and -32 on. 4 bits
 are uint8[N, K / 2]: byte i of a group has element i in its low half and element group / 2 + i in its high half, each
 + 8, so that what lies side by side in memory is wanted side by side. All others are int8[N, K]. With zero points, of 4
 bits alone, weight = scale * (u - zero) for the u from 0 to 15 that is stored; with minima, weight = scale * u + minimum
-for the u from 0 on.
+for the u from 0 on. Floats are float8_e4m3fn[N, K], with a scale for a row.
 
 Until a program is lowered, its graph has products of floats, whose weights say that they are of integers (`Quantized`):
 so every pass that moves weights about works on them, and what a program computes on the way is what it will compute.
@@ -28,12 +28,17 @@ SCALE_DTYPE = torch.float16
 class Quantized:
     """The floats[N, K] that integers and scales stand for."""
 
-    values: Weight  # as they are stored: int8[N, K] or uint8[N, K / 2]
-    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it
+    values: Weight  # as they are stored: int8[N, K], uint8[N, K / 2] or float8_e4m3fn[N, K]
+    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it, and of floats
     zeros: Weight | None  # float32[N, K / group], integers from 0 to 15, of 4 bits only; None: 8, or minima
     bits: int
     group: int
     minima: Weight | None = None  # float16 or float32[N, K / group]; no zero points beside them
+
+    @property
+    def numbers(self) -> str:
+        """What a user calls what is stored: int8, fp8."""
+        return "fp8" if self.values.dtype == torch.float8_e4m3fn else f"int{self.bits}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,14 +119,14 @@ def _leaves(weight: Weight) -> Iterator[Weight]:
 
 
 def kind_of(weight: Weight) -> tuple[object, ...] | None:
-    """Equal for weights that can be joined and be of integers still: bits, group, scales, zeros; None for floats."""
+    """Equal for weights that can be joined and be of integers still: numbers, group, scales, zeros; None for floats."""
     found = as_quantized(weight)
     return None if found is None else _kind(found)
 
 
 def _kind(weight: Quantized) -> tuple[object, ...]:
     parts = (weight.scales, weight.zeros, weight.minima)
-    return weight.bits, weight.group, *((type(part) is Factored, part.dtype) if part else None for part in parts)
+    return weight.numbers, weight.group, *((type(part) is Factored, part.dtype) if part else None for part in parts)
 
 
 def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) -> Quantized | None:

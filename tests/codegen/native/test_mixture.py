@@ -11,9 +11,11 @@ from torch import Tensor
 from burnish.codegen.native import operands
 from burnish.codegen.native.mixture import moe_linear, topk
 from burnish.codegen.native.spec import ROUNDED
+from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.panels import FORMATS, GROUP, Format, Panels, RowOrder, from_panels, is_integer
+from burnish.ir.panel_formats import FORMATS, GROUP, Format, is_integer
+from burnish.ir.panels import Panels, RowOrder, from_panels
 from burnish.ir.weights import Stored, Weight
 from tests.codegen.native.ways import ALL, Way, by, cases, ways
 from tests.ir.test_panels import weight_for
@@ -21,7 +23,8 @@ from tests.ir.test_panels import weight_for
 
 def source_of(rows: int, size: int, form: Format) -> Weight:
     if not form.startswith("q"):
-        return Stored(torch.randn(rows, size) / size**0.5)
+        floats = Stored(torch.randn(rows, size) / size**0.5)
+        return in_floats_of_8_bits(floats) if form == "f8" else floats
     return weight_for(form, rows, -(-size // (256 if form.endswith("k") else GROUP)), seed=rows)
 
 

@@ -64,7 +64,7 @@ INLINE void all_steps(const char* values, char* out) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-constexpr int FLOAT_ROWS = 12;
+constexpr int FLOAT_ROWS = 12, FLOAT_SUMS = 24;  // that there are registers for
 
 // Sums of floats: those of each of M rows in a register.
 template <int M>
@@ -89,6 +89,11 @@ template <int FORMAT>
 INLINE __m512 input(const char* pair, int i) {
   if constexpr (FORMAT == F32) return _mm512_loadu_ps(pair + i * 64);
   if constexpr (FORMAT == F16) return halves(pair + i * 32);
+  if constexpr (FORMAT == F8) {  // as small_of_e4m3
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(pair + i * 16)));
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16((short)0xbfff));
+    return _mm512_maskz_cvtph_ps((__mmask16)-1, half);
+  }
   const __m512i both = _mm512_loadu_si512(pair);
   return _mm512_castsi512_ps(i ? _mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)) : _mm512_slli_epi32(both, 16));
 }

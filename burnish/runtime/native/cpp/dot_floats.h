@@ -1,15 +1,20 @@
 // Floats times floats, one input after the other: by the Sums and the input() of a processor.
 #pragma once
+#include "element.h"
 
+// Of 8 bits, two sums, which every other input is added to: there is less to read than one sum takes time to add up.
 template <int FORMAT>
 struct Floats {
-  static constexpr int MOST = FLOAT_ROWS;
+  static constexpr int CHAINS = FORMAT == F8 ? 2 : 1, MOST = FLOAT_ROWS < FLOAT_SUMS / CHAINS ? FLOAT_ROWS : FLOAT_SUMS / CHAINS;
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    constexpr int BYTES = FORMAT == F32 ? 64 : 32;  // of an input
+    constexpr int BYTES = input_bytes(FORMAT);
+    const char* panel = w;
+    w += scales_bytes(FORMAT);
     const float* x = rows.x + row * rows.stride;
-    Sums<M> c;
+    Sums<M> c, second;
     c.clear();
+    if constexpr (CHAINS == 2) second.clear();
     for (i64 left = filled(FORMAT, k); left > 0; left -= GROUP, x += GROUP * M) {
       const i64 inputs = left < GROUP ? left : GROUP;
       i64 i = 0;
@@ -17,11 +22,18 @@ struct Floats {
         ask(w);
         if (FORMAT == F32) ask(w + 64);
         c.add(input<FORMAT>(w, 0), x + i);
-        c.add(input<FORMAT>(w, 1), x + i + 1);
+        if constexpr (CHAINS == 2) second.add(input<FORMAT>(w, 1), x + i + 1);
+        else c.add(input<FORMAT>(w, 1), x + i + 1);
       }
       if (FORMAT != BF16 && i < inputs) c.add(input<FORMAT>(w, 0), x + i);
     }
     c.give(out);
+    if constexpr (FORMAT == F8) {
+      float more[M * PANEL];
+      second.give(more);
+      for (int m = 0; m < M; m++)
+        for (int o = 0; o < PANEL; o++) out[m * PANEL + o] = (out[m * PANEL + o] + more[m * PANEL + o]) * row_scale<FORMAT>(panel, o);
+    }
   }
 };
 
@@ -31,3 +43,5 @@ template <>
 struct Dot<BF16, false> : Floats<BF16> {};
 template <>
 struct Dot<F16, false> : Floats<F16> {};
+template <>
+struct Dot<F8, false> : Floats<F8> {};

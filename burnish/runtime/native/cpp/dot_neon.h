@@ -59,7 +59,7 @@ INLINE int32x4_t add_products(int32x4_t sum, int8x16_t a, int8x16_t x) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-constexpr int FLOAT_ROWS = 6;
+constexpr int FLOAT_ROWS = 6, FLOAT_SUMS = 6;  // that there are registers for
 
 // Sums of floats: those of each of M rows in four registers.
 template <int M>
@@ -88,6 +88,13 @@ template <int FORMAT>
 INLINE Quad input(const char* two, int i) {
   if constexpr (FORMAT == F32) return quad([&](auto r) INLINE_LAMBDA { return floats_at(two + i * 64 + r * 16); });
   if constexpr (FORMAT == F16) return halves(two + i * 32);
+  if constexpr (FORMAT == F8) {  // as small_of_e4m3
+    return quad([&](auto r) INLINE_LAMBDA {
+      const int8x8_t bytes = vld1_s8((const int8_t*)two + i * 16 + r / 2 * 8);
+      const uint16x8_t half = vreinterpretq_u16_s16(vshll_n_s8(bytes, 7)) & 0xbfff;
+      return vcvt_f32_f16(vreinterpret_f16_u16(r % 2 ? vget_high_u16(half) : vget_low_u16(half)));
+    });
+  }
   return quad([&](auto r) INLINE_LAMBDA {
     const uint32x4_t both = vreinterpretq_u32_f32(floats_at(two + r * 16));
     return vreinterpretq_f32_u32(i ? both & 0xffff0000u : both << 16);
