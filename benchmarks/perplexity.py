@@ -66,12 +66,15 @@ class RoundTo:
 
 
 def compile_variant(model: Path, name: str, folder: Path) -> Path:
-    """The artifact of `model` with weights in `name`: floats, one of GGML's types, or "the file's own"."""
+    """The artifact of `model` with weights in `name`: floats, fp8, one of GGML's types, or "the file's own"."""
 
     def passes(usual: list[Pass]) -> Sequence[Pass]:
         return [RoundTo(name), *usual] if name in TYPES else usual
 
-    compiled = burnish.compile(model, backend="native", dtype=FLOATS.get(name), passes=passes, verify=False)
+    changes = [burnish.Quantize("fp8")] if name == "fp8" else []
+    compiled = burnish.compile(
+        model, backend="native", dtype=FLOATS.get(name), transforms=changes, passes=passes, verify=False
+    )
     compiled.save(folder)
     compiled.close()
     return folder
@@ -97,7 +100,7 @@ def qualities(artifact: Path, tokens: Tensor | None = None) -> dict[str, Quality
 
 def main() -> None:
     """Print a table of all formats."""
-    chosen = [(smollm2(), name) for name in (*FLOATS, *TYPES)] if len(sys.argv) == 1 else []
+    chosen = [(smollm2(), name) for name in (*FLOATS, "fp8", *TYPES)] if len(sys.argv) == 1 else []
     chosen += [(Path(each), "the file's own") for each in sys.argv[1:]]
     print("| model | weights | PyTorch | exact | fast | fast: the same likeliest token |\n|---|---|---|---|---|---|")
     wrong = []

@@ -46,7 +46,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     target: str = "cpu",
     backend: Backend | None = None,
     dtype: torch.dtype | None = None,
-    quantize: Literal["int8", "int4"] | None = None,
+    quantize: Literal["int8", "int4", "fp8"] | None = None,
     transforms: Sequence[Transform] = (),
     passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
     calibration: Text | None = None,
@@ -71,7 +71,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             bfloat16 for quantized ones. CPUs compute in float32, native kernels with weights that are stored in
             `dtype`, and if None, as the model's file has them: also the integers of a .gguf file.
         quantize: weights of products in 8 or 4 bits: the transform `Quantize(quantize)`, behind all others but those of
-            caches. For GPUs in groups of 32 without zero points, which is what kernels read.
+            caches. For GPUs in groups of 32 without zero points, which is what kernels read. "fp8": floats of 8 bits,
+            by backend="native".
         transforms: what changes the model, in order: `DropLayers`, `ConvertToGQA`, `Sparsify`, `Quantize`,
             `QuantizeCache`. What each costs is in `trace.quality`, if there is `calibration`.
         passes: all passes, in order, in place of `default_passes(...)`: what `dtype`, `quantize` and `transforms` stand

@@ -24,7 +24,7 @@ def tune(
     max_length: int | None = None,
     target: str = "cuda",
     dtype: torch.dtype | None = None,
-    quantize: Literal["int8", "int4"] | None = None,
+    quantize: Literal["int8", "int4", "fp8"] | None = None,
     measure: Measure | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TileFile:

@@ -78,11 +78,12 @@ class Quantization(StrEnum):
 
     INT8 = "int8"
     INT4 = "int4"
+    FP8 = "fp8"
 
 
 QuantizeOption = Annotated[
     Quantization | None,
-    typer.Option(help="Weights of products in 8 or 4 bits.", show_default="not"),
+    typer.Option(help="Weights of products in 8 or 4 bits; fp8 with --backend native.", show_default="not"),
 ]
 DtypeOption = Annotated[
     Dtype | None, typer.Option(help="What GPUs compute in.", show_default="what the model's weights are in")

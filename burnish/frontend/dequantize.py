@@ -64,9 +64,9 @@ class _Numbers:
 
 
 def _integers(tensor: Tensor) -> Quantized | None:
-    """The integers of `tensor`; None if it has none, or others than there are weights of."""
+    """The integers of `tensor`, [rows, K]; None if it has none, or others than there are weights of."""
     kind = KINDS.get(tensor.kind)
-    if kind is None or len(tensor.shape) != 2:
+    if kind is None:
         return None
 
     def weight(part: Part | tuple[Part, Part]) -> Weight:
@@ -101,8 +101,7 @@ def weight_of(tensor: Tensor) -> Weight:
                 "a newer one may (pip install -U gguf)"
             )
         floats = Dequantize(tensor.data, tensor.kind, tensor.shape)
-        integers = _integers(tensor)
-        return floats if integers is None else Widened(floats, integers)
+        return Widened(floats, _integers(tensor), tensor.kind.name)
     stored = Stored(torch.from_numpy(tensor.data).view(dtype).view(tensor.shape))
     return stored if dtype is torch.float32 else Cast(stored, torch.float32)
 

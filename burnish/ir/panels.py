@@ -1,132 +1,29 @@
-"""Weights of products as CPUs stream them, and the op that gives them back as the floats that they stand for.
-
-Rows of weight[N, K] come in panels of 16, whose elements stand in the order in which they are multiplied, as
-`burnish/runtime/native/cpp/formats.h` reads them. In a panel, inputs come one behind the other, each with its 16 rows:
-
-    f32, f16   [K][16]
-    bf16       [K / 2][16][2]
-    integers   for each 32 inputs: scales [16], minima [16] where the format has them, and the numbers: of 8 bits int8
-               [8 steps][16][4]; of 4 bits bytes [4][16][4] of two numbers each, the low half of step 2i, the high half
-               of step 2i + 1; of 5 and 6 bits the same of their low 4 bits, and behind it bytes [1 or 2][16][4] of
-               what is above: those of 5 bits have a bit of each step, those of 6 bits two bits of each of 4 steps
-
-    q8, q4, q5     a number is scale * q, of 4 and 5 bits stored as u = q + 8, q + 16; scales are float16
-    q4m, q5m       scale * u + minimum, float16 both
-    q8f, q4f       as q8 and q4m, with scales and minima in float32
-    q4k, q5k, q6k  scales and minima (of q6k there are none) are float16 for 256 inputs, [16] each in front of these,
-                   times int8 for each 32 inputs, or of q6k, for each 16, [2][16]
-
-K is filled up with zeros to whole steps, or to whole 256 inputs, N to whole panels.
-"""
+"""Weights of products in panels, as `burnish.ir.panel_formats` says, and the op that gives back what they stand for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from burnish.ir.ops import define
+from burnish.ir.panel_formats import (
+    BY_K_QUANT,
+    FLOATS,
+    FORMATS,
+    GROUP,
+    INTEGERS,
+    PANEL,
+    Format,
+    Integers,
+    filled,
+    panel_bytes,
+)
 from burnish.ir.quantization import Factored, Quantized, as_quantized, unpacked
 from burnish.ir.traits import Traits
 from burnish.ir.weights import Cast, Concat, Permute, Reshape, Rows, Stored, Weight
-
-Format = Literal["f32", "bf16", "f16", "q8", "q8f", "q4", "q4m", "q4f", "q5", "q5m", "q4k", "q5k", "q6k"]
-FORMATS: tuple[Format, ...] = get_args(Format)
-PANEL, GROUP = 16, 32
-
-_FLOATS: dict[Format, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-
-
-@dataclass(frozen=True)
-class _Integers:
-    """A format of integers. Scales in bytes come in `runs` for each 32 inputs, and are times halves for 256."""
-
-    bits: int
-    scales: torch.dtype = torch.float16
-    minima: bool = False
-    runs: int = 1
-
-    @property
-    def blocked(self) -> bool:
-        """Whether 256 inputs have halves in front of them."""
-        return self.scales == torch.int8
-
-    @property
-    def parts(self) -> int:
-        """Scales, and minima if there are any."""
-        return 2 if self.minima else 1
-
-    @property
-    def part_bytes(self) -> int:
-        """Bytes of the scales, or minima, of 32 inputs."""
-        return PANEL * self.scales.itemsize * self.runs
-
-    @property
-    def group_bytes(self) -> int:
-        """Bytes of 32 inputs."""
-        return self.parts * self.part_bytes + 64 * self.bits
-
-    @property
-    def unit(self) -> int:
-        """Inputs that a row is filled up to a multiple of."""
-        return 8 * GROUP if self.blocked else GROUP
-
-    @property
-    def unit_bytes(self) -> int:
-        """Bytes of so many inputs."""
-        return self.parts * 2 * PANEL + 8 * self.group_bytes if self.blocked else self.group_bytes
-
-    @property
-    def added(self) -> int:
-        """What is added to numbers to store them without a sign."""
-        return 0 if self.minima or self.bits == 8 else 2 ** (self.bits - 1)
-
-
-_INTEGERS: dict[Format, _Integers] = {
-    "q8": _Integers(8),
-    "q8f": _Integers(8, torch.float32),
-    "q4": _Integers(4),
-    "q4m": _Integers(4, minima=True),
-    "q4f": _Integers(4, torch.float32, minima=True),
-    "q5": _Integers(5),
-    "q5m": _Integers(5, minima=True),
-    "q4k": _Integers(4, torch.int8, minima=True),
-    "q5k": _Integers(5, torch.int8, minima=True),
-    "q6k": _Integers(6, torch.int8, runs=2),
-}
-
-
-# Bits, inputs that share a scale, and whether there are minima. Of 3 bits, which are 4 here, files are rare.
-_BY_K_QUANT: dict[tuple[int, int, bool], Format] = {
-    (4, 32, True): "q4k",
-    (5, 32, True): "q5k",
-    (6, 16, False): "q6k",
-    (4, 16, False): "q6k",
-}
-
-
-def is_integer(form: Format) -> bool:
-    """Whether a format is of integers."""
-    return form in _INTEGERS
-
-
-def _unit(form: Format) -> int:
-    return _INTEGERS[form].unit if is_integer(form) else 2 if form == "bf16" else 1
-
-
-def _filled(form: Format, size: int) -> int:
-    return -(-size // _unit(form)) * _unit(form)
-
-
-def panel_bytes(form: Format, size: int) -> int:
-    """Bytes of one panel of rows of `size` elements."""
-    filled = _filled(form, size)
-    if is_integer(form):
-        return filled // _unit(form) * _INTEGERS[form].unit_bytes
-    return filled * PANEL * _FLOATS[form].itemsize
 
 
 @dataclass(frozen=True)
@@ -163,31 +60,35 @@ def _in_panels(x: Tensor, places: Tensor) -> Tensor:
 
 
 def packed(weight: Weight, form: Format, order: RowOrder) -> Tensor:
-    """The bytes of a weight[N, K] of floats or integers: uint8[panels, bytes]."""
+    """The bytes of a weight[N, K]: uint8[panels, bytes]."""
     rows, size = weight.shape
     places = order.places(rows)
-    if not is_integer(form):
-        x = _in_panels(weight.materialize().to(_FLOATS[form]), places)  # [P, 16, K]
-        x = F.pad(x, (0, _filled(form, size) - size))
+    if form in FLOATS:
+        x = _in_panels(weight.materialize().to(FLOATS[form]), places)  # [P, 16, K]
+        x = F.pad(x, (0, filled(form, size) - size))
         if form == "bf16":
             x = x.reshape(*x.shape[:2], -1, 2)
         return _bytes(x.transpose(1, 2))
     source = as_quantized(weight)
     assert source is not None, "floats have formats of floats"
-    kind = _INTEGERS[form]
-    filled = _filled(form, size)
-    q = F.pad(_in_panels(_numbers(source, size), places), (0, filled - size)) + kind.added
+    if form == "f8":
+        codes = _in_panels(source.values.materialize().view(torch.uint8), places)
+        by_row = _in_panels(source.scales.materialize().float(), places)
+        return torch.cat([_bytes(by_row), _bytes(codes.transpose(1, 2))], dim=-1)
+    kind = INTEGERS[form]
+    whole = filled(form, size)
+    q = F.pad(_in_panels(_numbers(source, size), places), (0, whole - size)) + kind.added
     q = q.reshape(len(q), PANEL, -1, 8, 4).permute(0, 2, 3, 1, 4)  # [P, groups, 8, 16, 4]
     scales, minima = _parts(source)
     parts = [scales, *([minima] if minima is not None else [])]
     if not kind.blocked:
-        whole = [_by_group(part.materialize(), source, places, filled // GROUP).to(kind.scales) for part in parts]
-        return torch.cat([*(_bytes(part, 2) for part in whole), _in_steps(q, kind.bits)], dim=-1).flatten(1)
+        plain = [_by_group(part.materialize(), source, places, whole // GROUP).to(kind.scales) for part in parts]
+        return torch.cat([*(_bytes(part, 2) for part in plain), _in_steps(q, kind.bits)], dim=-1).flatten(1)
     factored = [part for part in parts if isinstance(part, Factored)]
     integers = [_turned(part.integers, places).reshape(*q.shape[:2], -1) for part in factored]
     halves = [_turned(part.halves, places) for part in factored]
     rest = torch.cat([*(_bytes(part, 2) for part in integers), _in_steps(q, kind.bits)], dim=-1)
-    rest = rest.reshape(len(q), filled // kind.unit, -1)
+    rest = rest.reshape(len(q), whole // kind.unit, -1)
     return torch.cat([*(_bytes(part, 2) for part in halves), rest], dim=-1).flatten(1)
 
 
@@ -245,7 +146,7 @@ def format_of(weight: Weight, dtype: torch.dtype | None) -> tuple[Format, str]:
     why = "" if source is None else "their scales are no half floats"
     if source is not None and _splits_groups(source):
         why = f"{source.group} of them share a scale, and panels have one for each {GROUP}"
-    return next(form for form, each in _FLOATS.items() if each == (dtype or stored_dtype(weight))), why
+    return next(form for form, each in FLOATS.items() if each == (dtype or stored_dtype(weight))), why
 
 
 def _splits_groups(source: Quantized) -> bool:
@@ -254,17 +155,19 @@ def _splits_groups(source: Quantized) -> bool:
 
 def _format_of_integers(source: Quantized) -> Format | None:
     """The format that keeps integers and what they are scaled by; None where none does."""
+    if source.numbers == "fp8":
+        return "f8" if source.group == source.shape[1] else None
     scales, minima = _parts(source)
     if isinstance(scales, Factored):
-        found = _BY_K_QUANT.get((source.bits, source.group, minima is not None))
+        found = BY_K_QUANT.get((source.bits, source.group, minima is not None))
         if found is not None:
             return found
     if _splits_groups(source):
         return None
     halves = all(_fits_half(each.materialize().float()) for each in (scales, minima) if each is not None)
-    wanted = [_Integers(source.bits, dtype, minima is not None) for dtype in (torch.float16, torch.float32)]
+    wanted = [Integers(source.bits, dtype, minima is not None) for dtype in (torch.float16, torch.float32)]
     fitting = wanted if halves else wanted[1:]
-    return next((form for kind in fitting for form, each in _INTEGERS.items() if each == kind), None)
+    return next((form for kind in fitting for form, each in INTEGERS.items() if each == kind), None)
 
 
 def _fits_half(x: Tensor) -> bool:
@@ -274,14 +177,14 @@ def _fits_half(x: Tensor) -> bool:
 
 def stored_dtype(weight: Weight) -> torch.dtype:
     """What a weight of floats was stored in, if all its parts were, before it was widened; else its own dtype."""
-    if isinstance(weight, Cast) and weight.source.dtype in _FLOATS.values():
+    if isinstance(weight, Cast) and weight.source.dtype in FLOATS.values():
         return stored_dtype(weight.source)
     if isinstance(weight, Rows | Permute | Reshape):
         return stored_dtype(weight.source)
     if isinstance(weight, Concat):
         found = {stored_dtype(part) for part in weight.parts}
         return found.pop() if len(found) == 1 else weight.dtype
-    return weight.dtype if weight.dtype in _FLOATS.values() else torch.float32
+    return weight.dtype if weight.dtype in FLOATS.values() else torch.float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -304,7 +207,7 @@ class Panels:
     @property
     def rounded_to(self) -> torch.dtype | None:
         """The dtype that floats are rounded to, if that loses something."""
-        dtype = _FLOATS.get(self.form)
+        dtype = FLOATS.get(self.form)
         return None if dtype in (None, torch.float32, stored_dtype(self.source)) else dtype
 
     def materialize(self) -> Tensor:
@@ -341,8 +244,12 @@ def from_panels(
     if form not in FORMATS:
         raise ValueError(f"there is no format {form!r} of panels: there are {', '.join(FORMATS)}")
     count = len(panels)
-    if not is_integer(form):
-        x = panels.view(_FLOATS[form]).float()
+    if form == "f8":
+        front, codes = panels.tensor_split([4 * PANEL], dim=-1)
+        scales = front.contiguous().view(torch.float32).unsqueeze(-1)
+        x = _across(codes.contiguous().view(torch.float8_e4m3fn).float(), count) * scales
+    elif form in FLOATS:
+        x = panels.view(FLOATS[form]).float()
         x = x.reshape(count, -1, PANEL, 2).permute(0, 2, 1, 3).flatten(2) if form == "bf16" else _across(x, count)
     else:
         x = _integers(panels, form)
@@ -358,7 +265,7 @@ def _across(x: Tensor, count: int) -> Tensor:
 
 def _integers(panels: Tensor, form: Format) -> Tensor:
     """Floats [panels, 16, inputs] from panels of integers."""
-    kind = _INTEGERS[form]
+    kind = INTEGERS[form]
     units = panels.reshape(len(panels), -1, kind.unit_bytes)
     halves: list[Tensor] = []
     if kind.blocked:

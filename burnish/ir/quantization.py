@@ -1,10 +1,10 @@
-"""Weights of 8 bits and fewer: integers, and a scale for each group of them along the last axis.
+"""Weights of 8 bits and fewer: integers, or floats of 8 bits, and a scale for each group of them along the last axis.
 
 weight[n, k] = scale[n, k // group] * q[n, k], q from -127 to 127, or of 4, 5 and 6 bits from -8, -16 and -32 on. 4 bits
 are uint8[N, K / 2]: byte i of a group has element i in its low half and element group / 2 + i in its high half, each
 + 8, so that what lies side by side in memory is wanted side by side. All others are int8[N, K]. With zero points, of 4
 bits alone, weight = scale * (u - zero) for the u from 0 to 15 that is stored; with minima, weight = scale * u + minimum
-for the u from 0 on.
+for the u from 0 on. Floats are float8_e4m3fn[N, K], with a scale for a row.
 
 Until a program is lowered, its graph has products of floats, whose weights say that they are of integers (`Quantized`):
 so every pass that moves weights about works on them, and what a program computes on the way is what it will compute.
@@ -12,13 +12,14 @@ so every pass that moves weights about works on them, and what a program compute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from burnish.ir.weights import Concat, Rows, Weight
+from burnish.ir.weights import Cast, Concat, Offset, Permute, Reshape, Rows, Weight
 
 SCALE_DTYPE = torch.float16
 
@@ -27,12 +28,17 @@ SCALE_DTYPE = torch.float16
 class Quantized:
     """The floats[N, K] that integers and scales stand for."""
 
-    values: Weight  # as they are stored: int8[N, K] or uint8[N, K / 2]
-    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it
+    values: Weight  # as they are stored: int8[N, K], uint8[N, K / 2] or float8_e4m3fn[N, K]
+    scales: Weight  # float16[N, K / group]; float32 where an exact weight needs it, and of floats
     zeros: Weight | None  # float32[N, K / group], integers from 0 to 15, of 4 bits only; None: 8, or minima
     bits: int
     group: int
     minima: Weight | None = None  # float16 or float32[N, K / group]; no zero points beside them
+
+    @property
+    def numbers(self) -> str:
+        """What a user calls what is stored: int8, fp8."""
+        return "fp8" if self.values.dtype == torch.float8_e4m3fn else f"int{self.bits}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -51,10 +57,14 @@ class Quantized:
 
 @dataclass(frozen=True, eq=False)
 class Widened:
-    """Floats whose file has integers for them: floats to all but who asks for what was `kept`."""
+    """Floats whose file has something narrower for them: floats to all but who asks for the integers that were `kept`.
+
+    source: of the rows of all matrices that there are, [matrices * N, K]; None: the file's type has no such integers.
+    """
 
     floats: Weight
-    source: Quantized
+    source: Quantized | None
+    kind: str  # of numbers, as the file calls it
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,24 +80,53 @@ class Widened:
 
 
 def as_quantized(weight: Weight) -> Quantized | None:
-    """`weight` as integers and scales, if it is made of rows of such weights; None if it is of floats."""
+    """The rows of `weight` as integers and scales, if it is made of such weights; None if it is of floats.
+
+    Of several matrices, [..., N, K], these are the rows of all of them.
+    """
     return _made_of(weight, lambda leaf: leaf if isinstance(leaf, Quantized) else None)
 
 
 def kept(weight: Weight) -> Quantized | None:
-    """`weight` as the integers that its file has, if it is made of rows of such weights; None if of others."""
+    """The same, as the integers that its file has; None if it has others, or floats."""
     return _made_of(weight, lambda leaf: leaf.source if isinstance(leaf, Widened) else None)
 
 
+def why_not_kept(weight: Weight) -> str:
+    """Why a weight that its file has narrower is `kept` in no integers; nothing where the file has floats for it."""
+    leaves = list(_leaves(weight))
+    found = [leaf for leaf in leaves if isinstance(leaf, Widened)]
+    if not found:
+        return ""
+    strange = sorted({leaf.kind for leaf in found if leaf.source is None})
+    if strange:
+        return f"numbers of {' and '.join(strange)} are no integers with scales that weights have"
+    kinds = sorted({leaf.kind for leaf in found}) + (["floats"] if len(found) < len(leaves) else [])
+    if len(kinds) > 1:
+        return f"it is joined of {' and '.join(kinds)}, and integers are of one kind"
+    return f"its rows of {kinds[0]} are taken apart"
+
+
+def _leaves(weight: Weight) -> Iterator[Weight]:
+    """What a weight is made of in the end."""
+    if isinstance(weight, Concat):
+        for part in weight.parts:
+            yield from _leaves(part)
+    elif isinstance(weight, Rows | Reshape | Permute | Cast | Offset):
+        yield from _leaves(weight.source)
+    else:
+        yield weight
+
+
 def kind_of(weight: Weight) -> tuple[object, ...] | None:
-    """Equal for weights that can be joined and be of integers still: bits, group, scales, zeros; None for floats."""
+    """Equal for weights that can be joined and be of integers still: numbers, group, scales, zeros; None for floats."""
     found = as_quantized(weight)
     return None if found is None else _kind(found)
 
 
 def _kind(weight: Quantized) -> tuple[object, ...]:
     parts = (weight.scales, weight.zeros, weight.minima)
-    return weight.bits, weight.group, *((type(part) is Factored, part.dtype) if part else None for part in parts)
+    return weight.numbers, weight.group, *((type(part) is Factored, part.dtype) if part else None for part in parts)
 
 
 def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) -> Quantized | None:
@@ -95,15 +134,29 @@ def _made_of(weight: Weight, integers_of: Callable[[Weight], Quantized | None]) 
     found = integers_of(weight)
     if found is not None:
         return found
-    if isinstance(weight, Rows):
+    if isinstance(weight, Reshape) and weight.shape[-1] == weight.source.shape[-1]:
+        return _made_of(weight.source, integers_of)
+    if isinstance(weight, Rows) and len(weight.shape) == 2:
         source = _made_of(weight.source, integers_of)
         return None if source is None else _each([source], lambda part: Rows(part, weight.numbers))
-    if not isinstance(weight, Concat) or weight.axis != 0:
+    if not isinstance(weight, Concat) or weight.axis % len(weight.shape) == len(weight.shape) - 1:
         return None
     parts = [found for part in weight.parts if (found := _made_of(part, integers_of)) is not None]
     if len(parts) != len(weight.parts) or len({_kind(part) for part in parts}) != 1:
         return None
-    return _each(parts, lambda *same: Concat(same))
+    joined = _each(parts, lambda *same: Concat(same))
+    if weight.axis == 0:
+        return joined
+    numbers = _joined_rows([part.shape for part in weight.parts], weight.axis)
+    return _each([joined], lambda part: Rows(part, numbers))
+
+
+def _joined_rows(shapes: Sequence[tuple[int, ...]], axis: int) -> Tensor:
+    """Which of all rows of parts, one part behind the other, is each row of them joined along `axis`: int64."""
+    counts = [math.prod(shape[:-1]) for shape in shapes]
+    numbers = torch.split(torch.arange(sum(counts)), counts)
+    parts = [part.reshape(shape[:-1]) for part, shape in zip(numbers, shapes, strict=True)]
+    return torch.cat(parts, dim=axis).flatten()
 
 
 @dataclass(frozen=True, eq=False)

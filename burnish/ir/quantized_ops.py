@@ -236,6 +236,8 @@ class BlockOffsets:
 
 
 def stored_bytes(weight: Quantized) -> int:
-    """Bytes of a weight as an artifact for CPUs has it: in blocks, or in floats where no blocks fit."""
+    """Bytes of a weight as an artifact for CPUs has it: in blocks, or in floats where no blocks fit; fp8 as it is."""
+    if weight.numbers == "fp8":
+        return nbytes(weight.values) + nbytes(weight.scales)
     blocks = in_blocks(weight)
     return nbytes(weight) if blocks is None else sum(map(nbytes, blocks.parts.values()))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from burnish.ir.errors import UsageError
 from burnish.passes.base import Pass
 from burnish.passes.fuse.elementwise import FuseElementwise
 from burnish.passes.fuse.linears import FuseLinears
@@ -161,7 +162,13 @@ def default_passes(
         the model's file has, also its integers, unless a transform is to say which those are); "onnxruntime"; "cuda"
         for GPUs of any architecture, which compute in `dtype` (None: float32).
     transforms: what changes the model. They run between raising and states: caches are made for what they leave.
+
+    Raises UsageError for a transform that the target has no kernels for.
     """
+    if backend != "native" and any(isinstance(each, Quantize) and each.numbers == "fp8" for each in transforms):
+        raise UsageError(
+            "only native kernels multiply with weights of fp8: give backend='native' (--backend native), or int8"
+        )
     lowering = (
         lower_for_onnxruntime()
         if backend == "onnxruntime"

@@ -18,7 +18,8 @@ from burnish.ir.code_ops import CODES, unrounded
 from burnish.ir.errors import VerificationError
 from burnish.ir.interpreter import without_assertions
 from burnish.ir.ops import burnish_ops
-from burnish.ir.panels import Panels, is_integer
+from burnish.ir.panel_formats import is_integer
+from burnish.ir.panels import Panels
 from burnish.ir.program import Program, value
 from burnish.passes.base import Effect
 from burnish.passes.conditioning import rounding_noise

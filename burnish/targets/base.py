@@ -20,7 +20,7 @@ from burnish.runtime.backends import Backend
 from burnish.runtime.kernel_files import PlannedCode
 from burnish.runtime.weights_writer import WeightLayout
 
-Numbers = Literal["int8", "int4"]
+Numbers = Literal["int8", "int4", "fp8"]
 
 
 @dataclass(frozen=True)

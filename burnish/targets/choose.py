@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from burnish.ir.errors import NativeBuildError, UsageError
-from burnish.passes.transforms.quantize import BITS
 from burnish.runtime.backends import Backend
 from burnish.runtime.native.library import best_level, library
-from burnish.targets.base import Target
+from burnish.targets.base import Numbers, Target
 from burnish.targets.cpu import CpuTarget
 from burnish.targets.native import NativeTarget
 
@@ -22,8 +22,8 @@ def choose(
     target: str, backend: Backend | None, dtype: torch.dtype | None, quantize: str | None, tiles: Path | str | None
 ) -> Target:
     """What to compile for. Raises UsageError where the options do not fit together. For them see `burnish.compile`."""
-    if quantize is not None and quantize not in BITS:
-        raise UsageError(f"there is no quantization {quantize!r}: there are {' and '.join(BITS)}")
+    if quantize is not None and quantize not in get_args(Numbers):
+        raise UsageError(f"there is no quantization {quantize!r}: there are int8, int4 and fp8")
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
     if target == "cpu" and tiles is not None:

@@ -1,6 +1,7 @@
 """GGUF files: written from small models as llama.cpp's converter does, and one real file."""
 
 import importlib.util
+import math
 import re
 import struct
 import sys
@@ -22,8 +23,8 @@ from burnish.frontend.gguf_file import Tensor, open_gguf
 from burnish.ir.errors import InvalidModelError, UsageError, WeightError
 from burnish.ir.interpreter import run
 from burnish.ir.panels import Panels, RowOrder, format_of, from_panels
-from burnish.ir.quantization import as_quantized, kept
-from burnish.ir.weights import Concat, Stored
+from burnish.ir.quantization import as_quantized, kept, why_not_kept
+from burnish.ir.weights import Concat, Permute, Stored
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 63, 2, 7, 7, 12, 40, 41, 3], [3, 3, 0, 41, 8, 22, 10, 1, 2, 60, 61, 62]])
 SIZES: dict[str, Any] = {
@@ -168,8 +169,9 @@ def write(
         if kind is None:
             writer.add_tensor(key, np.ascontiguousarray(values))
         elif kind.name.endswith("_K"):
-            blocks = any_blocks(kind, len(values), values.shape[1] // 256, 1e-4)
-            writer.add_tensor(key, blocks.data, raw_dtype=kind)
+            *rows, size = values.shape
+            blocks = any_blocks(kind, math.prod(rows), size // 256, 1e-4)
+            writer.add_tensor(key, blocks.data.reshape(*rows, -1), raw_dtype=kind)
         else:
             writer.add_tensor(key, gguf.quantize(values, kind), raw_dtype=kind)
     writer.write_header_to_file()
@@ -272,6 +274,42 @@ def test_integers_of_the_file_are_kept(tmp_path: Path, kind: str, bits: int) -> 
         values = None if part is None else part.materialize()
         assert part is None or values is None or (tuple(values.shape), values.dtype) == (part.shape, part.dtype)
     torch.testing.assert_close(found.materialize(), weight.materialize(), rtol=1e-6, atol=1e-6)
+
+
+EXPERTS_OF = {part: f"blk.0.ffn_{part}_exps.weight" for part in ("gate", "up", "down")}
+
+
+def test_integers_of_experts_are_rows_behind_each_other(tmp_path: Path) -> None:
+    """Gates and what they are for are two tensors of the file, and one of the model, expert by expert."""
+    write(tmp_path / "model.gguf", "qwen3moe", kinds=dict.fromkeys(EXPERTS_OF.values(), gguf.GGMLQuantizationType.Q5_1))
+    _, weights = model_of(open_gguf(tmp_path / "model.gguf"))
+    for name in ("gate_up", "down"):
+        weight = weights[f"model.layers.0.mlp.experts.{name}_proj"]
+        found = kept(weight)
+        assert found is not None
+        assert len(weight.shape) == 3
+        assert found.shape == (weight.shape[0] * weight.shape[1], weight.shape[2])
+        floats = found.materialize().reshape(weight.shape)
+        torch.testing.assert_close(floats, weight.materialize(), rtol=1e-6, atol=1e-6)
+
+
+def test_why_integers_are_not_kept(tmp_path: Path) -> None:
+    kinds = {"gate": "Q4_0", "up": "Q8_0"}
+    types = {EXPERTS_OF[part]: gguf.GGMLQuantizationType[kind] for part, kind in kinds.items()}
+    write(tmp_path / "model.gguf", "qwen3moe", kinds=types)
+    _, weights = model_of(open_gguf(tmp_path / "model.gguf"))
+    joined, floats = (weights[f"model.layers.0.mlp.experts.{name}_proj"] for name in ("gate_up", "down"))
+    assert kept(joined) is None
+    assert why_not_kept(joined) == "it is joined of Q4_0 and Q8_0, and integers are of one kind"
+    assert why_not_kept(floats) == ""
+    strange = weight_of(Tensor("any", gguf.GGMLQuantizationType.IQ2_XXS, (2, 256), np.zeros((2, 66), np.uint8)))
+    assert kept(strange) is None
+    assert why_not_kept(strange) == "numbers of IQ2_XXS are no integers with scales that weights have"
+    whole = weight_of(any_blocks(gguf.GGMLQuantizationType.Q8_0, 2, 1))
+    assert why_not_kept(Permute(whole, (1, 0))) == "its rows of Q8_0 are taken apart"
+    assert why_not_kept(Concat((whole, Stored(torch.zeros(1, 32))))) == (
+        "it is joined of Q8_0 and floats, and integers are of one kind"
+    )
 
 
 def any_blocks(kind: gguf.GGMLQuantizationType, rows: int, blocks: int, scale: float = 1.0) -> Tensor:

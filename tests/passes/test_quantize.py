@@ -232,7 +232,7 @@ def test_integers_are_not_rounded_again() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"numbers": "int3"}, "there are no weights of 'int3': there are int8, int4 and keep"),
+        ({"numbers": "int3"}, "there are no weights of 'int3': there are int8, int4, fp8 and keep"),
         ({"head": "int2"}, "there is no head of 'int2': there are int8, int4 and float"),
         ({"numbers": "keep", "group": 32}, "rounds nothing: leave group and method out"),
         ({"group": 48}, "there are no groups of 48: there are 32, 64, 128"),
@@ -242,6 +242,10 @@ def test_integers_are_not_rounded_again() -> None:
         ({"size": "1MB"}, "needs calibration text, to see which"),
         ({"numbers": "keep", "size": "1MB", "calibration": text()}, "leave size out"),
         ({"method": "gptq"}, "needs calibration text"),
+        ({"numbers": "fp8", "group": 32}, "fp8 has a scale for each row, and rounds to the nearest: leave group"),
+        ({"numbers": "fp8", "method": "awq", "calibration": text()}, "rounds to the nearest: leave group and method"),
+        ({"numbers": "fp8", "symmetric": True}, "leave symmetric and size out"),
+        ({"numbers": "fp8", "size": "1MB", "calibration": text()}, "leave symmetric and size out"),
     ],
 )
 def test_options_that_there_are_not(options: dict[str, object], message: str) -> None:
@@ -287,6 +291,50 @@ def test_tables_of_positions_stay_in_floats() -> None:
     assert found["lm_head.weight"] == 4
 
 
+# ---------------------------------------------------------------- floats of 8 bits
+
+
+def test_floats_of_8_bits_have_a_scale_for_each_row() -> None:
+    after, record = quantized(small(tied=True), numbers="fp8")
+    assert {entry.text for entry in record.rewrites} == {f"fp8, a scale for each {size}, nearest" for size in (64, 96)}
+    for name, before in small(tied=True).weights.items():
+        if len(before.shape) != 2:
+            continue
+        found = after.weights[f"{name}.fp8"]
+        weight = before.materialize()
+        scales = weight.abs().amax(1, keepdim=True) / 448
+        error = (found.materialize() - weight).abs()
+        # half a step of the 8 between two powers of two; below 2^-6, steps of 2^-9
+        assert bool((error <= (weight.abs() / 16).clamp(min=2.0**-10 * scales) * 1.0001).all())
+        torch.testing.assert_close(found.materialize().abs().amax(1), weight.abs().amax(1), rtol=1e-6, atol=0)
+        integers = as_quantized(found)
+        assert integers is not None
+        assert stored_bytes(integers) == weight.numel() + 4 * len(weight)
+
+
+def test_a_head_of_integers_beside_floats_of_8_bits() -> None:
+    after, record = quantized(small(), numbers="fp8", head="int8", group=32)
+    assert sorted({entry.text for entry in record.rewrites}) == [
+        "fp8, a scale for each 64, nearest",
+        "fp8, a scale for each 96, nearest",
+        "int8, a scale for each 32, nearest",
+    ]
+    assert {"lm_head.weight.int8", "model.embed_tokens.weight.int8"} <= set(after.weights)
+
+
+@pytest.mark.parametrize("packing", ["blocks", "plain"])
+def test_other_kernels_than_native_ones_read_no_floats_of_8_bits(packing: str) -> None:
+    after, _ = quantized(small(), numbers="fp8")
+    trace = Trace()
+    lowered = run_passes(after, [ReadIntegers(packing)], trace)
+    assert not trace.passes[-1].rewrites
+    assert {entry.text for entry in trace.passes[-1].refusals} == {
+        "only native kernels read floats of 8 bits: the weight stays in floats"
+    }
+    tokens = torch.tensor([[1, 5, 2, 9]])
+    assert torch.equal(logits_of(lowered, tokens), logits_of(after, tokens))
+
+
 # ---------------------------------------------------------------- integers of a file
 
 
@@ -296,7 +344,7 @@ def of_file(program: Program) -> Program:
     weights = dict(program.weights)
     for name in sorted(names - {"model.layers.0.mlp.up_proj.weight"}):
         integers = nearest(weights[name].materialize(), Grid(4, 32, symmetric=False))
-        weights[name] = Widened(Stored(integers.materialize()), integers)
+        weights[name] = Widened(Stored(integers.materialize()), integers, "Q8_0")
     return replace(program, weights=Weights(weights))
 
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.program import Program
-from burnish.ir.quantization import kept
+from burnish.ir.quantization import kept, why_not_kept
+from burnish.ir.weights import Reshape
 from burnish.passes.base import Effect, Log
 
 
@@ -24,10 +25,14 @@ class KeepIntegers:
         editor = Editor(program)
         for leaf in [node for node in program.graph.nodes if node.op == "get_attr"]:
             name = program.weight_of(leaf)
-            integers = kept(program.weights[name])
+            weight = program.weights[name]
+            integers = kept(weight)
             if integers is None:
+                if why := why_not_kept(weight):
+                    log.refuse(leaf, f"{why}: floats")
                 continue
-            new = editor.weight(f"{name}.int{integers.bits}", integers)
+            form = integers if integers.shape == weight.shape else Reshape(integers, weight.shape)
+            new = editor.weight(f"{name}.int{integers.bits}", form)
             editor.replace(leaf, new)
             log.rewrite(new, f"int{integers.bits}, scales for each {integers.group}, as the file has them")
         remove_dead(program)

@@ -74,7 +74,7 @@ class ReadIntegers:
             quantized = as_quantized(program.weights[name])
             if quantized is None:
                 continue
-            parts = _obstacle(leaf, packing.readers) or packing.parts(quantized)
+            parts = _obstacle(leaf, packing.readers, quantized) or packing.parts(quantized)
             if isinstance(parts, str):
                 log.refuse(next(iter(leaf.users)), f"{parts}: the weight stays in floats")
                 continue
@@ -89,8 +89,10 @@ class ReadIntegers:
         return program
 
 
-def _obstacle(leaf: fx.Node, readers: Mapping[Any, Reader]) -> str:
+def _obstacle(leaf: fx.Node, readers: Mapping[Any, Reader], quantized: Quantized) -> str:
     """Why what reads a weight cannot read its integers; nothing if all can."""
+    if quantized.numbers == "fp8":
+        return "only native kernels read floats of 8 bits"
     for user in leaf.users:
         reader = readers.get(user.target)
         if reader is None:

@@ -1,4 +1,4 @@
-"""Weights of products in 8 or 4 bits, with a scale for each group of them."""
+"""Weights of products in 8 or 4 bits, with a scale for each group of them, or floats of 8 bits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UsageError
 from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized, as_quantized, kept
@@ -23,7 +24,7 @@ from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
 
-Numbers = Literal["int8", "int4", "keep"]
+Numbers = Literal["int8", "int4", "fp8", "keep"]
 Method = Literal["nearest", "gptq", "awq"]
 BITS = {"int8": 8, "int4": 4}
 GROUPS = (32, 64, 128)
@@ -37,8 +38,9 @@ class Quantize:
     other, and changes those to come so that they make up for the error on calibration text; each linear sees what
     the model quantized so far gives it. "awq" (Lin et al., 2023) scales what a linear reads from a norm so that what
     matters is rounded least; linears that read anything else have scales of groups searched, and no more. "keep" takes
-    the integers that a GGUF file has, and rounds nothing. Weights that lie on a grid of the 4 bits asked for already,
-    as those of a quantized file or of training for few bits do, are found again on it, by any method.
+    the integers that a GGUF file has, and rounds nothing. "fp8" is float8_e4m3fn with a scale for each row, nearest,
+    which only native kernels read. Weights that lie on a grid of the 4 bits asked for already, as those of a quantized
+    file or of training for few bits do, are found again on it, by any method.
     """
 
     numbers: Numbers = "int4"
@@ -81,7 +83,7 @@ class Quantize:
                 found = [self._rounded(program, each, plan[each], gram) for each in readers]
             for reader, (quantized, text) in zip(readers, found, strict=True):
                 leaf = weight_read(reader)
-                editor.replace(leaf, editor.weight(f"{program.weight_of(leaf)}.int{quantized.bits}", quantized))
+                editor.replace(leaf, editor.weight(f"{program.weight_of(leaf)}.{quantized.numbers}", quantized))
                 log.rewrite(reader, text)
         remove_dead(program)
         return program
@@ -92,6 +94,8 @@ class Quantize:
         """The weight of a reader as integers, and how they came about."""
         if isinstance(chosen, Quantized) and self.numbers == "keep":
             return chosen, f"{_words(chosen)}, as they came"
+        if isinstance(chosen, Quantized) and chosen.numbers == "fp8":
+            return chosen, f"{_words(chosen)}, nearest"
         weight = program.weights[program.weight_of(weight_read(reader))].materialize()
         if isinstance(chosen, Quantized):
             dtype = str(dtype_of(weight)).removeprefix("torch.")
@@ -102,8 +106,8 @@ class Quantize:
 
     def _check(self) -> None:
         """UsageError for options that there are not, or that do not go together."""
-        if self.numbers not in (*BITS, "keep"):
-            raise UsageError(f"there are no weights of {self.numbers!r}: there are int8, int4 and keep")
+        if self.numbers not in (*BITS, "fp8", "keep"):
+            raise UsageError(f"there are no weights of {self.numbers!r}: there are int8, int4, fp8 and keep")
         if self.group not in (None, "row", *GROUPS):
             raise UsageError(f"there are no groups of {self.group}: there are {', '.join(map(str, GROUPS))} and 'row'")
         if self.group == "row" and "int4" in (self.numbers, self.head):
@@ -120,7 +124,12 @@ class Quantize:
             raise UsageError(f"{self} needs calibration text, to see which linears lose most: give calibration=")
         if self.size is not None and self.numbers == "keep":
             raise UsageError("integers that are kept have the size that they have: leave size out")
-        if self.numbers == "keep" and self.head in (None, "float") and (self.group or self.method):
+        if self.numbers == "fp8" and (self.symmetric or self.size is not None):
+            raise UsageError("fp8 has no zero points and one size: leave symmetric and size out")
+        plain = self.head in (None, "float")  # so that there are no integers to round to
+        if self.numbers == "fp8" and plain and (self.group or self.method not in (None, "nearest")):
+            raise UsageError("fp8 has a scale for each row, and rounds to the nearest: leave group and method out")
+        if self.numbers == "keep" and plain and (self.group or self.method):
             raise UsageError(f"{self} rounds nothing: leave group and method out")
 
     def _plan(self, program: Program, log: Log) -> dict[fx.Node, Grid | Quantized]:
@@ -153,6 +162,8 @@ class Quantize:
         """What a weight becomes, or why it stays in floats."""
         if numbers == "keep":
             return kept(program.weights[program.weight_of(leaf)]) or "the file has no integers of one kind for it"
+        if numbers == "fp8":
+            return in_floats_of_8_bits(program.weights[program.weight_of(leaf)])
         size = int(leaf.meta["val"].shape[1])
         bits = BITS[numbers]
         if bits == 8 and self.group is None:
@@ -166,7 +177,7 @@ class Quantize:
 
 def _words(weight: Quantized) -> str:
     least = " and a zero point" if weight.zeros is not None else "" if weight.minima is None else " and a minimum"
-    return f"int{weight.bits}, a scale{least} for each {weight.group}"
+    return f"{weight.numbers}, a scale{least} for each {weight.group}"
 
 
 def _obstacle(program: Program, leaf: fx.Node) -> str:

@@ -14,7 +14,8 @@ from burnish.codegen.native.lowerings import KERNELS
 from burnish.codegen.native.products import fused_linear
 from burnish.codegen.native.spec import ROUNDED, THREADS
 from burnish.ir.ops import burnish_ops
-from burnish.ir.panels import FORMATS, Format, RowOrder, is_integer
+from burnish.ir.panel_formats import FORMATS, Format, is_integer
+from burnish.ir.panels import RowOrder
 from tests.codegen.native.emulation import MISSING, OBJDUMP, Machine, machine
 from tests.codegen.native.test_products import in_groups, packed
 from tests.tolerances import assert_near

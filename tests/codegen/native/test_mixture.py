@@ -11,23 +11,21 @@ from torch import Tensor
 from burnish.codegen.native import operands
 from burnish.codegen.native.mixture import moe_linear, topk
 from burnish.codegen.native.spec import ROUNDED
+from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.panels import Format, Panels, RowOrder, from_panels
-from burnish.ir.quantization import Quantized, pack
+from burnish.ir.panel_formats import FORMATS, GROUP, Format, is_integer
+from burnish.ir.panels import Panels, RowOrder, from_panels
 from burnish.ir.weights import Stored, Weight
 from tests.codegen.native.ways import ALL, Way, by, cases, ways
+from tests.ir.test_panels import weight_for
 
 
 def source_of(rows: int, size: int, form: Format) -> Weight:
     if not form.startswith("q"):
-        return Stored(torch.randn(rows, size) / size**0.5)
-    bits, group = (8 if form.startswith("q8") else 4), 32
-    size = -(-size // group) * group
-    q = torch.randint(-127, 128, (rows, size)) if bits == 8 else torch.randint(16, (rows, size))
-    zeros = Stored(torch.rand(rows, size // group) * 15) if form in ("q4m", "q4f") else None
-    scales = (torch.rand(rows, size // group) + 0.5) / 2**bits
-    return Quantized(Stored(pack(q, bits, group)), Stored(scales.half()), zeros, bits, group)
+        floats = Stored(torch.randn(rows, size) / size**0.5)
+        return in_floats_of_8_bits(floats) if form == "f8" else floats
+    return weight_for(form, rows, -(-size // (256 if form.endswith("k") else GROUP)), seed=rows)
 
 
 def packed(experts: int, rows: int, size: int, form: Format) -> tuple[Tensor, Tensor]:
@@ -52,7 +50,7 @@ def near(found: Tensor, expected: Tensor, tolerance: float) -> None:
     k=st.integers(1, 150),
     shared=st.booleans(),
     has_bias=st.booleans(),
-    form=st.sampled_from(["f32", "bf16", "f16", "q8", "q8f", "q4", "q4m", "q4f"]),
+    form=st.sampled_from(FORMATS),
 )
 def test_experts(
     way: Way, rows: int, choices: int, experts: int, n: int, k: int, shared: bool, has_bias: bool, form: Format
@@ -71,11 +69,11 @@ def test_experts(
 
 
 @pytest.mark.parametrize("way", ALL)
-@pytest.mark.parametrize("form", ["q8", "q4", "q4m"])
+@pytest.mark.parametrize("form", filter(is_integer, FORMATS))
 def test_activations_may_become_int8(way: Way, form: Format) -> None:
     torch.manual_seed(0)
     weight, floats = packed(3, 40, 96, form)
-    x, ids = torch.randn(7, 1, 96), torch.randint(3, (7, 2))
+    x, ids = torch.randn(7, 1, floats.shape[2]), torch.randint(3, (7, 2))
     expected = burnish_ops.moe_linear(x.double(), floats.double(), None, ids)
     token = ROUNDED.set(True)
     try:

@@ -14,10 +14,13 @@ from burnish.codegen.native.choose import embedding
 from burnish.codegen.native.operands import from_panels
 from burnish.codegen.native.products import attention_projection, fused_linear
 from burnish.codegen.native.spec import ROUNDED
+from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.panels import FORMATS, GROUP, Format, Panels, RowOrder, is_integer
+from burnish.ir.panel_formats import FORMATS, GROUP, Format, is_integer
+from burnish.ir.panels import Panels, RowOrder
 from burnish.ir.panels import from_panels as unpacked
+from burnish.ir.weights import Stored
 from tests.ir.test_panels import weight_for
 from tests.tolerances import RELATIVE, assert_near
 
@@ -102,13 +105,25 @@ def test_what_is_around_a_product(
 @pytest.mark.parametrize("size", [1, 7, 33])
 def test_rows_of_any_length(size: int) -> None:
     """In bfloat16, too, where inputs come in pairs."""
-    from burnish.ir.weights import Stored
-
-    for form in ("f32", "bf16", "f16"):
-        panels = Panels(Stored(torch.randn(5, size)), form, RowOrder()).materialize()  # type: ignore[arg-type]
+    for form in ("f32", "bf16", "f16", "f8"):
+        weight = Stored(torch.randn(5, size))
+        source = in_floats_of_8_bits(weight) if form == "f8" else weight
+        panels = Panels(source, form, RowOrder()).materialize()  # type: ignore[arg-type]
         x = torch.randn(3, size)
         found = fused_linear(x, from_panels(panels, form, 5, size))
         assert_near(found, x @ unpacked(panels, form, 5, size).T)  # type: ignore[arg-type]
+
+
+def test_all_floats_of_8_bits() -> None:
+    """Those smaller than normal, too, and rows of zeros, which have a scale nevertheless."""
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    codes = torch.where(codes.float().isnan(), torch.zeros(()), codes.float())
+    rows = torch.stack([codes, codes * 2.0**-30, codes * 2.0**100, torch.zeros(256)])
+    source = in_floats_of_8_bits(Stored(rows))
+    assert torch.equal(source.materialize(), rows)
+    weight = from_panels(Panels(source, "f8", RowOrder()).materialize(), "f8", *rows.shape)
+    assert torch.equal(fused_linear(torch.eye(256), weight), rows.T)
+    assert torch.equal(embedding(weight, torch.arange(4)), rows)
 
 
 def test_a_row_is_the_same_alone_and_among_others(rounded: bool) -> None:

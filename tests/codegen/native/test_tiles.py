@@ -11,7 +11,8 @@ from torch import Tensor
 
 from burnish.codegen.native.products import fused_linear
 from burnish.codegen.native.spec import LEVEL, ROUNDED, THREADS
-from burnish.ir.panels import FORMATS, GROUP, Format, RowOrder, is_integer
+from burnish.ir.panel_formats import FORMATS, GROUP, Format, is_integer
+from burnish.ir.panels import RowOrder
 from burnish.runtime.native.library import levels
 from tests.codegen.native.test_products import packed
 from tests.tolerances import assert_near

@@ -12,6 +12,7 @@ import torch
 import burnish
 from burnish.frontend.gguf import read_gguf
 from burnish.ir.interpreter import run
+from burnish.ir.trace import PassRecord
 from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.model import CompiledModel
@@ -20,6 +21,7 @@ from tests.tolerances import RELATIVE
 
 SIZES: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
 HEADS = {"rope.dimension_count": 64}
+EXPERTS = ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 LINEARS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 TOKENS = torch.tensor([[1, 5, 9, 33, 63, 2, 7, 7, 12, 40, 41, 3]])
 
@@ -32,10 +34,22 @@ def write_model(path: Path, kinds: dict[str, str]) -> None:
     write(path, kinds=types, sizes=SIZES, metadata={f"llama.{key}": value for key, value in HEADS.items()})
 
 
+def write_experts(path: Path, kinds: dict[str, str]) -> None:
+    """A mixture of experts that are of `kinds`; all else are floats."""
+    types = {f"blk.0.{name}.weight": gguf.GGMLQuantizationType[kind] for name, kind in kinds.items()}
+    sizes = SIZES | {"moe_intermediate_size": 256}
+    write(path, "qwen3moe", kinds=types, sizes=sizes, metadata={"qwen3moe.expert_feed_forward_length": 256})
+
+
 def forms(model: CompiledModel) -> list[str]:
     """The formats of panels that are read, each once."""
-    (record,) = (each for each in model.trace.passes if each.name == "pack-panels")
+    (record,) = passes(model, "pack-panels")
     return sorted({entry.text.rsplit(" ", 1)[1] for entry in record.rewrites})
+
+
+def passes(model: CompiledModel, name: str) -> list[PassRecord]:
+    """What the passes of that name did."""
+    return [each for each in model.trace.passes if each.name == name]
 
 
 def assert_exact(model: CompiledModel, path: Path) -> None:
@@ -69,8 +83,33 @@ def test_a_mixture_of_types(tmp_path: Path) -> None:
     write_model(path, kinds)
     with burnish.compile(path, backend="native") as model:
         assert forms(model) == ["f32", "q4k", "q5", "q6k"]
-        refusals = [entry.text for each in model.trace.passes for entry in each.refusals if each.name == "pack-panels"]
+        refusals = [entry.text for each in passes(model, "pack-panels") for entry in each.refusals]
         assert refusals == ["16 of them share a scale, and panels have one for each 32: the weight stays in floats"]
+        assert_exact(model, path)
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q5_1", "Q4_K", "Q6_K"])
+def test_experts_stay_what_they_are(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "model.gguf"
+    write_experts(path, dict.fromkeys(EXPERTS, kind))
+    with burnish.compile(path, backend="native") as model:
+        assert forms(model) == sorted([PANELS[kind], "f32"])
+        assert sum(len(each.rewrites) for each in passes(model, "keep-integers")) == 2
+        assert_exact(model, path)
+    with burnish.compile(path, backend="native", dtype=torch.float32) as model:
+        assert forms(model) == ["f32"]
+
+
+def test_experts_of_several_types(tmp_path: Path) -> None:
+    """A gate and what it is for are one weight, of floats where the file has them in two types."""
+    path = tmp_path / "model.gguf"
+    write_experts(path, dict(zip(EXPERTS, ("Q4_K", "Q6_K", "Q5_K"), strict=True)))
+    with burnish.compile(path, backend="native") as model:
+        assert forms(model) == ["f32", "q5k"]
+        (record,) = passes(model, "keep-integers")
+        assert [each.text for each in record.refusals] == [
+            "it is joined of Q4_K and Q6_K, and integers are of one kind: floats"
+        ]
         assert_exact(model, path)
 
 

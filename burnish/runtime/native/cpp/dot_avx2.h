@@ -64,7 +64,7 @@ INLINE void all_steps(const char* values, char* out) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-constexpr int FLOAT_ROWS = 6;
+constexpr int FLOAT_ROWS = 6, FLOAT_SUMS = 6;  // that there are registers for
 
 // Sums of floats: those of each of M rows in a pair of registers.
 template <int M>
@@ -73,7 +73,7 @@ struct Sums {
   INLINE void clear() {
     each<M>([&](auto m) INLINE_LAMBDA { low[m] = high[m] = _mm256_setzero_ps(); });
   }
-  template <int CHAIN = 0, int APART = GROUP>  // APART: the numbers of two rows
+  template <int APART = GROUP>  // the numbers of two rows
   INLINE void add(Pair a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
       const __m256 v = _mm256_broadcast_ss(x + m * APART);
@@ -95,6 +95,11 @@ template <int FORMAT>
 INLINE Pair input(const char* two, int i) {
   if constexpr (FORMAT == F32) return {_mm256_loadu_ps((const float*)(two + i * 64)), _mm256_loadu_ps((const float*)(two + i * 64 + 32))};
   if constexpr (FORMAT == F16) return halves(two + i * 32);
+  if constexpr (FORMAT == F8) {  // as small_of_e4m3
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(two + i * 16)));
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16((short)0xbfff));
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1))};
+  }
   const __m256i a = load256(two), b = load256(two + 32), high = _mm256_set1_epi32(0xffff0000);
   if (i) return {_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high))};
   return {_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(b, 16))};
@@ -150,7 +155,7 @@ struct Dot<FORMAT, false> {
         });
         if constexpr (has_minima(FORMAT)) {
           const Pair minimum = part<FORMAT>(w, g, 1, r);
-          c.template add<0, 1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
+          c.template add<1>({_mm256_fmadd_ps(scale.low, zero, minimum.low), _mm256_fmadd_ps(scale.high, zero, minimum.high)},
                             rows.sums + row * rows.groups * RUNS + (g * RUNS + r) * M);
         }
       }
@@ -224,7 +229,7 @@ struct Dot<FORMAT, true> {
         });
         if constexpr (has_minima(FORMAT)) {
           const Pair minimum = part<FORMAT>(w, g, 1, r);
-          c.template add<0, 1>(minimum, sums + at);
+          c.template add<1>(minimum, sums + at);
         }
       }
     }

@@ -64,25 +64,23 @@ INLINE void all_steps(const char* values, char* out) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-constexpr int FLOAT_ROWS = 12;
+constexpr int FLOAT_ROWS = 12, FLOAT_SUMS = 24;  // that there are registers for
 
-// Sums of floats: those of each of M rows in two registers, one for every other input. A sum waits for the one before it,
-// and of one row there would be nothing else to do.
+// Sums of floats: those of each of M rows in a register.
 template <int M>
 struct Sums {
-  __m512 sum[2][M];
+  __m512 sum[M];
   INLINE void clear() {
-    each<M>([&](auto m) INLINE_LAMBDA { sum[0][m] = sum[1][m] = _mm512_setzero_ps(); });
+    each<M>([&](auto m) INLINE_LAMBDA { sum[m] = _mm512_setzero_ps(); });
   }
-  template <int CHAIN>
   INLINE void add(__m512 a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
-      sum[CHAIN][m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP]), sum[CHAIN][m]);
-      asm("" : "+v"(sum[CHAIN][m]));
+      sum[m] = _mm512_fmadd_ps(a, _mm512_set1_ps(x[m * GROUP]), sum[m]);
+      asm("" : "+v"(sum[m]));
     });
   }
   INLINE void give(float* out) const {
-    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, _mm512_add_ps(sum[0][m], sum[1][m])); });
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, sum[m]); });
   }
 };
 
@@ -91,6 +89,11 @@ template <int FORMAT>
 INLINE __m512 input(const char* pair, int i) {
   if constexpr (FORMAT == F32) return _mm512_loadu_ps(pair + i * 64);
   if constexpr (FORMAT == F16) return halves(pair + i * 32);
+  if constexpr (FORMAT == F8) {  // as small_of_e4m3
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)(pair + i * 16)));
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16((short)0xbfff));
+    return _mm512_maskz_cvtph_ps((__mmask16)-1, half);
+  }
   const __m512i both = _mm512_loadu_si512(pair);
   return _mm512_castsi512_ps(i ? _mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)) : _mm512_slli_epi32(both, 16));
 }

@@ -59,7 +59,7 @@ INLINE int32x4_t add_products(int32x4_t sum, int8x16_t a, int8x16_t x) {
 template <int FORMAT, bool ROUNDED>
 struct Dot;
 
-constexpr int FLOAT_ROWS = 6;
+constexpr int FLOAT_ROWS = 6, FLOAT_SUMS = 6;  // that there are registers for
 
 // Sums of floats: those of each of M rows in four registers.
 template <int M>
@@ -68,7 +68,7 @@ struct Sums {
   INLINE void clear() {
     each<M>([&](auto m) INLINE_LAMBDA { sum[m] = quad([](auto) INLINE_LAMBDA { return vdupq_n_f32(0.0f); }); });
   }
-  template <int CHAIN = 0, int APART = GROUP>  // APART: the numbers of two rows
+  template <int APART = GROUP>  // the numbers of two rows
   INLINE void add(const Quad& a, const float* x) {
     each<M>([&](auto m) INLINE_LAMBDA {
       const float32x4_t all = vld1q_dup_f32(x + m * APART);
@@ -88,6 +88,13 @@ template <int FORMAT>
 INLINE Quad input(const char* two, int i) {
   if constexpr (FORMAT == F32) return quad([&](auto r) INLINE_LAMBDA { return floats_at(two + i * 64 + r * 16); });
   if constexpr (FORMAT == F16) return halves(two + i * 32);
+  if constexpr (FORMAT == F8) {  // as small_of_e4m3
+    return quad([&](auto r) INLINE_LAMBDA {
+      const int8x8_t bytes = vld1_s8((const int8_t*)two + i * 16 + r / 2 * 8);
+      const uint16x8_t half = vreinterpretq_u16_s16(vshll_n_s8(bytes, 7)) & 0xbfff;
+      return vcvt_f32_f16(vreinterpret_f16_u16(r % 2 ? vget_high_u16(half) : vget_low_u16(half)));
+    });
+  }
   return quad([&](auto r) INLINE_LAMBDA {
     const uint32x4_t both = vreinterpretq_u32_f32(floats_at(two + r * 16));
     return vreinterpretq_f32_u32(i ? both & 0xffff0000u : both << 16);
@@ -135,7 +142,7 @@ struct Dot<FORMAT, false> {
         if constexpr (has_minima(FORMAT)) {
           const Quad minimum = part<FORMAT>(w, g, 1, run);
           const float32x4_t zero = vdupq_n_f32(zero_of(FORMAT));
-          c.template add<0, 1>(quad([&](auto r) INLINE_LAMBDA { return vfmaq_f32(minimum.part[r], scale.part[r], zero); }),
+          c.template add<1>(quad([&](auto r) INLINE_LAMBDA { return vfmaq_f32(minimum.part[r], scale.part[r], zero); }),
                             rows.sums + row * rows.groups * RUNS + (g * RUNS + run) * M);
         }
       }
@@ -188,7 +195,7 @@ struct Dot<FORMAT, true> {
             c.sum[m].part[r] = vfmaq_f32(c.sum[m].part[r], vmulq_f32(scale.part[r], x), vcvtq_f32_s32(d[m][r]));
           });
         });
-        if constexpr (has_minima(FORMAT)) c.template add<0, 1>(part<FORMAT>(w, g, 1, run), sums + at);
+        if constexpr (has_minima(FORMAT)) c.template add<1>(part<FORMAT>(w, g, 1, run), sums + at);
       });
     }
     c.give(out);

@@ -18,6 +18,7 @@ struct Dot {
     float c = 0.0f;
     if constexpr (!is_integer(FORMAT)) {
       for (i64 i = 0; i < k; i++) c += float_at<FORMAT>(w, i, o) * x[(i / GROUP * M + m) * GROUP + i % GROUP];
+      c *= row_scale<FORMAT>(w, o);
     } else {
       constexpr int RUNS = runs(FORMAT), RUN = GROUP / RUNS;
       for (i64 at = 0; at < blocks(k, GROUP) * RUNS; at++) {  // runs of inputs with one scale

@@ -40,6 +40,24 @@ INLINE int integer_at(const char* w, i64 g, int i, int o) {
   return has_minima(FORMAT) ? u : u - zero_of(FORMAT);
 }
 
+// A float8_e4m3fn has the bits of a float16 that is 2^8 times smaller, but for the second: its exponent's bias is 7, not
+// 15. Smaller ones than normal are so, too, and no number does not occur. Whoever multiplies by them does so by their
+// row's scale in the end, and there by 2^8.
+INLINE float small_of_e4m3(const char* p) {
+  const uint16_t bits = static_cast<uint16_t>(static_cast<int8_t>(*p) * 128) & 0xbfff;
+  return half_at((const char*)&bits, 0);
+}
+
+// What all elements of output o of the panel at w are times.
+template <int FORMAT>
+INLINE float row_scale(const char* w, int o) {
+  if constexpr (FORMAT != F8) return 1.0f;
+  float x;
+  memcpy(&x, w + 4 * o, 4);
+  return x * 256.0f;
+}
+
+// Output o's element for input i, without its row's scale.
 template <int FORMAT>
 INLINE float float_at(const char* w, i64 i, int o) {
   if constexpr (FORMAT == F32) {
@@ -48,6 +66,8 @@ INLINE float float_at(const char* w, i64 i, int o) {
     return x;
   } else if constexpr (FORMAT == F16) {
     return half_at(w, i * 16 + o);
+  } else if constexpr (FORMAT == F8) {
+    return small_of_e4m3(w + scales_bytes(F8) + i * 16 + o);
   } else {
     uint16_t bits;
     memcpy(&bits, w + i / 2 * 64 + o * 4 + i % 2 * 2, 2);
@@ -62,7 +82,7 @@ template <int FORMAT>
 static inline void panel_row(const char* w, int o, float* out, i64 k) {
   for (i64 i = 0; i < k; i++) {
     if constexpr (!is_integer(FORMAT)) {
-      out[i] = float_at<FORMAT>(w, i, o);
+      out[i] = float_at<FORMAT>(w, i, o) * row_scale<FORMAT>(w, o);
     } else {
       const i64 g = i / GROUP;
       const int in = i % GROUP;
@@ -74,7 +94,7 @@ static inline void panel_row(const char* w, int o, float* out, i64 k) {
 static inline void panel_row(i64 format, const char* w, int o, float* out, i64 k) {
   switch (format) {
 #define CASE(f) case f: return panel_row<f>(w, o, out, k);
-    CASE(F32) CASE(BF16) CASE(F16) EACH_OF_INTEGERS(CASE)
+    CASE(F32) CASE(BF16) CASE(F16) CASE(F8) EACH_OF_INTEGERS(CASE)
 #undef CASE
   }
 }
