@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from burnish.runtime.native.build import build
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
 from burnish.runtime.torch_memory import ON_CPU
+from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny
 
 
@@ -161,6 +163,38 @@ def _save_over(folder: Path) -> None:
     (folder / "precious" / "thesis.tex").touch()
     with burnish.load(save_tiny(folder)[0]) as model:
         model.save(folder / "precious")
+
+
+@case("saving over an artifact that holds more", ArtifactError)
+def _save_over_notes(folder: Path) -> None:
+    path, _ = save_tiny(folder / "one")
+    (path / "notes.txt").touch()
+    with burnish.load(save_tiny(folder / "other")[0]) as model:
+        model.save(path)
+
+
+@case("saving into an artifact", ArtifactError)
+def _save_into(folder: Path) -> None:
+    path, _ = save_tiny(folder)
+    with burnish.load(path) as model:
+        model.save(path / "copy.burnish")
+
+
+case("a model for another process", UsageError)(with_model(pickle.dumps))
+
+
+def with_template(template: str) -> Callable[[Path], object]:
+    """A case of a model whose chat template is this."""
+
+    def give(folder: Path) -> None:
+        with burnish.load(save_tiny(folder, tokenizer=tokenizer_data(template))[0]) as model:
+            model.chat_ids([{"role": "user", "content": "hello"}])
+
+    return give
+
+
+case("a chat template that takes too much", InvalidInputError)(with_template("{{ 'a' * 10**10 }}"))
+case("a chat template that is none", ArtifactError)(with_template("{% for %}"))
 
 
 # ---------------------------------------------------------------- models

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Dtype, Quantization
-from burnish.ir.errors import ArtifactError, InvalidModelError, UsageError
+from burnish.ir.errors import InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
     from burnish.compiler import Verify
@@ -159,9 +159,7 @@ def loaded_model(
 ) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
-    if not (path / "manifest.json").exists():
-        if path.suffix == ".burnish":
-            raise ArtifactError(f"there is no artifact at {path}")
+    if not (path / "manifest.json").exists() and path.suffix != ".burnish":
         if threads is not None or accuracy is not None:
             raise UsageError(
                 f"--threads and --accuracy are for artifacts: `burnish compile {model} -o NAME.burnish` first"
