@@ -8,13 +8,15 @@
     integers   for each 32 inputs: scales [16], minima [16] where the format has them, and the numbers: of 8 bits int8
                [8 steps][16][4]; of 4 bits bytes [4][16][4] of two numbers each, the low half of step 2i, the high half
                of step 2i + 1; of 5 and 6 bits the same of their low 4 bits, and behind it bytes [1 or 2][16][4] of
-               what is above: those of 5 bits have a bit of each step, those of 6 bits two bits of each of 4 steps
+               what is above: those of 5 bits have a bit of each step, those of 6 bits two bits of each of 4 steps;
+               of 2 bits bytes [2][16][4] alone, of 4 steps each
 
     q8, q4, q5     a number is scale * q, of 4 and 5 bits stored as u = q + 8, q + 16; scales are float16
     q4m, q5m       scale * u + minimum, float16 both
     q8f, q4f       as q8 and q4m, with scales and minima in float32
     q4k, q5k, q6k  scales and minima (of q6k there are none) are float16 for 256 inputs, [16] each in front of these,
                    times int8 for each 32 inputs, or of q6k, for each 16, [2][16]
+    q2k            as these for each 16: a scale in the low half of a byte, and what the minimum takes off above
 
 K is filled up with zeros to whole steps, or to whole 256 inputs, N to whole panels.
 """
@@ -26,7 +28,7 @@ from typing import Literal, get_args
 
 import torch
 
-Format = Literal["f32", "bf16", "f16", "f8", "q8", "q8f", "q4", "q4m", "q4f", "q5", "q5m", "q4k", "q5k", "q6k"]
+Format = Literal["f32", "bf16", "f16", "f8", "q8", "q8f", "q4", "q4m", "q4f", "q5", "q5m", "q4k", "q5k", "q6k", "q2k"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PANEL, GROUP = 16, 32
 
@@ -48,6 +50,11 @@ class Integers:
         return self.scales == torch.int8
 
     @property
+    def paired(self) -> bool:
+        """Whether a scale and a minimum share a byte."""
+        return self.bits == 2
+
+    @property
     def parts(self) -> int:
         """Scales, and minima if there are any."""
         return 2 if self.minima else 1
@@ -55,7 +62,7 @@ class Integers:
     @property
     def part_bytes(self) -> int:
         """Bytes of the scales, or minima, of 32 inputs."""
-        return PANEL * self.scales.itemsize * self.runs
+        return PANEL * self.scales.itemsize * self.runs // (2 if self.paired else 1)
 
     @property
     def group_bytes(self) -> int:
@@ -89,15 +96,17 @@ INTEGERS: dict[Format, Integers] = {
     "q4k": Integers(4, torch.int8, minima=True),
     "q5k": Integers(5, torch.int8, minima=True),
     "q6k": Integers(6, torch.int8, runs=2),
+    "q2k": Integers(2, torch.int8, minima=True, runs=2),
 }
 
 
-# Bits, inputs that share a scale, and whether there are minima. Of 3 bits, which are 4 here, files are rare.
+# Bits, inputs that share a scale, and whether there are minima. 2 and 3 bits are 4 here; files of 3 are rare.
 BY_K_QUANT: dict[tuple[int, int, bool], Format] = {
     (4, 32, True): "q4k",
     (5, 32, True): "q5k",
     (6, 16, False): "q6k",
     (4, 16, False): "q6k",
+    (4, 16, True): "q2k",
 }
 
 

@@ -86,6 +86,8 @@ def packed(weight: Weight, form: Format, order: RowOrder) -> Tensor:
         return torch.cat([*(_bytes(part, 2) for part in plain), _in_steps(q, kind.bits)], dim=-1).flatten(1)
     factored = [part for part in parts if isinstance(part, Factored)]
     integers = [_turned(part.integers, places).reshape(*q.shape[:2], -1) for part in factored]
+    if kind.paired:
+        integers = [integers[0].view(torch.uint8) | ((-integers[1]).view(torch.uint8) << 4)]
     halves = [_turned(part.halves, places) for part in factored]
     rest = torch.cat([*(_bytes(part, 2) for part in integers), _in_steps(q, kind.bits)], dim=-1)
     rest = rest.reshape(len(q), whole // kind.unit, -1)
@@ -103,12 +105,25 @@ def _in_steps(q: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return _bytes(q, 2)
     u = q.to(torch.uint8)
-    low = (u[:, :, 0::2] & 15) | (u[:, :, 1::2] << 4)
-    if bits == 4:
+    least = min(bits, 4)
+    low = _together((u & (2**least - 1)).reshape(*u.shape[:2], -1, 8 // least, *u.shape[3:]), least)
+    if bits <= 4:
         return _bytes(low, 2)
     above = (u >> 4).reshape(*u.shape[:2], bits - 4, -1, *u.shape[3:])
-    shifts = torch.arange(0, 8, bits - 4, dtype=torch.uint8).reshape(-1, 1, 1)
-    return torch.cat([_bytes(low, 2), _bytes((above << shifts).sum(3, dtype=torch.uint8), 2)], dim=-1)
+    return torch.cat([_bytes(low, 2), _bytes(_together(above, bits - 4), 2)], dim=-1)
+
+
+def _together(u: Tensor, bits: int) -> Tensor:
+    """Numbers[..., 8 / bits, 16, 4] in bytes[..., 16, 4], the first in the lowest bits."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8).reshape(-1, 1, 1)
+    found: Tensor = (u << shifts).sum(-3, dtype=torch.uint8)
+    return found
+
+
+def _apart(bytes_: Tensor, bits: int) -> Tensor:
+    """Numbers[..., 8 / bits, 64] of bytes[..., 64]."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8).unsqueeze(-1)
+    return (bytes_.unsqueeze(-2) >> shifts) & (2**bits - 1)
 
 
 def _turned(part: Weight, places: Tensor) -> Tensor:
@@ -273,8 +288,9 @@ def _integers(panels: Tensor, form: Format) -> Tensor:
         halves = [each.view(torch.float16).float() for each in front.contiguous().chunk(kind.parts, dim=-1)]
     groups = units.reshape(len(panels), -1, kind.group_bytes)
     front, steps = groups.tensor_split([kind.parts * kind.part_bytes], dim=-1)
+    both = (front & 15, -(front >> 4).view(torch.int8)) if kind.paired else front.chunk(kind.parts, dim=-1)
     parts = []
-    for place, part in enumerate(front.chunk(kind.parts, dim=-1)):
+    for place, part in enumerate(both):
         each = part.contiguous().view(kind.scales).float().reshape(*groups.shape[:2], kind.runs, PANEL)
         if halves:
             each = (each.reshape(*halves[place].shape[:2], -1, PANEL) * halves[place].unsqueeze(2)).reshape(each.shape)
@@ -293,11 +309,9 @@ def _from_steps(steps: Tensor, bits: int) -> Tensor:
         q = steps.contiguous().view(torch.int8)
     else:
         bytes_ = steps.reshape(*count, bits, 64)
-        q = torch.stack((bytes_[:, :, :4] & 15, bytes_[:, :, :4] >> 4), dim=3)
+        q = _apart(bytes_[:, :, :4], min(bits, 4))
         if bits > 4:
-            shifts = torch.arange(0, 8, bits - 4, dtype=torch.uint8).unsqueeze(-1)
-            above = (bytes_[:, :, 4:].unsqueeze(3) >> shifts) & (2 ** (bits - 4) - 1)
-            q = q | (above << 4).reshape(q.shape)
+            q = q | (_apart(bytes_[:, :, 4:], bits - 4) << 4).reshape(q.shape)
     return q.reshape(*count, 8, PANEL, 4).permute(0, 1, 3, 2, 4).flatten(3).float()
 
 

@@ -343,7 +343,7 @@ def test_integers_stand_for_what_ggml_says(kind: gguf.GGMLQuantizationType) -> N
         values = None if part is None else part.materialize()
         assert part is None or values is None or (tuple(values.shape), values.dtype) == (part.shape, part.dtype)
     form, why = format_of(found, None)
-    assert (form, why) == (PANELS[kind.name], "" if kind.name != "Q2_K" else why)
+    assert (form, why) == (PANELS[kind.name], "")
     assert torch.equal(from_panels(Panels(found, form, RowOrder()).materialize(), form, *floats.shape), floats)
 
 
@@ -355,7 +355,7 @@ PANELS = {
     "Q5_1": "q5m",
     "IQ4_NL": "q8",
     "IQ4_XS": "q8f",
-    "Q2_K": "f32",
+    "Q2_K": "q2k",
     "Q3_K": "q6k",
     "Q4_K": "q4k",
     "Q5_K": "q5k",

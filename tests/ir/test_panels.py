@@ -37,16 +37,18 @@ def weight_for(form: Format, rows: int, units: int, seed: int = 0) -> Weight:
 
 
 def k_quant(rows: int, units: int, bits: int, generator: torch.Generator) -> Quantized:
-    """As `Q4_K`, `Q5_K` and `Q6_K` have them."""
-    group = 16 if bits == 6 else 32
+    """As `Q2_K`, `Q4_K`, `Q5_K` and `Q6_K` have them."""
+    group = 32 if bits in (4, 5) else 16
 
     def factored(low: int, high: int) -> Factored:
         integers = torch.randint(low, high, (rows, units * 256 // group), generator=generator).to(torch.int8)
         return Factored(Stored((torch.rand(rows, units, generator=generator) / 50).half()), Stored(integers))
 
-    scales, minima = (factored(-128, 128), None) if bits == 6 else (factored(0, 64), factored(-63, 1))
+    most = 15 if bits == 2 else 63
+    scales, minima = (factored(-128, 128), None) if bits == 6 else (factored(0, most + 1), factored(-most, 1))
     low = -32 if bits == 6 else 0
     q = torch.randint(low, low + 2**bits, (rows, units * 256), generator=generator)
+    bits = max(bits, 4)  # 2 bits are in 4
     return Quantized(Stored(pack(q, bits, group)), scales, None, bits, group, minima)
 
 
@@ -112,7 +114,7 @@ def test_integers_keep_their_scales() -> None:
 
 def test_rows_of_k_quants_may_be_chosen_and_joined() -> None:
     """As those of rotary embeddings are put in another order, and those of queries, keys and values together."""
-    for form in ("q4k", "q5k", "q6k"):
+    for form in ("q2k", "q4k", "q5k", "q6k"):
         weight = weight_for(form, 5, 2)
         joined = Concat((Rows(weight, torch.tensor([3, 1, 1, 4])), weight))
         assert format_of(joined, None) == (form, "")

@@ -18,11 +18,17 @@ INLINE Pair halves(const char* p) {
 // The scales (part 0) or minima (1) of a run of inputs of group g of the panel at w.
 template <int FORMAT>
 INLINE Pair part(const char* w, i64 g, int part, int run) {
-  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT) + run * PANEL;
+  const char* p = w + scales_at(FORMAT, g, part, run);
   if constexpr (has_blocks(FORMAT)) {
     const Pair half = halves(w + halves_at(FORMAT, g) + part * 32);
     auto whole = [&](const char* from) INLINE_LAMBDA {
-      return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+      __m256i each = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from));
+      if constexpr (has_pairs(FORMAT)) {
+        const __m256i low = _mm256_set1_epi32(15);
+        if (part) each = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_and_si256(_mm256_srli_epi32(each, 4), low));
+        else each = _mm256_and_si256(each, low);
+      }
+      return _mm256_cvtepi32_ps(each);
     };
     return {_mm256_mul_ps(half.low, whole(p)), _mm256_mul_ps(half.high, whole(p + 8))};
   }
@@ -30,9 +36,15 @@ INLINE Pair part(const char* w, i64 g, int part, int run) {
   return {_mm256_loadu_ps((const float*)p), _mm256_loadu_ps((const float*)(p + 32))};
 }
 
-// Steps 2s and 2s + 1 of half the outputs (h) of a group's numbers of 4 to 6 bits, from 0 on.
+// Steps 2s and 2s + 1 of half the outputs (h) of a group's numbers of 2 to 6 bits, from 0 on.
 template <int FORMAT, int S>
 INLINE void two_steps(const char* values, int h, __m256i& a, __m256i& b) {
+  if constexpr (bits_of(FORMAT) == 2) {
+    const __m256i least = _mm256_set1_epi8(3), four = load256(values + S / 2 * 64 + h * 32);
+    a = _mm256_and_si256(_mm256_srli_epi16(four, S % 2 * 4), least);
+    b = _mm256_and_si256(_mm256_srli_epi16(four, S % 2 * 4 + 2), least);
+    return;
+  }
   const __m256i low = _mm256_set1_epi8(15), both = load256(values + S * 64 + h * 32);
   a = _mm256_and_si256(both, low), b = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
   if constexpr (bits_of(FORMAT) > 4) {
@@ -164,7 +176,7 @@ struct Dot<FORMAT, false> {
   }
 };
 
-// Integers times integers. Of 4 to 6 bits they are unsigned as they are, and 16 bits hold a whole group's products of
+// Integers times integers. Of 2 to 6 bits they are unsigned as they are, and 16 bits hold a whole group's products of
 // four (15 * 127 * 2 * 8 = 30,480), and two steps' of five and six (63 * 127 * 2 * 2 = 32,004). Of int8 the sign goes
 // over to the row: |w| is unsigned, and pairs fit (128 * 127 * 2).
 template <int FORMAT>

@@ -12,9 +12,14 @@ INLINE __m512 halves(const char* p) { return _mm512_maskz_cvtph_ps((__mmask16)-1
 // The scales (part 0) or minima (1) of a run of inputs of group g of the panel at w.
 template <int FORMAT>
 INLINE __m512 part(const char* w, i64 g, int part, int run) {
-  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT) + run * PANEL;
+  const char* p = w + scales_at(FORMAT, g, part, run);
   if constexpr (has_blocks(FORMAT)) {
-    const __m512i whole = _mm512_maskz_cvtepi8_epi32((__mmask16)-1, _mm_loadu_si128((const __m128i*)p));
+    __m512i whole = _mm512_maskz_cvtepi8_epi32((__mmask16)-1, _mm_loadu_si128((const __m128i*)p));
+    if constexpr (has_pairs(FORMAT)) {
+      const __m512i low = _mm512_set1_epi32(15);
+      if (part) whole = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_and_si512(_mm512_srli_epi32(whole, 4), low));
+      else whole = _mm512_and_si512(whole, low);
+    }
     return _mm512_mul_ps(halves(w + halves_at(FORMAT, g) + part * 32), _mm512_cvtepi32_ps(whole));
   }
   return part_bytes(FORMAT) == 32 ? halves(p) : _mm512_loadu_ps(p);
@@ -31,6 +36,13 @@ INLINE void two_steps(const char* values, __m512i& a, __m512i& b) {
     ask(values + S * 128), ask(values + S * 128 + 64);
     a = _mm512_xor_si512(_mm512_loadu_si512(values + S * 128), flip);
     b = _mm512_xor_si512(_mm512_loadu_si512(values + S * 128 + 64), flip);
+    return;
+  }
+  if constexpr (bits_of(FORMAT) == 2) {
+    const __m512i least = _mm512_set1_epi8(3), four = _mm512_loadu_si512(values + S / 2 * 64);
+    if constexpr (S % 2 == 0) ask(values + S / 2 * 64);
+    a = _mm512_and_si512(_mm512_srli_epi16(four, S % 2 * 4), least);
+    b = _mm512_and_si512(_mm512_srli_epi16(four, S % 2 * 4 + 2), least);
     return;
   }
   const __m512i low = _mm512_set1_epi8(15), both = _mm512_loadu_si512(values + S * 64);

@@ -18,10 +18,14 @@ INLINE Quad halves(const char* p) {
 // The scales (part 0) or minima (1) of a run of inputs of group g of the panel at w.
 template <int FORMAT>
 INLINE Quad part(const char* w, i64 g, int part, int run) {
-  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT) + run * PANEL;
+  const char* p = w + scales_at(FORMAT, g, part, run);
   if constexpr (has_blocks(FORMAT)) {
     const Quad half = halves(w + halves_at(FORMAT, g) + part * 32);
-    const int8x16_t bytes = vld1q_s8((const int8_t*)p);
+    int8x16_t bytes = vld1q_s8((const int8_t*)p);
+    if constexpr (has_pairs(FORMAT)) {
+      const uint8x16_t both = vreinterpretq_u8_s8(bytes);
+      bytes = part ? vnegq_s8(vreinterpretq_s8_u8(both >> 4)) : vreinterpretq_s8_u8(both & 15);
+    }
     const int16x8_t low = vmovl_s8(vget_low_s8(bytes)), high = vmovl_high_s8(bytes);
     const int32x4_t whole[4] = {vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)};
     return quad([&](auto r) INLINE_LAMBDA { return vmulq_f32(half.part[r], vcvtq_f32_s32(whole[r])); });
@@ -30,11 +34,12 @@ INLINE Quad part(const char* w, i64 g, int part, int run) {
   return quad([&](auto r) INLINE_LAMBDA { return floats_at(p + r * 16); });
 }
 
-// A step of a quarter of the outputs (r) of a group's numbers: int8, of 4 to 6 bits from 0 on.
+// A step of a quarter of the outputs (r) of a group's numbers: int8, of 2 to 6 bits from 0 on.
 template <int FORMAT, int S>
 INLINE int8x16_t step(const char* values, int r) {
   auto bytes = [&](int place) INLINE_LAMBDA { return vld1q_u8((const uint8_t*)values + place + r * 16); };
   if constexpr (bits_of(FORMAT) == 8) return vreinterpretq_s8_u8(bytes(S * 64));
+  if constexpr (bits_of(FORMAT) == 2) return vreinterpretq_s8_u8(bytes(S / 4 * 64) >> S % 4 * 2 & 3);
   const uint8x16_t both = bytes(S / 2 * 64);
   uint8x16_t u = S % 2 ? both >> 4 : both & 15;
   if constexpr (bits_of(FORMAT) > 4) {

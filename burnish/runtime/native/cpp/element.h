@@ -13,10 +13,12 @@ INLINE float half_at(const char* p, i64 i) {
 // Output o's scale (part 0) or minimum (part 1) for input i of group g of the panel at w.
 template <int FORMAT>
 INLINE float part_at(const char* w, i64 g, int part, int i, int o) {
-  const char* p = w + group_at(FORMAT, g) + part * part_bytes(FORMAT);
+  const char* p = w + scales_at(FORMAT, g, part, i * runs(FORMAT) / GROUP);
   if constexpr (has_blocks(FORMAT)) {
     const float half = half_at(w + halves_at(FORMAT, g) + part * 32, o);
-    return half * static_cast<float>(static_cast<int8_t>(p[i * runs(FORMAT) / GROUP * PANEL + o]));
+    int whole = static_cast<int8_t>(p[o]);
+    if constexpr (has_pairs(FORMAT)) whole = part ? -(whole >> 4 & 15) : whole & 15;
+    return half * static_cast<float>(whole);
   }
   if constexpr (part_bytes(FORMAT) == 32) return half_at(p, o);
   float x;
@@ -30,6 +32,7 @@ INLINE int integer_at(const char* w, i64 g, int i, int o) {
   const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
   const int step = i / 4, place = o * 4 + i % 4;
   if constexpr (bits_of(FORMAT) == 8) return static_cast<int8_t>(values[step * 64 + place]);
+  if constexpr (bits_of(FORMAT) == 2) return static_cast<uint8_t>(values[step / 4 * 64 + place]) >> step % 4 * 2 & 3;
   const int both = static_cast<uint8_t>(values[step / 2 * 64 + place]);
   int u = step % 2 ? both >> 4 : both & 15;
   if constexpr (bits_of(FORMAT) > 4) {
