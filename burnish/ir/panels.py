@@ -123,7 +123,8 @@ def _together(u: Tensor, bits: int) -> Tensor:
 def _apart(bytes_: Tensor, bits: int) -> Tensor:
     """Numbers[..., 8 / bits, 64] of bytes[..., 64]."""
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8).unsqueeze(-1)
-    return (bytes_.unsqueeze(-2) >> shifts) & (2**bits - 1)
+    found: Tensor = (bytes_.unsqueeze(-2) >> shifts) & (2**bits - 1)
+    return found
 
 
 def _turned(part: Weight, places: Tensor) -> Tensor:
