@@ -8,22 +8,39 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from burnish.cli.verbosity import set_verbosity
 from burnish.ir.errors import BurnishError, UsageError
+from burnish.version import __version__
+
+_SHARED = "Of every command"
+
+
+class _Group(TyperGroup):
+    """What is an option of every command stands in front of a command's name or behind it."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        shared = [each for each in self.params if getattr(each, "rich_help_panel", None) == _SHARED]
+        for command in self.commands.values():
+            command.params += shared
+
 
 app = typer.Typer(
     name="burnish",
+    cls=_Group,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Compile a plain PyTorch language model into a fast, self-contained artifact, and run it.",
     epilog="Start with: `burnish run path/to/model 'Why is the sky blue?'`",
 )
-_debug = False
+_shared = {"debug": 0, "verbose": 0, "quiet": 0}
 
 MODEL_HELP = (
     "A folder with config.json and safetensors, a .gguf file, or package.module:name of an nn.Module or of a function "
@@ -48,7 +65,20 @@ class Accuracy(StrEnum):
     FAST = "fast"
 
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+def complete_path(begun: str) -> list[str]:
+    """The paths that begin so, for shells: what is typed as text may be no path at all."""
+    folder = Path(begun) if begun.endswith("/") else Path(begun).parent
+    found = (f"{path}/" if path.is_dir() else str(path) for path in folder.glob("*"))
+    return sorted(path for path in found if path.startswith(begun))
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=complete_path)]
+ArtifactOrModel = Annotated[
+    str,
+    typer.Argument(
+        metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}", autocompletion=complete_path
+    ),
+]
 ArtifactArgument = Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A folder that `burnish compile` wrote.")]
 MaxLength = Annotated[
     int | None,
@@ -95,13 +125,37 @@ TargetOption = Annotated[
 ]
 
 
+def _share(context: typer.Context, parameter: typer.CallbackParam, value: int) -> None:
+    """Take an option of every command: in front of the command's name first, then behind it."""
+    name = str(parameter.name)
+    _shared[name] = int(value) + (_shared[name] if context.parent is not None else 0)
+    with reported():
+        set_verbosity(_shared["verbose"], bool(_shared["quiet"]))
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"burnish {__version__}")
+        raise typer.Exit
+
+
+def _shared_option(*names: str, help: str, count: bool = False) -> Any:
+    return typer.Option(*names, help=help, count=count, callback=_share, expose_value=False, rich_help_panel=_SHARED)
+
+
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which burnish this is.", callback=_show_version, is_eager=True)
+    ] = False,
+    verbose: Annotated[
+        int,
+        _shared_option("-v", "--verbose", count=True, help="Tell what is done; -vv in detail. BURNISH_LOG=info|debug."),
+    ] = 0,
+    quiet: Annotated[bool, _shared_option("-q", "--quiet", help="Neither progress nor tables: errors alone.")] = False,
+    debug: Annotated[bool, _shared_option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
-    global _debug
-    _debug = debug
 
 
 @contextmanager
@@ -110,13 +164,13 @@ def reported() -> Iterator[None]:
     try:
         yield
     except BurnishError as error:
-        if _debug:
+        if _shared["debug"]:
             raise
-        from burnish.cli.console import err, escaped  # an import for errors alone
+        from burnish.cli.console import errors, escaped  # an import for errors alone
 
-        err.print(f"[bold red]error:[/bold red] {escaped(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/bold red] {escaped(str(error))}", soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
-            err.print(escaped(note), soft_wrap=True)
+            errors.print(escaped(note), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -124,11 +178,11 @@ def reported() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from None
     except Exception as error:
-        if _debug or isinstance(error, (typer.Exit, typer.Abort)):
+        if _shared["debug"] or isinstance(error, (typer.Exit, typer.Abort)):
             raise
-        from burnish.cli.console import err, escaped
+        from burnish.cli.console import errors, escaped
 
         what = escaped(f"{type(error).__name__}: {error}")
-        err.print(f"[bold red]error:[/bold red] {what}", soft_wrap=True)
-        err.print("This was not expected. burnish --debug shows where it happened; please report it.", style="dim")
+        errors.print(f"[bold red]error:[/bold red] {what}", soft_wrap=True)
+        errors.print("This was not expected. burnish --debug shows where it happened; please report it.", style="dim")
         raise typer.Exit(1) from error

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from burnish.benchmark.peers import PEERS
-from burnish.cli.app import MODEL_HELP, Backend, app, reported
+from burnish.cli.app import ArtifactOrModel, Backend, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import compiled_model
 from burnish.ir.errors import NativeBuildError, UsageError
@@ -18,7 +18,7 @@ from burnish.ir.errors import NativeBuildError, UsageError
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
+    model: ArtifactOrModel,
     vs: Annotated[str, typer.Option(metavar="NAMES", help=f"Whom to compare with: any of {','.join(PEERS)}.")] = "",
     source: Annotated[
         Path | None, typer.Option("--model", metavar="MODEL", help="What an ARTIFACT was compiled from; --vs needs it.")

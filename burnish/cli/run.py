@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, Accuracy, BackendOption, MaxLength, app, reported
+from burnish.cli.app import Accuracy, ArtifactOrModel, BackendOption, MaxLength, app, reported
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
+    model: ArtifactOrModel,
     prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to answer.")] = 256,
     temperature: Annotated[
