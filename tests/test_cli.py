@@ -59,7 +59,7 @@ def test_run_answers_on_stdout_and_reports_speed_on_stderr(artifact: Path) -> No
 
 def test_run_uses_the_chat_template_unless_told_not_to(artifact: Path) -> None:
     counts = {
-        options: int(call("run", artifact, "w5", *options, "-n", 2).stderr.split()[0])
+        options: int(call("run", artifact, "w5", *options, "-n", 2).stderr.splitlines()[-1].split()[0])
         for options in [(), ("--raw",), ("--system", "w7")]
     }
     assert counts == {(): 4, ("--raw",): 1, ("--system", "w7"): 7}
