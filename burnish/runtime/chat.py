@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from burnish.ir.errors import InvalidInputError
@@ -36,7 +36,7 @@ class Chat:
         """How many tokens the last turn fed: those that the session did not have."""
         return self._session.fed
 
-    def say(self, text: str, **options: Any) -> Iterator[str]:
+    def say(self, text: str, **options: Any) -> Generator[str, None, None]:
         """The answer to `text` in pieces, as it comes; options as for `generate`.
 
         Who stops in the middle keeps what was said so far, if anything was. Raises InvalidInputError, and forgets
