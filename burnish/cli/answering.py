@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from burnish.cli.app import Accuracy
+from burnish.cli.app import Accuracy, one_of
 
 if TYPE_CHECKING:
     from burnish.runtime.generation import Generation
@@ -29,7 +29,10 @@ System = Annotated[str | None, typer.Option(help="A system message, ahead of the
 Threads = Annotated[int | None, typer.Option(min=1, help="Processors to use, by an artifact.", show_default="all")]
 AccuracyOption = Annotated[
     Accuracy | None,
-    typer.Option(help="Of native kernels: fast rounds what is multiplied with integers to 8 bits; else exact."),
+    typer.Option(
+        **one_of(Accuracy),
+        help="Of native kernels: fast rounds what is multiplied with integers to 8 bits; else exact.",
+    ),
 ]
 
 

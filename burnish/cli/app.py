@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 
 from burnish.cli.verbosity import set_verbosity
 from burnish.ir.errors import BurnishError, UsageError
+from burnish.ir.similar import did_you_mean
 from burnish.version import __version__
 
 _SHARED = "Of every command"
@@ -46,6 +47,22 @@ MODEL_HELP = (
     "A folder with config.json and safetensors, a .gguf file, or package.module:name of an nn.Module or of a function "
     "that makes one."
 )
+
+
+def one_of(kind: type[StrEnum]) -> dict[str, Any]:
+    """For options whose values have names: what typer takes, with what may have been meant."""
+
+    def read(text: str) -> StrEnum:
+        try:
+            return kind(text)
+        except ValueError:
+            names = [each.value for each in kind]
+            raise typer.BadParameter(f"{text!r}{did_you_mean(text, names)} is none of {', '.join(names)}") from None
+
+    def complete(begun: str) -> list[str]:
+        return [each.value for each in kind if each.value.startswith(begun)]
+
+    return {"parser": read, "metavar": "|".join(kind), "autocompletion": complete}
 
 
 class Backend(StrEnum):
@@ -87,6 +104,7 @@ MaxLength = Annotated[
 BackendOption = Annotated[
     Backend | None,
     typer.Option(
+        **one_of(Backend),
         help="native, burnish's own kernels, or onnxruntime for CPUs; cuda for NVIDIA GPUs; reference runs the "
         "graph node by node in PyTorch, to compare with; triton-interpret the GPU's kernels on any machine, slowly.",
         show_default="what the target asks for",
@@ -111,16 +129,28 @@ class Quantization(StrEnum):
 
 QuantizeOption = Annotated[
     Quantization | None,
-    typer.Option(help="Weights of products in 8 or 4 bits.", show_default="not"),
+    typer.Option(**one_of(Quantization), help="Weights of products in 8 or 4 bits.", show_default="not"),
 ]
 DtypeOption = Annotated[
-    Dtype | None, typer.Option(help="What GPUs compute in.", show_default="what the model's weights are in")
+    Dtype | None,
+    typer.Option(**one_of(Dtype), help="What GPUs compute in.", show_default="what the model's weights are in"),
 ]
 TargetOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="TARGET",
         help="cpu; cuda for this machine's GPU; or cuda:sm_90 (cuda:sm_80,sm_90), which needs no GPU to compile.",
+        show_default="cpu",
+    ),
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        exists=True,
+        file_okay=False,
+        help="A tokenizer for a MODEL that brings none, as transformers' save_pretrained writes one.",
+        show_default="the model's own",
     ),
 ]
 
@@ -166,9 +196,10 @@ def reported() -> Iterator[None]:
     except BurnishError as error:
         if _shared["debug"]:
             raise
-        from burnish.cli.console import errors, escaped  # an import for errors alone
+        from burnish.cli.console import errors, escaped  # imports for errors alone
+        from burnish.cli.flags import in_flags
 
-        errors.print(f"[bold red]error:[/bold red] {escaped(str(error))}", soft_wrap=True)
+        errors.print(f"[bold red]error:[/bold red] {escaped(in_flags(str(error)))}", soft_wrap=True)
         for note in getattr(error, "__notes__", ()):
             errors.print(escaped(note), soft_wrap=True)
         raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error

@@ -10,9 +10,9 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from burnish.benchmark.names import PEERS, parse_peers
-from burnish.cli.app import ArtifactOrModel, Backend, app, reported
+from burnish.cli.app import ArtifactOrModel, app, reported
 from burnish.cli.console import err, out
-from burnish.cli.models import compiled_model
+from burnish.cli.models import compiled_model, find_model
 from burnish.ir.errors import NativeBuildError, UsageError
 
 
@@ -51,7 +51,7 @@ def bench(
             artifact = Path(model)
             if not is_artifact:
                 artifact = Path(folder) / "model.burnish"
-                with compiled_model(model, None, Backend.ONNXRUNTIME) as compiled:
+                with compiled_model(find_model(model), backend="onnxruntime") as compiled:
                     compiled.save(artifact)
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             with Progress(*columns, console=err, transient=True) as progress:

@@ -15,7 +15,7 @@ from burnish.cli.answering import (
     TopP,
     given,
 )
-from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, app, reported
+from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, app, reported
 from burnish.cli.models import loaded_model
 
 
@@ -31,12 +31,13 @@ def chat(
     seed: Seed = None,
     system: System = None,
     max_length: MaxLength = None,
+    tokenizer: TokenizerOption = None,
     backend: BackendOption = None,
     threads: Threads = None,
     accuracy: AccuracyOption = None,
 ) -> None:
     """Talk with a model, which remembers what was said. A MODEL is compiled first, and not kept."""
-    with reported(), loaded_model(model, max_length, backend, threads, accuracy) as compiled:
+    with reported(), loaded_model(model, max_length, backend, threads, accuracy, tokenizer) as compiled:
         from burnish.cli.conversation import converse
 
         settings = given(

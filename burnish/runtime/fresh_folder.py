@@ -16,7 +16,7 @@ from burnish.runtime.manifest import MANIFEST_FILE
 @contextmanager
 def fresh_folder(path: Path) -> Iterator[Path]:
     """A new folder beside `path` that becomes `path` at the end; on an error, it is removed."""
-    _check_replaceable(path)
+    check_replaceable(path)
     path = path.absolute()
     marked = secrets.token_hex(4)
     folder = path.with_name(f".{path.name}.{marked}.partial")
@@ -43,7 +43,8 @@ def fresh_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
+    """ArtifactError if something is at `path` that an artifact must not replace."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ArtifactError(f"{path} exists and is not a folder: choose another name for the artifact")
     if path.is_dir() and any(path.iterdir()):
