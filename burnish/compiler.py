@@ -24,8 +24,10 @@ from burnish.passes.compilation_checks import CompilationChecks
 from burnish.passes.pipeline import Failure, Observer, run_passes
 from burnish.passes.run import Run, is_transform
 from burnish.passes.shrink import shrink
+from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
 from burnish.passes.transforms.transform import Transform, check_order
 from burnish.passes.verify import Verifier
+from burnish.preflight import check_heads, check_text_file
 from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.backends import Backend
 from burnish.runtime.model import CompiledModel, hold_temporary, load_temporary
@@ -79,7 +81,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             for is then in them. Or a function that is given those that would run, and gives those that shall.
         calibration: text for the transforms: a file's path, a list of texts, or token ids. An eighth of it is held
             out, to say what they cost.
-        tokenizer: a transformers tokenizer to put into the artifact, where `model` does not bring one.
+        tokenizer: a transformers tokenizer, or the folder of one, to put into the artifact, where `model` does not
+            bring one.
         tiles: for GPUs, a file that `burnish tune` wrote on such a one. For several architectures, what it has for all.
         verify: compare what will run with the model, on random tokens and in the ways that it will be used: whole,
             token by token, in pieces, after going back, rows of unequal lengths, some logits and not all, across the
@@ -87,7 +90,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             each pass's before and after, too; "shrunk" does so on a program that has two layers of each run of equal
             ones, which takes seconds. A check that fails leaves a folder that shows it again
             (`burnish reproduce`).
-        progress: called with the name of each phase as it begins.
+        progress: called with the name of each phase as it begins, and of each pass: "pass raise-norms (5 of 14)".
         observer: called with the record of each pass and the program after it, beginning with the program as captured.
 
     Raises:
@@ -100,6 +103,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         raise UsageError("give passes=, or dtype=, quantize= and transforms=: these are passes among the others")
     if calibration is not None and not (transforms or quantize or any(map(is_transform, listed or ()))):
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
+    _check_before(model, transforms or [each for each in listed or () if is_transform(each)], calibration, verify)
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
@@ -111,8 +115,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     check_order(transforms)
 
     def observe(record: PassRecord, program: Program) -> None:
-        if progress is not None:
-            progress(f"pass {record.name}")
+        if progress is not None and listed is not None and record.number < len(listed):
+            progress(f"pass {listed[record.number].name} ({record.number + 1} of {len(listed)})")
         if observer is not None:
             observer(record, program)
 
@@ -172,6 +176,19 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
                 raise
     compiled.trace = trace  # which knows the times, that the artifact's does not
     return compiled
+
+
+def _check_before(model: Any, transforms: Sequence[Transform], calibration: Text | None, verify: Verify) -> None:
+    """Raise what is wrong with the options before the model is captured."""
+    if verify not in (True, False, "shrunk", "full"):
+        raise UsageError(f"verify is True, False, 'shrunk' or 'full', not {verify!r}")
+    if isinstance(calibration, str | Path):
+        check_text_file(Path(calibration))
+    for each in transforms:
+        each.check(calibration is not None)
+        if isinstance(each, ConvertToGQA):
+            check_heads(model, each.kv_heads)
+    check_order(transforms)
 
 
 def _leave_reproducer(failure: Failure) -> None:

@@ -341,6 +341,21 @@ def changed(*transforms: Any) -> Callable[[Path], object]:
 case("a cache of numbers that there are not", UsageError)(changed(burnish.QuantizeCache("int2")))  # type: ignore[arg-type]
 case("a cache in 8 bits where there is none", UsageError)(changed(burnish.QuantizeCache()))
 case("transforms in an order that does not fit", UsageError)(changed(burnish.QuantizeCache(), burnish.Quantize("int8")))
+case("a transform that needs text, without one", UsageError)(changed(burnish.Quantize("int4", method="gptq")))
+case("calibration text that is not there", InvalidInputError)(
+    lambda _: burnish.compile(NoAttention(), transforms=[burnish.Sparsify()], calibration="nowhere.txt")
+)
+
+
+@case("heads of keys and values that cannot be made", UsageError)
+def _heads(folder: Path) -> None:
+    (folder / "config.json").write_text('{"num_key_value_heads": 6}')
+    burnish.compile(folder, transforms=[burnish.ConvertToGQA(4)])
+
+
+case("the folder of a tokenizer that is none", InvalidModelError)(
+    lambda _: burnish.compile(NoAttention(), tokenizer="nowhere")
+)
 
 
 @case("an artifact for another GPU", UsageError)

@@ -8,13 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import tokenizers
+import torch
 from typer.testing import CliRunner, Result
 
+import burnish
 from burnish.cli.commands import app
 from burnish.cli.models import find_model
+from burnish.inspect.dump import load_dump
 from burnish.ir.errors import InvalidModelError, NativeBuildError, UsageError
+from burnish.passes.verify import random_tokens, run_step
 from burnish.runtime.tokenization import TokenizerData
 from tests.runtime.tiny import VOCABULARY, save_tiny
 
@@ -60,7 +65,7 @@ def test_run_answers_on_stdout_and_reports_speed_on_stderr(artifact: Path) -> No
 
 def test_run_uses_the_chat_template_unless_told_not_to(artifact: Path) -> None:
     counts = {
-        options: int(call("run", artifact, "w5", *options, "-n", 2).stderr.split()[0])
+        options: int(call("run", artifact, "w5", *options, "-n", 2).stderr.splitlines()[-1].split()[0])
         for options in [(), ("--raw",), ("--system", "w7")]
     }
     assert counts == {(): 4, ("--raw",): 1, ("--system", "w7"): 7}
@@ -135,9 +140,21 @@ def test_full_dumps_are_run_and_written_as_onnx(tmp_path: Path) -> None:
     done_dump = call("inspect", tmp_path / "small.burnish", "--dump", tmp_path / "dump", "--full")
     assert done_dump.exit_code == 0, done_dump.stderr
     last = tmp_path / "dump" / "13-read-integers.txt"
-    assert f"run one with: burnish inspect --run {last}" in " ".join(done_dump.stdout.split())
+    told = " ".join(done_dump.stdout.split())
+    assert f"which are all that 14 of them read; run one with: burnish inspect --run {last}" in told
     done_run = call("inspect", "--run", last, "--onnx", tmp_path / "one")
     assert done_run.exit_code == 0, done_run.stderr
+    assert "random" not in done_run.stderr
+    with burnish.load(tmp_path / "small.burnish", backend="reference") as small:
+        tokens = random_tokens(load_dump(last), 2, 24)
+        ours = run_step(load_dump(last), tokens, [24], 24)
+        assert torch.equal(ours, small(tokens))
+    sizes = {
+        dim.dim_param
+        for each in onnx.load(tmp_path / "one" / "13-read-integers.onnx").graph.input
+        for dim in each.type.tensor_type.shape.dim
+    }
+    assert sizes == {"batch", "sequence", "kept"}
     assert "lowered: " in done_run.stdout
     assert "[2, 24, 20]" in done_run.stdout
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == [
@@ -245,8 +262,6 @@ def test_help_names_every_command_and_is_quick_to_print() -> None:
 
 
 def test_models_are_found_by_path_or_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
     (tmp_path / "mine.py").write_text(
         "import torch\nmade = torch.nn.Linear(2, 2)\ndef make():\n    return made\nclass Space:\n    make = make\n"
     )

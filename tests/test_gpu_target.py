@@ -82,7 +82,7 @@ def test_loading_it_for_a_gpu_says_that_there_is_none(artifact: Path) -> None:
 
 @without_gpu
 def test_target_cuda_needs_a_gpu() -> None:
-    with pytest.raises(UsageError, match="run on a machine with one"):
+    with pytest.raises(UsageError, match=r"For another one name it, target=.cuda:sm_90."):
         burnish.compile(build("llama"), target="cuda")
 
 

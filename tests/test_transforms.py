@@ -1,4 +1,4 @@
-"""What changes the model, from Python, from the command line and from a recipe; and what it says of its cost."""
+"""What changes the model, from Python, from the command line and from a file; and what it says of its cost."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner, Result
 
 import burnish
-from burnish.cli.app import Quantization
 from burnish.cli.commands import app
 from burnish.cli.transforms import quantize_of
+from burnish.config import read_config, transforms_of, write_config
 from burnish.inspect.html import report
 from burnish.inspect.table import plain_text, trace_view
 from burnish.ir.errors import InvalidInputError, UsageError
-from burnish.recipe import Recipe, read_recipe, write_recipe
 from burnish.runtime.artifact import Artifact
 from tests import captures
 
@@ -118,8 +117,8 @@ def test_quantize_on_a_cpu_is_the_last_transform() -> None:
 @pytest.mark.parametrize(
     ("transforms", "calibration", "message"),
     [
-        ([burnish.ConvertToGQA(kv_heads=3)], None, "no equal groups for 3"),
-        ([burnish.ConvertToGQA(kv_heads=4)], None, "found nothing to do: it has 4 heads"),
+        ([burnish.ConvertToGQA(kv_heads=3)], None, "kv_heads=3: the model has 4 heads of keys and values, and 1 or 2"),
+        ([burnish.ConvertToGQA(kv_heads=4)], None, "kv_heads=4: the model has 4 heads"),
         ([burnish.ConvertToGQA(kv_heads=0)], None, "at least one head"),
         ([burnish.DropLayers(layers=[7])], None, "no layer 7: it has layers 0 to 2"),
         ([burnish.DropLayers(count=3)], ids(), "3 layers cannot be dropped of 3"),
@@ -150,33 +149,38 @@ def test_texts_that_are_none(calibration: object, error: type[Exception], messag
         burnish.compile(llama(), transforms=ALL, calibration=calibration)  # type: ignore[arg-type]
 
 
-def test_a_recipe_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_config_is_read_as_it_was_written(tmp_path: Path) -> None:
     file, text = tmp_path / "burnish.toml", tmp_path / "text.txt"
+    options = {"target": "cuda:sm_90", "max_length": 64, "verify": "full", "calibration": text}
     transforms = [burnish.DropLayers(layers=["model.layers.1", 2]), burnish.ConvertToGQA(2, heal=3)]
-    transforms.append(burnish.QuantizeCache("fp8"))
-    write_recipe(file, transforms, text)
-    found = read_recipe(file)
-    assert found == Recipe([burnish.DropLayers(layers=["model.layers.1", 2]), *transforms[1:]], text)
+    write_config(file, options, [*transforms, burnish.QuantizeCache("fp8")])
+    found = read_config(file)
+    assert found.options == options
+    assert transforms_of(found.transforms, file) == [*transforms, burnish.QuantizeCache("fp8")]
 
 
 @pytest.mark.parametrize(
-    ("recipe", "message"),
+    ("config", "message"),
     [
-        ("", "no transforms"),
-        ("transforms = 3", "no transforms"),
+        ("transforms = 3", "transforms are tables"),
         ("[[transforms]]\nname = 'Shrink'", "transform 'Shrink': there are DropLayers"),
+        ("[[transforms]]\nname = 'quantize'", "(did you mean Quantize?)"),
+        ("[[transforms]]\nkv_heads = 2", "a transform without a name"),
         ("[[transforms]]\nname = 'ConvertToGQA'", "ConvertToGQA needs kv_heads"),
-        ("[[transforms]]\nname = 'ConvertToGQA'\nheads = 2", "no option 'heads'"),
-        ("calibration = 3\n[[transforms]]\nname = 'Quantize'", "the path of a text"),
+        ("[[transforms]]\nname = 'ConvertToGQA'\nheads = 2", "no option 'heads' (did you mean kv_heads?)"),
+        ("calibration = 3", "calibration is a path, not 3"),
+        ("max_length = true", "max_length is an integer, not True"),
+        ("verify = 1", "verify is true or false or a text, not 1"),
         ("model = 'x'", "has 'model'"),
+        ("max_lenght = 3", "has 'max_lenght' (did you mean max_length?): there are target, backend"),
         ("[[transforms", "is not TOML"),
     ],
 )
-def test_recipes_that_are_none(recipe: str, message: str, tmp_path: Path) -> None:
+def test_configs_that_are_none(config: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "burnish.toml"
-    file.write_text(recipe)
+    file.write_text(config)
     with pytest.raises(UsageError, match=re.escape(message)):
-        read_recipe(file)
+        transforms_of(read_config(file).transforms, file)
 
 
 def call(*arguments: object) -> Result:
@@ -185,7 +189,7 @@ def call(*arguments: object) -> Result:
 
 def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    model, small, again, recipe = "tests.test_transforms:llama", *(tmp_path / name for name in ("a", "b", "c.toml"))
+    model, small, again, config = "tests.test_transforms:llama", *(tmp_path / name for name in ("a", "b", "c.toml"))
     done = call(
         "compile",
         model,
@@ -197,36 +201,34 @@ def test_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         2,
         "--quantize-cache",
         "int8",
-        "--save-recipe",
-        recipe,
+        "--save-config",
+        config,
     )
     assert done.exit_code == 0, done.output
-    assert call("compile", model, "-o", again, "--recipe", recipe).exit_code == 0
+    assert call("compile", model, "-o", again, "--config", config).exit_code == 0
     shapes = [[state.shape for state in Artifact.open(path).states] for path in (small, again)]
     assert shapes[0] == shapes[1]
     assert len(shapes[0]) == 8  # keys and values of two layers, and their scales
-    for wrong, message in (
-        (("--heal", 3), "give both"),
-        (("--drop-layers", "first"), "takes a count"),
-        (("--recipe", recipe, "--kv-heads", 2), "leave out"),
-        (("--recipe", recipe, "--quantize-cache", "fp8"), "leave out"),
-        (("--calibration", recipe), "no transform that takes it"),
-    ):
-        done = call("compile", model, "-o", tmp_path / "no", *wrong)
-        assert done.exit_code == 2
-        assert message in " ".join(done.stderr.split())
+    less = call("compile", model, "-o", again, "--config", config, "--kv-heads", 1)  # a flag wins
+    assert less.exit_code == 0, less.output
+    assert f"{config} says target, transforms" in " ".join(less.stderr.split())
+    one = [state.shape for state in Artifact.open(again).states]
+    assert len(one) == 8
+    assert one != shapes[0]
 
 
 def test_numbers_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    recipe = tmp_path / "numbers.toml"
+    config = tmp_path / "numbers.toml"
     options = "--quantize int4 --group 32 --quantize-method nearest --symmetric --head int8 --sparsify 2:4"
     done = call(
-        "compile", "tests.test_transforms:llama", "-o", tmp_path / "a", *options.split(), "--save-recipe", recipe
+        "compile", "tests.test_transforms:llama", "-o", tmp_path / "a", *options.split(), "--save-config", config
     )
     assert done.exit_code == 0, done.output
     rounding = burnish.Quantize("int4", group=32, method="nearest", symmetric=True, head="int8")
-    assert read_recipe(recipe) == Recipe([burnish.Sparsify("2:4"), rounding], None)
+    found = read_config(config)
+    assert found.options == {"target": "cpu"}
+    assert transforms_of(found.transforms, config) == [burnish.Sparsify("2:4"), rounding]
     names = [record.name for record in Artifact.open(tmp_path / "a").trace().passes]
     assert names.index("sparsify") < names.index("quantize")
 
@@ -246,27 +248,31 @@ def test_what_quantize_and_its_options_mean(
     numbers: str | None, on_gpu: bool, options: dict[str, object], expected: object
 ) -> None:
     given = {"group": None, "method": None, "symmetric": False, "head": None, "size": None, **options}
-    chosen = None if numbers is None else Quantization(numbers)
-    assert quantize_of(chosen, on_gpu, **given) == expected  # type: ignore[arg-type]
+    assert quantize_of(numbers, on_gpu, **given) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--group 32", "--group: how --quantize rounds"),
+        ("--group 32", "--group: how --quantize rounds; give that, too: --quantize int4"),
         ("--symmetric --size 80MB", "--symmetric, --size: how --quantize rounds"),
         ("--quantize int8 --group many", "takes 32, 64, 128 or row"),
         ("--quantize int8 --group 48", "there are no groups of 48"),
-        ("--quantize int8 --size 80MB", "needs calibration text"),
-        ("--recipe r.toml --quantize int8 --heal 2", "leave out --heal, --quantize"),
-        ("--recipe r.toml --sparsify 2:4", "leave out --sparsify"),
+        ("--quantize int8 --size 80MB", "--size 80MB needs calibration text: add --calibration FILE"),
+        ("--quantize int8 --quantize-method gptq", "--quantize-method gptq needs calibration text: add --calibration"),
+        ("--heal 3", "--heal trains what --kv-heads changed: give both"),
+        ("--kv-heads 2 --heal 3", "--heal 3 needs calibration text: add --calibration FILE"),
+        ("--drop-layers 2", "--drop-layers 2 needs calibration text: add --calibration FILE"),
+        ("--drop-layers first", "takes a count (3)"),
+        ("--kv-heads 0", "--kv-heads is at least 1, not 0"),
+        ("--calibration {here}", "--calibration FILE is for what changes the model: add --quantize int4, --kv-heads 1"),
     ],
 )
 def test_options_of_numbers_that_contradict(
     options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
-    done = call("compile", "tests.test_transforms:llama", "-o", tmp_path / "no", *options.split())
+    done = call("compile", "tests.test_transforms:llama", "-o", tmp_path / "no", *options.format(here=__file__).split())
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
 

@@ -41,10 +41,10 @@ def results_view(results: Sequence[Result], bandwidth: Bandwidth | None = None) 
     """Medians, how many times as fast the first result is, and what to know about the numbers."""
     first = results[0]
     settings = first.settings
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
-    table.add_column("")
-    shares = ["of read\nbandwidth"] if bandwidth is not None else []
-    faster = f"{first.name} is"
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
+    table.add_column("", min_width=max(len(result.name) for result in results))
+    shares = ["of read\nband-\nwidth"] if bandwidth is not None else []
+    faster = f"{first.name}\nis"
     headings = ["decode\ntokens/s", faster, *shares, "prefill\ntokens/s", faster, "same\ntokens", "kept", "dropped"]
     for heading in headings:
         table.add_column(heading, justify="right")

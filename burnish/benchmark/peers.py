@@ -21,19 +21,6 @@ from burnish.benchmark.runner import BenchmarkError, Entrant
 from burnish.frontend.gguf_file import open_gguf
 from burnish.ir.errors import UsageError
 
-PEERS = (
-    "eager",
-    "inductor",
-    "ort-genai",
-    "ort-genai-int4",
-    "llama.cpp-q4_0",
-    "llama.cpp-q4_1",
-    "llama.cpp-q8_0",
-    "llama.cpp-bf16",
-    "openvino-fp32",
-    "openvino-int8",
-    "openvino-int4",
-)
 _ROOT = Path(".venv-peers")
 _GENAI = "onnxruntime-genai==0.18.0"
 _LLAMA_CPP = "llama-cpp-python==0.3.36"
@@ -68,15 +55,6 @@ model.load_state_dict(loaded.state_dict())
 model.save_pretrained(target)
 transformers.AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(target)
 """
-
-
-def parse_peers(text: str) -> list[str]:
-    """The contenders in `eager,ort-genai`. Raises UsageError for one that there is not."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in PEERS]
-    if unknown:
-        raise UsageError(f"there is no contender {unknown[0]!r} to compare with: choose from {', '.join(PEERS)}")
-    return names
 
 
 def prepare(name: str, model: Path, progress: Callable[[str], None]) -> Entrant:

@@ -17,7 +17,6 @@ from safetensors import safe_open
 
 from burnish.benchmark.runner import BenchmarkError, Reads
 from burnish.frontend.gguf_file import open_gguf
-from burnish.ir.states import CONTEXT
 from burnish.runtime.artifact import Artifact
 
 _TOKENS, _HEAD = "token_embd.weight", "output.weight"  # a file without the head has one table for both
@@ -27,10 +26,11 @@ _BETWEEN = {"Convert", "Multiply", "Subtract", "Reshape", "Transpose", "Unsqueez
 
 def of_artifact(path: Path) -> Reads | None:
     """burnish: what the trace says that a token cannot do without; None where it does not, as in older artifacts."""
-    last = Artifact.open(path).trace().passes[-1]
+    trace = Artifact.open(path).trace()
+    last = trace.passes[-1]
     if last.floor_bytes == 0:
         return None
-    return Reads(last.floor_bytes - CONTEXT * last.bytes_a_token, last.bytes_a_token)
+    return Reads(last.floor_bytes - trace.context * last.bytes_a_token, last.bytes_a_token)
 
 
 def of_floats(model: Path) -> Reads:

@@ -9,16 +9,16 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from burnish.benchmark.peers import PEERS
-from burnish.cli.app import MODEL_HELP, Backend, app, reported
+from burnish.benchmark.names import PEERS, parse_peers
+from burnish.cli.app import ArtifactOrModel, app, reported
 from burnish.cli.console import err, out
-from burnish.cli.models import compiled_model
+from burnish.cli.models import compiled_model, find_model
 from burnish.ir.errors import NativeBuildError, UsageError
 
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
+    model: ArtifactOrModel,
     vs: Annotated[str, typer.Option(metavar="NAMES", help=f"Whom to compare with: any of {','.join(PEERS)}.")] = "",
     source: Annotated[
         Path | None, typer.Option("--model", metavar="MODEL", help="What an ARTIFACT was compiled from; --vs needs it.")
@@ -36,23 +36,22 @@ def bench(
 ) -> None:
     """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
     with reported():
-        from burnish.benchmark.bandwidth import measure_bandwidth
-        from burnish.benchmark.compare import compare, records, results_view
-        from burnish.benchmark.machine import cores
-        from burnish.benchmark.peers import parse_peers
-        from burnish.benchmark.runner import Settings, append
-
         peers = parse_peers(vs)
         is_artifact = (Path(model) / "manifest.json").exists()
         origin = source if is_artifact or source is not None else Path(model)
         if peers and (origin is None or not origin.exists()):
             raise UsageError("--vs needs the model that others can read, a folder or a .gguf file: say --model MODEL")
+        from burnish.benchmark.bandwidth import measure_bandwidth
+        from burnish.benchmark.compare import compare, records, results_view
+        from burnish.benchmark.machine import cores
+        from burnish.benchmark.runner import Settings, append
+
         settings = Settings(prompt_length, new_tokens, repeats, threads or cores(), batch=batch)
         with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder:
             artifact = Path(model)
             if not is_artifact:
                 artifact = Path(folder) / "model.burnish"
-                with compiled_model(model, None, Backend.ONNXRUNTIME) as compiled:
+                with compiled_model(find_model(model), backend="onnxruntime") as compiled:
                     compiled.save(artifact)
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             with Progress(*columns, console=err, transient=True) as progress:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
+from burnish.cli.answering import given
 from burnish.cli.app import (
     BackendOption,
+    Dtype,
     DtypeOption,
     MaxLength,
     ModelArgument,
     QuantizeOption,
     TargetOption,
+    TokenizerOption,
     app,
     reported,
 )
 from burnish.cli.console import err
-from burnish.cli.models import chosen_passes, compiled_model
+from burnish.cli.models import chosen_passes, compiled_model, find_model
 from burnish.cli.transforms import (
     CalibrationOption,
     DropLayersOption,
@@ -29,17 +33,18 @@ from burnish.cli.transforms import (
     KVHeadsOption,
     MethodOption,
     QuantizeCacheOption,
-    RecipeOption,
-    SaveRecipeOption,
     SizeOption,
     SparsifyOption,
     SymmetricOption,
+    check_flags,
+    overridden,
     quantize_of,
-    recipe_of,
+    transforms_of_flags,
 )
-
-if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
-    from burnish.compiler import Verify
+from burnish.config import CONFIG_FILE, Config, read_config, transforms_of, write_config
+from burnish.ir.errors import UsageError
+from burnish.preflight import check_destination, check_heads, check_text_file
+from burnish.runtime.target_names import check_driver, check_name, check_options
 
 
 @app.command()
@@ -47,7 +52,7 @@ def compile(
     model: ModelArgument,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, by custom NAME.burnish.")],
     max_length: MaxLength = None,
-    target: TargetOption = "cpu",
+    target: TargetOption = None,
     backend: BackendOption = None,
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
@@ -62,10 +67,28 @@ def compile(
     size: SizeOption = None,
     quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
-    recipe: RecipeOption = None,
-    save_recipe: SaveRecipeOption = None,
+    tokenizer: TokenizerOption = None,
     tiles: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For GPUs: tiles of kernels, which burnish tune found.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="For GPUs: tiles of kernels, which burnish tune found.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Options from a file; what is given here wins.",
+            show_default=f"{CONFIG_FILE}, if it is there",
+        ),
+    ] = None,
+    save_config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write these options as such a file.")
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare every pass's before and after, on two layers of each kind.")
@@ -95,25 +118,61 @@ def compile(
 ) -> None:
     """Compile MODEL into an artifact that runs without the model's code."""
     with reported():
-        from burnish.inspect.onnx_dump import OnnxFolder
-        from burnish.inspect.summary import size_text
-        from burnish.inspect.table import check_lines, pass_table, quality_table
-
-        checked: Verify = "full" if verify_full else "shrunk" if verify else True
         started = time.perf_counter()
-        stages = None if onnx is None else OnnxFolder(onnx)
-        on_gpu = target != "cpu" or (backend is not None and backend.value in ("cuda", "triton-interpret"))
-        rounded = quantize_of(quantize, on_gpu, group, quantize_method, symmetric, head, size)
-        changes = recipe_of(kv_heads, heal, drop_layers, sparsify, rounded, quantize_cache, calibration, recipe)
-        if save_recipe is not None:
-            from burnish.recipe import write_recipe
+        file = config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None)
+        read = Config() if file is None else read_config(file)
+        flags = given(
+            target=target,
+            backend=backend and backend.value,
+            dtype=dtype and dtype.value,
+            max_length=max_length,
+            quantize=quantize and quantize.value,
+            tokenizer=tokenizer,
+            tiles=tiles,
+            calibration=calibration,
+            verify="full" if verify_full else "shrunk" if verify else None,
+        )
+        options = {"target": "cpu", **read.options, **flags}
+        if file is not None:
+            told = [name for name in [*read.options, *(["transforms"] if read.transforms else [])] if name not in flags]
+            err.print(f"{file} says {', '.join(told) or 'nothing'}", style="dim", markup=False, soft_wrap=True)
+        numbers, calibrated = options.get("quantize"), "calibration" in options
+        check_flags(
+            kv_heads,
+            heal,
+            drop_layers,
+            numbers,
+            group,
+            quantize_method,
+            symmetric,
+            head,
+            size,
+            calibrated,
+        )
+        changed = (kv_heads, drop_layers, sparsify, numbers, quantize_cache, passes)
+        if calibrated and not read.transforms and not any(each is not None for each in changed):
+            raise UsageError("--calibration FILE is for what changes the model: add --quantize int4, --kv-heads 1, ...")
+        check_before(options, output)
+        found = find_model(model)
+        if kv_heads is not None and isinstance(found, Path) and found.is_dir():
+            check_heads(found, kv_heads)
 
-            write_recipe(save_recipe, changes.transforms, changes.calibration)
-        passed = quantize if rounded is None else None
+        from burnish.inspect.onnx_dump import OnnxFolder
+        from burnish.inspect.table import check_lines, pass_table, quality_table
+        from burnish.ir.sizes import size_text
+
+        stages = None if onnx is None else OnnxFolder(onnx)
+        on_gpu = options["target"] != "cpu" or options.get("backend") in ("cuda", "triton-interpret")
+        rounded = quantize_of(numbers, on_gpu, group, quantize_method, symmetric, head, size)
+        if rounded is not None:
+            del options["quantize"]
+        named = transforms_of_flags(kv_heads, heal, drop_layers, sparsify, rounded, quantize_cache)
+        before = [] if file is None else transforms_of(read.transforms, file)
+        transforms = overridden(before, named, quantized="quantize" in flags)
+        if save_config is not None:
+            write_config(save_config, options, transforms)
         chosen = chosen_passes(passes, skip or [], only_until)
-        with compiled_model(
-            model, max_length, backend, checked, stages, target, dtype, passed, changes, tiles, chosen
-        ) as compiled:
+        with compiled_model(found, observer=stages, transforms=transforms, passes=chosen, **options) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))
@@ -129,3 +188,18 @@ def compile(
             err.print(stages.view(), soft_wrap=True)
         prompt = "'1 2 3'" if compiled.tokenizer is None else "'Why is the sky blue?'"
         err.print(f"Try it: burnish run {output} {prompt}", style="dim", markup=False, soft_wrap=True)
+
+
+def check_before(options: Mapping[str, Any], output: Path) -> None:
+    """What is wrong with names, files and the destination, before PyTorch is imported."""
+    target, backend, dtype = options["target"], options.get("backend"), options.get("dtype")
+    check_options(target, backend, options.get("quantize"), options.get("tiles"))
+    check_driver(target)
+    if dtype is not None:
+        check_name("number to compute in", dtype, [each.value for each in Dtype])
+    if "calibration" in options:
+        check_text_file(options["calibration"])
+    for name in ("tiles", "tokenizer"):
+        if name in options and not options[name].exists():
+            raise UsageError(f"there is nothing at {options[name]}, which {name}= names")
+    check_destination(output)

@@ -31,20 +31,21 @@ def evaluate(
     """Measure on a text how well a model predicts it, and how far another one's predictions are from its own."""
     with reported(), ExitStack() as stack:
         from burnish.evaluation import evaluate as evaluated
+        from burnish.ir.sizes import size_text
 
         names = [first] if second is None else [first, second]
         models = [stack.enter_context(loaded_model(name, None, backend)) for name in names]
         with err.status(f"reading {text}"):
             found = evaluated(models, text, most)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         table.add_column("model", overflow="fold")
-        for heading in ("weights\nMB", "cache\nB/token", "perplexity", "KL\nnats", "same top\ntoken", "tokens/s"):
+        for heading in ("weights", "cache\nB/token", "perplexity", "KL\nnats", "same top\ntoken", "tokens/s"):
             table.add_column(heading, justify="right")
         for name, each in zip(names, found, strict=True):
             quality = each.quality
             table.add_row(
                 Text(name),
-                f"{each.weight_bytes / 1e6:,.1f}",
+                size_text(each.weight_bytes),
                 f"{each.cache_bytes_a_token:,}",
                 f"{quality.perplexity:,.3f}",
                 f"{quality.divergence:.4f}",

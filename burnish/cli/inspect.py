@@ -25,9 +25,7 @@ def inspect(
     dump: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write the program after each pass there, one text file a pass.")
     ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="With --dump: layers that repeat are not folded, and --run reads the texts.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="With --dump: all layers, and the weights, for --run.")] = False,
     run: Annotated[
         bool,
         typer.Option("--run", help="ARTIFACT is such a text: run it, with the weights.safetensors beside it if any."),
@@ -59,11 +57,12 @@ def inspect(
             return
         if onnx is not None:
             raise UsageError("--onnx takes the text of one program, with --run; burnish compile --onnx writes all")
-        from burnish.inspect.summary import dump_texts, summary
-        from burnish.inspect.table import rewrites_view, trace_view
         from burnish.runtime.artifact import Artifact
 
-        opened = Artifact.open(artifact)
+        opened = Artifact.open(artifact)  # before what shows it, which imports PyTorch
+        from burnish.inspect.summary import dump_texts, dump_weights, summary
+        from burnish.inspect.table import rewrites_view, trace_view
+
         if diff is not None or other is not None:
             if dump is not None or html is not None or rewrites or verify:
                 raise UsageError("what differs is shown by itself: leave out --dump, --html, --rewrites and --verify")
@@ -86,11 +85,12 @@ def inspect(
             out.print(f"wrote {html}: open it in a browser", soft_wrap=True)
         if dump is not None:
             files = dump_texts(trace, dump, full)
-            then = (
-                f"run one with: burnish inspect --run {files[-1]}"
-                if full
-                else f"compare two with: diff {files[0]} {files[-1]}"
-            )
+            if full:
+                count = dump_weights(opened, files)
+                beside = f"beside them the artifact's weights, which are all that {count} of them read; "
+                then = f"{beside}run one with: burnish inspect --run {files[-1]}"
+            else:
+                then = f"compare two with: diff {files[0]} {files[-1]}"
             out.print(f"{len(files)} texts in {dump}; {then}", soft_wrap=True)
 
 

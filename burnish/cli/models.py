@@ -11,17 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Dtype, Quantization
+from burnish.cli.app import MODEL_HELP, Accuracy, Backend
 from burnish.ir.errors import InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
-    from burnish.compiler import Verify
     from burnish.passes.base import Pass
-    from burnish.passes.pipeline import Observer
-    from burnish.recipe import Recipe
     from burnish.runtime.model import CompiledModel
-
-_PHASES = ("capture", "passes", "transform", "verify", "lower", "write", "load")
 
 
 def find_model(text: str) -> Any:
@@ -99,51 +94,17 @@ def chosen_passes(
 
 
 @contextmanager
-def compiled_model(
-    model: str,
-    max_length: int | None,
-    backend: Backend | None,
-    verify: Verify = True,
-    observer: Observer | None = None,
-    target: str = "cpu",
-    dtype: Dtype | None = None,
-    quantize: Quantization | None = None,
-    recipe: Recipe | None = None,
-    tiles: Path | None = None,
-    passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
-) -> Iterator[CompiledModel]:
-    """The model, compiled, with a progress bar."""
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+def compiled_model(model: Any, **options: Any) -> Iterator[CompiledModel]:
+    """What `find_model` found, compiled, its progress shown. Options as `compile` has them, a dtype by its name."""
+    import torch
 
-    from burnish.cli.console import err
+    import burnish
+    from burnish.cli.progress import progress
 
-    found = find_model(model)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("starting", total=len(_PHASES))
-
-        def begin(phase: str) -> None:
-            done = _PHASES.index(phase) if phase in _PHASES else None
-            progress.update(task, description=phase, completed=done)
-
-        import torch
-
-        import burnish
-
+    dtype = options.pop("dtype", None)
+    with progress() as begin:
         compiled = burnish.compile(
-            found,
-            max_length=max_length,
-            target=target,
-            backend=None if backend is None else backend.value,
-            dtype=None if dtype is None else getattr(torch, dtype.value),
-            quantize=None if quantize is None else quantize.value,
-            transforms=() if recipe is None else recipe.transforms,
-            calibration=None if recipe is None else recipe.calibration,
-            tiles=tiles,
-            passes=passes,
-            verify=verify,
-            progress=begin,
-            observer=observer,
+            model, dtype=None if dtype is None else getattr(torch, dtype), progress=begin, **options
         )
     with compiled:
         yield compiled
@@ -156,6 +117,7 @@ def loaded_model(
     backend: Backend | None,
     threads: int | None = None,
     accuracy: Accuracy | None = None,
+    tokenizer: Path | None = None,
 ) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
@@ -164,9 +126,12 @@ def loaded_model(
             raise UsageError(
                 f"--threads and --accuracy are for artifacts: `burnish compile {model} -o NAME.burnish` first"
             )
-        with compiled_model(model, max_length, backend) as compiled:
+        by = None if backend is None else backend.value
+        with compiled_model(find_model(model), max_length=max_length, backend=by, tokenizer=tokenizer) as compiled:
             yield compiled
         return
+    if tokenizer is not None:
+        raise UsageError("--tokenizer goes into an artifact when a model is compiled; this is an artifact")
     if max_length is not None:
         raise UsageError("--max-length is chosen when a model is compiled; this is an artifact")
     import burnish

@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, Accuracy, BackendOption, MaxLength, app, reported
+from burnish.cli.answering import (
+    AccuracyOption,
+    MaxNewTokens,
+    MinP,
+    RepetitionPenalty,
+    Seed,
+    System,
+    Temperature,
+    Threads,
+    TopK,
+    TopP,
+    ending,
+    given,
+    speed,
+)
+from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, app, reported
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -19,54 +34,69 @@ if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
 
 @app.command()
 def run(
-    model: Annotated[str, typer.Argument(metavar="ARTIFACT|MODEL", help=f"An artifact, or a model. {MODEL_HELP}")],
-    prompt: Annotated[str, typer.Argument(help="What to say to the model; - reads it from standard input.")],
-    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=1, help="Most tokens to answer.")] = 256,
-    temperature: Annotated[
-        float | None,
-        typer.Option(min=0, help="0 always takes the likeliest token; 1 samples as the model was trained."),
+    model: ArtifactOrModel,
+    prompt: Annotated[
+        str | None,
+        typer.Argument(
+            help="What to say to the model; - reads it from standard input.", show_default="a conversation, as by chat"
+        ),
     ] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Sample from the k likeliest tokens only.")] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Sample from the likeliest tokens that add up to p.")
-    ] = None,
-    min_p: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Sample from tokens at least p times as likely as the likeliest.")
-    ] = None,
-    repetition_penalty: Annotated[
-        float | None, typer.Option(min=0, help="Above 1 makes tokens that were said before less likely.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    system: Annotated[str | None, typer.Option(help="A system message, ahead of the prompt.")] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: RepetitionPenalty = None,
+    seed: Seed = None,
+    system: System = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")] = False,
     max_length: MaxLength = None,
+    tokenizer: TokenizerOption = None,
     backend: BackendOption = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Processors to use, by an artifact.", show_default="all")
-    ] = None,
-    accuracy: Annotated[
-        Accuracy | None,
-        typer.Option(help="Of native kernels: fast rounds what is multiplied with integers to 8 bits; else exact."),
-    ] = None,
+    threads: Threads = None,
+    accuracy: AccuracyOption = None,
 ) -> None:
     """Answer PROMPT, word by word. A MODEL is compiled first, and not kept."""
     with reported():
-        text = sys.stdin.read() if prompt == "-" else prompt
-        with loaded_model(model, max_length, backend, threads, accuracy) as compiled:
-            inputs = _inputs(compiled, text, system, raw)
-            settings = {
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "min_p": min_p,
-                "repetition_penalty": repetition_penalty,
-                "seed": seed,
-            }
-            chosen = {name: value for name, value in settings.items() if value is not None}
-            generation = _stream(compiled, inputs, max_new_tokens, chosen)
+        text = _prompt(model, prompt, raw)
+        with loaded_model(model, max_length, backend, threads, accuracy, tokenizer) as compiled:
+            settings = given(
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                seed=seed,
+            )
+            if text is None:
+                from burnish.cli.conversation import converse
+
+                converse(compiled, model, system, max_new_tokens, settings)
+                return
+            generation = _stream(compiled, _inputs(compiled, text, system, raw), max_new_tokens, settings)
+            ended = ending(generation, max_new_tokens, compiled.signature.max_length)
         from burnish.cli.console import err  # behind the answer, which does not wait for it
 
-        err.print(_speed(generation), style="dim")
+        if ended is not None:
+            err.print(ended, soft_wrap=True)
+        err.print(speed(generation), style="dim", soft_wrap=True)
+
+
+def _prompt(model: str, prompt: str | None, raw: bool) -> str | None:
+    """The prompt; None where there is none, and somebody at a terminal to talk with.
+
+    An empty one asks for nothing, and a model answers it with noise: UsageError.
+    """
+    write = f"burnish run {model} 'Why is the sky blue?'"
+    if prompt is None:
+        if not sys.stdin.isatty() or raw:
+            raise UsageError(f"there is no prompt: {write}, or - in its place to read standard input")
+        return None
+    text = sys.stdin.read() if prompt == "-" else prompt
+    if not (text if raw else text.strip()):
+        what = "standard input" if prompt == "-" else "the prompt"
+        raise UsageError(f"{what} is empty, and a model has no answer to that: {write}")
+    return text
 
 
 def _inputs(compiled: CompiledModel, text: str, system: str | None, raw: bool) -> str | list[int]:
@@ -101,11 +131,3 @@ def _stream(
         generation = compiled.generate(inputs, max_new_tokens=max_new_tokens, stream=show, **settings)
     show("\n")
     return generation
-
-
-def _speed(generation: Generation) -> str:
-    tokens = len(generation.tokens[0])
-    return (
-        f"{generation.prompt_tokens[0]} tokens read at {generation.prefill_tokens_per_second:.0f} a second, "
-        f"{tokens} written at {generation.tokens_per_second:.1f} a second"
-    )

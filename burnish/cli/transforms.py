@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from burnish.cli.app import one_of
+from burnish.cli.flags import flag
 from burnish.ir.errors import UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
-    from burnish.cli.app import Quantization
-    from burnish.passes.transforms.drop_layers import DropLayers
     from burnish.passes.transforms.quantize import Quantize
-    from burnish.recipe import Recipe
+    from burnish.passes.transforms.transform import Transform
 
 _PANEL = "What changes the model"
 KVHeadsOption = Annotated[
@@ -65,7 +66,12 @@ class Pattern(StrEnum):
 
 SparsifyOption = Annotated[
     Pattern | None,
-    typer.Option(help="Of each four weights in a row make two zero.", rich_help_panel=_PANEL, show_default="not"),
+    typer.Option(
+        **one_of(Pattern),
+        help="Of each four weights in a row make two zero.",
+        rich_help_panel=_PANEL,
+        show_default="not",
+    ),
 ]
 GroupOption = Annotated[
     str | None,
@@ -74,6 +80,7 @@ GroupOption = Annotated[
 MethodOption = Annotated[
     Method | None,
     typer.Option(
+        **one_of(Method),
         help="With --quantize: how to round.",
         rich_help_panel=_PANEL,
         show_default="gptq with --calibration, or nearest",
@@ -85,6 +92,7 @@ SymmetricOption = Annotated[
 HeadOption = Annotated[
     Head | None,
     typer.Option(
+        **one_of(Head),
         help="With --quantize: the embedding and what gives logits.",
         rich_help_panel=_PANEL,
         show_default="as all others",
@@ -100,23 +108,57 @@ SizeOption = Annotated[
 ]
 QuantizeCacheOption = Annotated[
     CacheNumbers | None,
-    typer.Option(help="Remember keys and values in 8 bits.", rich_help_panel=_PANEL, show_default="not"),
+    typer.Option(
+        **one_of(CacheNumbers), help="Remember keys and values in 8 bits.", rich_help_panel=_PANEL, show_default="not"
+    ),
 ]
 CalibrationOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Text to choose and fit by; an eighth says the cost.", rich_help_panel=_PANEL),
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Text to choose and fit by; an eighth says the cost.",
+        rich_help_panel=_PANEL,
+    ),
 ]
-RecipeOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="All of these from a file, burnish.toml by custom.", rich_help_panel=_PANEL),
-]
-SaveRecipeOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Write these options as such a file.", rich_help_panel=_PANEL)
-]
+
+
+def check_flags(
+    kv_heads: int | None,
+    heal: int,
+    drop_layers: str | None,
+    quantize: str | None,
+    group: str | None,
+    method: Method | None,
+    symmetric: bool,
+    head: Head | None,
+    size: str | None,
+    calibrated: bool,
+) -> None:
+    """UsageError where flags contradict, or lack what they need; before PyTorch is imported."""
+    how = _given(group=group, quantize_method=method, symmetric=symmetric or None, head=head, size=size)
+    if how and quantize is None:
+        raise UsageError(f"{', '.join(how)}: how --quantize rounds; give that, too: --quantize int4")
+    if group is not None and group != "row":
+        _group(group)
+    if kv_heads is not None and kv_heads < 1:
+        raise UsageError(f"--kv-heads is at least 1, not {kv_heads}")
+    if heal and kv_heads is None:
+        raise UsageError("--heal trains what --kv-heads changed: give both")
+    needs = {
+        f"--heal {heal}": bool(heal),
+        f"--drop-layers {drop_layers}": drop_layers is not None and isinstance(_drop_layers(drop_layers), int),
+        f"--quantize-method {method}": method in (Method.GPTQ, Method.AWQ),
+        f"--size {size}": size is not None,
+    }
+    for what, needed in needs.items():
+        if needed and not calibrated:
+            raise UsageError(f"{what} needs calibration text: add --calibration FILE")
 
 
 def quantize_of(
-    numbers: Quantization | None,
+    numbers: str | None,
     on_gpu: bool,
     group: str | None,
     method: Method | None,
@@ -126,19 +168,17 @@ def quantize_of(
 ) -> Quantize | None:
     """The transform that --quantize and the options beside it name; None without, and for `numbers` alone `on_gpu`.
 
-    There `compile` chooses what kernels read. Raises UsageError where options contradict.
+    There `compile` chooses what kernels read. `check_flags` has seen them.
     """
     beside = _given(group=group, quantize_method=method, symmetric=symmetric or None, head=head, size=size)
     if numbers is None:
-        if beside:
-            raise UsageError(f"{', '.join(beside)}: how --quantize rounds; give that, too")
         return None
     if on_gpu and not beside:
         return None
     from burnish.passes.transforms.quantize import Quantize
 
     return Quantize(
-        numbers.value,
+        numbers,  # type: ignore[arg-type]  # a Quantization, or a text of a file that check_options has seen
         group=None if group is None else _group(group),
         method=None if method is None else method.value,
         symmetric=symmetric,
@@ -155,60 +195,52 @@ def _group(text: str) -> int | Literal["row"]:
     return int(text)
 
 
-def recipe_of(
+def transforms_of_flags(
     kv_heads: int | None,
     heal: int,
     drop_layers: str | None,
     sparsify: Pattern | None,
     quantize: Quantize | None,
     quantize_cache: CacheNumbers | None,
-    calibration: Path | None,
-    recipe: Path | None,
-) -> Recipe:
-    """The transforms that these options name, in their order. Raises UsageError where options contradict."""
-    named = _given(
-        kv_heads=kv_heads,
-        heal=heal or None,
-        drop_layers=drop_layers,
-        sparsify=sparsify,
-        quantize=quantize,
-        quantize_cache=quantize_cache,
-    )
-    if recipe is None and not named:
-        from burnish.recipe import Recipe
+) -> list[Transform]:
+    """The transforms that these flags name, which `check_flags` has seen."""
+    found: list[Transform] = []
+    if drop_layers is not None:
+        from burnish.passes.transforms.drop_layers import DropLayers
 
-        return Recipe([], calibration)
-    from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
-    from burnish.passes.transforms.quantize_cache import QuantizeCache
-    from burnish.passes.transforms.sparsify import Sparsify
-    from burnish.recipe import Recipe, read_recipe
+        which = _drop_layers(drop_layers)
+        found.append(DropLayers(count=which) if isinstance(which, int) else DropLayers(layers=which))
+    if kv_heads is not None:
+        from burnish.passes.transforms.convert_to_gqa import ConvertToGQA
 
-    if recipe is not None:
-        if named:
-            raise UsageError(f"--recipe says what changes the model: leave out {', '.join(named)}")
-        found = read_recipe(recipe)
-        return Recipe(found.transforms, calibration or found.calibration)
-    if heal and kv_heads is None:
-        raise UsageError("--heal trains what --kv-heads changed: give both")
-    dropped = [] if drop_layers is None else [_drop_layers(drop_layers)]
-    merged = [] if kv_heads is None else [ConvertToGQA(kv_heads, heal=heal)]
-    sparse = [] if sparsify is None else [Sparsify("2:4")]
-    rounded = [] if quantize is None else [quantize]
-    cache = [] if quantize_cache is None else [QuantizeCache(quantize_cache.value)]
-    return Recipe([*dropped, *merged, *sparse, *rounded, *cache], calibration)
+        found.append(ConvertToGQA(kv_heads, heal=heal))
+    if sparsify is not None:
+        from burnish.passes.transforms.sparsify import Sparsify
+
+        found.append(Sparsify("2:4"))
+    if quantize is not None:
+        found.append(quantize)
+    if quantize_cache is not None:
+        from burnish.passes.transforms.quantize_cache import QuantizeCache
+
+        found.append(QuantizeCache(quantize_cache.value))
+    return found
+
+
+def overridden(before: Sequence[Transform], by: Sequence[Transform], quantized: bool) -> list[Transform]:
+    """A file's transforms with those of flags: of a kind that both have, the flags'. In an order that makes sense."""
+    kinds = {type(each).__name__ for each in by} | ({"Quantize"} if quantized else set())
+    return sorted([*(each for each in before if type(each).__name__ not in kinds), *by], key=lambda each: each.place)
 
 
 def _given(**options: object) -> list[str]:
     """Which of the options were given, as they are written."""
-    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    return [flag(name) for name, value in options.items() if value is not None]
 
 
-def _drop_layers(text: str) -> DropLayers:
-    from burnish.passes.transforms.drop_layers import DropLayers
-
+def _drop_layers(text: str) -> int | tuple[int, ...]:
+    """How many layers, or which."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts if part) or not any(parts):
         raise UsageError(f"--drop-layers takes a count (3) or numbers of layers (3,5), not {text!r}")
-    if len(parts) == 1:
-        return DropLayers(count=int(parts[0]))
-    return DropLayers(layers=tuple(int(part) for part in parts if part))
+    return int(parts[0]) if len(parts) == 1 else tuple(int(part) for part in parts if part)

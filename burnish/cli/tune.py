@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from burnish.cli.app import DtypeOption, MaxLength, ModelArgument, QuantizeOption, TargetOption, app, reported
+from burnish.cli.app import DtypeOption, MaxLength, ModelArgument, QuantizeOption, app, reported
 from burnish.cli.console import err, escaped
 from burnish.cli.models import find_model
 
@@ -22,7 +22,7 @@ def tune(
         Path, typer.Option("--output", "-o", metavar="FILE", help="Tiles to write, or to add to those in the file.")
     ],
     max_length: MaxLength = None,
-    target: TargetOption = "cuda",
+    target: Annotated[str, typer.Option(metavar="TARGET", help="cuda, which is this machine's GPU.")] = "cuda",
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
 ) -> None:
@@ -47,7 +47,7 @@ def tune(
         ((name, winners),) = found.architectures.items()
         whole = found if written is None else written.with_winners(int(name.removeprefix("sm_")), winners)
         write_tiles(output, whole)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         table.add_column("kernel and what it is for", overflow="fold")
         table.add_column("table\nµs", justify="right")
         table.add_column("fastest\nµs", justify="right")

@@ -28,12 +28,14 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
     Args:
         model: a transformers `PreTrainedModel`, a folder, a `.gguf` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
-        tokenizer: a tokenizer of transformers; a folder's or file's own if None.
+        tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
 
     Raises:
         BurnishError: InvalidModelError for what is no model, WeightError for its weights, CaptureError if it cannot be
             traced, UsageError for a length that it does not take.
     """
+    if isinstance(tokenizer, str | Path):
+        tokenizer = _tokenizer_data(tokenizer)  # before the model is captured, which takes long
     if isinstance(model, str | Path):
         return _read_path(Path(model), max_length, tokenizer)
     if isinstance(model, nn.Module) and _is_pretrained(model):

@@ -11,11 +11,12 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from burnish.frontend import experts, rotary_scaling
 from burnish.frontend.capture import capture
@@ -100,10 +101,12 @@ def generation_defaults(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def tokenizer_data(tokenizer: Any) -> TokenizerData | None:
-    """A tokenizer of transformers as data; None for None.
+    """A tokenizer of transformers, or the folder of one, as data; None for None.
 
-    Raises InvalidModelError for one that has no `tokenizers.Tokenizer` inside.
+    Raises InvalidModelError for one that has no `tokenizers.Tokenizer` inside, and for a folder without one.
     """
+    if isinstance(tokenizer, str | Path):
+        tokenizer = _read_tokenizer(Path(tokenizer))
     if tokenizer is None or isinstance(tokenizer, TokenizerData):
         return tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -117,3 +120,17 @@ def tokenizer_data(tokenizer: Any) -> TokenizerData | None:
         template = template.get("default")
     special = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
     return TokenizerData(backend.to_str(), template, special)
+
+
+def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not folder.is_dir():
+        raise InvalidModelError(f"there is no folder {folder} to read a tokenizer from")
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers fail in many ways
+        raise InvalidModelError(
+            f"{folder} has no tokenizer that transformers reads, as its save_pretrained writes one: {error}"
+        ) from error
+    return found

@@ -14,6 +14,7 @@ from burnish.inspect.text_diff import TextDiff, text_diff
 from burnish.ir.dtypes import SHORT
 from burnish.ir.errors import UsageError
 from burnish.ir.similar import did_you_mean
+from burnish.ir.sizes import unit_of
 from burnish.ir.states import State
 from burnish.ir.text import dtype_name
 from burnish.ir.torch_types import torch_dtype
@@ -107,11 +108,13 @@ def diff_passes(trace: Trace, first: str, second: str | None = None) -> ProgramD
 
 def diff_records(before: PassRecord, after: PassRecord, owners: tuple[str, str] = ("", "")) -> ProgramDiff:
     """How the program after one pass differs from that after another; `owners` are told ahead of the passes."""
+    moved, size_moved = unit_of((before.bytes_moved, after.bytes_moved))
+    held, size_held = unit_of((before.weight_bytes, after.weight_bytes))
     measures = (
         Measure("nodes", before.nodes_after, after.nodes_after),
         Measure("launches", before.launches, after.launches),
-        Measure("MB moved", before.bytes_moved / 1e6, after.bytes_moved / 1e6),
-        Measure("weights", before.weight_bytes / 1e6, after.weight_bytes / 1e6, "MB"),
+        Measure(f"{moved} moved", before.bytes_moved / size_moved, after.bytes_moved / size_moved),
+        Measure("weights", before.weight_bytes / size_held, after.weight_bytes / size_held, held),
         Measure("cache", before.bytes_a_token, after.bytes_a_token, "B a token"),
     )
     old, new = (Counter(node.target for node in each.nodes if node.op == "call_function") for each in (before, after))

@@ -26,9 +26,14 @@ def save_dump(program: Program, path: Path, with_weights: bool) -> None:
     """
     path.write_bytes(full_text(program).encode())
     if with_weights:
-        # As expressions of their own: a file has tied weights once, and then no longer by all of their names.
-        apart = Weights({name: Reshape(weight, tuple(weight.shape)) for name, weight in program.weights.items()})
-        replace_weights(plan_weights(apart), path.parent)
+        save_weights(program.weights, path.parent)
+
+
+def save_weights(weights: Weights, folder: Path) -> None:
+    """Write weights to `weights.safetensors` in `folder`, where `load_dump` finds those of every text there."""
+    # As expressions of their own: a file has tied weights once, and then no longer by all of their names.
+    apart = Weights({name: Reshape(weight, tuple(weight.shape)) for name, weight in weights.items()})
+    replace_weights(plan_weights(apart), folder)
 
 
 def replace_weights(layout: WeightLayout, folder: Path) -> None:

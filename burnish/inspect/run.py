@@ -47,10 +47,10 @@ def run_program(program: Program) -> Iterator[Run]:
 
 def runs_table(runs: list[Run]) -> Table:
     """A row for each run."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
-    for name in ("tokens", "fed at a time", "logits"):
-        table.add_column(name, no_wrap=True)
-    for name in ("mean", "std", "min", "max", "NaN, inf", "to whole", "s"):
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
+    for name in ("tokens", "fed at\na time", "logits"):
+        table.add_column(name, no_wrap=name != "fed at\na time")
+    for name in ("mean", "std", "min", "max", "NaN,\ninf", "to\nwhole", "s"):
         table.add_column(name, justify="right")
     for run in runs:
         values = run.logits.double()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from burnish.ir.errors import UsageError
 from burnish.ir.full_text import full_text_of
+from burnish.ir.sizes import size_text
 from burnish.ir.states import StateKind
 from burnish.ir.text import dtype_name
 from burnish.ir.trace import Trace
@@ -46,14 +48,6 @@ def summary(artifact: Artifact) -> RenderableType:
     return table
 
 
-def size_text(count: int) -> str:
-    """A number of bytes for people: 812 B, 23.0 kB, 538.1 MB."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
 def state_lines(artifact: Artifact) -> list[str]:
     """A line for each kind of state, with how many there are, then what a token costs."""
     kinds = Counter(
@@ -79,6 +73,24 @@ def _count(shape: tuple[int, ...]) -> int:
     for size in shape:
         count *= size
     return count
+
+
+def dump_weights(artifact: Artifact, files: Sequence[Path]) -> int:
+    """Write the weights of an artifact beside full texts of its passes; how many of the texts need no others.
+
+    It has those of the last program: what passes joined, rounded or packed is there as they left it. Raises UsageError
+    if the file cannot be written.
+    """
+    from burnish.inspect.dump import save_weights  # imports what runs texts
+    from burnish.ir.parse import declared_weights
+
+    folder = files[0].parent
+    try:
+        save_weights(artifact.weights, folder)
+    except OSError as error:
+        raise UsageError(f"cannot write the weights to {folder}: {error.strerror or error}") from error
+    has = {name: (tuple(weight.shape), weight.dtype) for name, weight in artifact.weights.items()}
+    return sum(declared_weights(file.read_text(encoding="utf-8")).items() <= has.items() for file in files)
 
 
 def dump_texts(trace: Trace, folder: Path, full: bool = False) -> list[Path]:

@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from burnish.ir.states import CONTEXT
+from burnish.ir.sizes import size_text, unit_of
 from burnish.ir.trace import Check, Entry, PassRecord, QualityRecord, Trace
 
-WIDTH = 100
+WIDTH = 80
 _NUMBER = re.compile(r"_?[0-9]+")
 INSTALLED = re.compile(r"/\S*/site-packages/")  # where a library is installed says nothing about the model
 EFFECTS = {
@@ -25,11 +25,10 @@ EFFECTS = {
     "lossy": ("≠", "another function"),
 }
 _STYLES = {"=": "green", "≈": "cyan", "≠": "yellow"}
-_HEADINGS = ("#", "pass", "", "rewrites", "refused", "nodes", "launches", "moved\nMB", "weights\nMB", "cache\nB/token")
 QUALITY_HEADINGS = (
     "model",
-    "parameters, M",
-    "weights, MB",
+    "parameters",
+    "weights",
     "cache, B/token",
     "perplexity",
     "KL, nats",
@@ -66,50 +65,67 @@ def reasons(entries: Iterable[Entry]) -> list[Reason]:
 
 
 def pass_table(trace: Trace) -> Table:
-    """A row for each pass; at most WIDTH columns wide."""
+    """A row for each pass; at most WIDTH columns wide, unless a name alone takes more than there is."""
     table = Table(
         box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-        collapse_padding=True,
+        padding=0,
         pad_edge=False,
         header_style="bold",
-        caption="numbers: = exact, ≈ but for the order of additions, ≠ lossy; launches and MB moved: of one more token "
-        f"after {CONTEXT}, (≥) the least there can be: weights, cache, in and out, each once",
+        caption="numbers: = exact, ≈ but for the order of additions, ≠ lossy; launches and bytes moved: of one more "
+        f"token after {trace.context}, ≥ the least there can be: weights, cache, in and out, each once",
         caption_justify="left",
     )
+    longest = max((len(record.name) for record in trace.passes), default=0)
     for place, heading in enumerate(headings(trace)):
-        named = place in (1, 2)
-        table.add_column(heading, justify="left" if named else "right", no_wrap=not named, overflow="fold")
+        named = place == _NAME
+        table.add_column(
+            heading,
+            justify="left" if named or not heading else "right",
+            no_wrap=not named,
+            overflow="fold",
+            min_width=min(longest, _LONGEST_NAME) if named else None,
+        )
     for number, name, sign, *rest in pass_cells(trace):
-        table.add_row(number, Text(name), Text(sign, style=_STYLES.get(sign, "")), *rest)
+        whole = name if len(name) <= longest else name.replace("{", "\n{", 1)  # options below the name
+        table.add_row(number, Text(whole), Text(sign, style=_STYLES.get(sign, "")), *rest)
     if len(trace.passes) > 1:
         table.add_section()
         floor = trace.passes[-1].floor_bytes
-        least = f"(≥ {floor / 1e6:,.0f})" if floor else ""
-        times = [record.seconds for record in trace.passes if record.seconds is not None]
+        _, moved = unit_of(record.bytes_moved for record in trace.passes)
+        least = f"≥{floor / moved:,.0f}" if floor else ""
+        times = [record.seconds or 0.0 for record in trace.passes if _measured(trace)[0]]
         total = [f"{sum(times) * 1e3:.0f}"] if times else []
         table.add_row("", "all", "", "", "", "", "", least, "", "", *total, style="bold")
     return table
 
 
+_NAME, _LONGEST_NAME = 1, 20  # the column of names, and the longest one that is kept whole
+
+
 def headings(trace: Trace) -> list[str]:
-    """Of the columns of `pass_cells`: times and errors where some pass has them."""
+    """Of the columns of `pass_cells`: errors or else times where some pass has them, bytes in the unit that suits."""
     timed, verified = _measured(trace)
-    return [*_HEADINGS, *(["ms"] if timed else []), *(["error"] if verified else [])]
+    moved, _ = unit_of(record.bytes_moved for record in trace.passes)
+    held, _ = unit_of(record.weight_bytes for record in trace.passes)
+    sizes = [f"moved\n{moved}", f"weights\n{held}", "cache\nB/token"]
+    counts = ["re-\nwrites", "re-\nfused", "nodes", "laun-\nches"]
+    return ["#", "pass", "", *counts, *sizes, *(["ms"] if timed else []), *(["error"] if verified else [])]
 
 
 def pass_cells(trace: Trace) -> list[list[str]]:
     """A row for each pass, under `headings`."""
-    return [_cells(record, *_measured(trace)) for record in trace.passes]
+    _, moved = unit_of(record.bytes_moved for record in trace.passes)
+    _, held = unit_of(record.weight_bytes for record in trace.passes)
+    return [_cells(record, moved, held, *_measured(trace)) for record in trace.passes]
 
 
 def _measured(trace: Trace) -> tuple[bool, bool]:
-    """Whether some pass has a time, and whether some pass was checked."""
-    timed = any(record.seconds is not None for record in trace.passes)
-    return timed, any(record.verification for record in trace.passes)
+    """Whether some pass has a time, and whether some pass was checked: then there is no room for times."""
+    verified = any(record.verification for record in trace.passes)
+    return not verified and any(record.seconds is not None for record in trace.passes), verified
 
 
-def _cells(record: PassRecord, timed: bool, verified: bool) -> list[str]:
+def _cells(record: PassRecord, moved: float, held: float, timed: bool, verified: bool) -> list[str]:
     first = record.number == 0
     return [
         str(record.number),
@@ -119,8 +135,8 @@ def _cells(record: PassRecord, timed: bool, verified: bool) -> list[str]:
         str(len(record.refusals) or ""),
         str(record.nodes_after),
         str(record.launches),
-        f"{record.bytes_moved / 1e6:,.0f}",
-        f"{record.weight_bytes / 1e6:,.0f}",
+        f"{record.bytes_moved / moved:,.0f}",
+        f"{record.weight_bytes / held:,.0f}",
         str(record.bytes_a_token or ""),
         *(["" if first or record.seconds is None else f"{record.seconds * 1e3:.0f}"] if timed else []),
         *([f"{record.verification.difference:.0e}" if record.verification else ""] if verified else []),
@@ -164,7 +180,7 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
 
 def quality_table(records: Sequence[QualityRecord]) -> Table:
     """A row for each model: before the transforms, and after each of them."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
     for place, heading in enumerate(QUALITY_HEADINGS):
         table.add_column(heading.replace(", ", "\n"), justify="right" if place else "left", overflow="fold")
     for record in records:
@@ -176,8 +192,8 @@ def quality_cells(record: QualityRecord) -> tuple[str, ...]:
     """A row under `QUALITY_HEADINGS`."""
     return (
         record.name,
-        f"{record.parameters / 1e6:,.1f}",
-        f"{record.weight_bytes / 1e6:,.1f}",
+        f"{record.parameters / 1e6:,.1f} M" if record.parameters >= 1e5 else f"{record.parameters:,}",
+        size_text(record.weight_bytes),
         f"{record.cache_bytes_a_token:,}",
         f"{record.perplexity:,.3f}",
         f"{record.divergence:.4f}",

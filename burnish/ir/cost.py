@@ -19,7 +19,7 @@ from burnish.ir.ops import burnish_ops
 from burnish.ir.panels import panel_ops
 from burnish.ir.program import Program, operands
 from burnish.ir.quantized_ops import quantized_ops
-from burnish.ir.states import CONTEXT
+from burnish.ir.states import context_of
 from burnish.ir.traits import traits
 
 aten = torch.ops.aten
@@ -37,7 +37,7 @@ def is_view(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one node, for one more token after CONTEXT others."""
+    """Of one node, for one more token after others (`burnish.ir.states.context_of`)."""
 
     launches: int
     bytes_moved: int
@@ -48,10 +48,11 @@ class CostCounter:
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        named = {"capacity": CONTEXT + 1, "kept": 1}
+        length = context_of(program.signature.max_length) + 1
+        named = {"capacity": length, "kept": 1}
         self._sizes: dict[str, int] = {
             program.batch: 1,
-            program.sequence: 1 if program.states else CONTEXT + 1,
+            program.sequence: 1 if program.states else length,
             **{symbol: named.get(name, 1) for symbol, name in program.details.get("symbols", {}).items()},
         }
         self._known: dict[Any, int] = {}

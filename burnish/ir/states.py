@@ -29,7 +29,12 @@ class StateKind(Enum):
 
 BATCH = "batch"
 CAPACITY = "capacity"
-CONTEXT = 512  # tokens before the one that costs are counted for
+_CONTEXT = 512
+
+
+def context_of(max_length: int) -> int:
+    """How many tokens are before the one that costs are counted for: 512, or as many as the model takes."""
+    return min(_CONTEXT, max_length - 1)
 
 
 @dataclass(frozen=True)

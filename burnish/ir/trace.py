@@ -115,6 +115,7 @@ class Trace:
     phases: dict[str, float] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)  # of the whole program; without verification, none
     quality: list[QualityRecord] = field(default_factory=list)  # where there are transforms and calibration text
+    context: int = 512  # tokens before the one whose launches and bytes are counted (burnish.ir.states.context_of)
 
     def __repr__(self) -> str:
         nodes = [str(record.nodes_after) for record in self.passes]

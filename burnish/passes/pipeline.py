@@ -14,6 +14,7 @@ from burnish.ir.full_text import declarations
 from burnish.ir.position_table import stored_bytes
 from burnish.ir.program import Program
 from burnish.ir.records import node_records
+from burnish.ir.states import context_of
 from burnish.ir.text import program_text, symbol_names
 from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
@@ -52,6 +53,7 @@ def run_passes(
     """
     if not trace.passes:
         check_captured(program)
+        trace.context = context_of(program.signature.max_length)
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
         if observer is not None:
             observer(trace.passes[0], program)

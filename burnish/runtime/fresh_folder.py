@@ -35,7 +35,7 @@ def fresh_folder(path: Path) -> Iterator[Path]:
         path = path.absolute()
         if "\0" in str(path):
             raise ArtifactError(f"{str(path)!r} is no path, as it has a zero byte: choose another name")
-        _check_replaceable(path)
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path, _PARTIAL)
         folder, lock = _locked(path)
@@ -62,7 +62,7 @@ def replaced(path: Path) -> Path | None:
     return next(iter(_siblings(path, _REPLACED)), None)
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Raise ArtifactError unless there is nothing at `path`, or what a save may delete; nor around it an artifact."""
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ArtifactError(f"{path} exists and is not a folder: choose another name for the artifact")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.signature import Signature
+from burnish.ir.sizes import size_text
 from burnish.runtime.artifact import Artifact, path_of
 from burnish.runtime.backends import Accuracy, Backend, default_backend, executor_of, runs
 from burnish.runtime.processors import processors
@@ -261,8 +262,8 @@ class CompiledModel:
         token = sum(state.bytes_a_token for state in self.artifact.states)
         return (
             f"CompiledModel({manifest.name!r}, backend={self.backend!r}, vocabulary={self.signature.vocabulary}, "
-            f"max_length={self.signature.max_length}, weights={self.artifact.manifest.weight_bytes / 1e6:.1f} MB, "
-            f"states={len(self.artifact.states)} ({token / 1e3:.1f} kB a token))"
+            f"max_length={self.signature.max_length}, weights={size_text(manifest.weight_bytes)}, "
+            f"states={len(self.artifact.states)} ({size_text(token)} a token))"
         )
 
     def _repr_html_(self) -> str:

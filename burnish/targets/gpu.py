@@ -29,6 +29,7 @@ from burnish.passes.transforms.quantize_readers import is_tied
 from burnish.passes.transforms.transform import Transform
 from burnish.runtime.executor_cuda import this_architecture
 from burnish.runtime.kernel_files import architecture_for
+from burnish.runtime.target_names import no_gpu
 from burnish.runtime.weights_writer import WeightLayout
 from burnish.targets.base import Lowered, Numbers, otherwise
 
@@ -45,6 +46,11 @@ class GpuTarget:
     @staticmethod
     def named(target: str, tiles: Path | str | None) -> GpuTarget:
         """The target "cuda", for this machine's GPU, or "cuda:sm_90,sm_80". UsageError if there is no such."""
+        if target == "cuda":
+            try:
+                this_architecture()
+            except UsageError as error:
+                raise no_gpu(str(error).partition(":")[0]) from error
         architectures = architectures_of(target)
         return GpuTarget(architectures, {} if tiles is None else winners_for(tiles, architectures))
 

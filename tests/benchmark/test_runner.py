@@ -17,7 +17,8 @@ from burnish.benchmark import peers, runner, worker
 from burnish.benchmark.bandwidth import Bandwidth
 from burnish.benchmark.compare import records, results_view
 from burnish.benchmark.machine import Watch, cores, device
-from burnish.benchmark.peers import parse_peers, prepare, transformers_folder
+from burnish.benchmark.names import parse_peers
+from burnish.benchmark.peers import prepare, transformers_folder
 from burnish.benchmark.runner import (
     BenchmarkError,
     Entrant,

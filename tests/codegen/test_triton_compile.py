@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import ARCHITECTURES, compile_all, compile_kernel
+from burnish.codegen.triton.compile import compile_all, compile_kernel
 from burnish.codegen.triton.kernels.rms_norm import rms_norm_spec
 from burnish.ir.errors import UsageError
+from burnish.runtime.target_names import ARCHITECTURES
 from tests.codegen.machine_code import disassembly, spill_bytes
 
 

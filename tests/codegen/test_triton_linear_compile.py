@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_kernel
+from burnish.codegen.triton.compile import compile_kernel
 from burnish.codegen.triton.kernels.fused_linear import fused_linear_spec
 from burnish.codegen.triton.tiles import ProductTiles, Target, aimed_at, product_tiles
 from burnish.ir.errors import UnsupportedError
+from burnish.runtime.target_names import MULTIPROCESSORS_OF
 from tests.codegen.machine_code import disassembly, spill_bytes
 
 TENSOR_CORES = {80: "HMMA", 90: "HGMMA", 100: "UTCHMMA"}

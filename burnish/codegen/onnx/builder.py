@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+import re
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,7 @@ DTYPES = {
 }
 
 _INLINE_LIMIT = 16  # elements
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 Size = int | torch.SymInt
 _T = TypeVar("_T")
@@ -52,8 +54,10 @@ def onnx_dtype(dtype: torch.dtype) -> ir.DataType:
 class Builder:
     """Collects nodes in order. Values made while `scope` is set are named after it."""
 
-    def __init__(self, layout: WeightLayout) -> None:
+    def __init__(self, layout: WeightLayout, names: Mapping[str, str]) -> None:
+        """`names`: what the sizes' symbols are called."""
         self.layout = layout
+        self._names = names
         self.inputs: list[ir.Value] = []
         self.tables: list[ir.Value] = []  # those of the inputs that are tables of positions
         self.nodes: list[ir.Node] = []
@@ -125,7 +129,7 @@ class Builder:
         """An input of the graph; its symbolic sizes can be asked for from now on."""
         value = new_value(name)
         value.dtype = onnx_dtype(dtype)
-        value.shape = ir.Shape([size if isinstance(size, int) else str(size) for size in shape])
+        value.shape = self.named_shape(shape)
         self.inputs.append(value)
         for axis, size in enumerate(shape):
             expression = size_expression(size)
@@ -191,6 +195,14 @@ class Builder:
         return value
 
     # ------------------------------------------------------------ sizes
+
+    def named_shape(self, sizes: Sequence[Size]) -> ir.Shape:
+        """A shape as a file has it: sizes that are known only at run time by their names, batch and sequence say."""
+
+        def named(size: torch.SymInt) -> str:
+            return _SYMBOL.sub(lambda found: self._names.get(found[0], found[0]), str(size))
+
+        return ir.Shape([size if isinstance(size, int) else named(size) for size in sizes])
 
     def size(self, size: Size) -> ir.Value:
         """A size as int64[1], computed once a run from the shapes of the inputs."""

@@ -25,6 +25,7 @@ from burnish.ir.interpreter import needed_only_for
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe, origin
 from burnish.ir.states import StateKind
+from burnish.ir.text import symbol_names
 from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
@@ -86,7 +87,7 @@ def _untranslated(node: fx.Node, reason: object) -> UnsupportedError:
 class _Lowering:
     def __init__(self, program: Program, layout: WeightLayout) -> None:
         self.program = program
-        self.builder = Builder(layout)
+        self.builder = Builder(layout, symbol_names(program))
         self.context = Context(program, self.builder)
         self.plans = plan_cached_attention(program)
         self.made_by_attention = {node for plan in self.plans.values() for node in plan.made}
@@ -190,7 +191,7 @@ class _Lowering:
         for value, val in pairs:
             if value.dtype is None:
                 value.dtype = onnx_dtype(val.dtype)
-                value.shape = ir.Shape([size if isinstance(size, int) else str(size) for size in val.shape])
+                value.shape = self.builder.named_shape(val.shape)
 
     def _mark(self, node: fx.Node, made: list[ir.Node]) -> None:
         """Each ONNX node says which node of the program and which line of the user's source it comes from."""
@@ -236,7 +237,7 @@ class _Lowering:
             value = self.builder.op("Identity", value)
         value.name = name
         value.dtype = onnx_dtype(dtype_of(node))
-        value.shape = ir.Shape([size if isinstance(size, int) else str(size) for size in shape_of(node)])
+        value.shape = self.builder.named_shape(shape_of(node))
         return value
 
     def _state_names(self) -> list[str]:

@@ -16,10 +16,7 @@ from burnish.codegen.triton.spec import KernelSpec
 from burnish.codegen.triton.tiles import SHARED_BYTES_OF
 from burnish.ir.errors import UnsupportedError, UsageError
 from burnish.runtime.kernel_files import CompiledKernel
-
-# Known architectures, and how many multiprocessors a GPU of each has: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090.
-MULTIPROCESSORS_OF = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
-ARCHITECTURES = tuple(MULTIPROCESSORS_OF)
+from burnish.runtime.target_names import ARCHITECTURES
 
 
 @dataclass(frozen=True)

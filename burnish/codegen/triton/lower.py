@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from burnish.codegen.plan import planner
-from burnish.codegen.triton.compile import MULTIPROCESSORS_OF, compile_all
+from burnish.codegen.triton.compile import compile_all
 from burnish.codegen.triton.lowerings import FUNCTIONS, REGIMES
 from burnish.codegen.triton.spec import KernelSpec, kernels_of
 from burnish.codegen.triton.tile_file import Winner
@@ -15,6 +15,7 @@ from burnish.codegen.triton.tiles import Target, aimed_at
 from burnish.ir.program import Program
 from burnish.runtime.kernel_files import PlannedCode
 from burnish.runtime.plan import Plan
+from burnish.runtime.target_names import MULTIPROCESSORS_OF
 
 
 def target_of(architectures: Sequence[int], winners: Mapping[str, Winner | None] | None = None) -> Target:

@@ -50,7 +50,7 @@ def _quality(trace: Trace) -> str:
     if not trace.quality:
         return ""
     title = "<summary>What the transforms cost, on text held out from calibration</summary>"
-    return f'<details class="quality">{title}{quality_html(trace.quality)}</details>'
+    return f'<details class="quality">{title}{quality_html(trace)}</details>'
 
 
 def write_report(trace: Trace, title: str, file: Path, kernels: Kernels | None = None) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from burnish.inspect.table import INSTALLED, reasons
-from burnish.ir.states import CONTEXT
 from burnish.ir.trace import Entry, NodeRecord, PassRecord, Trace
 
 Kernels = Mapping[str, Sequence[tuple[str, str]]]
@@ -21,7 +20,7 @@ def report_data(trace: Trace, title: str, kernels: Kernels | None = None) -> dic
         tables.add_kernels(record, (kernels or {}).get(record.name, ()))
     return {
         "title": title,
-        "context": CONTEXT,
+        "context": trace.context,
         "phases": list(trace.phases.items()),
         "passes": passes,
         "nodes": tables.rows,

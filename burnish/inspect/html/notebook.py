@@ -8,6 +8,7 @@ from html import escape
 from burnish.inspect.html.quality import quality_html
 from burnish.inspect.summary import state_lines
 from burnish.inspect.table import EFFECTS, INSTALLED, check_lines, headings, pass_cells, reasons
+from burnish.ir.sizes import size_text
 from burnish.ir.trace import Entry, Trace, counted
 from burnish.runtime.artifact import Artifact
 
@@ -21,7 +22,7 @@ _FACT = "padding:.1em .8em .1em 0;background:none;border:0;text-align:left;verti
 
 def trace_html(trace: Trace) -> str:
     """The pass table, the phases, notes, and what each pass left alone."""
-    head = _row([escape(heading).replace("\n", ", ") for heading in headings(trace)], "th")
+    head = _row([escape(heading).replace("-\n", "").replace("\n", ", ") for heading in headings(trace)], "th")
     rows = "".join(_row(_cells(cells), "td", f"border-top:{_LINE}") for cells in pass_cells(trace))
     parts = [f'<table style="{_TABLE}"><thead>{head}</thead><tbody>{rows}</tbody></table>']
     if stages := trace.stages():
@@ -29,7 +30,7 @@ def trace_html(trace: Trace) -> str:
     if trace.phases:
         phases = " · ".join(f"{escape(name)} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(f'<div style="opacity:.7">seconds: {phases}</div>')
-    parts.append(quality_html(trace.quality))
+    parts.append(quality_html(trace))
     parts.append(_details("compared with the model", check_lines(trace.checks)))
     notes = [f"{record.name}: {note}" for record in trace.passes for note in record.notes]
     parts.append(_details(counted(len(notes), "note"), notes))
@@ -74,7 +75,7 @@ def model_html(artifact: Artifact, backend: str, trace: Trace | str) -> str:
     rows = {
         "runs on": f"{backend}, compiled for {manifest.target} by burnish {manifest.burnish}",
         "tokens": f"vocabulary of {signature.vocabulary:,}; at most {signature.max_length:,} in a conversation",
-        "weights": f"{len(manifest.weights)}, {artifact.manifest.weight_bytes / 1e6:,.1f} MB",
+        "weights": f"{len(manifest.weights)}, {size_text(artifact.manifest.weight_bytes)}",
         "states": ", ".join(state_lines(artifact)) or "none",
         "tokenizer": "none: it reads and writes token ids" if manifest.tokenizer is None else "included",
     }

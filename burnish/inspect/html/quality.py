@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from html import escape
 
 from burnish.inspect.table import QUALITY_HEADINGS, quality_cells
-from burnish.ir.states import CONTEXT
-from burnish.ir.trace import QualityRecord
+from burnish.ir.sizes import unit_of
+from burnish.ir.trace import Trace
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 240, 60, 36, 20
 
 
-def quality_html(records: Sequence[QualityRecord]) -> str:
+def quality_html(trace: Trace) -> str:
     """The table and the chart; nothing without records. It has no styles of its own, which pages may forbid."""
+    records = trace.quality
     if not records:
         return ""
     head = "".join(f"<th>{escape(heading)}</th>" for heading in QUALITY_HEADINGS)
     rows = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in quality_cells(record)) + "</tr>" for record in records
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{quality_svg(records)}"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{quality_svg(trace)}"
 
 
-def quality_svg(records: Sequence[QualityRecord]) -> str:
-    """Perplexity (logarithmic) against the bytes of weights and cache that a token after CONTEXT others reads."""
-    sizes = [(record.weight_bytes + CONTEXT * record.cache_bytes_a_token) / 1e6 for record in records]
+def quality_svg(trace: Trace) -> str:
+    """Perplexity (logarithmic) against the bytes of weights and cache that a token after `trace.context` reads."""
+    records = trace.quality
+    counts = [record.weight_bytes + trace.context * record.cache_bytes_a_token for record in records]
+    unit, size_of_unit = unit_of([max(counts)])
+    sizes = [count / size_of_unit for count in counts]
     losses = [math.log(record.perplexity) for record in records]
     most, low, high = max(sizes), min(losses), max(losses)
     room = max(0.1 * (high - low), 0.01)
@@ -46,7 +49,7 @@ def quality_svg(records: Sequence[QualityRecord]) -> str:
         'stroke-opacity=".4" stroke-dasharray="3 3"/>',
         *(_text(_LEFT - 6, down(loss) + 4, f"{math.exp(loss):,.2f}", "end") for loss in {min(losses), max(losses)}),
         *(_text(across(size), foot + 14, f"{size:,.1f}", "middle") for size in sorted({min(sizes), most})),
-        _text((_LEFT + right) / 2, _HEIGHT - 6, f"MB read for a token after {CONTEXT}", "middle"),
+        _text((_LEFT + right) / 2, _HEIGHT - 6, f"{unit} read for a token after {trace.context}", "middle"),
         _text(_LEFT, _TOP - 8, "perplexity", "start"),
     ]
     for number, ((x, y), record) in enumerate(zip(places, records, strict=True)):

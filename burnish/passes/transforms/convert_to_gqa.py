@@ -48,12 +48,22 @@ class ConvertToGQA:
     atomic: ClassVar[bool] = False
     place: ClassVar[int] = 0
 
+    def check(self, calibrated: bool) -> None:
+        """See `Transform.check`."""
+        if self.kv_heads < 1:
+            raise UsageError(f"an attention has at least one head of keys and values, not {self.kv_heads}")
+        if self.method not in (None, "refit", "aligned", "mean"):
+            raise UsageError(f"there is no method {self.method!r}: there are refit, aligned and mean")
+        if not calibrated and self.method == "refit":
+            raise UsageError(f"{self} needs calibration text: give calibration=, or method='aligned'")
+        if not calibrated and self.heal:
+            raise UsageError(f"{self} needs calibration text: give calibration=, or leave heal out")
+
     def run(self, program: Program, log: Log) -> Program:
         """Convert every attention, in place. Raises UsageError where the number of heads does not divide."""
+        self.check(self.calibration is not None)
         blocks = self._blocks(program, log)
         method = self.method or ("aligned" if self.calibration is None else "refit")
-        if self.calibration is None and (method == "refit" or self.heal):
-            raise UsageError(f"{self} needs calibration text: give calibration=, or method='aligned'")
         original = program.copy()
         converter = _Converter(program, original, self.kv_heads, method, self.calibration)
         for block in blocks:
@@ -65,8 +75,6 @@ class ConvertToGQA:
         return program
 
     def _blocks(self, program: Program, log: Log) -> list[AttentionBlock]:
-        if self.kv_heads < 1:
-            raise UsageError(f"an attention has at least one head of keys and values, not {self.kv_heads}")
         attentions = [node for node in program.graph.nodes if node.target is burnish_ops.attention.default]
         if not attentions:
             raise UsageError("the model has no attention: there are no heads to merge")

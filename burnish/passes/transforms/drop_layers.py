@@ -51,7 +51,9 @@ class DropLayers:
         Raises UsageError where there are no such layers, or no text that is needed.
         """
         whole = not program.stage.is_step
-        self._check(whole)
+        if not whole and (self.count is not None or self.refit):
+            raise UsageError("layers are chosen and refit before states are inserted: afterwards, give them by layers=")
+        self.check(self.calibration is not None)
         layers = find_layers(program)
         if not layers:
             raise UsageError("the model has no layers: no residual stream of sums leads through numbered modules")
@@ -69,8 +71,8 @@ class DropLayers:
             _refit(program, original, [each.layer for each in chosen], self.calibration.tokens, log)
         return program
 
-    def _check(self, whole: bool) -> None:
-        """UsageError for options that do not go together."""
+    def check(self, calibrated: bool) -> None:
+        """See `Transform.check`."""
         if self.count is None and not self.layers:
             raise UsageError("which layers to drop? Give layers= by number or name, or count=")
         if self.count is not None and self.layers:
@@ -81,11 +83,7 @@ class DropLayers:
             raise UsageError(f"at least one layer is dropped, not {self.count}")
         if self.method not in (None, "divergence", "influence", "block"):
             raise UsageError(f"there is no method {self.method!r}: there are divergence, influence and block")
-        if self.count is None and not self.refit:
-            return
-        if not whole:
-            raise UsageError("layers are chosen and refit before states are inserted: afterwards, give them by layers=")
-        if self.calibration is None:
+        if (self.count is not None or self.refit) and not calibrated:
             raise UsageError(f"{self} needs calibration text: give calibration=, or layers= and no refit")
 
     def _chosen(self, program: Program, layers: Sequence[Layer]) -> list[Choice]:

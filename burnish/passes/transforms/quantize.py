@@ -13,6 +13,7 @@ from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UsageError
 from burnish.ir.program import Program
 from burnish.ir.quantization import Quantized, as_quantized, kept
+from burnish.ir.similar import did_you_mean
 from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_awq import absorb, best_scales, gram_of_norm, obstacle
@@ -62,7 +63,7 @@ class Quantize:
 
         Raises UsageError for options that there are not, and where there is no text or are no integers that are needed.
         """
-        self._check()
+        self.check(self.calibration is not None)
         method = self.method or ("nearest" if self.calibration is None else "gptq")
         plan = self._plan(program, log)
         if self.size is not None:
@@ -104,24 +105,28 @@ class Quantize:
             return nearest(weight, chosen), f"{chosen}, nearest"
         return gptq(weight, gram, chosen), f"{chosen}, gptq"
 
-    def _check(self) -> None:
-        """UsageError for options that there are not, or that do not go together."""
+    def check(self, calibrated: bool) -> None:
+        """See `Transform.check`."""
         if self.numbers not in (*BITS, "fp8", "keep"):
-            raise UsageError(f"there are no weights of {self.numbers!r}: there are int8, int4, fp8 and keep")
+            meant = did_you_mean(str(self.numbers), (*BITS, "fp8", "keep"))
+            raise UsageError(f"there are no weights of {self.numbers!r}{meant}: there are int8, int4, fp8 and keep")
         if self.group not in (None, "row", *GROUPS):
             raise UsageError(f"there are no groups of {self.group}: there are {', '.join(map(str, GROUPS))} and 'row'")
         if self.group == "row" and "int4" in (self.numbers, self.head):
             raise UsageError("a scale for a whole row is too few for int4: give a group of 32, 64 or 128")
         if self.method not in (None, "nearest", "gptq", "awq"):
-            raise UsageError(f"there is no method {self.method!r}: there are nearest, gptq and awq")
+            meant = did_you_mean(self.method, ("nearest", "gptq", "awq"))
+            raise UsageError(f"there is no method {self.method!r}{meant}: there are nearest, gptq and awq")
         if self.head not in (None, *BITS, "float"):
             raise UsageError(f"there is no head of {self.head!r}: there are int8, int4 and float")
-        if self.method in ("gptq", "awq") and self.calibration is None:
+        if self.method in ("gptq", "awq") and not calibrated:
             raise UsageError(f"{self} needs calibration text: give calibration=, or method='nearest'")
         if self.numbers == "keep" and self.method == "awq":
             raise UsageError("integers that are kept cannot be scaled: give another method than awq")
-        if self.size is not None and self.calibration is None:
+        if self.size is not None and not calibrated:
             raise UsageError(f"{self} needs calibration text, to see which linears lose most: give calibration=")
+        if self.size is not None:
+            bytes_of(self.size)
         if self.size is not None and self.numbers == "keep":
             raise UsageError("integers that are kept have the size that they have: leave size out")
         if self.numbers == "fp8" and (self.symmetric or self.size is not None):

@@ -42,13 +42,17 @@ class QuantizeCache:
     atomic: ClassVar[bool] = False
     place: ClassVar[int] = 3
 
+    def check(self, calibrated: bool) -> None:
+        """See `Transform.check`."""
+        if self.numbers not in CODES:
+            raise UsageError(f"there are no caches of {self.numbers!r}: there are {' and '.join(CODES)}")
+
     def run(self, program: Program, log: Log) -> Program:
         """Round, in place, each value that a step of a whole program will remember for its attentions.
 
         Raises UsageError for numbers that there are not, and for a program without attention or with states.
         """
-        if self.numbers not in CODES:
-            raise UsageError(f"there are no caches of {self.numbers!r}: there are {' and '.join(CODES)}")
+        self.check(self.calibration is not None)
         if program.stage.is_step:
             raise UsageError("the program has its states already: quantize its cache before they are inserted")
         attentions = [node for node in program.graph.nodes if node.target is burnish_ops.attention.default]

@@ -38,14 +38,18 @@ class Sparsify:
     atomic: ClassVar[bool] = False
     place: ClassVar[int] = 1
 
-    def run(self, program: Program, log: Log) -> Program:
-        """Sparsify the weight of every linear, in place. Raises UsageError for options that there are not."""
+    def check(self, calibrated: bool) -> None:
+        """See `Transform.check`."""
         if self.pattern != "2:4":
             raise UsageError(f"there is no pattern {self.pattern!r}: there is 2:4")
         if self.method not in (None, "wanda", "magnitude"):
             raise UsageError(f"there is no method {self.method!r}: there are wanda and magnitude")
-        if self.method == "wanda" and self.calibration is None:
+        if self.method == "wanda" and not calibrated:
             raise UsageError(f"{self} needs calibration text: give calibration=, or method='magnitude'")
+
+    def run(self, program: Program, log: Log) -> Program:
+        """Sparsify the weight of every linear, in place. Raises UsageError for options that there are not."""
+        self.check(self.calibration is not None)
         method = self.method or ("magnitude" if self.calibration is None else "wanda")
         stream = None if self.calibration is None or method == "magnitude" else Stream(program, self.calibration.tokens)
         head = head_of(program)

@@ -6,7 +6,6 @@ import pytest
 
 from burnish.frontend import read
 from burnish.ir.fused_ops import fused_ops
-from burnish.ir.states import CONTEXT
 from burnish.ir.text import call_text
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.pipeline import run_passes
@@ -84,7 +83,7 @@ def test_bytes_are_near_the_floor() -> None:
     frequencies, embedding = 2 * 8 * 4, 131 * 64 * 4  # of formulas of tables; of which one row is read
     rows, small = 2 * 16 * 4 + 64 * 4, 8 * 3 + 131 * 4  # of tables and embedding; tokens, position, index, logits
     weights = trace.passes[-1].weight_bytes - embedding - frequencies + rows
-    assert trace.passes[-1].floor_bytes == weights + cache * (CONTEXT + 1) + cache + small
+    assert trace.passes[-1].floor_bytes == weights + cache * (trace.context + 1) + cache + small
     assert trace.passes[-1].floor_bytes < trace.passes[-1].bytes_moved < 1.1 * trace.passes[-1].floor_bytes
 
 

@@ -38,6 +38,17 @@ except SystemExit as end:
     assert not end.code, end.code
 assert not heavy(), heavy()
 """
+_TALK = """
+import io
+from burnish.cli import main
+sys.argv = ["burnish", "chat", sys.argv[1], "-n", "5"]
+sys.stdin = io.StringIO("the cat\\nthe dog\\n")
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+assert not heavy(), heavy()
+"""
 _LOADED = """
 import burnish
 with burnish.load(sys.argv[1]) as model:
@@ -102,6 +113,10 @@ def alone(code: str, *words: str) -> str:
 @pytest.mark.parametrize("words", [(), ("--temperature", "0.7", "--seed", "1", "--threads", "1"), ("--raw",)])
 def test_the_command(saved: Path, words: tuple[str, ...]) -> None:
     assert alone(_RUN, str(saved), *words).strip()
+
+
+def test_a_conversation(saved: Path) -> None:
+    assert alone(_TALK, str(saved)).strip()
 
 
 def test_loading_and_generating(saved: Path) -> None:
