@@ -105,13 +105,14 @@ def test_burnish_reads_its_floor_without_the_cache_that_is_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Pass:
-        floor_bytes, bytes_a_token = 1000 + 512 * 3, 3
+        floor_bytes, bytes_a_token = 1000 + 100 * 3, 3
 
     class Opened:
         def trace(self) -> Opened:
             return self
 
         passes = (Pass,)
+        context = 100
 
     monkeypatch.setattr(Artifact, "open", lambda path: Opened())
     assert reads.of_artifact(tmp_path) == Reads(1000, 3)

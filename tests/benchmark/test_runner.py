@@ -175,6 +175,7 @@ def test_decoding_is_a_share_of_what_the_machine_reads() -> None:
     assert bandwidth.share(uncounted) is None
     text = plain_text(results_view([first, uncounted], bandwidth))
     assert re.search(r"^ *burnish +2\.0 +50% ", text, re.M)
+    text = " ".join(text.split())
     assert "2 threads read 12.0 GB/s of 3000 MB, over and over; one thread, 8.0 of 3000 MB" in text
     assert "compute 92 GFLOP/s, and one 90: they share a core, or others use the machine" in text
 

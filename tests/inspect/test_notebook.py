@@ -66,8 +66,9 @@ def test_a_trace_is_a_table_with_what_was_refused_folded_away() -> None:
     page = Page(trace()._repr_html_())
     assert [len(row) for row in page.rows] == [11, 11, 11]
     assert page.rows[0][:4] == ["#", "pass", "", "rewrites"]
+    assert page.rows[0][7:] == ["moved, kB", "weights, B", "cache, B/token", "ms"]
     assert page.rows[1][:4] == ["0", "captured", "", ""]
-    assert page.rows[2] == ["1", f"raise-norms{{a={EVIL}}}", "=", "30", "1", "9", "4", "0", "0", "10", "100"]
+    assert page.rows[2] == ["1", f"raise-norms{{a={EVIL}}}", "=", "30", "1", "9", "4", "1", "100", "10", "100"]
     assert page.tags.count("details") == 3
     assert "raise-norms, 30 ×: RMS norm 0; first: mul_0 in layers.0" in page.text
     assert "capture 1.2" in page.text
