@@ -172,5 +172,7 @@ def test_a_tokenizer_is_taken_as_data() -> None:
 
 
 def test_what_is_no_tokenizer_is_refused() -> None:
-    with pytest.raises(InvalidModelError, match=r"the tokenizer is a str"):
+    with pytest.raises(InvalidModelError, match=r"the tokenizer is a int"):
+        read(llama(), tokenizer=3)
+    with pytest.raises(InvalidModelError, match=r"there is no folder gpt2 to read a tokenizer from"):
         read(llama(), tokenizer="gpt2")
