@@ -92,5 +92,5 @@ def test_the_readmes_lines_of_python_run(
 def test_the_demo_compiles_answers_and_measures(tmp_path: Path) -> None:
     said = "\n".join(run("demo.py", "Say hello.", folder=tmp_path))
     assert "wrote smollm2.burnish in" in said
-    assert re.search(r"burnish is\b", said)
+    assert re.search(r"\d\.\d\d ×", said)  # as fast as eager
     assert re.search(r"\d+ of 64\b", said)  # tokens that are those of eager transformers

@@ -37,7 +37,7 @@ def test_a_model_has_the_numbers_of_its_rounded_weights(kind: str) -> None:
         assert forms(model) == ["f8"]
         assert isinstance(model.executor, NativeExecutor)
         found = model(TOKENS)
-        with model.executor.exactly():
+        with model.executor.computing("fast"):
             assert torch.equal(model(TOKENS), found), "what is multiplied with floats is rounded to nothing"
         before = eager(TOKENS).logits
         for parameter in eager.parameters():
