@@ -69,5 +69,5 @@ def test_a_node_that_is_left_alone_keeps_its_record(trace: Trace) -> None:
 
 def test_states_make_one_more_token_cheap(trace: Trace) -> None:
     before, after = trace.passes[-2], trace.passes[-1]
-    assert after.bytes_moved < before.bytes_moved / 20
+    assert after.bytes_moved < before.bytes_moved / 9  # behind as many tokens as the small model takes
     assert after.launches < 1.3 * before.launches

@@ -438,7 +438,7 @@ def test_bad_options(model: CompiledModel) -> None:
             model.generate([1], **{name: [3, VOCABULARY]})
     with pytest.raises(InvalidInputError, match="forced_bos_token_id has the id"):
         model.generate([1], forced_bos_token_id=10**9)
-    with pytest.raises(InvalidInputError, match="no token is left to draw from"):
+    with pytest.raises(InvalidInputError, match="no token is left to choose"):
         model.generate([1], suppress_tokens=list(range(VOCABULARY)), do_sample=True)
     model.generate([1], eos_token_id=10**9, min_new_tokens=2, max_new_tokens=3)  # it never comes
     with pytest.raises(InvalidInputError, match="there are 2 rows"):
