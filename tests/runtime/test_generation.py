@@ -395,33 +395,6 @@ def test_times(model: CompiledModel) -> None:
 # ---------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize(
-    ("prompt", "says"),
-    [
-        ("", "prompt 0 is empty: '' has no token"),
-        (["the", ""], "prompt 1 is empty"),
-        ([], "the prompt is empty"),
-        ([[]], "row 0 is empty"),
-        ([[1], []], "row 1 is empty"),
-        (["a", [1]], "text and token ids mixed"),
-        ([[1], 2], "token ids are integers, not list"),
-        ([1.5], "not float"),
-        (None, "not NoneType"),
-        (3, "not int"),
-        (b"abc", "not bytes"),
-        (bytearray(b"abc"), "not bytearray"),
-        ("a\ud800b", r"half of a pair of surrogates, .*a.ud800b"),
-        (torch.zeros(3), r"integers, not torch\.float32"),
-        (torch.zeros(2, 0, dtype=torch.int64), "row 0 is empty"),
-        ([1, VOCABULARY], f"the id {VOCABULARY} at place 1"),
-        ([1] * (MAX_LENGTH + 1), f"{MAX_LENGTH + 1} tokens, .*at most {MAX_LENGTH}"),
-    ],
-)
-def test_bad_prompts(model: CompiledModel, prompt: Any, says: str) -> None:
-    with pytest.raises(InvalidInputError, match=says):
-        model.generate(prompt)
-
-
 def test_bad_options(model: CompiledModel) -> None:
     with pytest.raises(InvalidInputError, match="no option 'max_tokens': did you mean max_new_tokens"):
         model.generate([1], max_tokens=3)

@@ -107,6 +107,8 @@ def test_messages_are_a_prompt(model: CompiledModel) -> None:
         (None, "not NoneType"),
         (3, "not int"),
         (b"abc", "not bytes"),
+        (bytearray(b"abc"), "not bytearray"),
+        ("a\ud800b", r"half of a pair of surrogates, .*a.ud800b"),
         (torch.zeros(3), r"integers, not torch\.float32: convert them with \.long\(\)"),
         (np.zeros(3), r"integers, not float64: convert them with \.astype\(int\)"),
         (torch.ones(3, dtype=torch.bool), "integers, not torch.bool"),
