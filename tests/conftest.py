@@ -8,6 +8,7 @@ listed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -44,6 +45,16 @@ torch._dynamo.config.fake_tensor_cache_enabled = False
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Equal modules are captured once, but for tests of that."""
     captures.enabled = ROOT / "tests" / "frontend" not in item.path.parents
+
+
+@pytest.fixture(autouse=True)
+def verbosity() -> Iterator[None]:
+    """A command that runs within a test says how much burnish logs for that test alone."""
+    logger = logging.getLogger("burnish")
+    level, handlers = logger.level, logger.handlers[:]
+    yield
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
