@@ -81,7 +81,7 @@ static i64 attention_units(const Attention& a) {
 static inline i64 tile_rows(const Attention& a) { return tile_tokens(a) * (a.heads / a.kv_heads); }
 static i64 attention_scratch(const Attention& a) {
   const i64 rows = padded(tile_rows(a), QUERIES), value = padded(a.value_size, LANES), key = padded(a.key_size, LANES);
-  return 4 * (rows * (key + value + CHUNK) + 2 * padded(rows, LANES) + CHUNK * key) + 8 * 64;
+  return 4 * (rows * (key + value + CHUNK) + 2 * padded(rows, LANES) + CHUNK * std::max(key, value)) + 8 * 64;
 }
 
 static void attention_reach(const Attention& a, Reach& reach) {
@@ -123,7 +123,7 @@ static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64
   Scratch scratch = {w.scratch};
   t.query = scratch.take<float>(t.filled * t.key_size), t.accumulated = scratch.take<float>(t.filled * t.value_size);
   t.most = scratch.take<float>(t.filled), t.total = scratch.take<float>(t.filled);
-  t.scores = scratch.take<float>(t.filled * CHUNK), t.keys = scratch.take<float>(CHUNK * t.key_size);
+  t.scores = scratch.take<float>(t.filled * CHUNK), t.keys = t.widened = scratch.take<float>(CHUNK * std::max(t.key_size, t.value_size));
   const float scale = static_cast<float>(a.scale);
   const float* channels = a.of_channels ? key_scales(a, b, head) : nullptr;
   memset(t.query, 0, t.filled * t.key_size * 4);
@@ -149,16 +149,20 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
   else score_many<ELEMENT>(t, keys, a.key_stride_t, a.key_size, count);
   const i64 before = before_row(a, t.b), filled = padded(count, LANES);
   const i64* held = a.key_positions ? a.key_positions + t.b * a.key_positions_stride_b + begin : nullptr;
-  const float *by_key = nullptr, *by_value = nullptr;
-  if (is_code(ELEMENT) && !a.of_channels) {
-    by_key = key_scales(a, t.b, t.head) + begin * a.key_scales_step;
-    by_value = value_scales(a, t.b, t.head) + begin * a.value_scales_step;
+  const bool of_slots = is_code(ELEMENT) && !a.of_channels;
+  float by_key[CHUNK] = {}, by_value[CHUNK] = {};  // side by side for all rows
+  if (of_slots) {
+    const float *of_keys = key_scales(a, t.b, t.head), *of_values = value_scales(a, t.b, t.head);
+    for (i64 i = 0; i < count; i++) {
+      by_key[i] = of_keys[(begin + i) * a.key_scales_step];
+      by_value[i] = of_values[(begin + i) * a.value_scales_step];
+    }
   }
   for (i64 r = 0; r < t.rows; r++) {
     float* s = t.scores + r * CHUNK;
     const i64 token = t.first + r / t.group, head = t.head * t.group + r % t.group, at = before + token;
-    if (by_key)
-      for (i64 i = 0; i < count; i++) s[i] *= by_key[i * a.key_scales_step];
+    if (of_slots)
+      for (i64 i = 0; i < filled; i += LANES) store(s + i, load(s + i) * load(by_key + i));
     if (a.softcap > 0.0) {
       const float cap = static_cast<float>(a.softcap);
       for (i64 i = 0; i < filled; i += LANES) store(s + i, tanh(load(s + i) / cap) * cap);
@@ -190,10 +194,8 @@ static inline void attend(const Attention& a, const Tile& t, i64 begin, i64 end)
     for (i64 i = 0; i < filled; i += LANES) {
       const V p = exp(load(s + i) - shift);
       total += p;
-      store(s + i, p);
+      store(s + i, of_slots ? p * load(by_value + i) : p);
     }
-    if (by_value)
-      for (i64 i = 0; i < count; i++) s[i] *= by_value[i * a.value_scales_step];
     t.total[r] = t.total[r] * rescale + sum(total);
     t.most[r] = now;
     if (rescale != 1.0f)

@@ -21,7 +21,7 @@ struct Tile {
   i64 key_size, value_size;  // filled up to whole registers
   float* query;              // few: [rows][key]; many: [rows / QUERIES][key][QUERIES]
   float *accumulated, *most, *total, *scores;  // [rows][value], [rows], [rows], [rows][CHUNK]
-  float* keys;                                 // many: [key][CHUNK]
+  float *keys, *widened;                       // many: [key][CHUNK], and in its place later [CHUNK][value]
   bool few() const { return rows <= FEW; }
 };
 
@@ -160,6 +160,18 @@ static inline void weigh(const Tile& t, i64 row, const typename Elements<ELEMENT
 
 template <int ELEMENT>
 static inline void weigh(const Tile& t, const typename Elements<ELEMENT>::Type* values, i64 stride, i64 size, i64 count) {
+  if constexpr (ELEMENT != FLOAT32)
+    if (!t.few()) {  // widened once for all of them
+      for (i64 i = 0; i < count; i++) {
+        const auto* v = values + i * stride;
+        __builtin_prefetch(reinterpret_cast<const char*>(v) + CACHE_AHEAD);
+        float* to = t.widened + i * t.value_size;
+        i64 d = 0;
+        for (; d + LANES <= size; d += LANES) store(to + d, wide<ELEMENT>(v + d));
+        for (; d < size; d++) to[d] = widened<ELEMENT>(v[d]);
+      }
+      return weigh<FLOAT32>(t, t.widened, t.value_size, size, count);
+    }
   i64 row = 0;
   for (; t.rows - row >= 4; row += 4) weigh<ELEMENT, 4>(t, row, values, stride, size, count);
   if (t.rows - row == 3) weigh<ELEMENT, 3>(t, row, values, stride, size, count);
