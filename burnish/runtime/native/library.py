@@ -62,7 +62,7 @@ def levels() -> list[str]:
     """The instruction sets of this machine that there are kernels for, the best first. UsageError if it is no Linux."""
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
-    here = _features()
+    here = features()
     ours = [level for level in LEVELS if architecture_of(level) == platform.machine()]
     found = [level for level in ours if _NEEDED.get(level, set()) <= here]
     return found if "amx_tile" not in here or _may_use_tiles() else [each for each in found if each != _BY_TILES]
@@ -80,7 +80,8 @@ def _may_use_tiles() -> bool:
 
 
 @cache
-def _features() -> frozenset[str]:
+def features() -> frozenset[str]:
+    """What /proc/cpuinfo names of this processor's instructions."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, found = line.partition(":")
         if name.strip() in ("flags", "Features"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from burnish.codegen.native.choose import embedding
 from burnish.codegen.native.operands import from_panels
 from burnish.codegen.native.products import attention_projection, fused_linear
-from burnish.codegen.native.spec import ROUNDED
+from burnish.codegen.native.spec import LEVEL, ROUNDED
 from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
@@ -21,18 +21,24 @@ from burnish.ir.panel_formats import FORMATS, GROUP, Format, is_integer
 from burnish.ir.panels import Panels, RowOrder
 from burnish.ir.panels import from_panels as unpacked
 from burnish.ir.weights import Stored
+from burnish.runtime.native.library import best_level, features
 from tests.ir.test_panels import weight_for
 from tests.tolerances import RELATIVE, assert_near
 
 ACTIVATIONS = ("none", "silu", "gelu", "gelu_tanh", "relu", "sigmoid")
 
 
-@pytest.fixture(params=[False, True], ids=["floats", "8 bits"])
+@pytest.fixture(params=[False, True], ids=["floats", "rounded"])
 def rounded(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Whether activations become int8 where weights are integers."""
+    """Whether activations become int8 where weights are integers, and bfloat16 where these are and that saves time."""
     token = ROUNDED.set(request.param)
     yield request.param
     ROUNDED.reset(token)
+
+
+def by_bfloat16() -> bool:
+    """Whether kernels multiply pairs of bfloat16."""
+    return (LEVEL.get() or best_level()).startswith("x86-64-v4") and "avx512_bf16" in features()
 
 
 def packed(form: Format, rows: int, groups: int, order: RowOrder) -> tuple[Tensor, Tensor]:
@@ -56,8 +62,23 @@ def test_every_format_and_number_of_rows(form: Format, rounded: bool) -> None:
     weight, floats = packed(form, 40, 3, RowOrder())
     for count in (1, 2, 5, 13, 40):
         x = torch.randn(count, floats.shape[1])
-        taken = in_groups(x) if rounded and is_integer(form) else x
+        taken = x
+        if rounded:
+            taken = in_groups(x) if is_integer(form) else x.bfloat16() if form == "bf16" and by_bfloat16() else x
         assert_near(fused_linear(x, weight), (taken.double() @ floats.double().T).float())
+
+
+def test_activations_become_the_nearest_bfloat16() -> None:
+    """Halves to even, in pairs that are not whole groups, and what is no number stays none."""
+    if not by_bfloat16():
+        pytest.skip("this processor, or this instruction set, has no products of bfloat16")
+    token = ROUNDED.set(True)
+    between = torch.tensor([1 + 2.0**-8, 1 + 3 * 2.0**-8, -1 - 2.0**-8, 3.4e38, torch.inf, torch.nan, 0.0])
+    weight = from_panels(Panels(Stored(torch.eye(7)), "bf16", RowOrder()).materialize(), "bf16", 7, 7)
+    for x in between:  # a row each: an infinity times zero is no number
+        found = fused_linear(torch.where(torch.eye(7, dtype=torch.bool), x, 0.0), weight).diagonal()
+        torch.testing.assert_close(found, x.bfloat16().float().expand(7), rtol=0, atol=0, equal_nan=True)
+    ROUNDED.reset(token)
 
 
 @settings(max_examples=40, deadline=None)

@@ -17,7 +17,7 @@ def machine(
 ) -> None:
     monkeypatch.setattr(library.platform, "system", lambda: "Linux")
     monkeypatch.setattr(library.platform, "machine", lambda: architecture)
-    monkeypatch.setattr(library, "_features", lambda: frozenset(features))
+    monkeypatch.setattr(library, "features", lambda: frozenset(features))
     monkeypatch.setattr(library, "_may_use_tiles", lambda: may_use_tiles)
 
 

@@ -11,7 +11,7 @@ using i64 = int64_t;
 // A thread at work. `scratch` is its own, and as large as the largest kernel of the program asks for.
 struct alignas(64) Worker {
   char* scratch;
-  bool rounded;   // activations become int8 where weights are integers
+  bool rounded;   // activations are rounded, to what weights are multiplied with in the least time
   i64 prepared;  // what a kernel left in scratch for its next units, by a number of its own; -1 as it begins
   i64 lacked;  // nanoseconds of the last program in which it had something to do, and no processor
 };

@@ -83,8 +83,7 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
   const i64 width = padded(a.head_size, PANEL), panels = width / PANEL;
   Rows& read = *reinterpret_cast<Rows*>(w.scratch);
   const i64 bytes = panel_bytes(a.format, a.size_k);
-  const bool rounded = w.rounded && is_integer(a.format);
-  const Product product = product_of(a.format, rounded);
+  const Product product = product_of(a.format, w.rounded);
   float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   float* y = sums + together * PANEL;
   float* turned = y + together * width;
@@ -93,7 +92,7 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
     const i64 count = rows - row < together ? rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      read = make_rows(scratch, a.format, rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      read = make_rows(scratch, a.format, product.rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }

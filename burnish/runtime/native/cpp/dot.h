@@ -37,27 +37,32 @@ static __attribute__((noinline)) void panel_product(const char* panel, const Row
 #include "dot_amx.h"
 #endif
 
-// How a panel of a format is multiplied, with which rows together.
+// How a panel of a format is multiplied, with which rows together, and whether these are rounded.
 struct Product {
   void (*panel)(const char* panel, const Rows& rows, i64 count, i64 k, float* out);
   Tiling tiling;
+  bool rounded;
 };
 
 template <int FORMAT, bool ROUNDED>
 constexpr Product product() {
 #if defined(__AMX_INT8__)
-  if constexpr (ROUNDED && runs(FORMAT) == 1) return {ByTiles<FORMAT>::panel, ByTiles<FORMAT>::TILING};
+  if constexpr (ROUNDED && runs(FORMAT) == 1) return {ByTiles<FORMAT>::panel, ByTiles<FORMAT>::TILING, true};
 #endif
   constexpr i64 most = Dot<FORMAT, ROUNDED>::MOST;
-  return {panel_product<FORMAT, ROUNDED>, {most, most}};
+  return {panel_product<FORMAT, ROUNDED>, {most, most}, ROUNDED};
 }
 
-static inline Product product_of(i64 format, bool rounded) {
+// `may_round`: activations may be rounded, if that saves time.
+static inline Product product_of(i64 format, bool may_round) {
+#if defined(__AVX512VNNI__)
+  if (format == BF16 && may_round && MULTIPLIES_BF16) return product<BF16, true>();
+#endif
   switch (format) {
     case BF16: return product<BF16, false>();
     case F16: return product<F16, false>();
     case F8: return product<F8, false>();
-#define CASE(f) case f: return rounded ? product<f, true>() : product<f, false>();
+#define CASE(f) case f: return may_round ? product<f, true>() : product<f, false>();
     EACH_OF_INTEGERS(CASE)
 #undef CASE
     default: return product<F32, false>();

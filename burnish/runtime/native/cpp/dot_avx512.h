@@ -110,6 +110,40 @@ INLINE __m512 input(const char* pair, int i) {
   return _mm512_castsi512_ps(i ? _mm512_and_si512(both, _mm512_set1_epi32(0xffff0000)) : _mm512_slli_epi32(both, 16));
 }
 
+// Pairs of bfloat16 times pairs of bfloat16, which processors do that are asked for it as they run.
+static const bool MULTIPLIES_BF16 = __builtin_cpu_supports("avx512bf16");
+
+template <>
+struct Dot<BF16, true> {
+  static constexpr int MOST = 12;
+  typedef int32_t Pair __attribute__((may_alias));
+  template <int M>
+  static INLINE void add(__m512 (&sum)[M], const char* w, const uint16_t* x) {
+    const __m512i pairs = _mm512_loadu_si512(w);
+    each<M>([&](auto m) INLINE_LAMBDA {
+      const Pair& pair = *reinterpret_cast<const Pair*>(x + m * GROUP);
+      asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum[m]) : "v"(pairs), "m"(pair));
+    });
+  }
+  template <int M>
+  static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
+    const uint16_t* x = rows.halves + row * rows.stride;
+    __m512 c[M], second[M];
+    each<M>([&](auto m) INLINE_LAMBDA { c[m] = second[m] = _mm512_setzero_ps(); });
+    for (i64 left = filled(BF16, k); left > 0; left -= GROUP, x += GROUP * M) {
+      const i64 inputs = left < GROUP ? left : GROUP;
+      i64 i = 0;
+      for (; i + 4 <= inputs; i += 4, w += 128) {
+        ask(w), ask(w + 64);
+        add<M>(c, w, x + i);
+        add<M>(second, w + 64, x + i + 2);
+      }
+      if (i < inputs) add<M>(c, w, x + i);
+    }
+    each<M>([&](auto m) INLINE_LAMBDA { _mm512_storeu_ps(out + m * PANEL, _mm512_add_ps(c[m], second[m])); });
+  }
+};
+
 // Integers times floats: each of the four bytes of an output's dword becomes a float.
 template <int FORMAT>
 struct Dot<FORMAT, false> {

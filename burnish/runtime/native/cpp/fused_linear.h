@@ -125,8 +125,7 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
   const i64 panels = blocks(a.size_n, PANEL), together = rows_together(a.rows, a.size_k);
   const Epilogue epilogue = {a};
   const i64 bytes = panel_bytes(a.format, a.size_k);
-  const bool rounded = w.rounded && is_integer(a.format);
-  const Product product = product_of(a.format, rounded);
+  const Product product = product_of(a.format, w.rounded);
   Rows& rows = *reinterpret_cast<Rows*>(w.scratch);
   float* sums = reinterpret_cast<float*>(w.scratch + rows_scratch(a.format, together, a.size_k));
   while (begin < end) {
@@ -134,7 +133,7 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
     const i64 row = block * together, count = a.rows - row < together ? a.rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      rows = make_rows(scratch, a.format, rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      rows = make_rows(scratch, a.format, product.rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }

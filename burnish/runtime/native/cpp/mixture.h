@@ -68,8 +68,7 @@ static i64 moe_linear_scratch(const MoeLinear& a) {
 static void moe_linear(const MoeLinear& a, Worker& w, i64 begin, i64 end) {
   const i64 panels = blocks(a.size_n, PANEL), parts = blocks(panels, PANELS_TOGETHER), together = choices_together(a);
   const i64 bytes = panel_bytes(a.format, a.size_k);
-  const bool rounded = w.rounded && is_integer(a.format);
-  const Product product = product_of(a.format, rounded);
+  const Product product = product_of(a.format, w.rounded);
   Scratch scratch = {w.scratch};
   Chosen chosen(scratch, a);
   float* x = scratch.take<float>(together * a.size_k);
@@ -88,7 +87,7 @@ static void moe_linear(const MoeLinear& a, Worker& w, i64 begin, i64 end) {
       for (i64 r = 0; r < count; r++)
         memcpy(x + r * a.size_k, a.x + (a.shared ? choices[r] / a.choices : choices[r]) * a.size_k, a.size_k * 4);
       Scratch rest = scratch;
-      rows = make_rows(rest, a.format, rounded, product.tiling, {NO_NORM, 0.0, nullptr, nullptr}, x, a.size_k, count, a.size_k);
+      rows = make_rows(rest, a.format, product.rounded, product.tiling, {NO_NORM, 0.0, nullptr, nullptr}, x, a.size_k, count, a.size_k);
     }
     w.prepared = block;
     for (i64 panel = part * PANELS_TOGETHER; panel < std::min(panels, (part + 1) * PANELS_TOGETHER); panel++) {

@@ -1,4 +1,4 @@
-// Rows of activations as products read them: floats, or int8 in groups of 32 with a scale and the sum of each.
+// Rows of activations as products read them: floats, bfloat16, or int8 in groups of 32 with a scale and the sum of each.
 #pragma once
 #include <cmath>
 
@@ -24,6 +24,7 @@ constexpr i64 TILE = 12;
 struct Rows {
   i64 stride, groups;     // stride: inputs of a row with its filling
   const float* x;         // tile: [groups][M][GROUP]; row r's tile begins at r * stride
+  const uint16_t* halves; // tile: [groups][M][GROUP], of bfloat16; null where products take no such
   const int8_t* q;        // tile: [groups][M][GROUP], where x is about scale * q; null where products take floats
   const float* scales;    // tile: [groups][M]
   const float* sums;      // tile: [groups * runs][M]: of the inputs of a run, those that share a weight's scale
@@ -122,6 +123,17 @@ INLINE float round_group(const float* x, int8_t* q, int32_t* totals, i64 apart) 
   return most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
 }
 
+// One group as bfloat16, the nearest, halves to even.
+INLINE void narrow_group(const float* x, uint16_t* to) {
+  typedef uint16_t Shorts __attribute__((vector_size(2 * LANES)));
+  each<GROUP / LANES>([&](auto p) INLINE_LAMBDA {
+    const V part = load(x + p * LANES);
+    const VI bits = (VI)part, nearest = bits + 0x7fff + (bits >> 16 & 1), none = bits | 0x400000;
+    const Shorts shorts = __builtin_convertvector(((VI)(part != part) & (none ^ nearest) ^ nearest) >> 16, Shorts);
+    memcpy(to + p * LANES, &shorts, sizeof(shorts));
+  });
+}
+
 // What is taken of a thread's scratch for `rows` rows of k, and for a Rows in front that says where they are.
 static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
   const i64 stride = padded(k, GROUP), groups = stride / GROUP, room = padded(rows, TILE);
@@ -133,10 +145,12 @@ static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
 static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const Tiling& tiling, const Normed& norm,
                              const float* x, i64 x_stride, i64 count, i64 k) {
   const i64 stride = padded(k, GROUP), groups = stride / GROUP, room = padded(count, TILE);
-  Rows rows = {stride, groups, x, nullptr, nullptr, nullptr, nullptr};
-  if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && filled(format, k) == k) return rows;
+  Rows rows = {stride, groups, x, nullptr, nullptr, nullptr, nullptr, nullptr};
+  if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && !rounded && filled(format, k) == k) return rows;
+  const bool narrow = rounded && !is_integer(format);
   float *y = scratch.take<float>(stride), *all = scratch.take<float>(rounded ? 0 : room * stride);
-  int8_t* q = scratch.take<int8_t>(rounded ? room * stride : 0);
+  uint16_t* halves = scratch.take<uint16_t>(narrow ? room * stride : 0);
+  int8_t* q = scratch.take<int8_t>(rounded && !narrow ? room * stride : 0);
   const int parts = runs(format), run = GROUP / parts;
   float *scales = scratch.take<float>(room * groups), *sums = scratch.take<float>(room * groups * parts);
   int32_t* totals = scratch.take<int32_t>(room * groups * parts);
@@ -147,6 +161,10 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const T
     for (i64 g = 0; g < groups; g++) {
       const float* group = y + g * GROUP;
       const i64 place = first * stride + (g * M + m) * GROUP, at = (first * groups + g * M) * parts + m;  // of its first run
+      if (narrow) {
+        narrow_group(group, halves + place);
+        continue;
+      }
       if (rounded) {
         const float scale = parts == 2 ? round_group<2>(group, q + place, totals + at, M) : round_group<1>(group, q + place, totals + at, M);
         scales[first * groups + g * M + m] = scale;
@@ -162,6 +180,6 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const T
       }
     }
   }
-  rows.x = all, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.totals = totals;
+  rows.x = all, rows.halves = halves, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.totals = totals;
   return rows;
 }
