@@ -59,6 +59,7 @@ VARIANTS = {
     "native int8": Variant("native", (INT8,), accuracy="exact"),
     "native int8 fast": Variant("native", (INT8,), accuracy="fast"),
     "native bfloat16": Variant("native", (), torch.bfloat16),
+    "native bfloat16 fast": Variant("native", (), torch.bfloat16, "fast"),
     "native float32": Variant("native", (), torch.float32),  # in place of the file's integers
     "native int4 cache float16": Variant("native", (INT4,), torch.float16, "exact"),
     "native int4 cache bfloat16": Variant("native", (INT4,), torch.bfloat16, "exact"),
@@ -90,7 +91,10 @@ def smollm2() -> Path:
     return file
 
 
-_FORMATS = ("native int4", "native int4 fast", "native int8", "native int8 fast", "native bfloat16", "native float32")
+_FORMATS = (
+    *("native int4", "native int4 fast", "native int8", "native int8 fast"),
+    *("native bfloat16", "native bfloat16 fast", "native float32"),
+)
 _OF_INT4 = ("native int4", "native int4 fast", "ort-genai-int4")
 SCENARIOS = {
     "smollm2": Scenario(
@@ -99,7 +103,7 @@ SCENARIOS = {
             *("native int4", "native int4 fast", "onnxruntime int4", "ort-genai-int4", "llama.cpp-q4_0"),
             *("openvino-int4", "native Q4_1 as it came", "native Q4_1 as it came fast", "llama.cpp-q4_1"),
             *("native int8", "native int8 fast", "onnxruntime int8", "llama.cpp-q8_0", "openvino-int8"),
-            *("native bfloat16", "llama.cpp-bf16"),
+            *("native bfloat16", "native bfloat16 fast", "llama.cpp-bf16"),
             *("native float32", "onnxruntime float32", "ort-genai", "openvino-fp32", "eager", "inductor"),
         ),
     ),
