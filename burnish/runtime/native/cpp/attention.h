@@ -128,12 +128,27 @@ static inline Tile make_tile(const Attention& a, Worker& w, i64 b, i64 head, i64
   const float* channels = a.of_channels ? key_scales(a, b, head) : nullptr;
   memset(t.query, 0, t.filled * t.key_size * 4);
   memset(t.accumulated, 0, t.filled * t.value_size * 4);
+  auto query = [&](i64 r) INLINE_LAMBDA {
+    return a.query + b * a.query_stride_b + (head * t.group + r % t.group) * a.query_stride_h + (first + r / t.group) * a.query_stride_s;
+  };
+  for (i64 r = 0; r < t.rows; r++) t.most[r] = -__builtin_inff(), t.total[r] = 0.0f;
+  const i64 whole = channels ? 0 : a.key_size / LANES * LANES;  // what goes by registers
+  if (t.few())
+    for (i64 r = 0; r < t.rows; r++)
+      for (i64 i = 0; i < whole; i += LANES) store(t.query + r * t.key_size + i, load(query(r) + i) * scale);
+  else
+    for (i64 row = 0; row < t.rows; row += QUERIES)
+      for (i64 i = 0; i < whole; i += LANES) {
+        V x[LANES];
+        each<LANES>([&](auto n) INLINE_LAMBDA { x[n] = n < QUERIES && row + n < t.rows ? load(query(row + n) + i) * scale : V{}; });
+        turn_over(x);
+        each<LANES>([&](auto n) INLINE_LAMBDA { memcpy(t.query + row * t.key_size + (i + n) * QUERIES, &x[n], 4 * QUERIES); });
+      }
   for (i64 r = 0; r < t.rows; r++) {
-    const float* from = a.query + b * a.query_stride_b + (head * t.group + r % t.group) * a.query_stride_h + (first + r / t.group) * a.query_stride_s;
+    const float* from = query(r);
     float* to = t.few() ? t.query + r * t.key_size : t.query + r / QUERIES * QUERIES * t.key_size + r % QUERIES;
     const i64 step = t.few() ? 1 : QUERIES;
-    for (i64 i = 0; i < a.key_size; i++) to[i * step] = from[i] * scale * (channels ? channels[i * a.key_scales_step] : 1.0f);
-    t.most[r] = -__builtin_inff(), t.total[r] = 0.0f;
+    for (i64 i = whole; i < a.key_size; i++) to[i * step] = from[i] * scale * (channels ? channels[i * a.key_scales_step] : 1.0f);
   }
   return t;
 }
@@ -222,7 +237,9 @@ static inline void give(const Attention& a, i64 b, i64 head, i64 token, const fl
   }
   float* out = a.out + b * a.out_stride_b + head * a.out_stride_h + token * a.out_stride_s;
   const float* channels = a.of_channels ? value_scales(a, b, head / (a.heads / a.kv_heads)) : nullptr;
-  for (i64 d = 0; d < a.value_size; d++)
+  i64 d = 0;
+  for (; !channels && d + LANES <= a.value_size; d += LANES) store(out + d, load(accumulated + d) * rescale / total);
+  for (; d < a.value_size; d++)
     out[d] = accumulated[d] * rescale / total * (channels ? channels[d * a.value_scales_step] : 1.0f);
 }
 

@@ -66,8 +66,16 @@ static inline void rotate(const float* y, float* out, const float* cos, const fl
     }
   } else {
     const i64 half = turned / 2;
-    for (i64 i = 0; i < half; i++) out[i] = y[i] * cos[i] - y[i + half] * sin[i];
-    for (i64 i = 0; i < half; i++) out[i + half] = y[i + half] * cos[i + half] + y[i] * sin[i + half];
+    i64 i = 0;
+    for (; i + LANES <= half; i += LANES) {
+      const V one = load(y + i), two = load(y + half + i);
+      store(out + i, one * load(cos + i) - two * load(sin + i));
+      store(out + half + i, two * load(cos + half + i) + one * load(sin + half + i));
+    }
+    for (; i < half; i++) {
+      out[i] = y[i] * cos[i] - y[i + half] * sin[i];
+      out[i + half] = y[i + half] * cos[i + half] + y[i] * sin[i + half];
+    }
   }
   for (i64 i = turned; i < size; i++) out[i] = y[i];
 }
@@ -75,7 +83,9 @@ static inline void rotate(const float* y, float* out, const float* cos, const fl
 template <int ELEMENT>
 static inline void write_head(void* state, i64 place, const float* y, i64 size) {
   auto* to = static_cast<typename Elements<ELEMENT>::Type*>(state) + place;
-  for (i64 i = 0; i < size; i++) to[i] = narrowed<ELEMENT>(y[i]);
+  if constexpr (ELEMENT == FLOAT32) memcpy(to, y, size * 4);
+  else
+    for (i64 i = 0; i < size; i++) to[i] = narrowed<ELEMENT>(y[i]);
 }
 
 static void attention_projection(const AttentionProjection& a, Worker& w, i64 begin, i64 end) {
