@@ -21,7 +21,7 @@ _NOT_FINITE = ("inf", "-inf", "nan")  # as plans say them
 
 
 class NativeLauncher:
-    """Runs kernels of a library on a team of threads. `rounded`: activations become int8, or bfloat16, as weights are."""
+    """Runs kernels of a library on a team of threads. `rounded`: activations become int8 or bfloat16, as weights do."""
 
     def __init__(self, kernels: Mapping[str, Kernel], library: Library, threads: int) -> None:
         """Raises ArtifactError for kernels that the library does not have, or that take something else there."""

@@ -102,7 +102,7 @@ static void attention_projection(const AttentionProjection& a, Worker& w, i64 be
     const i64 count = rows - row < together ? rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      read = make_rows(scratch, a.format, product.rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      read = make_rows(scratch, a.format, product.reading, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }

@@ -37,20 +37,23 @@ static __attribute__((noinline)) void panel_product(const char* panel, const Row
 #include "dot_amx.h"
 #endif
 
-// How a panel of a format is multiplied, with which rows together, and whether these are rounded.
+// How a panel of a format is multiplied, with which rows.
 struct Product {
   void (*panel)(const char* panel, const Rows& rows, i64 count, i64 k, float* out);
-  Tiling tiling;
-  bool rounded;
+  Reading reading;
 };
 
 template <int FORMAT, bool ROUNDED>
 constexpr Product product() {
 #if defined(__AMX_INT8__)
-  if constexpr (ROUNDED && runs(FORMAT) == 1) return {ByTiles<FORMAT>::panel, ByTiles<FORMAT>::TILING, true};
+  if constexpr (ROUNDED && runs(FORMAT) == 1) return {ByTiles<FORMAT>::panel, {ByTiles<FORMAT>::TILING, true, Dot<FORMAT, true>::ADDED}};
 #endif
   constexpr i64 most = Dot<FORMAT, ROUNDED>::MOST;
-  return {panel_product<FORMAT, ROUNDED>, {most, most}, ROUNDED};
+  constexpr int32_t added = [] {
+    if constexpr (ROUNDED && is_integer(FORMAT)) return Dot<FORMAT, true>::ADDED;
+    return 0;
+  }();
+  return {panel_product<FORMAT, ROUNDED>, {{most, most}, ROUNDED, added}};
 }
 
 // `may_round`: activations may be rounded, if that saves time.

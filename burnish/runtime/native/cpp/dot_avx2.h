@@ -181,17 +181,16 @@ struct Dot<FORMAT, false> {
 // over to the row: |w| is unsigned, and pairs fit (128 * 127 * 2).
 template <int FORMAT>
 struct Dot<FORMAT, true> {
-  static constexpr int MOST = 4, RUNS = runs(FORMAT);
+  static constexpr int MOST = 4, RUNS = runs(FORMAT), ADDED = bits_of(FORMAT) < 8 && !has_minima(FORMAT) ? zero_of(FORMAT) : 0;
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     const __m256i ones = _mm256_set1_epi16(1);
     constexpr bool NARROW = bits_of(FORMAT) == 4;  // sums of 16 bits
-    constexpr int ADDED = bits_of(FORMAT) < 8 && !has_minima(FORMAT) ? zero_of(FORMAT) : 0;
     Sums<M> c;
     c.clear();
     const int8_t* q = rows.q + row * rows.stride;
     const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups * RUNS;
-    const int32_t* totals = rows.totals + row * rows.groups * RUNS;
+    const int32_t* begins = rows.begins + row * rows.groups * RUNS;
     for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       alignas(32) char apart[RUNS == 1 ? 1 : GROUP * PANEL];
@@ -232,7 +231,7 @@ struct Dot<FORMAT, true> {
         each<M>([&](auto m) INLINE_LAMBDA {
           auto wide = [&](__m256i v) INLINE_LAMBDA {
             if constexpr (NARROW) v = _mm256_madd_epi16(v, ones);
-            if constexpr (ADDED != 0) v = _mm256_sub_epi32(v, _mm256_set1_epi32(ADDED * totals[at + m]));
+            if constexpr (ADDED != 0) v = _mm256_add_epi32(v, _mm256_set1_epi32(begins[at + m]));
             return _mm256_cvtepi32_ps(v);
           };
           const __m256 x = _mm256_broadcast_ss(scales + g * M + m);

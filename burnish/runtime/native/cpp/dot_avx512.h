@@ -206,15 +206,14 @@ struct Dot<FORMAT, false> {
 // times the total of a row's run, which is known; so with the 8, 16 and 32 of fewer bits.
 template <int FORMAT>
 struct Dot<FORMAT, true> {
-  static constexpr int MOST = is_taken_apart(FORMAT) ? 6 : 12, RUNS = runs(FORMAT);
+  static constexpr int MOST = is_taken_apart(FORMAT) ? 6 : 12, RUNS = runs(FORMAT), ADDED = has_minima(FORMAT) ? 0 : zero_of(FORMAT);
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     __m512 c[M];
     each<M>([&](auto m) INLINE_LAMBDA { c[m] = _mm512_setzero_ps(); });
     const int8_t* q = rows.q + row * rows.stride;
     const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups * RUNS;
-    const int32_t* totals = rows.totals + row * rows.groups * RUNS;
-    constexpr int ADDED = has_minima(FORMAT) ? 0 : zero_of(FORMAT);
+    const int32_t* begins = rows.begins + row * rows.groups * RUNS;
     for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       alignas(64) char apart[RUNS == 1 ? 1 : GROUP * PANEL];
@@ -222,9 +221,7 @@ struct Dot<FORMAT, true> {
       for (int r = 0; r < RUNS; r++) {
         const i64 at = (g * RUNS + r) * M;
         __m512i d[M];
-        each<M>([&](auto m) INLINE_LAMBDA {
-          d[m] = ADDED ? _mm512_set1_epi32(-ADDED * totals[at + m]) : _mm512_setzero_si512();
-        });
+        each<M>([&](auto m) INLINE_LAMBDA { d[m] = ADDED ? _mm512_set1_epi32(begins[at + m]) : _mm512_setzero_si512(); });
         each<4 / RUNS>([&](auto s) INLINE_LAMBDA {
           __m512i a, b;
           if constexpr (RUNS == 1) two_steps<FORMAT, decltype(s)::value>(values, a, b);

@@ -160,22 +160,21 @@ struct Dot<FORMAT, false> {
 // of a row's run, which is known.
 template <int FORMAT>
 struct Dot<FORMAT, true> {
-  static constexpr int MOST = 4, RUNS = runs(FORMAT);
+  static constexpr int MOST = 4, RUNS = runs(FORMAT), ADDED = bits_of(FORMAT) < 8 && !has_minima(FORMAT) ? zero_of(FORMAT) : 0;
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
-    constexpr int ADDED = bits_of(FORMAT) < 8 && !has_minima(FORMAT) ? zero_of(FORMAT) : 0;
     Sums<M> c;
     c.clear();
     const int8_t* q = rows.q + row * rows.stride;
     const float *scales = rows.scales + row * rows.groups, *sums = rows.sums + row * rows.groups * RUNS;
-    const int32_t* totals = rows.totals + row * rows.groups * RUNS;
+    const int32_t* begins = rows.begins + row * rows.groups * RUNS;
     for (i64 g = 0; g < blocks(k, GROUP); g++, q += GROUP * M) {
       const char* values = w + group_at(FORMAT, g) + values_at(FORMAT);
       each<RUNS>([&](auto run) INLINE_LAMBDA {
         const i64 at = (g * RUNS + run) * M;
         int32x4_t d[M][4];
         each<M>([&](auto m) INLINE_LAMBDA {
-          each<4>([&](auto r) INLINE_LAMBDA { d[m][r] = vdupq_n_s32(ADDED ? -ADDED * totals[at + m] : 0); });
+          each<4>([&](auto r) INLINE_LAMBDA { d[m][r] = vdupq_n_s32(ADDED ? begins[at + m] : 0); });
         });
         each<2 / RUNS>([&](auto half) INLINE_LAMBDA {  // of a row's group: 16 inputs are a register
           constexpr int FIRST = decltype(run)::value * 4 + decltype(half)::value * 4;

@@ -5,7 +5,7 @@
 
 template <int FORMAT, bool ROUNDED>
 struct Dot {
-  static constexpr int MOST = 4;
+  static constexpr int MOST = 4, ADDED = 0;
   template <int M>
   static INLINE void run(const char* w, const Rows& rows, i64 row, i64 k, float* out) {
     for (int m = 0; m < M; m++)

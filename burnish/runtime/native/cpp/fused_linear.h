@@ -133,7 +133,7 @@ static void fused_linear(const FusedLinear& a, Worker& w, i64 begin, i64 end) {
     const i64 row = block * together, count = a.rows - row < together ? a.rows - row : together;
     if (w.prepared != block) {
       Scratch scratch = {w.scratch + padded(sizeof(Rows), 64)};
-      rows = make_rows(scratch, a.format, product.rounded, product.tiling, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
+      rows = make_rows(scratch, a.format, product.reading, {a.norm, a.eps, a.norm_weight, a.norm_bias}, a.x + row * a.x_stride,
                        a.x_stride, count, a.size_k);
       w.prepared = block;
     }

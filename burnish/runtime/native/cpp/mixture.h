@@ -87,7 +87,7 @@ static void moe_linear(const MoeLinear& a, Worker& w, i64 begin, i64 end) {
       for (i64 r = 0; r < count; r++)
         memcpy(x + r * a.size_k, a.x + (a.shared ? choices[r] / a.choices : choices[r]) * a.size_k, a.size_k * 4);
       Scratch rest = scratch;
-      rows = make_rows(rest, a.format, product.rounded, product.tiling, {NO_NORM, 0.0, nullptr, nullptr}, x, a.size_k, count, a.size_k);
+      rows = make_rows(rest, a.format, product.reading, {NO_NORM, 0.0, nullptr, nullptr}, x, a.size_k, count, a.size_k);
     }
     w.prepared = block;
     for (i64 panel = part * PANELS_TOGETHER; panel < std::min(panels, (part + 1) * PANELS_TOGETHER); panel++) {

@@ -13,6 +13,13 @@ struct Tiling {
   INLINE i64 tile(i64 left) const { return left < least ? left : most; }
 };
 
+// How a product reads rows: rounded or as floats, and what it adds to a weight to store it, as far as it knows of that.
+struct Reading {
+  Tiling tiling;
+  bool rounded;
+  int32_t added;
+};
+
 #if defined(__AMX_INT8__)
 constexpr i64 TILE = 16;  // rows that are together at most
 #else
@@ -28,7 +35,7 @@ struct Rows {
   const int8_t* q;        // tile: [groups][M][GROUP], where x is about scale * q; null where products take floats
   const float* scales;    // tile: [groups][M]
   const float* sums;      // tile: [groups * runs][M]: of the inputs of a run, those that share a weight's scale
-  const int32_t* totals;  // tile: [groups * runs][M]: of q
+  const int32_t* begins;  // tile: [groups * runs][M]: what sums of products with q begin at, for what weights have too much
 };
 
 enum Norm { NO_NORM, RMS, LAYER };
@@ -99,9 +106,9 @@ static inline void normalize(const Normed& n, const float* x, float* y, i64 k) {
   }
 }
 
-// One group as integers: their scale, greatest / 127, is given back; of each of its runs the total, each `apart`.
+// One group as integers: their scale, greatest / 127, is given back; of each of its runs the total.
 template <int RUNS>
-INLINE float round_group(const float* x, int8_t* q, int32_t* totals, i64 apart) {
+INLINE float round_group(const float* x, int8_t* q, int32_t (&totals)[2]) {
   constexpr int PARTS = GROUP / LANES;
   typedef int8_t Bytes __attribute__((vector_size(LANES)));
   V size = {}, strange = {};
@@ -119,7 +126,7 @@ INLINE float round_group(const float* x, int8_t* q, int32_t* totals, i64 apart) 
     memcpy(q + p * LANES, &bytes, LANES);
     all[p * RUNS / PARTS] += whole << 24 >> 24;  // that byte: of what is no number, too, sums that are small
   });
-  for (int r = 0; r < RUNS; r++) totals[r * apart] = static_cast<int32_t>(sum(__builtin_convertvector(all[r], V)));  // exact
+  for (int r = 0; r < RUNS; r++) totals[r] = static_cast<int32_t>(sum(__builtin_convertvector(all[r], V)));  // exact
   return most / 127.0f + sum(strange);  // what is no number, or too large to be one, stays so
 }
 
@@ -142,9 +149,10 @@ static inline i64 rows_scratch(i64 format, i64 rows, i64 k) {
 }
 
 // `count` rows of x, normed, as a product with weights of `format` reads them.
-static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const Tiling& tiling, const Normed& norm,
+static inline Rows make_rows(Scratch& scratch, i64 format, const Reading& reading, const Normed& norm,
                              const float* x, i64 x_stride, i64 count, i64 k) {
   const i64 stride = padded(k, GROUP), groups = stride / GROUP, room = padded(count, TILE);
+  const bool rounded = reading.rounded;
   Rows rows = {stride, groups, x, nullptr, nullptr, nullptr, nullptr, nullptr};
   if (count == 1 && norm.norm == NO_NORM && !is_integer(format) && !rounded && filled(format, k) == k) return rows;
   const bool narrow = rounded && !is_integer(format);
@@ -153,10 +161,10 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const T
   int8_t* q = scratch.take<int8_t>(rounded && !narrow ? room * stride : 0);
   const int parts = runs(format), run = GROUP / parts;
   float *scales = scratch.take<float>(room * groups), *sums = scratch.take<float>(room * groups * parts);
-  int32_t* totals = scratch.take<int32_t>(room * groups * parts);
+  int32_t* begins = scratch.take<int32_t>(room * groups * parts);
   for (i64 i = k; i < stride; i++) y[i] = 0.0f;
   for (i64 r = 0; r < count; r++) {
-    const i64 first = r / tiling.most * tiling.most, m = r - first, M = tiling.tile(count - first);
+    const i64 first = r / reading.tiling.most * reading.tiling.most, m = r - first, M = reading.tiling.tile(count - first);
     normalize(norm, x + r * x_stride, y, k);
     for (i64 g = 0; g < groups; g++) {
       const float* group = y + g * GROUP;
@@ -166,9 +174,13 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const T
         continue;
       }
       if (rounded) {
-        const float scale = parts == 2 ? round_group<2>(group, q + place, totals + at, M) : round_group<1>(group, q + place, totals + at, M);
+        int32_t totals[2];
+        const float scale = parts == 2 ? round_group<2>(group, q + place, totals) : round_group<1>(group, q + place, totals);
         scales[first * groups + g * M + m] = scale;
-        for (int part = 0; part < parts; part++) sums[at + part * M] = scale * static_cast<float>(totals[at + part * M]);
+        for (int part = 0; part < parts; part++) {
+          sums[at + part * M] = scale * static_cast<float>(totals[part]);
+          begins[at + part * M] = -reading.added * totals[part];
+        }
         continue;
       }
       memcpy(all + place, group, GROUP * 4);
@@ -180,6 +192,6 @@ static inline Rows make_rows(Scratch& scratch, i64 format, bool rounded, const T
       }
     }
   }
-  rows.x = all, rows.halves = halves, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.totals = totals;
+  rows.x = all, rows.halves = halves, rows.q = rounded ? q : nullptr, rows.scales = scales, rows.sums = sums, rows.begins = begins;
   return rows;
 }
