@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 from torch import nn
 from torch.export import ExportedProgram
 
+from burnish.frontend.calling import call_of, tokens_first
 from burnish.frontend.capture import capture as capture_module
 from burnish.frontend.capture import from_exported
 from burnish.frontend.source import Source
-from burnish.ir.errors import InvalidModelError
+from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError
+from burnish.ir.program import Program
 
 __all__ = ["Source", "read"]
+
+_log = logging.getLogger(__name__)
 
 _ACCEPTED = (
     "a transformers PreTrainedModel, a folder with config.json and safetensors, a .gguf file, a torch.nn.Module or a "
@@ -43,11 +48,26 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
 
         return read_model(model, max_length=max_length, tokenizer=tokenizer)
     if isinstance(model, nn.Module):
-        program = capture_module(model, max_length=max_length)
-        return Source(program, type(model).__name__, _tokenizer_data(tokenizer))
+        return Source(_capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
         return Source(from_exported(model, max_length=max_length), "exported", _tokenizer_data(tokenizer))
     raise InvalidModelError(f"{type(model).__name__} is no model that burnish reads: give {_ACCEPTED}")
+
+
+def _capture_own(module: nn.Module, max_length: int | None) -> Program:
+    """Somebody's own module. One that cannot be traced may take tokens as [sequence, batch], as PyTorch's own do."""
+    call = call_of(module)
+    try:
+        return capture_module(module, max_length=max_length, call=call)
+    except CaptureError as error:
+        first = error
+    try:
+        program = capture_module(module, max_length=max_length, call=tokens_first(call))
+    except BurnishError as error:
+        _log.info("nor can it be traced with tokens as [sequence, batch]: %s", error)
+        raise first from first.__cause__
+    _log.warning("%s takes tokens as [sequence, batch], and is called so", type(module).__name__)
+    return program
 
 
 def _read_path(path: Path, max_length: int | None, tokenizer: Any) -> Source:

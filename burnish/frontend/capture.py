@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import builtins
 import io
 import linecache
 import logging
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.modules import transformer
 
 from burnish.frontend import exported as export_format
+from burnish.frontend.calling import Call
 from burnish.frontend.functional import functional
 from burnish.frontend.limits import (
     check_every_length,
@@ -41,8 +45,6 @@ DEFAULT_MAX_LENGTH = 2048
 _EXAMPLE_BATCH, _EXAMPLE_SEQUENCE = 3, 17  # odd, and longer than the windows of tiny models
 _PREFIX = "module."  # of everything inside `_LanguageModel`
 _HALF = (torch.bfloat16, torch.float16)
-
-Call = Callable[[nn.Module, torch.Tensor], Any]
 
 
 def capture(
@@ -230,9 +232,11 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
         ("automatic sizes", {"dynamic_shapes": automatic}),
     ]
     failure: Exception | None = None
+    lines: list[str] = []
     for name, options in attempts:
         try:
-            with _quiet(), _specialisations() as lines, torch.no_grad():
+            lengths = _symbolic_lengths() if lines else nullcontext()
+            with _quiet(), _specialisations() as lines, _plain_transformers(), lengths, torch.no_grad():
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
             export_format.size_symbols(export_format.tokens_of(exported, exported.graph))
             return exported
@@ -249,6 +253,35 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
         + "A forward that loops over tokens, or branches on how many there are or on what they are, has to say that "
         "with tensor operations."
     ) from failure
+
+
+@contextmanager
+def _symbolic_lengths() -> Iterator[None]:
+    """`len(tensor)` is its first size for a while, also where that is symbolic: Python's own makes it a number."""
+
+    def length(value: Any) -> Any:
+        return value.shape[0] if isinstance(value, torch.Tensor) and value.dim() else plain(value)
+
+    plain = builtins.len
+    with mock.patch.object(builtins, "len", length):
+        yield
+
+
+@contextmanager
+def _plain_transformers() -> Iterator[None]:
+    """nn.TransformerEncoder and its kin without their shortcuts for a while: a kernel for all, a look at a mask.
+
+    That look tells whether a mask is the causal one, which then need not be read: here it is read, and analysed.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with mock.patch.object(
+            transformer, "_detect_is_causal_mask", lambda mask, is_causal=None, size=None: is_causal is True
+        ):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ difference whether queries, keys and values are split, sliced, selected or unbou
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from burnish.ir.traits import having
 from burnish.passes.analyses.position_only import PositionOnly
 
 aten = torch.ops.aten
+
+ROWS, TOKENS = 2, 3  # that views are tried with: enough to tell them apart
 
 VIEWS = having("view") | {aten.index.Tensor}  # a copy of some rows does as well
 
@@ -50,6 +53,7 @@ class Heads:
     rotary: Rotary | None
     scale: float  # a number that all is multiplied by
     nodes: frozenset[fx.Node]  # all on the way, the linear among them
+    tokens_first: bool = False  # whether the linear's rows are [S, B], and not [B, S]
 
 
 def heads_of(program: Program, end: fx.Node) -> Heads:
@@ -77,12 +81,21 @@ def heads_of(program: Program, end: fx.Node) -> Heads:
             raise NoHeads("it is no view of a linear", node)
         chain.append(node)
         node = operands(node)[0]
-    lead = [1 for _ in node.meta["val"].shape[:-1]]
-    numbers = torch.arange(int(node.meta["val"].shape[-1])).expand(*lead, -1)
-    rows = run_views(program, node, numbers, chain[::-1])
-    if rows.shape != (1, heads, 1, size):
+    lead = [PositionOnly(program).size(size, ROWS, TOKENS) for size in node.meta["val"].shape[:-1]]
+    width = int(node.meta["val"].shape[-1])
+    if math.prod(lead) != ROWS * TOKENS:
+        raise NoHeads("it has other rows than those of the tokens", node)
+    numbers = torch.arange(ROWS * TOKENS * width).reshape(*lead, width)
+    found = run_views(program, node, numbers, chain[::-1], ROWS, TOKENS)
+    if found.shape != (ROWS, heads, TOKENS, size):
         raise NoHeads("its heads are not made from one row of the linear", end)
-    return Heads(node, rows.reshape(heads, size), norm, eps, rotary, scale, frozenset((node, *chain)))
+    places, rows = found // width, found[0, :, 0] % width
+    tokens_first = bool(places[0, 0, 1, 0] != 1)
+    order = torch.arange(ROWS * TOKENS).reshape((TOKENS, ROWS) if tokens_first else (ROWS, TOKENS))
+    order = order.T if tokens_first else order
+    if not torch.equal(found, (order[:, None, :, None] * width + rows[None, :, None, :])):
+        raise NoHeads("its heads are not made from one row of the linear", end)
+    return Heads(node, rows, norm, eps, rotary, scale, frozenset((node, *chain)), tokens_first)
 
 
 def _rotary(node: fx.Node) -> Rotary:
@@ -104,8 +117,10 @@ def _keeps_last(node: fx.Node) -> bool:
     return node.target not in VIEWS
 
 
-def run_views(program: Program, start: fx.Node, numbers: Tensor, chain: list[fx.Node]) -> Tensor:
-    """What the views among the steps of `chain` make of `numbers` as the value of `start`, for one row of one token."""
+def run_views(
+    program: Program, start: fx.Node, numbers: Tensor, chain: list[fx.Node], rows: int = 1, tokens: int = 1
+) -> Tensor:
+    """What the views among the steps of `chain` make of `numbers` as the value of `start`, for rows of tokens."""
     sizes = PositionOnly(program)
     values: dict[fx.Node, Any] = {start: numbers}
 
@@ -114,7 +129,7 @@ def run_views(program: Program, start: fx.Node, numbers: Tensor, chain: list[fx.
             return values[argument]
         val = argument.meta.get("val")
         if isinstance(val, torch.SymInt | int):
-            return sizes.size(val, 1, 1)
+            return sizes.size(val, rows, tokens)
         if argument.op == "get_attr":
             return program.weights[str(argument.target)].materialize()
         raise NoHeads("a view is told where to look by data", argument)

@@ -19,6 +19,7 @@ from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, operands
 from burnish.ir.quantization import kind_of
+from burnish.ir.shapes import is_batch, is_sequence
 from burnish.ir.weights import Concat, Rows, Weight
 from burnish.passes.analyses.head_rows import Heads, NoHeads, Rotary, heads_of
 from burnish.passes.base import Effect, Log
@@ -65,6 +66,11 @@ def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
         raise NoHeads("keys and values have heads of different sizes", value_state)
     parts = [heads_of(program, end) for end in (query, new_key, new_value)]
     _check_readers(parts, {attention, key_write, value_write})
+    _check_tables(program, parts[0].rotary)
+    if parts[0].linear.meta["val"].dim() != 3:
+        raise NoHeads("rows and tokens share an axis", parts[0].linear)
+    if len({part.tokens_first for part in parts}) > 1:
+        raise NoHeads("queries, keys and values have rows and tokens in different orders", attention)
     linears, order = _rows(parts)
     if len({kind_of(program.weights[program.weight_of(operands(linear)[1])]) for linear in linears}) > 1:
         raise NoHeads("queries, keys and values have weights of different precision", attention)
@@ -75,6 +81,7 @@ def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
     bias = _packed(program, editor, biases, order) if biases else None
     first, second, _ = parts
     with editor.before(attention):
+        x = _by_rows(program, editor, x, first.tokens_first, attention)
         cos, sin = _tables(editor, first.rotary)
         fused = editor.call(
             fused_ops.attention_projection.default,
@@ -92,6 +99,14 @@ def _fuse(program: Program, editor: Editor, attention: fx.Node) -> str:
     return f"{', '.join(steps)} and cache writes in one"
 
 
+def _by_rows(program: Program, editor: Editor, x: fx.Node, tokens_first: bool, attention: fx.Node) -> fx.Node:
+    """What is projected as [B, S, K], wherever its tokens stand."""
+    if tokens_first and x.target is aten.transpose.int and {int(axis) % 3 for axis in operands(x)[1:]} == {0, 1}:
+        source: fx.Node = operands(x)[0]
+        return source
+    return editor.call(aten.transpose.int, x, 0, 1, like=attention) if tokens_first else x
+
+
 def _check_readers(parts: list[Heads], ends: set[fx.Node]) -> None:
     """NoHeads if anything on the way is read by something else, too: it would have to be computed twice."""
     within = ends.union(*(part.nodes for part in parts))
@@ -99,6 +114,15 @@ def _check_readers(parts: list[Heads], ends: set[fx.Node]) -> None:
         for node in part.nodes:
             if not within.issuperset(node.users):
                 raise NoHeads("a projection is read by something else, too", node)
+
+
+def _check_tables(program: Program, rotary: Rotary | None) -> None:
+    """NoHeads if tables have their rows and tokens in another order than [B, S]."""
+    for table in () if rotary is None else (rotary.cos, rotary.sin):
+        assert rotary is not None
+        first, second = (size for axis, size in enumerate(table.meta["val"].shape[:3]) if axis != rotary.head_axis)
+        if is_sequence(program, first) or is_batch(program, second):
+            raise NoHeads("rotary tables have tokens first", table)
 
 
 def _rows(parts: list[Heads]) -> tuple[list[fx.Node], Tensor]:
