@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
-import linecache
 import logging
-import re
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -21,6 +18,7 @@ from torch.nn.modules import transformer
 
 from burnish.frontend import exported as export_format
 from burnish.frontend.calling import Call
+from burnish.frontend.capture_errors import Constant, constants_made, first_line, untraceable
 from burnish.frontend.functional import functional
 from burnish.frontend.limits import (
     check_every_length,
@@ -32,7 +30,7 @@ from burnish.frontend.limits import (
     token_limit,
 )
 from burnish.frontend.short_texts import check_short_texts
-from burnish.frontend.source_lines import innermost_line, is_foreign, noted_lines
+from burnish.frontend.source_lines import noted_lines
 from burnish.ir.dtypes import name_of
 from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Program
@@ -232,27 +230,27 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
         ("automatic sizes", {"dynamic_shapes": automatic}),
     ]
     failure: Exception | None = None
-    lines: list[str] = []
+    constants: list[Constant] = []
     for name, options in attempts:
         try:
-            lengths = _symbolic_lengths() if lines else nullcontext()
-            with _quiet(), _specialisations() as lines, _plain_transformers(), lengths, torch.no_grad():
+            lengths = _symbolic_lengths() if constants else nullcontext()
+            with (
+                _quiet(),
+                constants_made(_LanguageModel.forward.__code__) as constants,
+                _plain_transformers(),
+                lengths,
+                torch.no_grad(),
+            ):
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
             export_format.size_symbols(export_format.tokens_of(exported, exported.graph))
             return exported
         except InvalidModelError:
             raise
         except Exception as error:  # whatever the module's own code may raise under tracing
-            _log.info("capture with %s failed: %s", name, _first_line(error))
+            _log.info("capture with %s failed: %s", name, first_line(error))
             failure = error
     assert failure is not None
-    place = lines[0] if lines else _place(failure)
-    raise CaptureError(
-        f"{type(model.module).__name__} cannot be traced for any batch and sequence size: {_first_line(failure)}\n"
-        + (f"Where: {place}\n" if place else "")
-        + "A forward that loops over tokens, or branches on how many there are or on what they are, has to say that "
-        "with tensor operations."
-    ) from failure
+    raise untraceable(type(model.module).__name__, failure, constants, (batch, size)) from failure
 
 
 @contextmanager
@@ -295,37 +293,3 @@ def _quiet() -> Iterator[None]:
         finally:
             if printed.getvalue():
                 _log.debug("printed during the export: %s", printed.getvalue())
-
-
-@contextmanager
-def _specialisations() -> Iterator[list[str]]:
-    """The places where the size of an input was made a constant, as torch logs them (and not on the terminal)."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    found: list[str] = []
-
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            match = re.match(r"eval (Eq\(.*\)) \[guard added\] .*?\(([^()]*)\)", record.getMessage())
-            if match:
-                found.append(f"{match[2].rsplit('/', 1)[-1]} needs {match[1]}, s... being a size of the token ids")
-
-    handlers, level, propagate = logger.handlers, logger.level, logger.propagate
-    logger.handlers, logger.propagate = [Listener()], False
-    logger.setLevel(logging.INFO)
-    try:
-        yield found
-    finally:
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of the model that an error comes from, by its message or else its traceback; else empty."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_foreign(frame.filename)]
-    found = innermost_line(str(error)) or ((frames[-1].filename, frames[-1].lineno or 0) if frames else None)
-    return f"{found[0]}:{found[1]}: `{linecache.getline(*found).strip()}`" if found else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from burnish.ir.cost import CostCounter
 from burnish.ir.edit import remove_dead
-from burnish.ir.errors import BurnishError, InvalidProgramError, VerificationError
+from burnish.ir.errors import BurnishError, InvalidProgramError, NotCausalError, VerificationError
 from burnish.ir.full_text import declarations
 from burnish.ir.position_table import stored_bytes
 from burnish.ir.program import Program
@@ -19,6 +19,7 @@ from burnish.ir.text import program_text, symbol_names
 from burnish.ir.trace import Entry, PassRecord, Trace
 from burnish.passes.base import Effect, Log, OutOfFuel, Pass
 from burnish.passes.check import check, check_captured, check_clauses, check_stage, check_types, claim
+from burnish.passes.raise_.attention import RaiseAttention
 from burnish.passes.spelling import options_of
 from burnish.passes.verify import Verifier
 
@@ -70,6 +71,8 @@ def run_passes(
             if on_failure is not None:
                 on_failure(Failure(program, tuple(passes[place:]), error, tuple(log.rewrites)))
             raise
+        except NotCausalError as error:
+            raise NotCausalError(f"{error}{_unread_attention(trace)}") from error
         trace.passes.append(record)
         if observer is not None:
             observer(record, after)
@@ -106,6 +109,14 @@ def _run_pass(each: Pass, before: Program, program: Program, log: Log, last: Pas
     record = _record(number, each.name, options_of(each), each.effect, log, before, program, seconds)
     check_types(program, each.name, last.nodes, record.nodes, symbol_names(program))
     return program, record
+
+
+def _unread_attention(trace: Trace) -> str:
+    """Why the first attention that was not read as one was not: what comes of that is seen later, and elsewhere."""
+    for record in trace.passes:
+        for entry in record.refusals if record.name == RaiseAttention.name else ():
+            return f"\nWhat came first: {entry.where} was not read as attention: {entry.text}"
+    return ""
 
 
 def fuel_of(each: Pass, record: PassRecord) -> int:

@@ -16,6 +16,7 @@ from tests.own_modules.bare import BARE
 from tests.own_modules.causal import LENGTH, STYLES, VOCABULARY
 from tests.own_modules.mixed_rows import MIXED
 from tests.own_modules.not_causal import REFUSED
+from tests.own_modules.of_torch import OF_TORCH
 
 
 def close(found: Tensor, expected: Tensor) -> None:
@@ -37,7 +38,7 @@ def compiled_once(style: type[nn.Module], backend: Backend = "native") -> tuple[
 
 
 @pytest.mark.parametrize("backend", ["native", "onnxruntime", "reference"])
-@pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [*STYLES, *BARE, *OF_TORCH], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_a_module_somebody_wrote_this_morning(style: type[nn.Module], backend: Backend) -> None:
     model, made = compiled_once(style, "onnxruntime" if backend == "onnxruntime" else "native")
@@ -60,7 +61,7 @@ def greedy(model: nn.Module, ids: list[int], count: int) -> list[int]:
     return tokens[len(ids) :]
 
 
-@pytest.mark.parametrize("style", [*STYLES, *BARE], ids=lambda style: style.__name__)
+@pytest.mark.parametrize("style", [*STYLES, *BARE, *OF_TORCH], ids=lambda style: style.__name__)
 @torch.no_grad()
 def test_prompts_of_unequal_length_generate_what_each_does_alone(style: type[nn.Module]) -> None:
     model, compiled = compiled_once(style)
@@ -85,3 +86,23 @@ def test_what_mixes_the_rows_of_a_batch_is_refused_by_line(style: type[nn.Module
     message = str(refusal.value)
     assert "mixed_rows.py:" in message
     assert "# mixes" in message
+
+
+class PaddedByItsTokens(nn.Module):
+    """Attention that hides tokens 0, too, by a mask beside the causal one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(VOCABULARY, 8), nn.Linear(8, VOCABULARY)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        seen = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril() & (ids != 0)[:, None, :]
+        scores = (x @ x.mT).masked_fill(~seen, -1e9)
+        found: Tensor = self.head(x + scores.softmax(-1) @ x)
+        return found
+
+
+def test_a_refusal_ends_with_what_came_first() -> None:
+    with pytest.raises(NotCausalError, match=r"What came first: softmax .* was not read as attention: .*input's data"):
+        burnish.compile(PaddedByItsTokens().eval(), max_length=LENGTH - 1)
