@@ -269,6 +269,14 @@ def rename_architecture(path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
+def code_of_its_own(path: Path) -> None:
+    """Let config.json name code in the folder as the model."""
+    rename_architecture(path)
+    config = json.loads((path / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "configuration_mine.Config", "AutoModelForCausalLM": "modeling_mine.Model"}
+    (path / "config.json").write_text(json.dumps(config))
+
+
 def million_layers(path: Path) -> None:
     """Let config.json say that there are so many."""
     config = json.loads((path / "config.json").read_text())
@@ -282,6 +290,7 @@ case("a file that is no .gguf file", InvalidModelError)(lambda _: burnish.compil
 case("a module that gives no logits", InvalidModelError)(lambda _: burnish.compile(NotLogits()))
 case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Peeking(), max_length=16))
 case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
+case("a folder whose code is its own", InvalidModelError)(with_folder(code_of_its_own))
 case("a folder with more layers than tensors", InvalidModelError)(with_folder(million_layers))
 case("a folder without weights", InvalidModelError)(with_folder(lambda path: (path / "model.safetensors").unlink()))
 case("a folder with a truncated weight file", WeightError)(

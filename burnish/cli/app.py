@@ -160,6 +160,11 @@ TokenizerOption = Annotated[
     ),
 ]
 
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run the code that comes with MODEL, if it is no class of transformers."),
+]
+
 
 def _share(context: typer.Context, parameter: typer.CallbackParam, value: int) -> None:
     """Take an option of every command: in front of the command's name first, then behind it."""

@@ -19,6 +19,7 @@ from burnish.cli.app import (
     QuantizeOption,
     TargetOption,
     TokenizerOption,
+    TrustRemoteCode,
     app,
     reported,
 )
@@ -68,6 +69,7 @@ def compile(
     quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
     tokenizer: TokenizerOption = None,
+    trust_remote_code: TrustRemoteCode = False,
     tiles: Annotated[
         Path | None,
         typer.Option(
@@ -172,7 +174,9 @@ def compile(
         if save_config is not None:
             write_config(save_config, options, transforms)
         chosen = chosen_passes(passes, skip or [], only_until)
-        with compiled_model(found, observer=stages, transforms=transforms, passes=chosen, **options) as compiled:
+        # No option of the file: one that lies in a folder from elsewhere would trust the code beside it.
+        options |= {"observer": stages, "transforms": transforms, "trust_remote_code": trust_remote_code}
+        with compiled_model(found, passes=chosen, **options) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))

@@ -118,6 +118,7 @@ def loaded_model(
     threads: int | None = None,
     accuracy: Accuracy | None = None,
     tokenizer: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
@@ -126,8 +127,13 @@ def loaded_model(
             raise UsageError(
                 f"--threads and --accuracy are for artifacts: `burnish compile {model} -o NAME.burnish` first"
             )
-        by = None if backend is None else backend.value
-        with compiled_model(find_model(model), max_length=max_length, backend=by, tokenizer=tokenizer) as compiled:
+        with compiled_model(
+            find_model(model),
+            max_length=max_length,
+            backend=None if backend is None else backend.value,
+            tokenizer=tokenizer,
+            trust_remote_code=trust_remote_code,
+        ) as compiled:
             yield compiled
         return
     if tokenizer is not None:

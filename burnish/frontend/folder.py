@@ -13,6 +13,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from burnish.frontend import empty_model
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
+from burnish.frontend.own_code import not_trusted, own_code
 from burnish.frontend.safetensors_folder import read_tensors
 from burnish.frontend.source import Source
 from burnish.ir.errors import InvalidModelError, WeightError
@@ -21,7 +22,6 @@ from burnish.runtime.tokenization import TokenizerData
 
 _log = logging.getLogger(__name__)
 
-_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 
 _READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of what is computed with in another dtype
@@ -29,22 +29,28 @@ _READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of what
 Tensors = dict[str, tuple[Weight, Path]]
 
 
-def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
-    """Read the model in a folder. `tokenizer`: one of transformers to use instead of the folder's own.
+def read_folder(
+    path: Path | str, *, max_length: int | None = None, tokenizer: Any = None, trust_remote_code: bool = False
+) -> Source:
+    """Read the model in a folder. For the arguments see `burnish.frontend.read`.
 
     Raises:
-        InvalidModelError: there is no config.json or no safetensors, or transformers does not know the model.
+        InvalidModelError: there is no config.json or no safetensors, or transformers does not know the model, and its
+            own code is not trusted.
         WeightError: a file is missing or truncated, a tensor missing, of another shape than the model's, or of numbers
             that have scales.
     """
     folder = Path(path)
-    config = _read_config(folder)
+    foreign = [] if trust_remote_code else own_code(folder)
+    config = _read_config(folder, trust_remote_code)
+    if foreign and type(config) not in AutoModelForCausalLM._model_mapping:
+        raise InvalidModelError(not_trusted(folder, foreign))
     stored = read_tensors(folder)
-    model = empty_model.build(config, folder, len(stored))
+    model = empty_model.build(config, folder, len(stored), trust_remote_code)
     if (tied := _tied_that_differ(model, stored)) is not None:  # transformers does not tie them then
         _log.warning("%s: its configuration ties %s, which differ: they are not tied", folder, tied)
         config.tie_word_embeddings = False
-        model = empty_model.build(config, folder, len(stored))
+        model = empty_model.build(config, folder, len(stored), trust_remote_code)
         if _tied_that_differ(model, stored) is not None:
             raise WeightError(f"{folder}: {type(model).__name__} ties {tied}, and they differ")
     reason = _why_not_by_name(model, stored)
@@ -55,20 +61,22 @@ def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: A
             model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     else:
         _log.info("%s is loaded into memory by transformers: %s", folder, reason)
-        model = _load(folder)
+        model = _load(folder, trust_remote_code)
     program = capture_model(model, max_length=max_length, weights=weights)
-    tokens = tokenizer_data(tokenizer) if tokenizer is not None else _read_tokenizer(folder)
+    tokens = tokenizer_data(tokenizer) if tokenizer is not None else _read_tokenizer(folder, trust_remote_code)
     return source(model, program, name=folder.resolve().name, tokenizer=tokens)
 
 
-def _read_config(folder: Path) -> PreTrainedConfig:
+def _read_config(folder: Path, trust: bool) -> PreTrainedConfig:
     if not (folder / "config.json").is_file():
         raise InvalidModelError(
             f"{folder} has no config.json: a folder as transformers' save_pretrained writes it is needed"
         )
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, **_LOCAL)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
     except Exception as error:  # configurations check themselves in many ways
+        if not trust and (code := own_code(folder)):
+            raise InvalidModelError(not_trusted(folder, code)) from error
         raise InvalidModelError(
             f"{folder / 'config.json'} is no configuration that transformers knows: {error}"
         ) from error
@@ -140,11 +148,17 @@ def _by_name(model: Model, stored: Tensors, folder: Path) -> dict[str, Weight]:
     return found
 
 
-def _load(folder: Path) -> Model:
+def _load(folder: Path, trust: bool) -> Model:
     """The model as transformers loads it, with all of its weights."""
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            folder, **_LOCAL, dtype="auto", use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+            folder,
+            local_files_only=True,
+            trust_remote_code=trust,
+            dtype="auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise WeightError(f"transformers cannot load the weights in {folder}: {error}") from error
@@ -160,12 +174,12 @@ def _load(folder: Path) -> Model:
     return model.eval()
 
 
-def _read_tokenizer(folder: Path) -> TokenizerData | None:
+def _read_tokenizer(folder: Path, trust: bool) -> TokenizerData | None:
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         _log.info("%s has no tokenizer: the compiled model takes token ids", folder)
         return None
     try:
-        return tokenizer_data(AutoTokenizer.from_pretrained(folder, **_LOCAL))
+        return tokenizer_data(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust))
     except Exception as error:  # tokenizers fail in many ways, and a model without one is still one
         _log.warning("%s: its tokenizer cannot be read, so the compiled model takes token ids: %s", folder, error)
         return None
