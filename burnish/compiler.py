@@ -62,7 +62,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     """Compile a causal language model for incremental execution.
 
     Args:
-        model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors; a `.gguf` file; an
+        model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors;
+            "org/name" or "org/name@revision" in the local Hugging Face cache; a `.gguf` file; an
             `nn.Module` or `ExportedProgram` that maps token ids int64[batch, sequence] to logits.
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
         target: "cpu"; "cuda" for this machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which

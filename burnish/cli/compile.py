@@ -156,7 +156,7 @@ def compile(
             raise UsageError("--calibration FILE is for what changes the model: add --quantize int4, --kv-heads 1, ...")
         check_before(options, output)
         found = find_model(model)
-        if kv_heads is not None and isinstance(found, Path) and found.is_dir():
+        if kv_heads is not None and (isinstance(found, str) or (isinstance(found, Path) and found.is_dir())):
             check_heads(found, kv_heads)
 
         from burnish.inspect.onnx_dump import OnnxFolder

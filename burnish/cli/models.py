@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.cli.app import MODEL_HELP, Accuracy, Backend
+from burnish.hub import snapshot
 from burnish.ir.errors import InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -29,6 +30,11 @@ def find_model(text: str) -> Any:
         raise UsageError(f"{text} is an artifact, which is compiled already: give the model that it was made from")
     if path.exists():
         return path
+    try:
+        if snapshot(text) is not None:
+            return text
+    except InvalidModelError as error:
+        raise UsageError(str(error)) from error
     named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", text)
     if named is None:
         raise UsageError(f"there is nothing at {text!r}. MODEL is {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")

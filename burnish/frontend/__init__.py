@@ -12,6 +12,7 @@ from torch.export import ExportedProgram
 from burnish.frontend.capture import capture as capture_module
 from burnish.frontend.capture import from_exported
 from burnish.frontend.source import ACCEPTED, Source
+from burnish.hub import name_of, snapshot
 from burnish.ir.errors import InvalidModelError
 
 __all__ = ["Source", "read"]
@@ -23,7 +24,8 @@ def read(
     """Read a model of any kind.
 
     Args:
-        model: a transformers `PreTrainedModel`, a folder, a `.gguf` file, an `nn.Module`, an `ExportedProgram`.
+        model: a transformers `PreTrainedModel`, a folder, org/name[@revision] of one in the local Hugging Face cache, a
+            `.gguf` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
         tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
         trust_remote_code: run the code in a folder whose model is no class of transformers.
@@ -49,10 +51,13 @@ def read(
 
 
 def _read_path(path: Path, max_length: int | None, tokenizer: Any, trust: bool) -> Source:
+    name = None
+    if not path.exists() and (found := snapshot(str(path))) is not None:
+        path, name = found, name_of(str(path))
     if path.is_dir():
         from burnish.frontend.folder import read_folder
 
-        return read_folder(path, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust)
+        return read_folder(path, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust, name=name)
     if not path.exists():
         raise InvalidModelError(f"there is no file or folder {path}: give {ACCEPTED}")
     if path.suffix.lower() != ".gguf":

@@ -30,9 +30,14 @@ Tensors = dict[str, tuple[Weight, Path]]
 
 
 def read_folder(
-    path: Path | str, *, max_length: int | None = None, tokenizer: Any = None, trust_remote_code: bool = False
+    path: Path | str,
+    *,
+    max_length: int | None = None,
+    tokenizer: Any = None,
+    trust_remote_code: bool = False,
+    name: str | None = None,
 ) -> Source:
-    """Read the model in a folder. For the arguments see `burnish.frontend.read`.
+    """Read the model in a folder. `name`: the folder's if None. For the others see `burnish.frontend.read`.
 
     Raises:
         InvalidModelError: there is no config.json or no safetensors, or transformers does not know the model, and its
@@ -64,7 +69,7 @@ def read_folder(
         model = _load(folder, trust_remote_code)
     program = capture_model(model, max_length=max_length, weights=weights)
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else _read_tokenizer(folder, trust_remote_code)
-    return source(model, program, name=folder.resolve().name, tokenizer=tokens)
+    return source(model, program, name=name or folder.resolve().name, tokenizer=tokens)
 
 
 def _read_config(folder: Path, trust: bool) -> PreTrainedConfig:
