@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 import burnish
@@ -277,6 +278,15 @@ def code_of_its_own(path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
+def adapter_alone(folder: Path) -> None:
+    """Compile a folder that has an adapter, and no model."""
+    config = {"peft_type": "LORA", "base_model_name_or_path": "no-such-org/no-such-model", "r": 8}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with mock.patch.object(constants, "HF_HUB_CACHE", str(folder / "hub")):
+        burnish.compile(folder)
+
+
 def million_layers(path: Path) -> None:
     """Let config.json say that there are so many."""
     config = json.loads((path / "config.json").read_text())
@@ -291,6 +301,7 @@ case("a module that gives no logits", InvalidModelError)(lambda _: burnish.compi
 case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Peeking(), max_length=16))
 case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
 case("a folder whose code is its own", InvalidModelError)(with_folder(code_of_its_own))
+case("a folder with an adapter whose base model is not at hand", InvalidModelError)(adapter_alone)
 case("a folder with more layers than tensors", InvalidModelError)(with_folder(million_layers))
 case("a folder without weights", InvalidModelError)(with_folder(lambda path: (path / "model.safetensors").unlink()))
 case("a folder with a truncated weight file", WeightError)(
