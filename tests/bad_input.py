@@ -287,6 +287,12 @@ def adapter_alone(folder: Path) -> None:
         burnish.compile(folder)
 
 
+def unknown_quantization(path: Path) -> None:
+    """Let config.json say that the weights are quantized by a method that is not read."""
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "aqlm"}}))
+
+
 def million_layers(path: Path) -> None:
     """Let config.json say that there are so many."""
     config = json.loads((path / "config.json").read_text())
@@ -302,6 +308,7 @@ case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Pe
 case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
 case("a folder whose code is its own", InvalidModelError)(with_folder(code_of_its_own))
 case("a folder with an adapter whose base model is not at hand", InvalidModelError)(adapter_alone)
+case("a folder that is quantized by an unknown method", InvalidModelError)(with_folder(unknown_quantization))
 case("a folder with more layers than tensors", InvalidModelError)(with_folder(million_layers))
 case("a folder without weights", InvalidModelError)(with_folder(lambda path: (path / "model.safetensors").unlink()))
 case("a folder with a truncated weight file", WeightError)(

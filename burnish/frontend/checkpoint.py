@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers import PreTrainedModel as Model
 from transformers.conversion_mapping import get_model_conversion_mapping
 
-from burnish.frontend import empty_model
+from burnish.frontend import empty_model, quantized
 from burnish.frontend.own_code import not_trusted, own_code
 from burnish.frontend.safetensors_folder import Tensors, read_tensors
 from burnish.ir.errors import InvalidModelError, WeightError
@@ -31,7 +31,13 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
     config = _read_config(folder, trust)
     if foreign and type(config) not in AutoModelForCausalLM._model_mapping:
         raise InvalidModelError(not_trusted(folder, foreign))
+    settings = quantized.settings_of(config, folder)
+    if settings is not None:
+        quantized.check_method(settings, folder)
+        config.__dict__.pop("quantization_config", None)  # so that transformers makes plain linears
     stored = read_tensors(folder)
+    if settings is not None:
+        stored = quantized.read(settings, stored, folder)
     model = empty_model.build(config, folder, len(stored), trust)
     if (tied := _tied_that_differ(model, stored)) is not None:  # transformers does not tie them then
         _log.warning("%s: its configuration ties %s, which differ: they are not tied", folder, tied)
@@ -40,6 +46,8 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
         if _tied_that_differ(model, stored) is not None:
             raise WeightError(f"{folder}: {type(model).__name__} ties {tied}, and they differ")
     reason = _why_not_by_name(model, stored)
+    if reason is not None and settings is not None:
+        raise InvalidModelError(f"{folder} is quantized, and its weights cannot be taken as they are: {reason}")
     if reason is not None:
         _log.info("%s is loaded into memory by transformers: %s", folder, reason)
         return _load(folder, trust), None
@@ -62,12 +70,6 @@ def _read_config(folder: Path, trust: bool) -> PreTrainedConfig:
         raise InvalidModelError(
             f"{folder / 'config.json'} is no configuration that transformers knows: {error}"
         ) from error
-    method = getattr(config, "quantization_config", None)
-    if method is not None:
-        method = method.get("quant_method") if isinstance(method, dict) else getattr(method, "quant_method", method)
-        raise InvalidModelError(
-            f"{folder} is quantized ({method}): checkpoints in float32, float16 or bfloat16 are read"
-        )
     return config
 
 
