@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import burnish
 from burnish.frontend import read
@@ -74,6 +75,47 @@ def test_native_kernels_compute_with_what_the_file_has(tmp_path: Path, form: For
         assert sum(form.kind in each.text for each in record.refusals) == 7
 
 
+def gpt_oss(folder: Path) -> GptOssForCausalLM:
+    """A small gpt-oss, whose experts are in MXFP4 in `folder`."""
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        **SIZES | {"hidden_size": 64, "intermediate_size": 96},
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    model = GptOssForCausalLM(config).eval()
+    model.save_pretrained(folder)
+    tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+    for name in [
+        name for name in tensors if name.endswith("experts.gate_up_proj") or name.endswith("experts.down_proj")
+    ]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        blocks = torch.randint(0, 256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(118, 124, (experts, outputs, inputs // 32), dtype=torch.uint8)
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        model.get_parameter(name).data = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    text = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(text | {"quantization_config": {"quant_method": "mxfp4"}}))
+    model.set_attn_implementation("eager")
+    return model
+
+
+def test_experts_in_mxfp4(tmp_path: Path) -> None:
+    """Beside what transformers makes of them."""
+    model = gpt_oss(tmp_path)
+    with burnish.compile(tmp_path, backend="native", verify=False) as compiled, torch.no_grad():
+        assert_near(compiled(TOKENS), model(TOKENS).logits)
+        (record,) = [record for record in compiled.trace.passes if record.name == "pack-panels"]
+    assert sum(each.text.endswith("in panels of q5") for each in record.rewrites) == 2
+    edit(tmp_path, lambda tensors: tensors.update({f"{GATE_UP}_scales": torch.zeros(4, 192, 3, dtype=torch.uint8)}))
+    with pytest.raises(WeightError, match=rf"{GATE_UP}_scales' is uint8 \[4, 192, 3\], and uint8 \[4, 192, 2\]"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["gptq-int4", "awq-gemm", "gptq-int8", "int8-rows", "fbgemm", "bitsandbytes-nf4"])
 def test_onnx_runtime_computes_with_floats_and_says_so(tmp_path: Path, name: str) -> None:
     meant = write(tmp_path, BY_NAME[name])
@@ -134,7 +176,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, form: str, settings:
         read(tmp_path)
 
 
-UP = "model.layers.0.mlp.up_proj"
+UP, GATE_UP = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.experts.gate_up_proj"
 
 
 def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:

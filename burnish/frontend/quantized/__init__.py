@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from burnish.frontend.quantized import awq, bitsandbytes, compressed_tensors, fp8, gptq
+from burnish.frontend.quantized import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4
 from burnish.frontend.quantized.parts import Settings
 from burnish.frontend.safetensors_folder import Tensors
 from burnish.ir.errors import InvalidModelError
-from burnish.ir.quantization import Widened
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +27,7 @@ METHODS: dict[str, Callable[[Settings, Tensors], Tensors]] = {
     "fbgemm_fp8": fp8.read,
     "fp8": fp8.read,
     "gptq": gptq.read,
+    "mxfp4": mxfp4.read,
 }
 """By the `quant_method` of config.json."""
 
@@ -72,6 +72,6 @@ def read(settings: Settings, stored: Tensors, folder: Path) -> Tensors:
         found = METHODS[method](settings, stored)
     except InvalidModelError as error:
         raise InvalidModelError(f"{folder}: {error}") from error
-    if not any(isinstance(weight, Widened) for weight, _ in found.values()):
+    if found.keys() == stored.keys() and all(found[name][0] is weight for name, (weight, _) in stored.items()):
         _log.warning("%s says that it is quantized by %s, and none of its weights is", folder, method)
     return found

@@ -43,6 +43,7 @@ class Parts:
     module: str
     tensors: Mapping[str, Weight]
     file: Path
+    joint: str = "."
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -50,15 +51,18 @@ class Parts:
     def get(self, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> Weight:
         """A tensor, which has to be of a shape and of one of the dtypes. WeightError if it is not."""
         if name not in self.tensors:
-            raise WeightError(f"{self.file} has no tensor '{self.module}.{name}', which its quantized weight needs")
+            raise WeightError(f"{self.file} has no tensor {self._full(name)!r}, which its quantized weight needs")
         found = self.tensors[name]
         if found.shape != shape or found.dtype not in dtypes:
             wanted = " or ".join(_word(dtype) for dtype in dtypes)
             raise WeightError(
-                f"{self.file}: the tensor '{self.module}.{name}' is {_word(found.dtype)} {list(found.shape)}, and "
+                f"{self.file}: the tensor {self._full(name)!r} is {_word(found.dtype)} {list(found.shape)}, and "
                 f"{wanted} {list(shape)} is expected"
             )
         return found
+
+    def _full(self, name: str) -> str:
+        return f"{self.module}{self.joint}{name}"
 
     def wrong(self, what: str) -> WeightError:
         """An error of this module."""
