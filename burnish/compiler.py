@@ -54,6 +54,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     calibration: Text | None = None,
     tokenizer: Any = None,
     tiles: Path | str | None = None,
+    trust_remote_code: bool = False,
     verify: Verify = True,
     progress: Progress | None = None,
     observer: Observer | None = None,
@@ -61,7 +62,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     """Compile a causal language model for incremental execution.
 
     Args:
-        model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors; a `.gguf` file; an
+        model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors;
+            "org/name" or "org/name@revision" in the local Hugging Face cache; a `.gguf` file; an
             `nn.Module` or `ExportedProgram` that maps token ids int64[batch, sequence] to logits.
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
         target: "cpu"; "cuda" for this machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which
@@ -84,6 +86,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         tokenizer: a transformers tokenizer, or the folder of one, to put into the artifact, where `model` does not
             bring one.
         tiles: for GPUs, a file that `burnish tune` wrote on such a one. For several architectures, what it has for all.
+        trust_remote_code: run the code that comes with a folder (`auto_map` in its config.json) to build a model that
+            is no class of transformers. The artifact needs none of it.
         verify: compare what will run with the model, on random tokens and in the ways that it will be used: whole,
             token by token, in pieces, after going back, rows of unequal lengths, some logits and not all, across the
             boundaries that the program shows. `trace.checks` says what was compared and what was not. "full" compares
@@ -107,7 +111,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
-        source = read(model, max_length=max_length, tokenizer=tokenizer)
+        source = read(model, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
     if quantize is not None:
         numbers = chosen.quantization(source.program, quantize)
         place = sum(each.place <= numbers.place for each in transforms)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from burnish.hub import snapshot
 from burnish.ir.errors import ArtifactError, InvalidInputError, UsageError
 from burnish.runtime.fresh_folder import check_replaceable
 
@@ -51,6 +52,7 @@ def declared_kv_heads(model: Any) -> int | None:
     """Heads of keys and values of each layer, as a configuration has them; None where it does not say or they vary."""
     if isinstance(model, str | Path):
         path = Path(model)
+        path = path if path.exists() else snapshot(str(path)) or path
         return _of_gguf(path) if path.suffix.lower() == ".gguf" else _of_config(_config_of(path))
     config = getattr(model, "config", None)
     get_text_config = getattr(config, "get_text_config", None)

@@ -25,13 +25,14 @@ def tune(
     target: str = "cuda",
     dtype: torch.dtype | None = None,
     quantize: Literal["int8", "int4", "fp8"] | None = None,
+    trust_remote_code: bool = False,
     measure: Measure | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> TileFile:
     """The fastest tiles for `compile(model, target="cuda", tiles=...)` with these options, on this machine's GPU.
 
     Args:
-        model: see `compile`, as are `max_length`, `dtype` and `quantize`.
+        model: see `compile`, as are `max_length`, `dtype`, `quantize` and `trust_remote_code`.
         target: "cuda".
         measure: times the candidates of a problem; by CUDA events on this machine's GPU if None.
         progress: called with what is being done.
@@ -56,7 +57,7 @@ def tune(
         measure = GpuTimer(architecture)
     tell = progress or (lambda _: None)
     tell("planning the model")
-    program = read(model, max_length=max_length).program
+    program = read(model, max_length=max_length, trust_remote_code=trust_remote_code).program
     chosen = GpuTarget((architecture,))
     transforms = [] if quantize is None else [chosen.quantization(program, quantize)]
     step = run_passes(program, chosen.passes(program, dtype, transforms), Trace())

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 import burnish
@@ -269,6 +270,29 @@ def rename_architecture(path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config))
 
 
+def code_of_its_own(path: Path) -> None:
+    """Let config.json name code in the folder as the model."""
+    rename_architecture(path)
+    config = json.loads((path / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "configuration_mine.Config", "AutoModelForCausalLM": "modeling_mine.Model"}
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def adapter_alone(folder: Path) -> None:
+    """Compile a folder that has an adapter, and no model."""
+    config = {"peft_type": "LORA", "base_model_name_or_path": "no-such-org/no-such-model", "r": 8}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    with mock.patch.object(constants, "HF_HUB_CACHE", str(folder / "hub")):
+        burnish.compile(folder)
+
+
+def unknown_quantization(path: Path) -> None:
+    """Let config.json say that the weights are quantized by a method that is not read."""
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "aqlm"}}))
+
+
 def million_layers(path: Path) -> None:
     """Let config.json say that there are so many."""
     config = json.loads((path / "config.json").read_text())
@@ -282,6 +306,9 @@ case("a file that is no .gguf file", InvalidModelError)(lambda _: burnish.compil
 case("a module that gives no logits", InvalidModelError)(lambda _: burnish.compile(NotLogits()))
 case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Peeking(), max_length=16))
 case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
+case("a folder whose code is its own", InvalidModelError)(with_folder(code_of_its_own))
+case("a folder with an adapter whose base model is not at hand", InvalidModelError)(adapter_alone)
+case("a folder that is quantized by an unknown method", InvalidModelError)(with_folder(unknown_quantization))
 case("a folder with more layers than tensors", InvalidModelError)(with_folder(million_layers))
 case("a folder without weights", InvalidModelError)(with_folder(lambda path: (path / "model.safetensors").unlink()))
 case("a folder with a truncated weight file", WeightError)(

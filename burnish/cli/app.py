@@ -45,8 +45,8 @@ app = typer.Typer(
 _shared = {"debug": 0, "verbose": 0, "quiet": 0}
 
 MODEL_HELP = (
-    "A folder with config.json and safetensors, a .gguf file, or package.module:name of an nn.Module or of a function "
-    "that makes one."
+    "A folder with config.json and safetensors, org/name of one in the local Hugging Face cache, a .gguf file, or "
+    "package.module:name of an nn.Module or of a function that makes one."
 )
 
 
@@ -158,6 +158,11 @@ TokenizerOption = Annotated[
         help="A tokenizer for a MODEL that brings none, as transformers' save_pretrained writes one.",
         show_default="the model's own",
     ),
+]
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run the code that comes with MODEL, if it is no class of transformers."),
 ]
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from burnish.benchmark.names import PEERS, parse_peers
-from burnish.cli.app import ArtifactOrModel, app, reported
+from burnish.cli.app import ArtifactOrModel, TrustRemoteCode, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import compiled_model, find_model
 from burnish.ir.errors import NativeBuildError, UsageError
@@ -33,6 +33,7 @@ def bench(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also add the results to this file of JSON lines.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
     with reported():
@@ -51,7 +52,8 @@ def bench(
             artifact = Path(model)
             if not is_artifact:
                 artifact = Path(folder) / "model.burnish"
-                with compiled_model(find_model(model), backend="onnxruntime") as compiled:
+                options = {"backend": "onnxruntime", "trust_remote_code": trust_remote_code}
+                with compiled_model(find_model(model), **options) as compiled:
                     compiled.save(artifact)
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             with Progress(*columns, console=err, transient=True) as progress:

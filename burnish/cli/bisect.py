@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.app import MODEL_HELP, MaxLength, app, reported
+from burnish.cli.app import MODEL_HELP, MaxLength, TrustRemoteCode, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import find_model
 from burnish.ir.errors import UsageError
@@ -35,6 +35,7 @@ def bisect(
         str, typer.Option(metavar="native|onnxruntime|cuda", help="Whose passes to go through; those in float32.")
     ] = "native",
     max_length: MaxLength = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Name the first rewrite after which a check fails. Exit code 1 if there is one."""
     with reported():
@@ -42,7 +43,7 @@ def bisect(
         from burnish.passes.shrink import shrink
 
         with err.status("capturing the model") as status:
-            program, passes = _program(model, max_length, backend)
+            program, passes = _program(model, max_length, backend, trust_remote_code)
             if not full and not program.states:
                 program = shrink(program)
 
@@ -59,7 +60,7 @@ def bisect(
         raise typer.Exit(1)
 
 
-def _program(model: str, max_length: int | None, backend: str) -> tuple[Program, list[Pass]]:
+def _program(model: str, max_length: int | None, backend: str, trust: bool) -> tuple[Program, list[Pass]]:
     """What to begin with, and the passes to go through."""
     from burnish.frontend import read
     from burnish.inspect.reproducer import FILE, read_reproducer
@@ -69,4 +70,5 @@ def _program(model: str, max_length: int | None, backend: str) -> tuple[Program,
         raise UsageError(f"there are passes for native, onnxruntime and cuda, none for {backend!r}")
     if (Path(model) / FILE).exists():
         return read_reproducer(Path(model))
-    return read(find_model(model), max_length=max_length).program, default_passes(backend)
+    source = read(find_model(model), max_length=max_length, trust_remote_code=trust)
+    return source.program, default_passes(backend)

@@ -15,7 +15,7 @@ from burnish.cli.answering import (
     TopP,
     given,
 )
-from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, app, reported
+from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, TrustRemoteCode, app, reported
 from burnish.cli.models import loaded_model
 
 
@@ -32,12 +32,16 @@ def chat(
     system: System = None,
     max_length: MaxLength = None,
     tokenizer: TokenizerOption = None,
+    trust_remote_code: TrustRemoteCode = False,
     backend: BackendOption = None,
     threads: Threads = None,
     accuracy: AccuracyOption = None,
 ) -> None:
     """Talk with a model, which remembers what was said. A MODEL is compiled first, and not kept."""
-    with reported(), loaded_model(model, max_length, backend, threads, accuracy, tokenizer) as compiled:
+    with (
+        reported(),
+        loaded_model(model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code) as compiled,
+    ):
         from burnish.cli.conversation import converse
 
         settings = given(

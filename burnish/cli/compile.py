@@ -19,6 +19,7 @@ from burnish.cli.app import (
     QuantizeOption,
     TargetOption,
     TokenizerOption,
+    TrustRemoteCode,
     app,
     reported,
 )
@@ -68,6 +69,7 @@ def compile(
     quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
     tokenizer: TokenizerOption = None,
+    trust_remote_code: TrustRemoteCode = False,
     tiles: Annotated[
         Path | None,
         typer.Option(
@@ -154,7 +156,7 @@ def compile(
             raise UsageError("--calibration FILE is for what changes the model: add --quantize int4, --kv-heads 1, ...")
         check_before(options, output)
         found = find_model(model)
-        if kv_heads is not None and isinstance(found, Path) and found.is_dir():
+        if kv_heads is not None and (isinstance(found, str) or (isinstance(found, Path) and found.is_dir())):
             check_heads(found, kv_heads)
 
         from burnish.inspect.onnx_dump import OnnxFolder
@@ -172,7 +174,9 @@ def compile(
         if save_config is not None:
             write_config(save_config, options, transforms)
         chosen = chosen_passes(passes, skip or [], only_until)
-        with compiled_model(found, observer=stages, transforms=transforms, passes=chosen, **options) as compiled:
+        # No option of the file: one that lies in a folder from elsewhere would trust the code beside it.
+        options |= {"observer": stages, "transforms": transforms, "trust_remote_code": trust_remote_code}
+        with compiled_model(found, passes=chosen, **options) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from burnish.cli.app import MODEL_HELP, BackendOption, app, reported
+from burnish.cli.app import MODEL_HELP, BackendOption, TrustRemoteCode, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import loaded_model
 
@@ -27,6 +27,7 @@ def evaluate(
         int | None, typer.Option("--windows", min=1, help="Use at most so many windows of 512 tokens.")
     ] = None,
     backend: BackendOption = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Measure on a text how well a model predicts it, and how far another one's predictions are from its own."""
     with reported(), ExitStack() as stack:
@@ -34,7 +35,10 @@ def evaluate(
         from burnish.ir.sizes import size_text
 
         names = [first] if second is None else [first, second]
-        models = [stack.enter_context(loaded_model(name, None, backend)) for name in names]
+        models = [
+            stack.enter_context(loaded_model(name, None, backend, trust_remote_code=trust_remote_code))
+            for name in names
+        ]
         with err.status(f"reading {text}"):
             found = evaluated(models, text, most)
         table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)

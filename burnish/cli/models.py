@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.cli.app import MODEL_HELP, Accuracy, Backend
+from burnish.hub import snapshot
 from burnish.ir.errors import InvalidModelError, UsageError
 
 if TYPE_CHECKING:  # importing torch takes a second or more: not for --help
@@ -29,6 +30,11 @@ def find_model(text: str) -> Any:
         raise UsageError(f"{text} is an artifact, which is compiled already: give the model that it was made from")
     if path.exists():
         return path
+    try:
+        if snapshot(text) is not None:
+            return text
+    except InvalidModelError as error:
+        raise UsageError(str(error)) from error
     named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", text)
     if named is None:
         raise UsageError(f"there is nothing at {text!r}. MODEL is {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")
@@ -118,6 +124,7 @@ def loaded_model(
     threads: int | None = None,
     accuracy: Accuracy | None = None,
     tokenizer: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
@@ -126,8 +133,13 @@ def loaded_model(
             raise UsageError(
                 f"--threads and --accuracy are for artifacts: `burnish compile {model} -o NAME.burnish` first"
             )
-        by = None if backend is None else backend.value
-        with compiled_model(find_model(model), max_length=max_length, backend=by, tokenizer=tokenizer) as compiled:
+        with compiled_model(
+            find_model(model),
+            max_length=max_length,
+            backend=None if backend is None else backend.value,
+            tokenizer=tokenizer,
+            trust_remote_code=trust_remote_code,
+        ) as compiled:
             yield compiled
         return
     if tokenizer is not None:

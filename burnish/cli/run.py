@@ -23,7 +23,7 @@ from burnish.cli.answering import (
     given,
     speed,
 )
-from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, app, reported
+from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, TrustRemoteCode, app, reported
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -52,6 +52,7 @@ def run(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")] = False,
     max_length: MaxLength = None,
     tokenizer: TokenizerOption = None,
+    trust_remote_code: TrustRemoteCode = False,
     backend: BackendOption = None,
     threads: Threads = None,
     accuracy: AccuracyOption = None,
@@ -59,7 +60,7 @@ def run(
     """Answer PROMPT, word by word. A MODEL is compiled first, and not kept."""
     with reported():
         text = _prompt(model, prompt, raw)
-        with loaded_model(model, max_length, backend, threads, accuracy, tokenizer) as compiled:
+        with loaded_model(model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code) as compiled:
             settings = given(
                 temperature=temperature,
                 top_k=top_k,

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from burnish.cli.app import DtypeOption, MaxLength, ModelArgument, QuantizeOption, app, reported
+from burnish.cli.app import DtypeOption, MaxLength, ModelArgument, QuantizeOption, TrustRemoteCode, app, reported
 from burnish.cli.console import err, escaped
 from burnish.cli.models import find_model
 
@@ -25,6 +25,7 @@ def tune(
     target: Annotated[str, typer.Option(metavar="TARGET", help="cuda, which is this machine's GPU.")] = "cuda",
     dtype: DtypeOption = None,
     quantize: QuantizeOption = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Time the kernels of MODEL on this machine's GPU with other tiles, and write which are fastest."""
     with reported():
@@ -42,6 +43,7 @@ def tune(
                 target=target,
                 dtype=None if dtype is None else getattr(torch, dtype.value),
                 quantize=None if quantize is None else quantize.value,
+                trust_remote_code=trust_remote_code,
                 progress=lambda what: status.update(escaped(what)),
             )
         ((name, winners),) = found.architectures.items()

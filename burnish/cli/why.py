@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.app import MaxLength, ModelArgument, app, reported
+from burnish.cli.app import MaxLength, ModelArgument, TrustRemoteCode, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import find_model
 
@@ -24,6 +24,7 @@ def why(
         ),
     ] = None,
     max_length: MaxLength = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Show what a pass rewrote in MODEL, and why it did not rewrite what is nearest to that."""
     with reported():
@@ -32,5 +33,5 @@ def why(
             from burnish.inspect.why import why
             from burnish.inspect.why_view import why_view
 
-            told = why(found, name, where, max_length=max_length)
+            told = why(found, name, where, max_length=max_length, trust_remote_code=trust_remote_code)
         out.print(why_view(told))

@@ -13,7 +13,8 @@ from torch.export import ExportedProgram
 from burnish.frontend.calling import call_of, tokens_first
 from burnish.frontend.capture import capture as capture_module
 from burnish.frontend.capture import from_exported
-from burnish.frontend.source import Source
+from burnish.frontend.source import ACCEPTED, Source
+from burnish.hub import name_of, snapshot
 from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError
 from burnish.ir.program import Program
 
@@ -21,19 +22,17 @@ __all__ = ["Source", "read"]
 
 _log = logging.getLogger(__name__)
 
-_ACCEPTED = (
-    "a transformers PreTrainedModel, a folder with config.json and safetensors, a .gguf file, a torch.nn.Module or a "
-    "torch.export.ExportedProgram that maps token ids to logits"
-)
-
-
-def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+def read(
+    model: Any, *, max_length: int | None = None, tokenizer: Any = None, trust_remote_code: bool = False
+) -> Source:
     """Read a model of any kind.
 
     Args:
-        model: a transformers `PreTrainedModel`, a folder, a `.gguf` file, an `nn.Module`, an `ExportedProgram`.
+        model: a transformers `PreTrainedModel`, a folder, org/name[@revision] of one in the local Hugging Face cache, a
+            `.gguf` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
         tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
+        trust_remote_code: run the code in a folder whose model is no class of transformers.
 
     Raises:
         BurnishError: InvalidModelError for what is no model, WeightError for its weights, CaptureError if it cannot be
@@ -42,7 +41,7 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
     if isinstance(tokenizer, str | Path):
         tokenizer = _tokenizer_data(tokenizer)  # before the model is captured, which takes long
     if isinstance(model, str | Path):
-        return _read_path(Path(model), max_length, tokenizer)
+        return _read_path(Path(model), max_length, tokenizer, trust_remote_code)
     if isinstance(model, nn.Module) and _is_pretrained(model):
         from burnish.frontend.hugging_face import read_model
 
@@ -51,7 +50,7 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
         return Source(_capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
         return Source(from_exported(model, max_length=max_length), "exported", _tokenizer_data(tokenizer))
-    raise InvalidModelError(f"{type(model).__name__} is no model that burnish reads: give {_ACCEPTED}")
+    raise InvalidModelError(f"{type(model).__name__} is no model that burnish reads: give {ACCEPTED}")
 
 
 def _capture_own(module: nn.Module, max_length: int | None) -> Program:
@@ -70,15 +69,18 @@ def _capture_own(module: nn.Module, max_length: int | None) -> Program:
     return program
 
 
-def _read_path(path: Path, max_length: int | None, tokenizer: Any) -> Source:
+def _read_path(path: Path, max_length: int | None, tokenizer: Any, trust: bool) -> Source:
+    name = None
+    if not path.exists() and (found := snapshot(str(path))) is not None:
+        path, name = found, name_of(str(path))
     if path.is_dir():
         from burnish.frontend.folder import read_folder
 
-        return read_folder(path, max_length=max_length, tokenizer=tokenizer)
+        return read_folder(path, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust, name=name)
     if not path.exists():
-        raise InvalidModelError(f"there is no file or folder {path}: give {_ACCEPTED}")
+        raise InvalidModelError(f"there is no file or folder {path}: give {ACCEPTED}")
     if path.suffix.lower() != ".gguf":
-        raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {_ACCEPTED}")
+        raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {ACCEPTED}")
     from burnish.frontend.gguf import read_gguf
 
     return read_gguf(path, max_length=max_length, tokenizer=tokenizer)

@@ -15,7 +15,7 @@ from burnish.ir.errors import InvalidModelError
 _LAYERS = 1000  # that are made without asking how many tensors there are
 
 
-def build(config: PreTrainedConfig, place: object, stored: int) -> PreTrainedModel:
+def build(config: PreTrainedConfig, place: object, stored: int, trust_remote_code: bool = False) -> PreTrainedModel:
     """The causal language model of `config`, in float32 on the CPU, tied as the configuration says.
 
     `stored` is the number of tensors that there are for it: a number of layers that is wrong is told before they are
@@ -32,8 +32,8 @@ def build(config: PreTrainedConfig, place: object, stored: int) -> PreTrainedMod
             )
     try:
         with no_init_weights():
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, ZeroDivisionError, RuntimeError) as error:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of code that somebody trusts, too
         raise InvalidModelError(
             f"{place}: transformers cannot build a causal language model of the type "
             f"{config.model_type!r} from this configuration: {error}"

@@ -12,10 +12,13 @@ from burnish.runtime.mapped_weights import map_weights
 from burnish.runtime.weights_file import read_header
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+Tensors = dict[str, tuple[Weight, Path]]
+"""Weights by their names in files, each with its file."""
+
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
-def read_tensors(folder: Path) -> dict[str, tuple[Weight, Path]]:
+def read_tensors(folder: Path) -> Tensors:
     """Each tensor of `folder`, and its file. Reads no values.
 
     Raises:
@@ -23,25 +26,26 @@ def read_tensors(folder: Path) -> dict[str, tuple[Weight, Path]]:
         WeightError: a file is missing, truncated or malformed, or does not have what the index says.
     """
     if (folder / _SINGLE).is_file():
-        return _read_file(folder / _SINGLE)
+        return read_file(folder / _SINGLE)
     if not (folder / _INDEX).is_file():
         raise InvalidModelError(_no_weights(folder))
     index = _read_index(folder / _INDEX)
-    found: dict[str, tuple[Weight, Path]] = {}
+    found: Tensors = {}
     for shard, count in Counter(index.values()).items():
         path = folder / shard
         if Path(shard).name != shard:
             raise WeightError(f"{folder / _INDEX} names the file {shard!r}, which is not in the folder itself")
         if not path.is_file():
             raise WeightError(f"{path} is missing: {_INDEX} says that it has {count} of the {len(index)} tensors")
-        found |= _read_file(path)
+        found |= read_file(path)
     for name, shard in index.items():
         if name not in found:
             raise WeightError(f"{folder / shard} has no tensor {name!r}, and {_INDEX} says that it has")
     return found
 
 
-def _read_file(path: Path) -> dict[str, tuple[Weight, Path]]:
+def read_file(path: Path) -> Tensors:
+    """Each tensor of a file. Raises WeightError for one that is truncated or malformed."""
     try:
         weights = map_weights(path, read_header(path))
     except ArtifactError as error:

@@ -89,14 +89,21 @@ class Why:
         return tuple(sorted(left, key=lambda candidate: -candidate.nearness))
 
 
-def why(model: Any, pass_name: str, where: str | None = None, *, max_length: int | None = None) -> Why:
+def why(
+    model: Any,
+    pass_name: str,
+    where: str | None = None,
+    *,
+    max_length: int | None = None,
+    trust_remote_code: bool = False,
+) -> Why:
     """What the pass `pass_name` did to `model`, and the nearest to what it did not do.
 
     Args:
         model: what `burnish.compile` takes, or a captured `Program`.
         pass_name: a pass of the compiler by name ("raise-norms") or, of those for native kernels, number ("5").
         where: a module or part of its path (`layers.*.mlp`), an op, a node, or `file:line`; the whole program if None.
-        max_length: as in `burnish.compile`.
+        max_length, trust_remote_code: as in `burnish.compile`.
 
     Raises:
         UsageError: for a pass or a place that does not exist.
@@ -108,7 +115,11 @@ def why(model: Any, pass_name: str, where: str | None = None, *, max_length: int
     place = _find(passes, pass_name)
     asked = passes[place]
     trace = Trace()
-    program = model if isinstance(model, Program) else read(model, max_length=max_length).program
+    program = (
+        model
+        if isinstance(model, Program)
+        else read(model, max_length=max_length, trust_remote_code=trust_remote_code).program
+    )
     reached, told, error, ended_by = place, _Told(), "", ""
     try:
         program = run_passes(program, passes[:place], trace)

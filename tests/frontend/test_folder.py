@@ -203,13 +203,15 @@ def test_code_in_the_folder_is_not_run(folder: Path) -> None:
     assert not (folder / "ran").exists()
 
 
-def test_quantized(folder: Path) -> None:
+def test_floats_that_are_said_to_be_quantized(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
-    )
-    with pytest.raises(InvalidModelError, match="gptq"):
-        read_folder(folder)
+    settings = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(config | settings))
+    with caplog.at_level(logging.INFO, "burnish"):
+        source = read_folder(folder)
+    assert "says that it is quantized by gptq, and none of its weights is" in caplog.text
+    (folder / "config.json").write_text(json.dumps(config))
+    assert_as_loaded(folder, source)
 
 
 def test_pickled_weights_only(folder: Path) -> None:

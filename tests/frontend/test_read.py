@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from burnish.frontend import read
 from burnish.ir.errors import InvalidModelError
 
-ACCEPTED = "a transformers PreTrainedModel, a folder with config.json and safetensors, a .gguf file"
+ACCEPTED = "a transformers PreTrainedModel, a folder with config.json and safetensors, "
 
 
 class Bigram(nn.Module):

@@ -32,8 +32,8 @@ class KeepIntegers:
                     log.refuse(leaf, f"{why}: floats")
                 continue
             form = integers if integers.shape == weight.shape else Reshape(integers, weight.shape)
-            new = editor.weight(f"{name}.int{integers.bits}", form)
+            new = editor.weight(f"{name}.{integers.numbers}", form)
             editor.replace(leaf, new)
-            log.rewrite(new, f"int{integers.bits}, scales for each {integers.group}, as the file has them")
+            log.rewrite(new, f"{integers.numbers}, scales for each {integers.group}, as the file has them")
         remove_dead(program)
         return program

@@ -15,7 +15,7 @@ from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.panels import Panels, RowOrder, format_of, panel_ops
 from burnish.ir.program import Program, value
-from burnish.ir.weights import Permute, Reshape
+from burnish.ir.weights import Reshape
 from burnish.passes.base import Effect, Log
 
 aten = torch.ops.aten
@@ -61,7 +61,6 @@ class PackPanels:
     def run(self, program: Program, log: Log) -> Program:
         """Pack what products and lookups read, in place."""
         editor = Editor(program)
-        _turn_experts(program, editor)
         for leaf in [node for node in program.graph.nodes if node.op == "get_attr"]:
             name = program.weight_of(leaf)
             weight = program.weights[name]
@@ -87,18 +86,6 @@ class PackPanels:
                 log.rewrite(user, f"reads {name} in panels of {made[order].args[1]}")
         remove_dead(program)
         return program
-
-
-def _turn_experts(program: Program, editor: Editor) -> None:
-    """Experts that are stored as [experts, in, out] become weights of their own, in the other order."""
-    for node in [node for node in program.graph.nodes if node.target is burnish_ops.moe_linear.default]:
-        weight = argument(node, "weight")
-        source = argument(weight, "self") if weight.target is aten.transpose.int else None
-        if source is None or source.op != "get_attr" or {each % 3 for each in weight.args[1:]} != {1, 2}:
-            continue
-        name = program.weight_of(source)
-        turned = Permute(program.weights[name], (0, 2, 1))
-        editor.replace(weight, editor.weight(f"{name}.turned", turned))
 
 
 def _unpacked(editor: Editor, user: fx.Node, name: str, panels: Panels, experts: int) -> fx.Node:

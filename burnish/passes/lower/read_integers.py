@@ -17,7 +17,7 @@ from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.errors import UsageError
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.program import Program, operands
-from burnish.ir.quantization import SCALE_DTYPE, Quantized, as_quantized, regrouped
+from burnish.ir.quantization import SCALE_DTYPE, Quantized, as_quantized, kept, regrouped, why_not_kept
 from burnish.ir.quantized_ops import in_blocks, quantized_ops, stored_bits
 from burnish.ir.similar import did_you_mean
 from burnish.ir.weights import Weight
@@ -73,6 +73,8 @@ class ReadIntegers:
             name = program.weight_of(leaf)
             quantized = as_quantized(program.weights[name])
             if quantized is None:
+                if why := _why_floats(program.weights[name]):
+                    log.refuse(next(iter(leaf.users)), f"{why}: floats")
                 continue
             parts = _obstacle(leaf, packing.readers, quantized) or packing.parts(quantized)
             if isinstance(parts, str):
@@ -87,6 +89,13 @@ class ReadIntegers:
                 log.rewrite(user, f"{quantized.bits} bits, a scale for each {quantized.group}")
         remove_dead(program)
         return program
+
+
+def _why_floats(weight: Weight) -> str:
+    """Why a weight that the model's file has narrower is floats; nothing where the file has floats for it."""
+    if kept(weight) is not None:
+        return "the file has integers for it, which only Quantize('keep') keeps here"
+    return why_not_kept(weight)
 
 
 def _obstacle(leaf: fx.Node, readers: Mapping[Any, Reader], quantized: Quantized) -> str:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from burnish.ir.arguments import argument
 from burnish.ir.edit import Editor, remove_dead
+from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, operands
 from burnish.ir.shapes import is_sequence
 from burnish.ir.weights import Permute
@@ -21,7 +23,10 @@ _MAXIMA = {aten.amax.default, aten.max.dim}
 
 @dataclass(frozen=True)
 class Canonicalize:
-    """addmm, matmul by a weight -> linear; einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var)."""
+    """addmm, matmul by a weight -> linear; einsum -> matmul; exp(x) / sum(exp(x)) -> softmax; std -> sqrt(var).
+
+    Experts, like linears, have weights of which the last axis is what they read.
+    """
 
     name: ClassVar[str] = "canonicalize"
     effect: ClassVar[Effect] = Effect.REASSOCIATES
@@ -38,6 +43,8 @@ class Canonicalize:
                 _matmul_to_linear(program, node, editor, log)
             elif node.target is aten.addmm.default:
                 _addmm_to_linear(program, node, editor, log)
+            elif node.target is burnish_ops.moe_linear.default:
+                _turn_experts(program, node, editor, log)
             elif node.target is aten.div.Tensor:
                 _raise_softmax(node, editor, log)
             elif node.target is aten.std.dim:
@@ -79,9 +86,23 @@ def _swaps_last(node: fx.Node) -> bool:
 
 
 def _transposed(program: Program, editor: Editor, weight: fx.Node) -> fx.Node:
-    """A stored weight [K, N] as [N, K]."""
+    """A stored weight [..., K, N] as [..., N, K]; one that was turned for its model, as it was stored."""
     name = str(weight.target)
-    return editor.weight(f"{name}.transposed", Permute(program.weights[name], (1, 0)))
+    source = program.weights[name]
+    order = (*range(len(source.shape) - 2), len(source.shape) - 1, len(source.shape) - 2)
+    turned = source.source if isinstance(source, Permute) and source.order == order else Permute(source, order)
+    return editor.weight(f"{name}.transposed", turned)
+
+
+def _turn_experts(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
+    """Experts that are stored as [experts, in, out]: they would be folded into a copy."""
+    weight = argument(node, "weight")
+    if weight.op != "call_function" or weight.target not in _TRANSPOSES or not _swaps_last(weight):
+        return
+    source = operands(weight)[0]
+    if source.op == "get_attr":
+        editor.replace(weight, _transposed(program, editor, source))
+        log.rewrite(node, "experts that are stored the other way round")
 
 
 def _addmm_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:

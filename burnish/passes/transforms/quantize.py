@@ -39,9 +39,9 @@ class Quantize:
     other, and changes those to come so that they make up for the error on calibration text; each linear sees what
     the model quantized so far gives it. "awq" (Lin et al., 2023) scales what a linear reads from a norm so that what
     matters is rounded least; linears that read anything else have scales of groups searched, and no more. "keep" takes
-    the integers that a GGUF file has, and rounds nothing. "fp8" is float8_e4m3fn with a scale for each row, nearest,
-    which only native kernels read. Weights that lie on a grid of the 4 bits asked for already, as those of a quantized
-    file or of training for few bits do, are found again on it, by any method.
+    the integers that a file has, GGUF or a quantized checkpoint, and rounds nothing. "fp8" is float8_e4m3fn with a
+    scale for each row, nearest, which only native kernels read. Weights that lie on a grid of the 4 bits asked for
+    already, as those of a quantized file or of training for few bits do, are found again on it, by any method.
     """
 
     numbers: Numbers = "int4"
@@ -160,7 +160,10 @@ class Quantize:
             kept_before |= isinstance(chosen, Quantized)
             found[reader] = chosen
         if self.numbers == "keep" and not kept_before:
-            raise UsageError("there are no integers to keep: they come from GGUF files, as Q4_0, Q4_K or Q8_0")
+            raise UsageError(
+                "there are no integers to keep: they come from GGUF files, as Q4_0, Q4_K or Q8_0, and from "
+                "quantized checkpoints, as GPTQ"
+            )
         return found
 
     def _becomes(self, program: Program, leaf: fx.Node, numbers: str) -> Grid | Quantized | str:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from burnish.frontend.capture import capture
 from burnish.ir.interpreter import run
+from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program
 from burnish.ir.text import call_text
+from burnish.ir.weights import Permute
 from burnish.passes.base import Log
 from burnish.passes.raise_.canonicalize import Canonicalize
 from burnish.passes.raise_.clean import Clean
@@ -120,3 +122,25 @@ def test_it_leaves_others_alone(module: nn.Module) -> None:
     before, after, log = canonical(module)
     assert calls(after) == calls(before)
     assert not log.rewrites
+
+
+class Experts(Model):
+    """Stored as [experts, in, out], and chosen by which token it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.Parameter(torch.randn(3, WIDTH, 12))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids).reshape(-1, 1, WIDTH)
+        x = burnish_ops.moe_linear(x, self.experts.transpose(1, 2), None, (ids % 3).reshape(-1, 1))
+        return self.head(x.reshape(*ids.shape, 12))
+
+
+def test_experts_that_are_stored_the_other_way_round() -> None:
+    before, after, log = canonical(Experts())
+    assert [entry.text for entry in log.rewrites] == ["experts that are stored the other way round"]
+    assert isinstance(after.weights["experts.transposed"], Permute)
+    assert not any("transpose.int" in call for call in calls(after))
+    tokens = torch.randint(0, 13, (2, 5))
+    assert_near(run(after, [tokens])[0], run(before, [tokens])[0])
