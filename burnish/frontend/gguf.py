@@ -25,7 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
-    """Read the model in a GGUF file. `tokenizer`: one of transformers to use instead of the file's own.
+    """Read the model in a GGUF file, or in several of which it is one.
+
+    `tokenizer`: one of transformers to use instead of the file's own.
 
     Raises:
         InvalidModelError: the file is not GGUF, or of an architecture or with settings that are not known.
@@ -41,7 +43,7 @@ def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any
     model, weights = model_of(file)
     program = capture_model(model, max_length=max_length, weights=weights)
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else read_tokenizer(file)
-    result = source(model, program, name=file.path.stem, tokenizer=tokens)
+    result = source(model, program, name=file.name, tokenizer=tokens)
     result.generation.update(_end_of_text(file))
     return result
 
