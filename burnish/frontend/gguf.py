@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,13 @@ from burnish.frontend import empty_model
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
 from burnish.frontend.source import Source
 from burnish.ir.errors import BurnishError, InvalidModelError, UsageError, WeightError
-from burnish.ir.weights import Concat, Weight
+from burnish.ir.weights import Weight
 
 if TYPE_CHECKING:
     from burnish.frontend.gguf_file import GGUFFile
     from burnish.frontend.gguf_models import Architecture
 
-_log = logging.getLogger(__name__)
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
@@ -53,9 +51,12 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
 
     For the errors see `read_gguf`.
     """
-    from burnish.frontend.gguf_models import ARCHITECTURES, Facts, config_of
+    from burnish.frontend.gguf_facts import Facts
+    from burnish.frontend.gguf_models import ARCHITECTURES, REFUSED, config_of
 
     name = file.metadata.get("general.architecture")
+    if name in REFUSED:
+        raise InvalidModelError(f"{file.path}: the architecture {name!r} is not read: {REFUSED[name]}")
     if name not in ARCHITECTURES:
         raise InvalidModelError(
             f"{file.path}: the architecture is {name!r}; those that are read: {', '.join(sorted(ARCHITECTURES))}. "
@@ -76,35 +77,13 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
 
 def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTrainedModel) -> dict[str, Weight]:
     """Each weight of the model by all of its names. Takes the factors of the rotary frequencies into the model."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
     from burnish.frontend.dequantize import weight_of
-    from burnish.frontend.gguf_models import ROPE_FACTORS, undo
+    from burnish.frontend.gguf_tensors import weights_of
 
-    arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == name)
-    names = get_tensor_name_map(arch, model.config.num_hidden_layers)
-    found: dict[str, Weight] = {}
-    unread = set(file.tensors)
-    for first, (parameter, aliases) in empty_model.tensors(model).items():
-        parts: list[Weight] = []
-        for wanted in _gguf_names(names, first):
-            if wanted not in file.tensors:
-                raise WeightError(
-                    f"{file.path} has no tensor {wanted!r}: {type(model).__name__} needs it as {first!r} "
-                    f"{list(parameter.shape)}. The file is of another architecture or not complete."
-                )
-            unread.discard(wanted)
-            parts.append(undo(architecture, wanted, weight_of(file.tensors[wanted]), model.config))
-        weight = parts[0] if len(parts) == 1 else Concat(tuple(parts), axis=1)
-        if weight.shape != tuple(parameter.shape):
-            raise WeightError(
-                f"{file.path}: the tensor {wanted!r} is {list(weight.shape)}, and {list(parameter.shape)} is expected "
-                f"for {first!r} of {type(model).__name__}"
-            )
-        found.update(dict.fromkeys(aliases, weight))
-    if ROPE_FACTORS in unread:  # of llama 3.1 and later
-        unread.discard(ROPE_FACTORS)
-        _divide_frequencies(model, weight_of(file.tensors[ROPE_FACTORS]).materialize(), file.path)
+    found, unread = weights_of(file, name, model, architecture.made, architecture.changes)
+    if _ROPE_FACTORS in unread:  # of llama 3.1 and later
+        unread.discard(_ROPE_FACTORS)
+        _divide_frequencies(model, weight_of(file.tensors[_ROPE_FACTORS]).materialize(), file.path)
     if unread:
         shown = ", ".join(sorted(unread)[:5]) + (", ..." if len(unread) > 5 else "")
         raise WeightError(
@@ -112,16 +91,6 @@ def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTr
             "computes is not what would be compiled"
         )
     return found
-
-
-def _gguf_names(names: Any, name: str) -> list[str]:
-    """The tensors of the file that make the parameter `name`."""
-    experts = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj", name)
-    if experts:
-        kinds = ("gate", "up") if experts[2] == "gate_up" else ("down",)
-        return [f"blk.{experts[1]}.ffn_{kind}_exps.weight" for kind in kinds]
-    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-    return [found if found is not None else name]
 
 
 def _divide_frequencies(model: PreTrainedModel, factors: torch.Tensor, path: Path) -> None:

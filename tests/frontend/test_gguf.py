@@ -21,20 +21,9 @@ from burnish.ir.interpreter import run
 from burnish.ir.panels import Panels, RowOrder, format_of, from_panels
 from burnish.ir.quantization import as_quantized, kept, why_not_kept
 from burnish.ir.weights import Concat, Permute, Stored
-from tests.frontend.gguf_files import MODELS, TOKENS, any_blocks, assert_same, logits, small_model, write
+from tests.frontend.gguf_files import TOKENS, any_blocks, assert_same, logits, small_model, write
 
 # ---------------------------------------------------------------- whole files
-
-
-@pytest.mark.parametrize("architecture", sorted(MODELS))
-def test_each_architecture_computes_what_the_model_did(tmp_path: Path, architecture: str) -> None:
-    model = write(tmp_path / "model.gguf", architecture)
-    found, weights = model_of(open_gguf(tmp_path / "model.gguf"))
-    with torch.no_grad():
-        for name, parameter in found.named_parameters():
-            parameter.copy_(weights[name].materialize())
-    found.set_attn_implementation("eager")
-    torch.testing.assert_close(logits(found), logits(model), atol=1e-4, rtol=1e-4)
 
 
 def test_the_program_equals_the_model(tmp_path: Path) -> None:
@@ -241,7 +230,7 @@ def test_truncated(tmp_path: Path) -> None:
 
 def test_unknown_architecture(tmp_path: Path) -> None:
     write(tmp_path / "model.gguf", name="rwkv6")
-    with pytest.raises(InvalidModelError, match="'rwkv6'; those that are read: gemma, gemma2"):
+    with pytest.raises(InvalidModelError, match="'rwkv6'; those that are read: cohere2, command-r"):
         read_gguf(tmp_path / "model.gguf")
 
 
@@ -284,7 +273,7 @@ def test_tensor_without_a_place(tmp_path: Path) -> None:
         ("rope.dimension_sections", [1, 1, 2, 0], "dimension_sections is"),
         ("somebodys.own", "x", "llama.somebodys.own is 'x', which is not read"),
         ("rope.dimension_count", 4, "dimension_count is 4, but heads have 8"),
-        ("expert_count", 8, "mixtures of experts"),
+        ("expert_count", 8, "expert_used_count is missing"),
         ("block_count", 10**6, "num_hidden_layers=1000000, and there are 21 tensors"),
         ("attention.head_count", 0, "none of the architecture 'llama': .*zero"),
         ("rope.freq_base", "often", "none of the architecture 'llama': .*often"),
