@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -35,6 +35,9 @@ from burnish.runtime.weights_writer import plan_weights
 from burnish.targets.base import claim_lowered
 from burnish.targets.choose import choose
 
+if TYPE_CHECKING:
+    from burnish.frontend.rotary_scaling import Context
+
 _log = logging.getLogger(__name__)
 
 Verify = bool | Literal["shrunk", "full"]
@@ -53,6 +56,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
     calibration: Text | None = None,
     tokenizer: Any = None,
+    context: Context | None = None,
     tiles: Path | str | None = None,
     verify: Verify = True,
     progress: Progress | None = None,
@@ -83,6 +87,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             out, to say what they cost.
         tokenizer: a transformers tokenizer, or the folder of one, to put into the artifact, where `model` does not
             bring one.
+        context: "short" or "long", for a model of transformers whose rotary frequencies change at a length (longrope,
+            dynamic NTK): the frequencies of texts of up to that, or of longer ones, for all; `generate` warns of a
+            text on the other side. If None, by `max_length`: without it "short".
         tiles: for GPUs, a file that `burnish tune` wrote on such a one. For several architectures, what it has for all.
         verify: compare what will run with the model, on random tokens and in the ways that it will be used: whole,
             token by token, in pieces, after going back, rows of unequal lengths, some logits and not all, across the
@@ -107,7 +114,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
-        source = read(model, max_length=max_length, tokenizer=tokenizer)
+        source = read(model, max_length=max_length, tokenizer=tokenizer, context=context)
     if quantize is not None:
         numbers = chosen.quantization(source.program, quantize)
         place = sum(each.place <= numbers.place for each in transforms)

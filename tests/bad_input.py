@@ -298,6 +298,7 @@ case("a folder with a truncated weight file", WeightError)(
     with_folder(lambda path: truncate(path / "model.safetensors"))
 )
 case("more tokens than the model was made for", UsageError)(with_folder(lambda _: None, max_length=1000))
+case("a context that the model does not have", UsageError)(with_folder(lambda _: None, context="long"))
 
 
 def for_target(**options: Any) -> Callable[[Path], object]:

@@ -12,6 +12,7 @@ import typer
 from burnish.cli.answering import given
 from burnish.cli.app import (
     BackendOption,
+    ContextOption,
     Dtype,
     DtypeOption,
     MaxLength,
@@ -68,6 +69,7 @@ def compile(
     quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
     tokenizer: TokenizerOption = None,
+    context: ContextOption = None,
     tiles: Annotated[
         Path | None,
         typer.Option(
@@ -128,6 +130,7 @@ def compile(
             max_length=max_length,
             quantize=quantize and quantize.value,
             tokenizer=tokenizer,
+            context=context and context.value,
             tiles=tiles,
             calibration=calibration,
             verify="full" if verify_full else "shrunk" if verify else None,

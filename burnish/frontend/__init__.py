@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -12,7 +12,10 @@ from torch.export import ExportedProgram
 from burnish.frontend.capture import capture as capture_module
 from burnish.frontend.capture import from_exported
 from burnish.frontend.source import Source
-from burnish.ir.errors import InvalidModelError
+from burnish.ir.errors import InvalidModelError, UsageError
+
+if TYPE_CHECKING:
+    from burnish.frontend.rotary_scaling import Context
 
 __all__ = ["Source", "read"]
 
@@ -22,13 +25,15 @@ _ACCEPTED = (
 )
 
 
-def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None, context: Context | None = None) -> Source:
     """Read a model of any kind.
 
     Args:
         model: a transformers `PreTrainedModel`, a folder, a `.gguf` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
         tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
+        context: "short" or "long", for a model of transformers whose rotary frequencies change at a length: for texts
+            of up to that, or for longer ones; if None, by `max_length`.
 
     Raises:
         BurnishError: InvalidModelError for what is no model, WeightError for its weights, CaptureError if it cannot be
@@ -37,11 +42,13 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
     if isinstance(tokenizer, str | Path):
         tokenizer = _tokenizer_data(tokenizer)  # before the model is captured, which takes long
     if isinstance(model, str | Path):
-        return _read_path(Path(model), max_length, tokenizer)
+        return _read_path(Path(model), max_length, tokenizer, context)
     if isinstance(model, nn.Module) and _is_pretrained(model):
         from burnish.frontend.hugging_face import read_model
 
-        return read_model(model, max_length=max_length, tokenizer=tokenizer)
+        return read_model(model, max_length=max_length, tokenizer=tokenizer, context=context)
+    if context is not None:
+        raise UsageError(f"context={context!r} is for models of transformers: leave it out")
     if isinstance(model, nn.Module):
         program = capture_module(model, max_length=max_length)
         return Source(program, type(model).__name__, _tokenizer_data(tokenizer))
@@ -50,18 +57,18 @@ def read(model: Any, *, max_length: int | None = None, tokenizer: Any = None) ->
     raise InvalidModelError(f"{type(model).__name__} is no model that burnish reads: give {_ACCEPTED}")
 
 
-def _read_path(path: Path, max_length: int | None, tokenizer: Any) -> Source:
+def _read_path(path: Path, max_length: int | None, tokenizer: Any, context: Context | None) -> Source:
     if path.is_dir():
         from burnish.frontend.folder import read_folder
 
-        return read_folder(path, max_length=max_length, tokenizer=tokenizer)
+        return read_folder(path, max_length=max_length, tokenizer=tokenizer, context=context)
     if not path.exists():
         raise InvalidModelError(f"there is no file or folder {path}: give {_ACCEPTED}")
     if path.suffix.lower() != ".gguf":
         raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {_ACCEPTED}")
     from burnish.frontend.gguf import read_gguf
 
-    return read_gguf(path, max_length=max_length, tokenizer=tokenizer)
+    return read_gguf(path, max_length=max_length, tokenizer=tokenizer, context=context)
 
 
 def _is_pretrained(module: nn.Module) -> bool:

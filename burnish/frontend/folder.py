@@ -13,6 +13,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 
 from burnish.frontend import empty_model
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
+from burnish.frontend.rotary_scaling import Context
 from burnish.frontend.safetensors_folder import read_tensors
 from burnish.frontend.source import Source
 from burnish.ir.errors import InvalidModelError, WeightError
@@ -29,7 +30,9 @@ _READ = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # of what
 Tensors = dict[str, tuple[Weight, Path]]
 
 
-def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+def read_folder(
+    path: Path | str, *, max_length: int | None = None, tokenizer: Any = None, context: Context | None = None
+) -> Source:
     """Read the model in a folder. `tokenizer`: one of transformers to use instead of the folder's own.
 
     Raises:
@@ -56,7 +59,7 @@ def read_folder(path: Path | str, *, max_length: int | None = None, tokenizer: A
     else:
         _log.info("%s is loaded into memory by transformers: %s", folder, reason)
         model = _load(folder)
-    program = capture_model(model, max_length=max_length, weights=weights)
+    program = capture_model(model, max_length=max_length, weights=weights, context=context)
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else _read_tokenizer(folder)
     return source(model, program, name=folder.resolve().name, tokenizer=tokens)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from burnish.frontend import empty_model
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
+from burnish.frontend.rotary_scaling import Context
 from burnish.frontend.source import Source
 from burnish.ir.errors import BurnishError, InvalidModelError, UsageError, WeightError
 from burnish.ir.weights import Weight
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 _ROPE_FACTORS = "rope_freqs.weight"
 
 
-def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+def read_gguf(
+    path: Path | str, *, max_length: int | None = None, tokenizer: Any = None, context: Context | None = None
+) -> Source:
     """Read the model in a GGUF file, or in several of which it is one.
 
     `tokenizer`: one of transformers to use instead of the file's own.
@@ -39,7 +42,7 @@ def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any
 
     file = open_gguf(Path(path))
     model, weights = model_of(file)
-    program = capture_model(model, max_length=max_length, weights=weights)
+    program = capture_model(model, max_length=max_length, weights=weights, context=context)
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else read_tokenizer(file)
     result = source(model, program, name=file.name, tokenizer=tokens)
     result.generation.update(_end_of_text(file))
@@ -78,12 +81,16 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
 def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTrainedModel) -> dict[str, Weight]:
     """Each weight of the model by all of its names. Takes the factors of the rotary frequencies into the model."""
     from burnish.frontend.dequantize import weight_of
+    from burnish.frontend.gguf_rope import FACTORS
     from burnish.frontend.gguf_tensors import weights_of
 
     found, unread = weights_of(file, name, model, architecture.made, architecture.changes)
-    if _ROPE_FACTORS in unread:  # of llama 3.1 and later
+    if FACTORS["long_factor"] in unread:
+        unread -= set(FACTORS.values())  # the configuration has them
+    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    if _ROPE_FACTORS in unread and hasattr(rotary, "inv_freq"):  # of llama 3.1 and later
         unread.discard(_ROPE_FACTORS)
-        _divide_frequencies(model, weight_of(file.tensors[_ROPE_FACTORS]).materialize(), file.path)
+        _divide_frequencies(rotary, weight_of(file.tensors[_ROPE_FACTORS]).materialize(), file.path)
     if unread:
         shown = ", ".join(sorted(unread)[:5]) + (", ..." if len(unread) > 5 else "")
         raise WeightError(
@@ -93,8 +100,7 @@ def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTr
     return found
 
 
-def _divide_frequencies(model: PreTrainedModel, factors: torch.Tensor, path: Path) -> None:
-    rotary = model.get_decoder().rotary_emb
+def _divide_frequencies(rotary: Any, factors: torch.Tensor, path: Path) -> None:
     if factors.shape != rotary.inv_freq.shape:
         raise WeightError(
             f"{path}: the tensor 'rope_freqs.weight' is {list(factors.shape)}, and {list(rotary.inv_freq.shape)} "

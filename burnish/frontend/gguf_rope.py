@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from burnish.frontend.dequantize import weight_of
 from burnish.frontend.gguf_facts import Facts
+from burnish.ir.errors import WeightError
+
+FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
+"""Tensors of what longrope divides frequencies by, up to the length of the training and beyond."""
 
 
 def rope_parameters(facts: Facts, head_dim: int, *, partial: bool = False) -> dict[str, Any]:
@@ -22,12 +27,28 @@ def rope_parameters(facts: Facts, head_dim: int, *, partial: bool = False) -> di
     # Files of 2023 have the factor alone, under either name.
     factor = facts.get("rope.scaling.factor", facts.get("rope.scale_linear", 1.0))
     scaling = facts.get("rope.scaling.type", "none" if factor in (0.0, 1.0) else "linear")
-    if scaling == "linear":
+    if FACTORS["long_factor"] in facts.file.tensors:  # whatever type files say, if any
+        found |= _longrope(facts)
+    elif scaling == "linear":
         found |= {"rope_type": "linear", "factor": float(factor)}
     elif scaling == "yarn":
         found |= _yarn(facts, float(factor))
     elif scaling != "none":
-        raise facts.wrong("rope.scaling.type", f"is {scaling!r}; 'none', 'linear' and 'yarn' are read")
+        raise facts.wrong(
+            "rope.scaling.type", f"is {scaling!r}; 'none', 'linear' and 'yarn' are read, and longrope by its factors"
+        )
+    return found
+
+
+def _longrope(facts: Facts) -> dict[str, Any]:
+    original = facts.number("rope.scaling.original_context_length")
+    found: dict[str, Any] = {"rope_type": "longrope", "original_max_position_embeddings": original}
+    if (attention := facts.get("rope.scaling.attn_factor")) is not None:
+        found["attention_factor"] = attention
+    for name, tensor in FACTORS.items():
+        if tensor not in facts.file.tensors:
+            raise WeightError(f"{facts.file.path} has no tensor {tensor!r}, which longrope needs")
+        found[name] = weight_of(facts.file.tensors[tensor]).materialize().tolist()
     return found
 
 

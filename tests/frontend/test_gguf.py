@@ -1,6 +1,7 @@
 """GGUF files: written from small models as llama.cpp's converter does, and one real file."""
 
 import importlib.util
+import math
 import struct
 import sys
 from dataclasses import replace
@@ -307,6 +308,43 @@ def test_yarn(tmp_path: Path) -> None:
     said = {f"llama.rope.scaling.{name}": value for name, value in entries.items()}
     model = write(tmp_path / "model.gguf", metadata=said, sizes={"rope_parameters": rope})
     assert_same(tmp_path / "model.gguf", model)
+
+
+def test_longrope_has_both_sides(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 5000.0, "original_max_position_embeddings": 8, **factors}
+    tensors = {f"rope_factors_{name[:-7]}.weight": np.array(each, np.float32) for name, each in factors.items()}
+    said = {"rope.scaling.original_context_length": 8, "rope.scaling.attn_factor": math.sqrt(1 + math.log(8, 8))}
+    entries = {f"phi3.{name}": value for name, value in said.items()}
+    path, sizes = tmp_path / "model.gguf", {"rope_parameters": rope, "original_max_position_embeddings": 8}
+    model = write(path, "phi3", entries, lambda found: found.update(tensors), sizes=sizes)
+    short, long = (read_gguf(path, context=side).program for side in ("short", "long"))
+    assert (short.signature.max_length, long.signature.max_length) == (8, 64)
+    assert long.signature.longer_than == 8
+    torch.testing.assert_close(run(long, [TOKENS])[0], logits(model), atol=1e-4, rtol=1e-4)
+    with torch.no_grad():
+        expected = model(TOKENS[:, :8], use_cache=False).logits
+    torch.testing.assert_close(run(short, [TOKENS[:, :8]])[0], expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(run(long, [TOKENS[:, :8]])[0], expected, atol=1e-2)
+
+
+def test_half_of_longrope(tmp_path: Path) -> None:
+    half = {"rope_factors_long.weight": np.ones(4, np.float32)}
+    entries = {"phi3.rope.scaling.original_context_length": 8}
+    write(tmp_path / "model.gguf", "phi3", entries, change=lambda tensors: tensors.update(half))
+    with pytest.raises(WeightError, match=r"no tensor 'rope_factors_short\.weight', which longrope needs"):
+        read_gguf(tmp_path / "model.gguf")
+    other = {"rope_factors_short.weight": np.ones(4, np.float32)}
+    write(tmp_path / "model.gguf", "phi3", entries, change=lambda tensors: tensors.update(other))
+    with pytest.raises(WeightError, match=r"no place for 1 tensors \(rope_factors_short\.weight\)"):
+        read_gguf(tmp_path / "model.gguf")
+
+
+def test_factors_of_a_model_without_rotary_embedding(tmp_path: Path) -> None:
+    factors = {"rope_freqs.weight": np.ones(4, np.float32)}
+    write(tmp_path / "model.gguf", "gpt2", change=lambda tensors: tensors.update(factors))
+    with pytest.raises(WeightError, match=r"no place for 1 tensors \(rope_freqs\.weight\)"):
+        read_gguf(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize("alignment", [float("nan"), float("inf"), "32", [32], 0])
