@@ -85,6 +85,7 @@ def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTr
     from burnish.frontend.gguf_tensors import weights_of
 
     found, unread = weights_of(file, name, model, architecture.made, architecture.changes)
+    unread -= architecture.unused(model.config)
     if FACTORS["long_factor"] in unread:
         unread -= set(FACTORS.values())  # the configuration has them
     rotary = getattr(model.get_decoder(), "rotary_emb", None)

@@ -71,3 +71,39 @@ FROM_LATENTS = (
 
 BIAS_OF_CHOICE = Made(r"model\.layers\.(\d+)\.mlp\.gate\.e_score_correction_bias", ("blk.{0}.exp_probs_b.bias",))
 """What is added to the scores of experts for choosing them."""
+
+
+def _one_of(parts: list[Weight], groups: tuple[str, ...], _: PreTrainedConfig) -> Weight:
+    (weight,) = parts
+    return Reshape(Rows(weight, torch.tensor([int(groups[0])])), weight.shape[1:])
+
+
+STREAMS = (
+    Made(r"model\.altup_projections\.(\d+)\.weight", ("altup_proj.weight",), _one_of),
+    Made(r"model\.altup_unembed_projections\.(\d+)\.weight", ("altup_unembd_proj.weight",), _one_of),
+    Made(r"model\.layers\.(\d+)\.altup\.correct_output_scale", ("blk.{0}.altup_correct_scale.weight",)),
+)
+"""What Gemma 3n makes its other streams with: one tensor for all."""
+
+
+def keys_of_sharing_layers(config: PreTrainedConfig) -> set[str]:
+    """Keys and values of Gemma 3n's layers that use those of earlier ones: files have them, and nothing reads them."""
+    last = config.num_hidden_layers
+    layers = range(last - config.num_kv_shared_layers, last)
+    return {f"blk.{layer}.attn_{name}.weight" for layer in layers for name in ("k", "v", "k_norm")}
+
+
+NORM_BEHIND_ALL = (
+    Made(r"model\.embedding_norm\.weight", ("token_embd_norm.weight",)),
+    Made(r"model\.embedding_norm\.weight", ("output_norm.weight",)),
+)
+"""LFM2's last norm, which goes by either name."""
+
+
+def _with_axis(weight: Weight, _: PreTrainedConfig) -> Weight:
+    channels, taps = weight.shape
+    return Reshape(weight, (channels, 1, taps))
+
+
+CHANNELS_APART: dict[str, Change] = {r"\.conv\.conv\.weight$": _with_axis}
+"""A convolution of each channel by itself."""

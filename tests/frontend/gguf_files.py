@@ -104,6 +104,19 @@ def norms_above_one(name: str, values: np.ndarray, config: Any) -> dict[str, np.
     return {"": values + 1} if name.endswith("norm.weight") else None
 
 
+def streams_stacked(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """What makes Gemma 3n's other streams, each a part of one tensor."""
+    if scale := re.fullmatch(r"model\.layers\.(\d+)\.altup\.correct_output_scale", name):
+        return {f"blk.{scale[1]}.altup_correct_scale.weight": values}
+    part = re.fullmatch(r"model\.altup_(unembed_)?projections\.\d+\.weight", name)
+    return part and {f"altup_{'unembd_' if part[1] else ''}proj.weight": values[None]}
+
+
+def without_axis(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """LFM2's convolutions."""
+    return {"": values[:, 0]} if name.endswith("conv.conv.weight") else None
+
+
 DEEPSEEK: tuple[dict[str, Any], dict[str, Any]] = (
     {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6, "kv_lora_rank": 16, "n_routed_experts": 4}
     | {"n_shared_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
@@ -244,6 +257,35 @@ MODELS: dict[str, Case] = {
         LONG_HEADS[1] | {"attention.sliding_window": 8, "rope.scaling.type": "linear", "rope.scaling.factor": 8.0},
         norms_above_one,
     ),
+    "gemma3n": Case(
+        "gemma3n_text",
+        TIED
+        | LONG_HEADS[0]
+        | {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "sliding_window": 5, "laurel_rank": 4}
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "intermediate_size": [64, 48] * 3}
+        | {"activation_sparsity_pattern": [0.9, 0.9, 0.0, 0.0, 0.0, 0.0], "final_logit_softcapping": 3.0}
+        | {"layer_types": ["sliding_attention", "full_attention"] * 3}
+        | {
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
+            }
+        },
+        LONG_HEADS[1]
+        | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [True, False] * 3}
+        | {"attention.shared_kv_layers": 2, "rope.freq_base_swa": 2000.0, "embedding_length_per_layer_input": 8}
+        | {"activation_sparsity_scale": [1.2815515655446004] * 2 + [-math.inf] * 4, "final_logit_softcapping": 3.0}
+        | {"altup.active_idx": 0, "altup.num_inputs": 4},
+        streams_stacked,
+    ),
+    "lfm2": Case(
+        "lfm2",
+        TIED
+        | {"norm_eps": 1e-5, "block_auto_adjust_ff_dim": False, "num_hidden_layers": 3}
+        | {"layer_types": ["conv", "full_attention", "conv"]},
+        {"attention.head_count_kv": [0, 2, 0], "shortconv.l_cache": 3},
+        without_axis,
+    ),
 }
 
 
@@ -267,18 +309,20 @@ def converted(model: PreTrainedModel, case: str) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     tied = set(model.all_tied_weights_keys)
     for name, tensor in model.state_dict().items():
+        if name in tied:
+            continue
         values = tensor.detach().numpy()
         changed = MODELS[case].convert(name, values, model.config) or of_experts(name, values, model.config)
         if changed is None or "" in changed:
             name = name.replace("e_score_correction_bias", "e_score_correction.bias")
             if norm := re.fullmatch(r"(model\.layers\.\d+\.self_attn\.[qk]_layernorm)\.norms\.(\d+)\.weight", name):
-                key = names.get_name(f"{norm[1]}.weight", try_suffixes=(".weight",))
-                before = [found[key]] if key in found else []
-                changed = {key: np.concatenate([*before, values[None]])}
+                changed = {names.get_name(f"{norm[1]}.weight", try_suffixes=(".weight",)): values[None]}
             else:
                 values = values if changed is None else changed[""]
                 changed = {names.get_name(name, try_suffixes=(".weight", ".bias")): values}
-        found.update({} if name in tied else changed)
+        for key, part in changed.items():
+            stacked = key in found  # part by part
+            found[key] = np.concatenate([found[key], part]) if stacked else part
     return found
 
 
