@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -35,6 +35,9 @@ from burnish.runtime.weights_writer import plan_weights
 from burnish.targets.base import claim_lowered
 from burnish.targets.choose import choose
 
+if TYPE_CHECKING:
+    from burnish.frontend.rotary_scaling import Context
+
 _log = logging.getLogger(__name__)
 
 Verify = bool | Literal["shrunk", "full"]
@@ -53,6 +56,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     passes: Sequence[Pass] | Callable[[list[Pass]], Sequence[Pass]] | None = None,
     calibration: Text | None = None,
     tokenizer: Any = None,
+    context: Context | None = None,
     tiles: Path | str | None = None,
     trust_remote_code: bool = False,
     verify: Verify = True,
@@ -85,6 +89,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             out, to say what they cost.
         tokenizer: a transformers tokenizer, or the folder of one, to put into the artifact, where `model` does not
             bring one.
+        context: "short" or "long", for a model of transformers whose rotary frequencies change at a length (longrope,
+            dynamic NTK): the frequencies of texts of up to that, or of longer ones, for all; `generate` warns of a
+            text on the other side. If None, by `max_length`: without it "short".
         tiles: for GPUs, a file that `burnish tune` wrote on such a one. For several architectures, what it has for all.
         trust_remote_code: run the code that comes with a folder (`auto_map` in its config.json) to build a model that
             is no class of transformers. The artifact needs none of it.
@@ -111,7 +118,9 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     trace = Trace()
     phases = _Phases(trace, progress)
     with phases("capture"):
-        source = read(model, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust_remote_code)
+        source = read(
+            model, max_length=max_length, tokenizer=tokenizer, context=context, trust_remote_code=trust_remote_code
+        )
     if quantize is not None:
         numbers = chosen.quantization(source.program, quantize)
         place = sum(each.place <= numbers.place for each in transforms)

@@ -35,6 +35,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "max_length": (int,),
     "quantize": (str,),
     "tokenizer": (Path,),
+    "context": (str,),
     "tiles": (Path,),
     "calibration": (Path,),
     "verify": (bool, str),

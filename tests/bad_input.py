@@ -36,6 +36,7 @@ from burnish.runtime.native.build import build
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
 from burnish.runtime.torch_memory import ON_CPU
+from tests.frontend.gguf_files import write as write_gguf
 from tests.runtime.texts import tokenizer_data
 from tests.runtime.tiny import MAX_LENGTH, VOCABULARY, save_tiny
 
@@ -303,6 +304,15 @@ def million_layers(path: Path) -> None:
 case("something that is no model", InvalidModelError)(lambda _: burnish.compile(42))
 case("a path where nothing is", InvalidModelError)(lambda folder: burnish.compile(folder / "nothing"))
 case("a file that is no .gguf file", InvalidModelError)(lambda _: burnish.compile(__file__))
+
+
+@case("one of several .gguf files", InvalidModelError)
+def one_of_several(folder: Path) -> None:
+    write_gguf(folder / "model.gguf", split=9)
+    (folder / "model-00001-of-00003.gguf").unlink()
+    burnish.compile(folder / "model-00002-of-00003.gguf")
+
+
 case("a module that gives no logits", InvalidModelError)(lambda _: burnish.compile(NotLogits()))
 case("a module that is not causal", NotCausalError)(lambda _: burnish.compile(Peeking(), max_length=16))
 case("a folder of an unknown architecture", InvalidModelError)(with_folder(rename_architecture))
@@ -315,6 +325,7 @@ case("a folder with a truncated weight file", WeightError)(
     with_folder(lambda path: truncate(path / "model.safetensors"))
 )
 case("more tokens than the model was made for", UsageError)(with_folder(lambda _: None, max_length=1000))
+case("a context that the model does not have", UsageError)(with_folder(lambda _: None, context="long"))
 
 
 def for_target(**options: Any) -> Callable[[Path], object]:

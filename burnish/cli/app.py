@@ -129,6 +129,22 @@ class Quantization(StrEnum):
     FP8 = "fp8"
 
 
+class Context(StrEnum):
+    """Texts for which rotary frequencies are, where these change at a length."""
+
+    SHORT = "short"
+    LONG = "long"
+
+
+ContextOption = Annotated[
+    Context | None,
+    typer.Option(
+        **one_of(Context),
+        help="For models with longrope or dynamic NTK: for texts up to where their frequencies change, or for longer "
+        "ones.",
+        show_default="by --max-length",
+    ),
+]
 QuantizeOption = Annotated[
     Quantization | None,
     typer.Option(

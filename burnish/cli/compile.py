@@ -12,6 +12,7 @@ import typer
 from burnish.cli.answering import given
 from burnish.cli.app import (
     BackendOption,
+    ContextOption,
     Dtype,
     DtypeOption,
     MaxLength,
@@ -69,6 +70,7 @@ def compile(
     quantize_cache: QuantizeCacheOption = None,
     calibration: CalibrationOption = None,
     tokenizer: TokenizerOption = None,
+    context: ContextOption = None,
     trust_remote_code: TrustRemoteCode = False,
     tiles: Annotated[
         Path | None,
@@ -130,6 +132,7 @@ def compile(
             max_length=max_length,
             quantize=quantize and quantize.value,
             tokenizer=tokenizer,
+            context=context and context.value,
             tiles=tiles,
             calibration=calibration,
             verify="full" if verify_full else "shrunk" if verify else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.export import ExportedProgram
@@ -15,15 +15,24 @@ from burnish.frontend.capture import capture as capture_module
 from burnish.frontend.capture import from_exported
 from burnish.frontend.source import ACCEPTED, Source
 from burnish.hub import name_of, snapshot
-from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError
+from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Program
+
+if TYPE_CHECKING:
+    from burnish.frontend.rotary_scaling import Context
 
 __all__ = ["Source", "read"]
 
 _log = logging.getLogger(__name__)
 
+
 def read(
-    model: Any, *, max_length: int | None = None, tokenizer: Any = None, trust_remote_code: bool = False
+    model: Any,
+    *,
+    max_length: int | None = None,
+    tokenizer: Any = None,
+    context: Context | None = None,
+    trust_remote_code: bool = False,
 ) -> Source:
     """Read a model of any kind.
 
@@ -32,6 +41,8 @@ def read(
             `.gguf` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
         tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
+        context: "short" or "long", for a model of transformers whose rotary frequencies change at a length: for texts
+            of up to that, or for longer ones; if None, by `max_length`.
         trust_remote_code: run the code in a folder whose model is no class of transformers.
 
     Raises:
@@ -41,11 +52,13 @@ def read(
     if isinstance(tokenizer, str | Path):
         tokenizer = _tokenizer_data(tokenizer)  # before the model is captured, which takes long
     if isinstance(model, str | Path):
-        return _read_path(Path(model), max_length, tokenizer, trust_remote_code)
+        return _read_path(Path(model), max_length, tokenizer, context, trust_remote_code)
     if isinstance(model, nn.Module) and _is_pretrained(model):
         from burnish.frontend.hugging_face import read_model
 
-        return read_model(model, max_length=max_length, tokenizer=tokenizer)
+        return read_model(model, max_length=max_length, tokenizer=tokenizer, context=context)
+    if context is not None:
+        raise UsageError(f"context={context!r} is for models of transformers: leave it out")
     if isinstance(model, nn.Module):
         return Source(_capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
@@ -69,21 +82,30 @@ def _capture_own(module: nn.Module, max_length: int | None) -> Program:
     return program
 
 
-def _read_path(path: Path, max_length: int | None, tokenizer: Any, trust: bool) -> Source:
+def _read_path(
+    path: Path, max_length: int | None, tokenizer: Any, context: Context | None, trust_remote_code: bool
+) -> Source:
     name = None
     if not path.exists() and (found := snapshot(str(path))) is not None:
         path, name = found, name_of(str(path))
     if path.is_dir():
         from burnish.frontend.folder import read_folder
 
-        return read_folder(path, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust, name=name)
+        return read_folder(
+            path,
+            max_length=max_length,
+            tokenizer=tokenizer,
+            context=context,
+            trust_remote_code=trust_remote_code,
+            name=name,
+        )
     if not path.exists():
         raise InvalidModelError(f"there is no file or folder {path}: give {ACCEPTED}")
     if path.suffix.lower() != ".gguf":
         raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {ACCEPTED}")
     from burnish.frontend.gguf import read_gguf
 
-    return read_gguf(path, max_length=max_length, tokenizer=tokenizer)
+    return read_gguf(path, max_length=max_length, tokenizer=tokenizer, context=context)
 
 
 def _is_pretrained(module: nn.Module) -> bool:

@@ -51,6 +51,7 @@ def capture(
     max_length: int | None = None,
     call: Call = lambda module, tokens: module(tokens),
     weights: Mapping[str, Weight] | None = None,
+    limit: int | None = None,
 ) -> Program:
     """`module` as a program over the values that it has now.
 
@@ -61,13 +62,14 @@ def capture(
         max_length: the most tokens that the program must take; the module's own limit if None.
         call: how the module is called with the ids.
         weights: what to read instead of parameters and buffers of these names (which then need no values).
+        limit: the module's own limit, where it is not what its configuration says.
 
     Raises:
         CaptureError: torch.export cannot trace the module with symbolic sizes.
         UsageError: the module's own limit is below `max_length`.
         InvalidModelError: the module does not map token ids to logits.
     """
-    limit = declared_limit(module)
+    limit = limit or declared_limit(module)
     check_length(max_length, limit)
     length = max_length or limit
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from burnish.frontend import lora
 from burnish.frontend.checkpoint import in_memory, read_checkpoint
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
+from burnish.frontend.rotary_scaling import Context
 from burnish.frontend.source import Source
 from burnish.runtime.tokenization import TokenizerData
 
@@ -24,6 +25,7 @@ def read_folder(
     *,
     max_length: int | None = None,
     tokenizer: Any = None,
+    context: Context | None = None,
     trust_remote_code: bool = False,
     name: str | None = None,
 ) -> Source:
@@ -43,7 +45,7 @@ def read_folder(
     model, weights = read_checkpoint(base, trust_remote_code)
     if adapter is not None:
         model, weights = lora.merged(adapter, model, weights or in_memory(model), trust_remote_code)
-    program = capture_model(model, max_length=max_length, weights=weights)
+    program = capture_model(model, max_length=max_length, weights=weights, context=context)
     homes = [each for each in (folder, base) if any((each / file).is_file() for file in _TOKENIZER_FILES)]
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else _read_tokenizer(homes, folder, trust_remote_code)
     return source(model, program, name=name or folder.resolve().name, tokenizer=tokens)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +11,24 @@ from transformers import PreTrainedModel
 
 from burnish.frontend import empty_model
 from burnish.frontend.hugging_face import capture_model, source, tokenizer_data
+from burnish.frontend.rotary_scaling import Context
 from burnish.frontend.source import Source
 from burnish.ir.errors import BurnishError, InvalidModelError, UsageError, WeightError
-from burnish.ir.weights import Concat, Weight
+from burnish.ir.weights import Weight
 
 if TYPE_CHECKING:
     from burnish.frontend.gguf_file import GGUFFile
     from burnish.frontend.gguf_models import Architecture
 
-_log = logging.getLogger(__name__)
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
-def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
-    """Read the model in a GGUF file. `tokenizer`: one of transformers to use instead of the file's own.
+def read_gguf(
+    path: Path | str, *, max_length: int | None = None, tokenizer: Any = None, context: Context | None = None
+) -> Source:
+    """Read the model in a GGUF file, or in several of which it is one.
+
+    `tokenizer`: one of transformers to use instead of the file's own.
 
     Raises:
         InvalidModelError: the file is not GGUF, or of an architecture or with settings that are not known.
@@ -39,9 +42,9 @@ def read_gguf(path: Path | str, *, max_length: int | None = None, tokenizer: Any
 
     file = open_gguf(Path(path))
     model, weights = model_of(file)
-    program = capture_model(model, max_length=max_length, weights=weights)
+    program = capture_model(model, max_length=max_length, weights=weights, context=context)
     tokens = tokenizer_data(tokenizer) if tokenizer is not None else read_tokenizer(file)
-    result = source(model, program, name=file.path.stem, tokenizer=tokens)
+    result = source(model, program, name=file.name, tokenizer=tokens)
     result.generation.update(_end_of_text(file))
     return result
 
@@ -51,9 +54,12 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
 
     For the errors see `read_gguf`.
     """
-    from burnish.frontend.gguf_models import ARCHITECTURES, Facts, config_of
+    from burnish.frontend.gguf_facts import Facts
+    from burnish.frontend.gguf_models import ARCHITECTURES, REFUSED, config_of
 
     name = file.metadata.get("general.architecture")
+    if name in REFUSED:
+        raise InvalidModelError(f"{file.path}: the architecture {name!r} is not read: {REFUSED[name]}")
     if name not in ARCHITECTURES:
         raise InvalidModelError(
             f"{file.path}: the architecture is {name!r}; those that are read: {', '.join(sorted(ARCHITECTURES))}. "
@@ -74,35 +80,18 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
 
 def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTrainedModel) -> dict[str, Weight]:
     """Each weight of the model by all of its names. Takes the factors of the rotary frequencies into the model."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
     from burnish.frontend.dequantize import weight_of
-    from burnish.frontend.gguf_models import ROPE_FACTORS, undo
+    from burnish.frontend.gguf_rope import FACTORS
+    from burnish.frontend.gguf_tensors import weights_of
 
-    arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == name)
-    names = get_tensor_name_map(arch, model.config.num_hidden_layers)
-    found: dict[str, Weight] = {}
-    unread = set(file.tensors)
-    for first, (parameter, aliases) in empty_model.tensors(model).items():
-        parts: list[Weight] = []
-        for wanted in _gguf_names(names, first):
-            if wanted not in file.tensors:
-                raise WeightError(
-                    f"{file.path} has no tensor {wanted!r}: {type(model).__name__} needs it as {first!r} "
-                    f"{list(parameter.shape)}. The file is of another architecture or not complete."
-                )
-            unread.discard(wanted)
-            parts.append(undo(architecture, wanted, weight_of(file.tensors[wanted]), model.config))
-        weight = parts[0] if len(parts) == 1 else Concat(tuple(parts), axis=1)
-        if weight.shape != tuple(parameter.shape):
-            raise WeightError(
-                f"{file.path}: the tensor {wanted!r} is {list(weight.shape)}, and {list(parameter.shape)} is expected "
-                f"for {first!r} of {type(model).__name__}"
-            )
-        found.update(dict.fromkeys(aliases, weight))
-    if ROPE_FACTORS in unread:  # of llama 3.1 and later
-        unread.discard(ROPE_FACTORS)
-        _divide_frequencies(model, weight_of(file.tensors[ROPE_FACTORS]).materialize(), file.path)
+    found, unread = weights_of(file, name, model, architecture.made, architecture.changes)
+    unread -= architecture.unused(model.config)
+    if FACTORS["long_factor"] in unread:
+        unread -= set(FACTORS.values())  # the configuration has them
+    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    if _ROPE_FACTORS in unread and hasattr(rotary, "inv_freq"):  # of llama 3.1 and later
+        unread.discard(_ROPE_FACTORS)
+        _divide_frequencies(rotary, weight_of(file.tensors[_ROPE_FACTORS]).materialize(), file.path)
     if unread:
         shown = ", ".join(sorted(unread)[:5]) + (", ..." if len(unread) > 5 else "")
         raise WeightError(
@@ -112,18 +101,7 @@ def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTr
     return found
 
 
-def _gguf_names(names: Any, name: str) -> list[str]:
-    """The tensors of the file that make the parameter `name`."""
-    experts = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj", name)
-    if experts:
-        kinds = ("gate", "up") if experts[2] == "gate_up" else ("down",)
-        return [f"blk.{experts[1]}.ffn_{kind}_exps.weight" for kind in kinds]
-    found = names.get_name(name, try_suffixes=(".weight", ".bias"))
-    return [found if found is not None else name]
-
-
-def _divide_frequencies(model: PreTrainedModel, factors: torch.Tensor, path: Path) -> None:
-    rotary = model.get_decoder().rotary_emb
+def _divide_frequencies(rotary: Any, factors: torch.Tensor, path: Path) -> None:
     if factors.shape != rotary.inv_freq.shape:
         raise WeightError(
             f"{path}: the tensor 'rope_freqs.weight' is {list(factors.shape)}, and {list(rotary.inv_freq.shape)} "

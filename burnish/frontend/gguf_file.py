@@ -7,8 +7,9 @@ the tensors, then the tensors' bytes, each aligned.
 from __future__ import annotations
 
 import math
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +44,68 @@ class GGUFFile:
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
 
+    @property
+    def name(self) -> str:
+        """What the file is called, without the number of a part."""
+        part = _PART.fullmatch(self.path.name)
+        return part["name"] if part else self.path.stem
+
+
+_PART = re.compile(r"(?P<name>.+)-(?P<number>\d+)-of-(?P<count>\d+)\.gguf", re.IGNORECASE)
+
 
 def open_gguf(path: Path) -> GGUFFile:
-    """Read the head of `path`.
+    """Read the head of `path`, and of the other parts of a model in several files.
 
     Raises:
-        InvalidModelError: the file is not GGUF, is of another version, or its head is malformed.
+        InvalidModelError: the file is not GGUF, is of another version, its head is malformed, or a part is missing.
         WeightError: the file ends before a tensor does, or a tensor is of an unknown type.
     """
+    file = _open_one(path)
+    count = file.metadata.get("split.count", 1)
+    if type(count) is not int or count < 2:
+        return file
+    part = _PART.fullmatch(path.name)
+    if part is None or int(part["count"]) != count:
+        raise InvalidModelError(
+            f"{path} is one part of a model in {count} files, which are found by their names: call them "
+            f"NAME-{1:05}-of-{count:05}.gguf and so on"
+        )
+    width = len(part["number"])
+    names = (f"{part['name']}-{number:0{width}}-of-{part['count']}.gguf" for number in range(1, count + 1))
+    paths = [path.with_name(name) for name in names]
+    missing = [each.name for each in paths if not each.is_file()]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise InvalidModelError(
+            f"{path} is one part of a model in {count} files, of which {len(missing)} are missing: put {shown} beside "
+            "it"
+        )
+    return _joined(path, [file if each == path else _open_one(each) for each in paths])
+
+
+def _joined(path: Path, parts: list[GGUFFile]) -> GGUFFile:
+    """The model of all `parts`, in order: the first has the metadata."""
+    tensors: dict[str, Tensor] = {}
+    for number, part in enumerate(parts):
+        if (part.metadata.get("split.no"), part.metadata.get("split.count")) != (number, len(parts)):
+            raise InvalidModelError(
+                f"{part.path} says that it is part {part.metadata.get('split.no')} (from 0) of "
+                f"{part.metadata.get('split.count')}, which is not what it is called: the parts are of several models"
+            )
+        if twice := tensors.keys() & part.tensors.keys():
+            raise InvalidModelError(f"{part.path} has the tensor {min(twice)!r}, which another part has, too")
+        tensors |= part.tensors
+    expected = parts[0].metadata.get("split.tensors.count", len(tensors))
+    if expected != len(tensors):
+        raise InvalidModelError(
+            f"{path}: the model has {expected} tensors, and its {len(parts)} files have {len(tensors)}: the parts are "
+            "of several models"
+        )
+    return replace(parts[0], path=path, tensors=tensors)
+
+
+def _open_one(path: Path) -> GGUFFile:
     size = path.stat().st_size
     if size < 24:
         raise InvalidModelError(f"{path} is no GGUF file: it has {size} bytes, and the head alone takes 24")

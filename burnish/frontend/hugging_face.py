@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreT
 
 from burnish.frontend import experts, rotary_scaling
 from burnish.frontend.capture import capture
-from burnish.frontend.limits import check_length, declared_limit
+from burnish.frontend.limits import declared_limit
 from burnish.frontend.source import Source
 from burnish.ir.errors import InvalidModelError
 from burnish.ir.program import Program
@@ -31,11 +32,16 @@ from burnish.runtime.tokenization import TokenizerData
 _log = logging.getLogger(__name__)
 
 
-def read_model(model: PreTrainedModel, *, max_length: int | None = None, tokenizer: Any = None) -> Source:
+def read_model(
+    model: PreTrainedModel,
+    *,
+    max_length: int | None = None,
+    tokenizer: Any = None,
+    context: rotary_scaling.Context | None = None,
+) -> Source:
     """A model in memory, which is left as it was."""
-    return source(
-        model, capture_model(model, max_length=max_length), name=model_name(model), tokenizer=tokenizer_data(tokenizer)
-    )
+    program = capture_model(model, max_length=max_length, context=context)
+    return source(model, program, name=model_name(model), tokenizer=tokenizer_data(tokenizer))
 
 
 def source(model: PreTrainedModel, program: Program, *, name: str, tokenizer: TokenizerData | None) -> Source:
@@ -50,22 +56,26 @@ def source(model: PreTrainedModel, program: Program, *, name: str, tokenizer: To
 
 
 def capture_model(
-    model: PreTrainedModel, *, max_length: int | None = None, weights: Mapping[str, Weight] | None = None
+    model: PreTrainedModel,
+    *,
+    max_length: int | None = None,
+    weights: Mapping[str, Weight] | None = None,
+    context: rotary_scaling.Context | None = None,
 ) -> Program:
-    """The program of a model. For the arguments and errors see `burnish.frontend.capture.capture`."""
-    check_length(max_length, declared_limit(model))
-    if max_length is None and (exact := rotary_scaling.exact_limit(model)) is not None:
-        max_length = exact
-        _log.warning("compiled for %d tokens, where longrope changes its frequencies (see max_length)", exact)
-    length = max_length or declared_limit(model)
+    """The program of a model. For the arguments and errors see `burnish.frontend.capture.capture`.
+
+    context: for which side of the length where rotary frequencies change; None: for that of `max_length`.
+    """
+    lengths = rotary_scaling.chosen(model, max_length, context, declared_limit(model))
     has_cache = "use_cache" in inspect.signature(model.forward).parameters
     options = {"use_cache": False} if has_cache or hasattr(model.config, "use_cache") else {}
 
     def call(module: nn.Module, tokens: torch.Tensor) -> Any:
         return module(input_ids=tokens, **options)
 
-    with _plain(model), rotary_scaling.fixed(model, length):
-        return capture(model, max_length=max_length, call=call, weights=weights)
+    with _plain(model), rotary_scaling.fixed(model, lengths.max_length or lengths.limit):
+        program = capture(model, max_length=lengths.max_length, call=call, weights=weights, limit=lengths.limit)
+    return replace(program, signature=replace(program.signature, longer_than=lengths.longer_than))
 
 
 @contextmanager

@@ -47,6 +47,7 @@ class Signature:
     logits_dtype_name: str = "float32"
     inputs: tuple[Input, ...] = (TOKENS,)  # in the order of the placeholders, the states' behind
     outputs: tuple[str, ...] = ("logits",)  # some of OUTPUTS, in that order; the logits always
+    longer_than: int = 0  # texts of at most so many tokens are computed otherwise by the model that was compiled
 
     def __post_init__(self) -> None:
         """Raises InvalidProgramError for outputs that no program has."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from burnish.ir.errors import InvalidInputError
 from burnish.runtime.executor import StepResult, Wanted
-from burnish.runtime.generation import Generation, GenerationRun, prepare
+from burnish.runtime.generation import Generation, GenerationRun, prepare, tell_side
 from burnish.runtime.session import Session
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Chat:
         ids = self._model.chat_ids(messages)
         defaults, tokenizer = self._model.generation_defaults, self._model.tokenizer
         prompts, resolved, room = prepare(ids, self._model.signature, tokenizer, defaults, options)
+        if all(each["role"] != "assistant" for each in self.messages):
+            tell_side(prompts, self._model.signature)
         run = GenerationRun(self._session, resolved, prompts, room, tokenizer, True)
         said, ended = "", False
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from burnish.runtime.sampling import Sampler
 from burnish.runtime.session import CHUNK, Session
 from burnish.runtime.token_ids import check_ids
 from burnish.runtime.tokenization import Tokenizer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -213,6 +216,18 @@ def prepare(
             )
         room.append(count)
     return prompts, options, room
+
+
+def tell_side(prompts: Sequence[Sequence[int]], signature: Signature) -> None:
+    """Warn of texts that begin where the model itself would compute otherwise than what was compiled."""
+    shortest = min(map(len, prompts))
+    if shortest <= signature.longer_than:
+        _log.warning(
+            "the model was compiled for texts of more than %d tokens, and a text begins with %d: what it says may "
+            "differ from the model's own answer (context='short' compiles it for such texts)",
+            signature.longer_than,
+            shortest,
+        )
 
 
 def _check_options(options: GenerationOptions, signature: Signature) -> None:

@@ -73,6 +73,7 @@ class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     token_limit: int
     logits_dtype: str
     choices: list[str] = []  # outputs ahead of the logits: some of ids, top
+    longer_than: int = 0
 
 
 class TokenizerEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -218,6 +219,7 @@ def signature_entry(signature: Signature) -> SignatureEntry:
         signature.token_limit,
         signature.logits_dtype_name,
         [name for name in signature.outputs if name != "logits"],
+        signature.longer_than,
     )
 
 
@@ -236,6 +238,7 @@ def signature_of(entry: SignatureEntry, inputs: Sequence[str]) -> Signature:
             known_dtype(entry.logits_dtype, "the logits"),
             tuple(known[name] for name in inputs),
             (*entry.choices, "logits"),
+            entry.longer_than,
         )
     except InvalidProgramError as error:
         raise ArtifactError(f"the manifest's signature is of no program: {error}; {_AGAIN}") from error

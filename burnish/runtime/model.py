@@ -277,9 +277,10 @@ class CompiledModel:
         return model_html(self.artifact, self.backend, trace)
 
     def _run(self, prompt: Prompt | None, given: Mapping[str, Any], streams: bool) -> GenerationRun:
-        from burnish.runtime.generation import GenerationRun, prepare
+        from burnish.runtime.generation import GenerationRun, prepare, tell_side
 
         prompts, options, room = prepare(prompt, self.signature, self.tokenizer, self.generation_defaults, given)
+        tell_side(prompts, self.signature)
         answers = options.num_return_sequences
         if streams and (self.tokenizer is None or len(prompts) != 1 or answers != 1):
             several = f"it has {answers} answers" if len(prompts) == 1 else f"there are {len(prompts)} prompts"

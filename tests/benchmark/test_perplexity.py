@@ -11,7 +11,7 @@ import gguf
 import pytest
 import torch
 
-from tests.frontend.test_gguf import write
+from tests.frontend.gguf_files import write
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TOKENS = torch.randint(0, 64, (2, 40), generator=torch.Generator().manual_seed(0))

@@ -134,6 +134,7 @@ def test_longrope_is_exact_up_to_where_it_changes(caplog: pytest.LogCaptureFixtu
     model = phi3_longrope()
     program = read(model).program
     assert program.signature.max_length == 24
+    assert program.signature.longer_than == 0
     assert "compiled for 24 tokens" in caplog.text
     check(model, program, lengths=(1, 5, 24))
 
@@ -144,9 +145,50 @@ def test_longrope_beyond_has_the_frequencies_of_long_texts(caplog: pytest.LogCap
     program = read(model, max_length=64).program
     assert "shorter texts get them too" in caplog.text
     assert program.signature.max_length == 64
+    assert program.signature.longer_than == 24
     assert model.model.rotary_emb.rope_type == "longrope"
     torch.testing.assert_close(model.model.rotary_emb.inv_freq, frequencies)
     check(model, program, lengths=(25, 40, 64))
+
+
+def test_the_side_of_longrope_can_be_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = phi3_longrope()
+    short = read(model, context="short").program
+    assert (short.signature.max_length, short.signature.longer_than) == (24, 0)
+    assert "compiled for 24" not in caplog.text
+    long = read(model, context="long").program
+    assert (long.signature.max_length, long.signature.longer_than) == (64, 24)
+    check(model, short, lengths=(1, 24))
+    check(model, long, lengths=(25, 64))
+    ids = torch.randint(0, 97, (1, 24))
+    assert not torch.allclose(run(short, [ids])[0], run(long, [ids])[0], atol=1e-5)
+    for side, length, message in (("short", 25, "of up to 24 tokens"), ("long", 24, "of more than 24 tokens")):
+        with pytest.raises(UsageError, match=f"context='{side}' is for texts {message}, and max_length is {length}"):
+            read(model, context=side, max_length=length)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="context is 'short' or 'long', not 'both'"):
+        read(model, context="both")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="max_length is 65, but the model takes at most 64"):
+        read(model, context="long", max_length=65)
+
+
+def test_models_without_sides() -> None:
+    with pytest.raises(UsageError, match="context='long': the model's rotary frequencies are the same"):
+        read(llama(), context="long")
+    with pytest.raises(UsageError, match="context='short' is for models of transformers"):
+        read(torch.nn.Embedding(5, 5), context="short")
+
+
+def test_dynamic_frequencies_can_be_those_of_one_length_beyond() -> None:
+    model = llama(rope_parameters={"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0})
+    program = read(model, context="long", max_length=90).program
+    assert (program.signature.max_length, program.signature.longer_than) == (90, 89)
+    check(model, program, lengths=(90,))
+    assert read(model, context="short").program.signature.max_length == 64
+    for length in (None, 64):
+        with pytest.raises(UsageError, match=r"context='long' is for texts of more than 64 tokens.*say max_length="):
+            read(model, context="long", max_length=length)
+    with pytest.raises(UsageError, match="max_length is 90, but the model takes at most 64"):
+        read(model, max_length=90)
 
 
 def test_dynamic_frequencies_are_those_of_texts_within_the_limit() -> None:

@@ -16,7 +16,8 @@ from burnish.ir.trace import PassRecord
 from burnish.passes.transforms.quantize import Quantize
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.model import CompiledModel
-from tests.frontend.test_gguf import PANELS, write
+from tests.frontend.gguf_files import write
+from tests.frontend.test_gguf import PANELS
 from tests.tolerances import RELATIVE
 
 SIZES: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}

@@ -1,0 +1,109 @@
+"""What llama.cpp's conversion does to the weights of an architecture, undone."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedConfig
+
+from burnish.frontend.dequantize import half_split
+from burnish.frontend.gguf_tensors import Change, Made
+from burnish.ir.weights import Concat, Offset, Permute, Reshape, Rows, Weight
+
+
+def _queries(weight: Weight, config: PreTrainedConfig) -> Weight:
+    return half_split(weight, config.num_attention_heads)
+
+
+def _keys(weight: Weight, config: PreTrainedConfig) -> Weight:
+    return half_split(weight, config.num_key_value_heads)
+
+
+PAIRS_SIDE_BY_SIDE: dict[str, Change] = {r"\.self_attn\.q_proj\.": _queries, r"\.self_attn\.k_proj\.": _keys}
+"""Rows of Q and K as rotary embedding of side-by-side pairs wants them; transformers has them in halves."""
+
+NORMS_FROM_ONE: dict[str, Change] = {r"norm\.weight$": lambda weight, _: Offset(weight, -1.0)}
+"""transformers has the scale of norms as its distance from one."""
+
+
+def _transposed(weight: Weight, _: PreTrainedConfig) -> Weight:
+    return Permute(weight, (1, 0))
+
+
+INPUTS_FIRST: dict[str, Change] = {r"\.(c_attn|c_proj|c_fc)\.weight$": _transposed}
+"""GPT-2's matrices."""
+
+
+def _head_by_head(weight: Weight, config: PreTrainedConfig) -> Weight:
+    rows = torch.arange(weight.shape[0]).reshape(3, config.num_attention_heads, -1)
+    return Rows(weight, rows.transpose(0, 1).flatten())
+
+
+HEAD_BY_HEAD: dict[str, Change] = {r"\.query_key_value\.": _head_by_head}
+"""Queries, keys and values of one head and then of the next; the file has those of all heads behind each other."""
+
+
+def _one_head(parts: list[Weight], groups: tuple[str, ...], _: PreTrainedConfig) -> Weight:
+    (weight,) = parts
+    return Reshape(Rows(weight, torch.tensor([int(groups[2])])), (weight.shape[-1],))
+
+
+NORM_OF_EACH_HEAD = Made(
+    r"model\.layers\.(\d+)\.self_attn\.([qk])_layernorm\.norms\.(\d+)\.weight",
+    ("blk.{0}.attn_{1}_norm.weight",),
+    _one_head,
+)
+"""StableLM's norms of queries and keys: one tensor for all heads."""
+
+
+def _latents(parts: list[Weight], *_: object) -> Weight:
+    """[heads, rank, nope] and [heads, value, rank] as [heads * (nope + value), rank]."""
+    keys, values = parts
+    joined = Concat((Permute(keys, (0, 2, 1)), values), axis=1)
+    return Reshape(joined, (joined.shape[0] * joined.shape[1], joined.shape[2]))
+
+
+_KV_B = r"model\.layers\.(\d+)\.self_attn\.kv_b_proj\.weight"
+FROM_LATENTS = (
+    Made(_KV_B, ("blk.{0}.attn_k_b.weight", "blk.{0}.attn_v_b.weight"), _latents),
+    Made(_KV_B, ("blk.{0}.attn_kv_b.weight",)),  # until 2025
+)
+"""What multi-head latent attention makes keys and values with."""
+
+BIAS_OF_CHOICE = Made(r"model\.layers\.(\d+)\.mlp\.gate\.e_score_correction_bias", ("blk.{0}.exp_probs_b.bias",))
+"""What is added to the scores of experts for choosing them."""
+
+
+def _one_of(parts: list[Weight], groups: tuple[str, ...], _: PreTrainedConfig) -> Weight:
+    (weight,) = parts
+    return Reshape(Rows(weight, torch.tensor([int(groups[0])])), weight.shape[1:])
+
+
+STREAMS = (
+    Made(r"model\.altup_projections\.(\d+)\.weight", ("altup_proj.weight",), _one_of),
+    Made(r"model\.altup_unembed_projections\.(\d+)\.weight", ("altup_unembd_proj.weight",), _one_of),
+    Made(r"model\.layers\.(\d+)\.altup\.correct_output_scale", ("blk.{0}.altup_correct_scale.weight",)),
+)
+"""What Gemma 3n makes its other streams with: one tensor for all."""
+
+
+def keys_of_sharing_layers(config: PreTrainedConfig) -> set[str]:
+    """Keys and values of Gemma 3n's layers that use those of earlier ones: files have them, and nothing reads them."""
+    last = config.num_hidden_layers
+    layers = range(last - config.num_kv_shared_layers, last)
+    return {f"blk.{layer}.attn_{name}.weight" for layer in layers for name in ("k", "v", "k_norm")}
+
+
+NORM_BEHIND_ALL = (
+    Made(r"model\.embedding_norm\.weight", ("token_embd_norm.weight",)),
+    Made(r"model\.embedding_norm\.weight", ("output_norm.weight",)),
+)
+"""LFM2's last norm, which goes by either name."""
+
+
+def _with_axis(weight: Weight, _: PreTrainedConfig) -> Weight:
+    channels, taps = weight.shape
+    return Reshape(weight, (channels, 1, taps))
+
+
+CHANNELS_APART: dict[str, Change] = {r"\.conv\.conv\.weight$": _with_axis}
+"""A convolution of each channel by itself."""

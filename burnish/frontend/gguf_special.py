@@ -1,0 +1,250 @@
+"""What a configuration of transformers has of its own, by what a GGUF file says of the architecture."""
+
+from __future__ import annotations
+
+from math import isfinite
+from statistics import NormalDist
+from typing import Any
+
+from burnish.frontend.gguf_facts import Facts
+from burnish.frontend.gguf_rope import rope_parameters
+from burnish.ir.errors import WeightError
+
+
+def llama_type(facts: Facts) -> str:
+    """Which of three models goes by this name: Mixtral has experts, Mistral a window."""
+    if facts.get("expert_count", 0):
+        return "mixtral"
+    return "mistral" if facts.get("attention.sliding_window") else "llama"
+
+
+def llama(facts: Facts) -> dict[str, Any]:
+    """Experts, or a window, or biases: models with the first two have none of these."""
+    window = {"sliding_window": facts.get("attention.sliding_window") or None}
+    if facts.get("expert_count", 0):
+        return window | {
+            "num_local_experts": facts.number("expert_count"),
+            "num_experts_per_tok": facts.number("expert_used_count"),
+        }
+    if window["sliding_window"]:
+        return window
+    return {"attention_bias": facts.has("attn_q.bias"), "mlp_bias": facts.has("ffn_up.bias")}
+
+
+def qwen3(facts: Facts) -> dict[str, Any]:
+    """Biases, which no published model has."""
+    return {"attention_bias": facts.has("attn_q.bias")}
+
+
+def _experts(facts: Facts) -> dict[str, Any]:
+    return {
+        "moe_intermediate_size": facts.number("expert_feed_forward_length"),
+        "num_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+    }
+
+
+def qwen2moe(facts: Facts) -> dict[str, Any]:
+    """Experts, one of which all tokens go to."""
+    return _experts(facts) | {
+        "shared_expert_intermediate_size": facts.number("expert_shared_feed_forward_length"),
+        "norm_topk_prob": facts.get("expert_weights_norm", False),  # as llama.cpp computes it
+    }
+
+
+def qwen3moe(facts: Facts) -> dict[str, Any]:
+    """Experts."""
+    return qwen3(facts) | _experts(facts) | {"norm_topk_prob": facts.get("expert_weights_norm", True)}  # the same
+
+
+def phi3(facts: Facts) -> dict[str, Any]:
+    """A window, and the length from which longrope has other frequencies."""
+    original = facts.get("rope.scaling.original_context_length", facts.number("context_length"))
+    return {
+        "sliding_window": facts.get("attention.sliding_window") or None,
+        "original_max_position_embeddings": original,
+    }
+
+
+def gpt2(facts: Facts) -> dict[str, Any]:
+    """The size of the layer between."""
+    return {"n_inner": facts.number("feed_forward_length")}
+
+
+def gptneox(facts: Facts) -> dict[str, Any]:
+    """Attention and the layer behind it side by side, unless the file says otherwise."""
+    return {
+        "use_parallel_residual": facts.get("use_parallel_residual", True),
+        "attention_bias": facts.has("attn_qkv.bias"),
+    }
+
+
+def starcoder2(facts: Facts) -> dict[str, Any]:
+    """Biases and a window."""
+    window = facts.get("attention.sliding_window") or None
+    return {"use_bias": facts.has("attn_q.bias") or facts.has("attn_qkv.bias"), "sliding_window": window}
+
+
+def stablelm(facts: Facts) -> dict[str, Any]:
+    """What the models of 12 billion parameters have otherwise: norms of heads, and parallel residuals."""
+    facts.get("use_parallel_residual")  # as llama.cpp: by the tensors, whatever this says
+    return {
+        "use_qkv_bias": facts.has("attn_q.bias"),
+        "qk_layernorm": facts.has("attn_q_norm.weight"),
+        "use_parallel_residual": not facts.has("ffn_norm.weight"),
+    }
+
+
+def granite(facts: Facts) -> dict[str, Any]:
+    """What embeddings, residuals, attention and logits are multiplied with."""
+    return {
+        "attention_bias": facts.has("attn_q.bias"),
+        "mlp_bias": facts.has("ffn_up.bias"),
+        "attention_multiplier": facts.get("attention.scale") or facts.number("attention.head_count") ** -0.5,
+        "embedding_multiplier": facts.get("embedding_scale", 1.0),
+        "residual_multiplier": facts.get("residual_scale", 1.0),
+        "logits_scaling": facts.get("logit_scale", 1.0),
+    }
+
+
+def cohere(facts: Facts) -> dict[str, Any]:
+    """What logits are multiplied with; norms of heads in the larger models."""
+    return {
+        "logit_scale": facts.number("logit_scale"),
+        "attention_bias": facts.has("attn_q.bias"),
+        "use_qk_norm": facts.has("attn_q_norm.weight"),
+    }
+
+
+def cohere2(facts: Facts) -> dict[str, Any]:
+    """What logits are multiplied with; three of four layers have a window."""
+    return {
+        "logit_scale": facts.number("logit_scale"),
+        "attention_bias": facts.has("attn_q.bias"),
+        "sliding_window": facts.number("attention.sliding_window"),
+    }
+
+
+def has_sigmoid(facts: Facts) -> bool:
+    """Whether the scores of experts are sigmoids, not a softmax; of files that do not say it they are a softmax."""
+    found = facts.get("expert_gating_func", _SOFTMAX)
+    if found not in (_SOFTMAX, _SIGMOID):
+        raise facts.wrong("expert_gating_func", f"is {found!r}; {_SOFTMAX} (softmax) and {_SIGMOID} (sigmoid) are read")
+    return bool(found == _SIGMOID)
+
+
+_SOFTMAX, _SIGMOID = 1, 2
+
+
+def deepseek2(facts: Facts) -> dict[str, Any]:
+    """Latents of keys and values, and experts."""
+    rotated = facts.number("rope.dimension_count")
+    groups, chosen = facts.get("expert_group_count") or 1, facts.get("expert_group_used_count") or 1
+    sigmoid, normed = has_sigmoid(facts), facts.get("expert_weights_norm", False)
+    if normed and not sigmoid:
+        raise facts.wrong("expert_weights_norm", "is True, which a softmax of experts has in no model of transformers")
+    for name in ("key_length", "value_length", "head_count_kv"):  # of the latents, or as below
+        facts.get(f"attention.{name}")
+    rope = rope_parameters(facts, rotated)
+    if (multiplier := facts.get("rope.scaling.yarn_log_multiplier")) is not None:
+        rope |= dict.fromkeys(("mscale", "mscale_all_dim"), multiplier * 10)  # of the tenth that yarn itself has
+    values: dict[str, Any] = {
+        "num_key_value_heads": facts.number("attention.head_count"),  # which share a latent
+        "head_dim": rotated,
+        "qk_rope_head_dim": rotated,
+        "qk_nope_head_dim": _length_of(facts, "key") - rotated,
+        "v_head_dim": _length_of(facts, "value"),
+        "q_lora_rank": facts.get("attention.q_lora_rank"),
+        "kv_lora_rank": facts.number("attention.kv_lora_rank"),
+        "first_k_dense_replace": facts.get("leading_dense_block_count", 0),
+        "moe_intermediate_size": facts.number("expert_feed_forward_length"),
+        "n_routed_experts": facts.number("expert_count"),
+        "n_shared_experts": facts.number("expert_shared_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+        "routed_scaling_factor": facts.get("expert_weights_scale") or 1.0,
+        "norm_topk_prob": normed,
+        "n_group": groups,
+        "topk_group": chosen,
+        "rope_parameters": rope,
+    }
+    return values if sigmoid else values | {"topk_method": "greedy" if groups == 1 else "group_limited_greedy"}
+
+
+def _length_of(facts: Facts, what: str) -> Any:
+    """Of a head's keys or values once they are made of the latents."""
+    name = f"attention.{what}_length"
+    return facts.number(f"{name}_mla" if facts.get(f"{name}_mla") else name)
+
+
+def _query_scalar(facts: Facts, layers_of_27b: int) -> dict[str, Any]:
+    """Queries are scaled by the root of a head's length, but in the models of 27 billion parameters: as llama.cpp."""
+    if facts.number("block_count") == layers_of_27b:
+        return {"query_pre_attn_scalar": facts.number("embedding_length") // facts.number("attention.head_count")}
+    return {"query_pre_attn_scalar": facts.number("attention.key_length")}
+
+
+def gemma2(facts: Facts) -> dict[str, Any]:
+    """A window in every other layer, and soft caps."""
+    return _query_scalar(facts, 46) | {
+        "sliding_window": facts.number("attention.sliding_window"),
+        "attn_logit_softcapping": facts.number("attn_logit_softcapping"),
+        "final_logit_softcapping": facts.number("final_logit_softcapping"),
+    }
+
+
+def gemma3(facts: Facts) -> dict[str, Any]:
+    """A window in five of six layers, which have frequencies of their own."""
+    return _query_scalar(facts, 62) | {
+        "sliding_window": facts.number("attention.sliding_window"),
+        "final_logit_softcapping": facts.get("final_logit_softcapping"),
+        "rope_parameters": _two_ropes(facts),
+    }
+
+
+def _two_ropes(facts: Facts) -> dict[str, Any]:
+    """Of layers that see all, and of those with a window."""
+    local = {"rope_type": "default", "rope_theta": float(facts.get("rope.freq_base_swa", 10000.0))}
+    return {
+        "full_attention": rope_parameters(facts, facts.number("attention.key_length")),
+        "sliding_attention": local,
+    }
+
+
+def gemma3n(facts: Facts) -> dict[str, Any]:
+    """The streams, the shared layers, and how much of each layer's activations is left out."""
+    tensors = facts.file.tensors
+    for needed in ("per_layer_token_embd.weight", "blk.0.laurel_l.weight"):
+        if needed not in tensors:
+            raise WeightError(f"{facts.file.path} has no tensor {needed!r}, which Gemma 3n needs")
+    sliding = facts.each_layer("attention.sliding_window_pattern")
+    scales = facts.each_layer("activation_sparsity_scale")
+    return {
+        "intermediate_size": facts.each_layer("feed_forward_length"),
+        "layer_types": ["sliding_attention" if each else "full_attention" for each in sliding],
+        "sliding_window": facts.number("attention.sliding_window"),
+        "num_kv_shared_layers": facts.number("attention.shared_kv_layers"),
+        "activation_sparsity_pattern": [NormalDist().cdf(scale) if isfinite(scale) else 0.0 for scale in scales],
+        "altup_active_idx": facts.number("altup.active_idx"),
+        "altup_num_inputs": facts.number("altup.num_inputs"),
+        "hidden_size_per_layer_input": facts.number("embedding_length_per_layer_input"),
+        "vocab_size_per_layer_input": tensors["per_layer_token_embd.weight"].shape[0],
+        "laurel_rank": tensors["blk.0.laurel_l.weight"].shape[0],
+        "final_logit_softcapping": facts.get("final_logit_softcapping", 30.0),  # as llama.cpp
+        "rope_parameters": _two_ropes(facts),
+    }
+
+
+def lfm2(facts: Facts) -> dict[str, Any]:
+    """Layers without heads of keys and values are convolutions."""
+    heads = facts.each_layer("attention.head_count_kv")
+    counts = set(heads) - {0}
+    if len(counts) != 1:
+        raise facts.wrong("attention.head_count_kv", f"is {heads}: one number of heads is read, and 0 for convolutions")
+    return {
+        "num_key_value_heads": counts.pop(),
+        "layer_types": ["full_attention" if each else "conv" for each in heads],
+        "conv_L_cache": facts.number("shortconv.l_cache"),
+        "conv_bias": facts.has("shortconv.conv.bias", heads.index(0)) if 0 in heads else False,
+        "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
+        "block_auto_adjust_ff_dim": False,  # files have what came of it
+    }
