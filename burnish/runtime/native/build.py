@@ -86,7 +86,8 @@ def _hash(*facts: object) -> str:
     return digest.hexdigest()[:16]
 
 
-def _flags(level: str) -> tuple[str, ...]:
+def flags(level: str) -> tuple[str, ...]:
+    """What asks a compiler for a library of an instruction set."""
     return (*_FLAGS, *LEVELS[level])
 
 
@@ -101,7 +102,7 @@ def build(level: str) -> Path:
 
     Who names a compiler in CXX gets one by that compiler. Raises NativeBuildError where there is none, or it fails.
     """
-    facts: tuple[object, ...] = (platform.machine(), _flags(level))
+    facts: tuple[object, ...] = (platform.machine(), flags(level))
     if os.environ.get("CXX"):
         facts = (*facts, _said(_compiler_for(level), "--version"))
     name, built = f"{level}-{_hash(*facts)}.so", cache_folder() / "native"
@@ -118,7 +119,7 @@ def build_ahead(level: str, output: Path) -> Path:
     """
     found = _compiler_for(level)
     architecture = _said(found, "-dumpmachine").split("-")[0]
-    return _compiled(level, found, output / f"{level}-{_hash(architecture, _flags(level))}.so")
+    return _compiled(level, found, output / f"{level}-{_hash(architecture, flags(level))}.so")
 
 
 def _compiler_for(level: str) -> str:
@@ -144,7 +145,7 @@ def _compiled(level: str, compiler: str, target: Path) -> Path:
         # Beside it, and moved when it is whole: others may build it at the same time.
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / target.name
-            command = [compiler, *_flags(level), str(SOURCES / "library.cpp"), "-o", str(made)]
+            command = [compiler, *flags(level), str(SOURCES / "library.cpp"), "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise NativeBuildError(_failed(command, done.stderr))
