@@ -173,7 +173,7 @@ def main() -> None:
                 speeds[name].append(answered(each).tokens_per_second)
     plan, own = (statistics.median(each) for each in speeds.values())
     print(
-        f"{len(keys)} kernels for {changed.taken} of {len(plain.prepared)} launches, compiled in {seconds:.1f} s, {level}"
+        f"{len(keys)} kernels for {changed.taken} of {len(plain.prepared)} launches, built in {seconds:.1f} s, {level}"
     )
     print(f"tokens a second, medians of {ROUNDS} in turns: plan {plan:.1f}, unit {own:.1f}: {own / plan:.3f} times")
     print({name: [round(value, 1) for value in each] for name, each in speeds.items()})
