@@ -1,5 +1,5 @@
-"""Writes the pages that show what burnish does: docs/passes, from docs/model.py, docs/errors.md, from bad input, and
-docs/finding-a-bug.md, from a planted one.
+"""Writes the pages that show what burnish does: docs/passes, from docs/model.py, docs/errors.md, from bad input,
+docs/api.md, from docstrings, and docs/finding-a-bug.md, from a planted one.
 
 Tests compare the pages with what burnish does then.
 
@@ -158,9 +158,11 @@ def errors() -> str:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(DOCS))
+    import api
     import walkthrough
 
-    for name, text in {**pages(), "errors.md": errors(), "finding-a-bug.md": walkthrough.page()}.items():
+    made = {**pages(), "api.md": api.page(), "errors.md": errors(), "finding-a-bug.md": walkthrough.page()}
+    for name, text in made.items():
         (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(text, encoding="utf-8")
         print(DOCS / name)

@@ -1,4 +1,4 @@
-"""Fills the parts of README.md that show real output: the pass table, the program's text, the measured numbers.
+"""Fills what shows real output: README.md's pass table and numbers, docs/benchmarks.md's tables, docs/program-text.md.
 
     make demo bench readme
 
@@ -31,14 +31,52 @@ def layer(artifact: Artifact) -> str:
     return "\n".join(["```", *(re.sub(r"  # .*", "", line) for line in lines[start:]), "```"])
 
 
-def numbers(results: list[dict[str, Any]]) -> str:
-    """A table for the newest run of each scenario."""
+WIDTHS = {
+    "int4": ("native int4 fast", ("ort-genai-int4", "llama.cpp-q4_0", "openvino-int4")),
+    "GGUF's Q4_1, as it is": ("native Q4_1 as it came fast", ("llama.cpp-q4_1",)),
+    "int8": ("native int8 fast", ("llama.cpp-q8_0", "openvino-int8")),
+    "bfloat16": ("native bfloat16 fast", ("llama.cpp-bf16",)),
+    "float32": ("native float32", ("ort-genai", "eager", "inductor")),
+}
+"""Ours and others with weights of as many bits: OpenVINO's float32 computes in bfloat16."""
+
+
+def headline(run: list[dict[str, Any]]) -> str:
+    """burnish beside the best of the others, for each width of weights."""
+    lines = {line["contender"]: line for line in run}
+    rows = [
+        "| weights | decode, tokens/s | best of the others | | prompt, tokens/s | best of the others | |",
+        "|" + "---|" * 7,
+    ]
+    for width, (own, others) in WIDTHS.items():
+        cells = []
+        for what, digits in (("decode_tokens_per_second", 0), ("prefill_tokens_per_second", 0)):
+            ours = lines[own][what]
+            name, best = max(
+                ((each, lines[each][what]) for each in others if each in lines), key=lambda found: found[1]
+            )
+            cells.append(
+                f"{ours:,.{digits}f} | {best:,.{digits}f} ({name.partition('-')[0]}) | **{ours / best:.2f} ×**"
+            )
+        rows.append(f"| {width} | {' | '.join(cells)} |")
+    model, settings = run[0]["model"].partition(".Q")[0], run[0]["settings"]
+    what = f"{model}, {settings['prompt_length']} tokens read, {settings['new_tokens']} written"
+    return "\n".join([f"{what}:", "", *rows, "", conditions(run)])
+
+
+def newest(results: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The lines of the newest run of each scenario."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for line in results:
         run = runs.setdefault(line["scenario"], [])
         if run and run[0]["date"] != line["date"]:
             run.clear()
         run.append(line)
+    return runs
+
+
+def numbers(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """A table for each scenario."""
     tables = [steps(run) if "milliseconds" in run[0] else speeds(run) for run in runs.values()]
     return "\n\n".join([*tables, "`make bench` measures them again."])
 
@@ -94,13 +132,18 @@ def fill(text: str, name: str, content: str) -> str:
     return f"{before}{begin}\n{content}\n{end}{rest.split(end, 1)[1]}"
 
 
+def refill(path: Path, parts: dict[str, str]) -> None:
+    """Write the parts between their marks in a file."""
+    text = path.read_text(encoding="utf-8")
+    for name, content in parts.items():
+        text = fill(text, name, content)
+    path.write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
     artifact = Artifact.open(ROOT / "smollm2.burnish")
-    text = readme.read_text(encoding="utf-8")
-    text = fill(text, "table", table(artifact))
-    text = fill(text, "text", layer(artifact))
-    results = ROOT / "benchmarks" / "results" / "cpu.jsonl"
-    if results.exists():
-        text = fill(text, "numbers", numbers([json.loads(line) for line in results.read_text().splitlines()]))
-    readme.write_text(text, encoding="utf-8")
+    results = (ROOT / "benchmarks" / "results" / "cpu.jsonl").read_text().splitlines()
+    runs = newest([json.loads(line) for line in results])
+    refill(ROOT / "README.md", {"table": table(artifact), "numbers": headline(runs["smollm2"])})
+    refill(ROOT / "docs" / "benchmarks.md", {"numbers": numbers(runs)})
+    refill(ROOT / "docs" / "program-text.md", {"text": layer(artifact)})

@@ -38,6 +38,10 @@ def test_pages_of_passes_show_what_the_passes_do() -> None:
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"docs/{name} is not up to date; run: make docs"
 
 
+def test_the_api_is_what_docstrings_say() -> None:
+    assert (DOCS / "api.md").read_text(encoding="utf-8") == load("api").page(), "not up to date; run: make docs"
+
+
 @pytest.mark.slow("each command of the page is run")
 @shows_torch_2_13
 def test_the_walkthrough_shows_what_its_commands_print() -> None:
