@@ -363,6 +363,19 @@ def test_integers_of_a_file_stay_what_they_are() -> None:
     assert torch.equal(logits_of(after, tokens), logits_of(before, tokens))
 
 
+@pytest.mark.parametrize("method", ["nearest", "gptq"])
+def test_integers_of_a_file_are_what_was_asked_for(method: str) -> None:
+    """Of so many bits in such groups: others are rounded."""
+    before = of_file(small(tied=True))
+    _, record = quantized(before, head="float", method=method, calibration=text())
+    others = [entry.text for entry in record.rewrites if not entry.text.endswith("as they came")]
+    assert len(others) == 1
+    assert len(record.rewrites) > 10
+    for options in ({"symmetric": True}, {"group": 64}, {"numbers": "int8"}):
+        _, record = quantized(before, head="float", **options)
+        assert not [entry.text for entry in record.rewrites if entry.text.endswith("as they came")]
+
+
 def test_there_have_to_be_integers_to_keep() -> None:
     with pytest.raises(UsageError, match="there are no integers to keep: they come from GGUF files"):
         quantized(small(), numbers="keep")

@@ -35,13 +35,14 @@ GROUPS = (32, 64, 128)
 class Quantize:
     """Weights of linears, and the table of embeddings, in `numbers`, with a scale for each `group` along a row.
 
-    "nearest" rounds each weight to the nearest integer. "gptq" (Frantar et al., 2022) rounds them one column after the
-    other, and changes those to come so that they make up for the error on calibration text; each linear sees what
+    "nearest" rounds each weight to the nearest integer. "gptq" (Frantar et al., 2022) rounds them one column after
+    the other, and changes those to come so that they make up for the error on calibration text; each linear sees what
     the model quantized so far gives it. "awq" (Lin et al., 2023) scales what a linear reads from a norm so that what
-    matters is rounded least; linears that read anything else have scales of groups searched, and no more. "keep" takes
-    the integers that a file has, GGUF or a quantized checkpoint, and rounds nothing. "fp8" is float8_e4m3fn with a
-    scale for each row, nearest, which only native kernels read. Weights that lie on a grid of the 4 bits asked for
-    already, as those of a quantized file or of training for few bits do, are found again on it, by any method.
+    matters is rounded least; linears that read anything else have scales of groups searched, and no more. "keep"
+    takes the integers that a file has, GGUF or a quantized checkpoint, and rounds nothing, as all others do where a
+    file has those that are asked for. "fp8" is float8_e4m3fn with a scale for each row, nearest, which only native
+    kernels read. Weights that lie on a grid of the 4 bits asked for already, as those of a quantized file or of
+    training for few bits do, are found again on it, by any method.
     """
 
     numbers: Numbers = "int4"
@@ -93,7 +94,12 @@ class Quantize:
         self, program: Program, reader: fx.Node, chosen: Grid | Quantized, gram: Tensor | None
     ) -> tuple[Quantized, str]:
         """The weight of a reader as integers, and how they came about."""
-        if isinstance(chosen, Quantized) and self.numbers == "keep":
+        own = kept(program.weights[program.weight_of(weight_read(reader))])
+        if (
+            isinstance(chosen, Quantized)
+            and own is not None
+            and (chosen.numbers, chosen.group) == (own.numbers, own.group)
+        ):
             return chosen, f"{_words(chosen)}, as they came"
         if isinstance(chosen, Quantized) and chosen.numbers == "fp8":
             return chosen, f"{_words(chosen)}, nearest"
@@ -179,6 +185,10 @@ class Quantize:
         group = size if self.group == "row" else self.group or GROUPS[0]
         if size % group:
             return f"its rows of {size} are no whole groups of {group}"
+        own = kept(program.weights[program.weight_of(leaf)])
+        plain = own is not None and own.zeros is None and own.minima is None
+        if own is not None and (own.numbers, own.group) == (numbers, group) and (plain or not self.symmetric):
+            return own
         grid = Grid(bits, group, symmetric=self.symmetric or bits == 8)
         return found_again(program.weights[program.weight_of(leaf)].materialize(), grid) or grid
 
