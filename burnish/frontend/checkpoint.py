@@ -11,6 +11,7 @@ from transformers import PreTrainedModel as Model
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from burnish.frontend import empty_model, quantized
+from burnish.frontend.conversions import converted
 from burnish.frontend.own_code import not_trusted, own_code
 from burnish.frontend.safetensors_folder import Tensors, read_tensors
 from burnish.ir.errors import InvalidModelError, WeightError
@@ -47,8 +48,8 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
             raise WeightError(f"{folder}: {type(model).__name__} ties {tied}, and they differ")
     reason = _why_not_by_name(model, stored)
     if reason is not None and settings is not None:
-        raise InvalidModelError(f"{folder} is quantized, and its weights cannot be taken as they are: {reason}")
-    if reason is not None:
+        stored = converted(model, stored, folder)
+    elif reason is not None:
         _log.info("%s is loaded into memory by transformers: %s", folder, reason)
         return _load(folder, trust), None
     weights = _by_name(model, stored, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 SIZES = {
     "vocab_size": 60,
@@ -54,7 +55,7 @@ def form(name: str, kept: bool = True, kind: str = "", **settings: Any) -> Calla
     return add
 
 
-def write(folder: Path, chosen: Format, model: LlamaForCausalLM | None = None) -> dict[str, Tensor]:
+def write(folder: Path, chosen: Format, model: PreTrainedModel | None = None) -> dict[str, Tensor]:
     """A small model with the weights of its linears, but for the head, in a format; the floats of all weights."""
     if model is None:
         torch.manual_seed(0)
@@ -63,7 +64,7 @@ def write(folder: Path, chosen: Format, model: LlamaForCausalLM | None = None) -
     tensors, meant = {}, {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         tensors[name] = meant[name] = tensor.clone()
-        if name.endswith("_proj.weight"):
+        if re.search(r"(_proj|\.w[123])\.weight$", name):
             parts, meant[name] = chosen.pack(tensor * 20)
             del tensors[name]
             tensors |= {

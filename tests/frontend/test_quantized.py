@@ -9,11 +9,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import GptOssConfig, GptOssForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import burnish
-from burnish.frontend import read
+from burnish.frontend import conversions, read
 from burnish.frontend.checkpoint import read_checkpoint
 from burnish.ir.errors import InvalidModelError, WeightError
 from burnish.ir.interpreter import run
@@ -73,6 +84,48 @@ def test_native_kernels_compute_with_what_the_file_has(tmp_path: Path, form: For
         assert len(record.rewrites) == 7
     else:
         assert sum(form.kind in each.text for each in record.refusals) == 7
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("name", ["gptq-int4", "awq-gemm", "fbgemm", "packed-int4-zeros", "bitsandbytes-nf4"])
+def test_experts_that_a_file_has_one_by_one(tmp_path: Path, kind: str, name: str) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {**SIZES, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    model = (
+        MixtralForCausalLM(MixtralConfig(**options, num_local_experts=4))
+        if kind == "mixtral"
+        else Qwen3MoeForCausalLM(Qwen3MoeConfig(**options, num_experts=4, head_dim=32))
+    ).eval()
+    meant = write(tmp_path / "packed", BY_NAME[name], model)
+    floats = tmp_path / "floats"
+    model.save_pretrained(floats)
+    save_file(meant, floats / "model.safetensors", {"format": "pt"})
+    expected = AutoModelForCausalLM.from_pretrained(floats, dtype=torch.float32, attn_implementation="eager")
+    with burnish.compile(tmp_path / "packed", backend="native", verify=False) as compiled, torch.no_grad():
+        assert_near(compiled(TOKENS), expected(TOKENS).logits)
+        (record,) = [record for record in compiled.trace.passes if record.name == "keep-integers"]
+    if BY_NAME[name].kept:
+        assert sum("experts" in each.node for each in record.rewrites) == 2
+
+
+def test_experts_that_do_not_fit_together(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = MixtralConfig(**SIZES, num_experts_per_tok=2, num_local_experts=4)
+    write(tmp_path, BY_NAME["fbgemm"], MixtralForCausalLM(config))
+    lost = "model.layers.0.block_sparse_moe.experts.2.w3.weight"
+    edit(tmp_path, lambda tensors: [tensors.pop(name) for name in (lost, f"{lost}_scale")])
+    with pytest.raises(WeightError, match=r"the matrices of .*experts\.gate_up_proj, .* are not .* all there"):
+        read(tmp_path)
+
+
+def test_a_conversion_that_is_not_known_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, BY_NAME["fbgemm"])
+    renamed = {UP: UP.replace("up_proj", "lifted")}
+    edit(tmp_path, lambda tensors: rename(tensors, renamed))
+    turning = WeightConverter(["mlp.lifted.weight"], ["mlp.up_proj.weight"], [Transpose(0, 1)])
+    monkeypatch.setattr(conversions, "get_model_conversion_mapping", lambda _: [turning])
+    with pytest.raises(InvalidModelError, match=r"lifted\.weight' another one by Transpose, which is not done"):
+        read(tmp_path)
 
 
 def gpt_oss(folder: Path) -> GptOssForCausalLM:
@@ -177,6 +230,12 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, form: str, settings:
 
 
 UP, GATE_UP = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.experts.gate_up_proj"
+
+
+def rename(tensors: dict[str, Tensor], modules: dict[str, str]) -> None:
+    for old, new in modules.items():
+        for name in [name for name in tensors if name.startswith(f"{old}.")]:
+            tensors[new + name.removeprefix(old)] = tensors.pop(name)
 
 
 def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
