@@ -1,21 +1,20 @@
-"""Anything that is a causal language model -> `Program`."""
+"""Anything that is a causal language model -> `Program`. Imports PyTorch when there is one to read."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from torch.export import ExportedProgram
-
-from burnish.frontend.capture import capture as capture_module
-from burnish.frontend.capture import from_exported
-from burnish.frontend.source import ACCEPTED, Source
+from burnish.frontend.folder_checks import check_code, check_folder
+from burnish.frontend.own_code import ACCEPTED
 from burnish.hub import name_of, snapshot
 from burnish.ir.errors import InvalidModelError
 
-__all__ = ["Source", "read"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from burnish.frontend.source import Source
 
 
 def read(
@@ -38,6 +37,13 @@ def read(
         tokenizer = _tokenizer_data(tokenizer)  # before the model is captured, which takes long
     if isinstance(model, str | Path):
         return _read_path(Path(model), max_length, tokenizer, trust_remote_code)
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from burnish.frontend.capture import capture as capture_module
+    from burnish.frontend.capture import from_exported
+    from burnish.frontend.source import Source
+
     if isinstance(model, nn.Module) and _is_pretrained(model):
         from burnish.frontend.hugging_face import read_model
 
@@ -55,6 +61,9 @@ def _read_path(path: Path, max_length: int | None, tokenizer: Any, trust: bool) 
     if not path.exists() and (found := snapshot(str(path))) is not None:
         path, name = found, name_of(str(path))
     if path.is_dir():
+        check_folder(path)
+        if not trust:
+            check_code(path)
         from burnish.frontend.folder import read_folder
 
         return read_folder(path, max_length=max_length, tokenizer=tokenizer, trust_remote_code=trust, name=name)

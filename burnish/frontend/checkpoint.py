@@ -32,7 +32,7 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
     config = _read_config(folder, trust)
     if foreign and type(config) not in AutoModelForCausalLM._model_mapping:
         raise InvalidModelError(not_trusted(folder, foreign))
-    settings = quantized.settings_of(config, folder)
+    settings = quantized.settings_of(getattr(config, "quantization_config", None), folder)
     if settings is not None:
         quantized.check_method(settings, folder)
         config.__dict__.pop("quantization_config", None)  # so that transformers makes plain linears

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from burnish.frontend import lora
+from burnish.frontend.adapter import adapter_in
 from burnish.frontend.checkpoint import in_memory, read_checkpoint
 from burnish.frontend.hugging_face import capture_model, check_packages, source, tokenizer_data
 from burnish.frontend.source import Source
@@ -39,7 +40,7 @@ def read_folder(
         UsageError: a package is missing that reads its tokenizer.
     """
     folder = Path(path)
-    adapter = lora.adapter_in(folder)
+    adapter = adapter_in(folder)
     base = folder if adapter is None else adapter.base
     model, weights = read_checkpoint(base, trust_remote_code)
     if adapter is not None:
