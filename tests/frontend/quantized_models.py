@@ -224,6 +224,32 @@ def int8_with_zeros(weight: Tensor) -> Packed:
     )
 
 
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
+"""What each code of four bits stands for."""
+
+
+def fp4(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes of two codes, and what they mean; `scale`: of each run of a row."""
+    spread = scale.repeat_interleave(weight.shape[1] // scale.shape[1], 1)
+    codes = ((weight / spread).unsqueeze(-1) - E2M1).abs().argmin(-1)
+    return (codes[:, ::2] | (codes[:, 1::2] << 4)).to(torch.uint8), E2M1[codes] * spread
+
+
+@form("ct-mxfp4", **compressed("mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32))
+def ct_mxfp4(weight: Tensor) -> Packed:
+    exponent = (weight.reshape(len(weight), -1, 32).abs().amax(-1) / 6).log2().ceil()
+    packed, meant = fp4(weight, exponent.exp2())
+    return {"weight_packed": packed, "weight_scale": (exponent + 127).to(torch.uint8)}, meant
+
+
+@form("ct-nvfp4", False, "NVFP4", **compressed("nvfp4-pack-quantized", num_bits=4, type="float", group_size=16))
+def ct_nvfp4(weight: Tensor) -> Packed:
+    whole = 448 * 6 / weight.abs().max()
+    scale = (weight.reshape(len(weight), -1, 16).abs().amax(-1) / 6 * whole).to(torch.float8_e4m3fn)
+    packed, meant = fp4(weight, scale.float() / whole)
+    return {"weight_packed": packed, "weight_scale": scale, "weight_global_scale": whole.reshape(1)}, meant
+
+
 # ---------------------------------------------------------------- floats of 8 bits
 
 
