@@ -260,12 +260,26 @@ def float8(weight: Tensor, scale: Tensor, name: str, spread: Tensor | None = Non
     return {"weight": codes, name: scale}, codes.float() * spread
 
 
-@form("fp8-blocks", kept=False, kind="float8 in blocks", quant_method="fp8", weight_block_size=[96, 48])
-def fp8_in_blocks(weight: Tensor) -> Packed:
-    """Blocks that do not fill the weight at its edges."""
-    scale = torch.rand(math.ceil(len(weight) / 96), math.ceil(weight.shape[1] / 48)) * 0.01 + 0.01
-    spread = scale.repeat_interleave(96, 0)[: len(weight)].repeat_interleave(48, 1)[:, : weight.shape[1]]
+def in_blocks(weight: Tensor, high: int, wide: int) -> Packed:
+    """Blocks that need not fill the weight at its edges."""
+    scale = torch.rand(math.ceil(len(weight) / high), math.ceil(weight.shape[1] / wide)) * 0.01 + 0.01
+    spread = scale.repeat_interleave(high, 0)[: len(weight)].repeat_interleave(wide, 1)[:, : weight.shape[1]]
     return float8(weight, scale, "weight_scale_inv", spread)
+
+
+@form("fp8-blocks", quant_method="fp8", weight_block_size=[96, 128])
+def fp8_in_blocks(weight: Tensor) -> Packed:
+    return in_blocks(weight, 96, 128)
+
+
+@form("fp8-wide-blocks", quant_method="fp8", weight_block_size=[48, 256])
+def fp8_in_wide_blocks(weight: Tensor) -> Packed:
+    return in_blocks(weight, 48, 256)
+
+
+@form("fp8-odd-blocks", kept=False, kind="float8 in blocks", quant_method="fp8", weight_block_size=[96, 48])
+def fp8_in_odd_blocks(weight: Tensor) -> Packed:
+    return in_blocks(weight, 96, 48)
 
 
 @form("fp8-tensor", quant_method="fp8", activation_scheme="static")

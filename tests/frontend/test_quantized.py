@@ -262,7 +262,7 @@ def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
         ("ct-nvfp4", "weight_scale", torch.zeros(256, 8), r"float8_e4m3fn \[256, 8\] is expected"),
         ("fbgemm", "weight_scale", None, "has no weight_scale_inv or weight_scale"),
         ("fbgemm", "weight_scale", torch.zeros(255, 1), "no size of blocks"),
-        ("fp8-blocks", "weight_scale_inv", torch.zeros(2, 3), r"\[2, 3\], and .* \[3, 3\] is expected"),
+        ("fp8-blocks", "weight_scale_inv", torch.zeros(2, 3), r"\[2, 3\], and .* \[3, 1\] is expected"),
         ("bitsandbytes-int8", "SCB", torch.zeros(255), r"SCB' is float32 \[255\]"),
         ("bitsandbytes-int8", "weight_format", torch.tensor(1, dtype=torch.uint8), "laid out for a GPU"),
         ("bitsandbytes-nf4", "weight.quant_state.bitsandbytes__nf4", None, "no quant_state"),
