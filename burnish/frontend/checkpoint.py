@@ -126,6 +126,10 @@ def _by_name(model: Model, stored: Tensors, folder: Path) -> dict[str, Weight]:
             narrow.add(str(weight.dtype).removeprefix("torch."))
             weight = Cast(weight, tensor.dtype)
         found.update(dict.fromkeys(aliases, weight))
+    for name in sorted(unread):  # zeros, mostly, of quantized linears
+        module, _, last = name.rpartition(".")
+        if last == "bias" and f"{module}.weight" in found and bool(stored[name][0].materialize().any()):
+            raise WeightError(f"{stored[name][1]}: {type(model).__name__} has no place for the tensor {name!r}")
     if narrow:
         _log.info("%s: weights in %s are computed with in float32", folder, ", ".join(sorted(narrow)))
     if unread:

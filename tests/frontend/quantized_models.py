@@ -204,6 +204,14 @@ def packed_int4_with_zeros(weight: Tensor) -> Packed:
     return packed(weight, 4, 64, symmetric=False)
 
 
+@form("packed-int4-old", **compressed("pack-quantized", num_bits=4, type="int", symmetric=False, strategy="group"))
+def packed_by_first_versions(weight: Tensor) -> Packed:
+    """Zero points one by one."""
+    found, meant = packed(weight, 4, 64, symmetric=False)
+    _, zero, _ = rounded(weight, 4, 64, False, torch.bfloat16)
+    return found | {"weight_zero_point": (zero.int() - 8).to(torch.int8)}, meant
+
+
 @form("packed-int8-rows", **compressed("pack-quantized", num_bits=8, type="int", strategy="channel"))
 def packed_int8(weight: Tensor) -> Packed:
     return packed(weight, 8, weight.shape[1], symmetric=True)

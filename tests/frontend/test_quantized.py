@@ -287,6 +287,16 @@ def test_parts_that_do_not_fit_are_named(
     assert UP in str(raised.value)
 
 
+def test_biases_that_a_model_has_no_place_for(tmp_path: Path) -> None:
+    """AutoGPTQ writes zeros for linears without one."""
+    write(tmp_path, BY_NAME["gptq-int4"])
+    edit(tmp_path, lambda tensors: tensors.update({f"{UP}.bias": torch.zeros(256).half()}))
+    assert read_checkpoint(tmp_path, False)[1] is not None
+    edit(tmp_path, lambda tensors: tensors.update({f"{UP}.bias": torch.ones(256).half()}))
+    with pytest.raises(WeightError, match=rf"no place for the tensor '{UP}\.bias'"):
+        read(tmp_path)
+
+
 def test_settings_in_a_file_of_their_own(tmp_path: Path) -> None:
     """As the first versions of AutoGPTQ wrote them."""
     meant = write(tmp_path, BY_NAME["gptq-int4"])

@@ -102,7 +102,10 @@ def _packed(parts: Parts) -> Widened:
     values = Computed((rows, columns), torch.uint8, (packed,), lambda q: from_words(q, bits))
     scales, groups = _scales(parts, rows, columns)
     zeros: Weight | None = None
-    if "weight_zero_point" in parts:
+    if "weight_zero_point" in parts and parts.tensors["weight_zero_point"].dtype == torch.int8:  # by first versions
+        whole = parts.get("weight_zero_point", (rows, groups), torch.int8)
+        zeros = Computed((rows, groups), torch.uint8, (whole,), lambda q: (q + 2 ** (bits - 1)).to(torch.uint8))
+    elif "weight_zero_point" in parts:
         stored = parts.get("weight_zero_point", (-(-rows * bits // 32), groups), torch.int32)
         zeros = Computed(
             (rows, groups), torch.uint8, (stored,), lambda q: from_words(q.T, bits)[:, :rows].T.contiguous()
