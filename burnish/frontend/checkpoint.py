@@ -32,10 +32,12 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
     config = _read_config(folder, trust)
     if foreign and type(config) not in AutoModelForCausalLM._model_mapping:
         raise InvalidModelError(not_trusted(folder, foreign))
-    settings = quantized.settings_of(getattr(config, "quantization_config", None), folder)
+    told = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)
+    settings = quantized.settings_of(told, folder)
     if settings is not None:
         quantized.check_method(settings, folder)
-        config.__dict__.pop("quantization_config", None)  # so that transformers makes plain linears
+        for name in ("quantization_config", "quantization"):
+            config.__dict__.pop(name, None)  # so that transformers makes plain linears
     stored = read_tensors(folder)
     if settings is not None:
         stored = quantized.read(settings, stored, folder)

@@ -19,7 +19,8 @@ def check_folder(folder: Path) -> None:
         config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):  # who reads it says what is wrong with it
         return
-    settings = settings_of(config.get("quantization_config") if isinstance(config, dict) else None, base)
+    config = config if isinstance(config, dict) else {}
+    settings = settings_of(config.get("quantization_config") or config.get("quantization"), base)
     if settings is not None:
         check_method(settings, base)
 

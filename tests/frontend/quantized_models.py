@@ -172,6 +172,30 @@ def awq(weight: Tensor) -> Packed:
     return {"qweight": in_order(u), "qzeros": in_order(zero), "scales": scale.T}, meant_by(u, zero, scale)
 
 
+def mlx(weight: Tensor, bits: int, group: int) -> Packed:
+    x = weight.reshape(len(weight), -1, group)
+    low = x.amin(-1).bfloat16()
+    scale = ((x.amax(-1) - low.float()) / (2**bits - 1)).bfloat16()
+    u = ((x - low.float().unsqueeze(-1)) / scale.float().unsqueeze(-1)).round().clamp(0, 2**bits - 1)
+    meant = (u * scale.float().unsqueeze(-1) + low.float().unsqueeze(-1)).flatten(1)
+    return {"weight": words(u.flatten(1), bits).view(torch.uint32), "scales": scale, "biases": low}, meant
+
+
+@form("mlx-int4", group_size=64, bits=4)
+def mlx_int4(weight: Tensor) -> Packed:
+    return mlx(weight, 4, 64)
+
+
+@form("mlx-int2", group_size=32, bits=2, mode="affine")
+def mlx_int2(weight: Tensor) -> Packed:
+    return mlx(weight, 2, 32)
+
+
+@form("mlx-int8", kept=False, kind="MLX int8 with minima", group_size=64, bits=8)
+def mlx_int8(weight: Tensor) -> Packed:
+    return mlx(weight, 8, 64)
+
+
 # ---------------------------------------------------------------- compressed-tensors
 
 

@@ -198,8 +198,8 @@ def with_settings(folder: Path, **settings: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("method", ["hqq", "aqlm", "quip", "eetq", "torchao", "vptq", "higgs", "quark", "spqr", None])
-def test_other_methods_are_refused_by_name(tmp_path: Path, method: str | None) -> None:
+@pytest.mark.parametrize("method", ["hqq", "aqlm", "quip", "eetq", "torchao", "vptq", "higgs", "quark", "spqr"])
+def test_other_methods_are_refused_by_name(tmp_path: Path, method: str) -> None:
     write(tmp_path, BY_NAME["awq-gemm"])
     (tmp_path / "model.safetensors").unlink()  # before weights are looked for
     with_settings(tmp_path, quant_method=method)
@@ -258,6 +258,8 @@ def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
         ("packed-int4", "weight_shape", torch.tensor([256, 100]), "not 2, 4 or 8 bits of each"),
         ("packed-int4", "weight_scale", None, "no weight_scale"),
         ("packed-int4", "weight_scale", torch.zeros(256, 3).half(), r"\[256, 128\], and its scales \[256, 3\]"),
+        ("mlx-int4", "biases", None, rf"no tensor '{UP}\.biases'"),
+        ("mlx-int4", "biases", torch.zeros(256, 3).half(), r"float16 \[256, 3\]"),
         ("ct-mxfp4", "weight_scale", torch.zeros(256, 3).byte(), r"uint8 \[256, 4\] is expected"),
         ("ct-nvfp4", "weight_scale", torch.zeros(256, 8), r"float8_e4m3fn \[256, 8\] is expected"),
         ("fbgemm", "weight_scale", None, "has no weight_scale_inv or weight_scale"),
@@ -294,6 +296,25 @@ def test_biases_that_a_model_has_no_place_for(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path, False)[1] is not None
     edit(tmp_path, lambda tensors: tensors.update({f"{UP}.bias": torch.ones(256).half()}))
     with pytest.raises(WeightError, match=rf"no place for the tensor '{UP}\.bias'"):
+        read(tmp_path)
+
+
+def test_bits_of_some_modules_of_their_own(tmp_path: Path) -> None:
+    """MLX, whose first versions wrote `quantization` alone."""
+    meant = write(tmp_path, BY_NAME["mlx-int4"])
+    weight, expected = BY_NAME["mlx-int2"].pack(torch.randn(256, 128))
+    edit(tmp_path, lambda tensors: tensors.update({f"{UP}.{part}": each for part, each in weight.items()}))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["quantization"] = config.pop("quantization_config") | {UP: {"bits": 2, "group_size": 32}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    _, weights = read_checkpoint(tmp_path, False)
+    assert weights is not None
+    assert torch.equal(weights[f"{UP}.weight"].materialize(), expected)
+    down = f"{UP.replace('up', 'down')}.weight"
+    assert torch.equal(weights[down].materialize(), meant[down])
+    config["quantization"][UP]["bits"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InvalidModelError, match="bits=3"):
         read(tmp_path)
 
 

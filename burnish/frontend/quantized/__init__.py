@@ -28,9 +28,10 @@ METHODS = {
     "fbgemm_fp8": "fp8",
     "fp8": "fp8",
     "gptq": "gptq",
+    "mlx": "mlx",
     "mxfp4": "mxfp4",
 }
-"""By the `quant_method` of config.json, the file of this folder."""
+"""By the `quant_method` of config.json, which MLX leaves out, the file of this folder."""
 
 _OLD = ("quantize_config.json", "quant_config.json")  # where the first versions of AutoGPTQ and AutoAWQ wrote it
 
@@ -54,6 +55,8 @@ def check_method(settings: Settings, folder: Path) -> str:
     method = settings.get("quant_method")
     if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
         method = "bitsandbytes"
+    elif method is None and {"bits", "group_size"} <= settings.keys():
+        method = "mlx"
     if method not in METHODS:
         raise InvalidModelError(
             f"{folder} is quantized by {method!r}; what is read: {', '.join(METHODS)}, and .gguf files. Compile the "
