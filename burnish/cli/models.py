@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from burnish.cli.app import MODEL_HELP, Accuracy, Backend
+from burnish.frontend.folder_checks import check_folder
 from burnish.hub import snapshot
 from burnish.ir.errors import InvalidModelError, UsageError
 
@@ -28,13 +29,11 @@ def find_model(text: str) -> Any:
     path = Path(text)
     if (path / "manifest.json").is_file() and not (path / "config.json").exists():
         raise UsageError(f"{text} is an artifact, which is compiled already: give the model that it was made from")
-    if path.exists():
-        return path
-    try:
-        if snapshot(text) is not None:
-            return text
-    except InvalidModelError as error:
-        raise UsageError(str(error)) from error
+    folder = path if path.exists() else _in_cache(text)
+    if folder is not None and folder.is_dir():
+        check_folder(folder)
+    if folder is not None:
+        return path if path.exists() else text
     named = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", text)
     if named is None:
         raise UsageError(f"there is nothing at {text!r}. MODEL is {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")
@@ -62,6 +61,14 @@ def find_model(text: str) -> Any:
     if not isinstance(model, nn.Module):
         raise InvalidModelError(f"{text} gives {type(model).__name__}, not an nn.Module")
     return model
+
+
+def _in_cache(text: str) -> Path | None:
+    """The folder of a model of the Hub; UsageError, with what fetches it, for one that is not there."""
+    try:
+        return snapshot(text)
+    except InvalidModelError as error:
+        raise UsageError(str(error)) from error
 
 
 def _called(make: Callable[[], Any], text: str) -> Any:

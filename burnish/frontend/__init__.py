@@ -1,29 +1,21 @@
-"""Anything that is a causal language model -> `Program`."""
+"""Anything that is a causal language model -> `Program`. Imports PyTorch when there is one to read."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-from torch.export import ExportedProgram
-
-from burnish.frontend.calling import call_of, tokens_first
-from burnish.frontend.capture import capture as capture_module
-from burnish.frontend.capture import from_exported
-from burnish.frontend.source import ACCEPTED, Source
+from burnish.frontend.folder_checks import check_code, check_folder
+from burnish.frontend.own_code import ACCEPTED
 from burnish.hub import name_of, snapshot
-from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UsageError
-from burnish.ir.program import Program
+from burnish.ir.errors import InvalidModelError, UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from burnish.frontend.rotary_scaling import Context
-
-__all__ = ["Source", "read"]
-
-_log = logging.getLogger(__name__)
+    from burnish.frontend.source import Source
 
 
 def read(
@@ -53,6 +45,13 @@ def read(
         tokenizer = _tokenizer_data(tokenizer)  # before the model is captured, which takes long
     if isinstance(model, str | Path):
         return _read_path(Path(model), max_length, tokenizer, context, trust_remote_code)
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from burnish.frontend.capture import from_exported
+    from burnish.frontend.own_module import capture_own
+    from burnish.frontend.source import Source
+
     if isinstance(model, nn.Module) and _is_pretrained(model):
         from burnish.frontend.hugging_face import read_model
 
@@ -60,26 +59,10 @@ def read(
     if context is not None:
         raise UsageError(f"context={context!r} is for models of transformers: leave it out")
     if isinstance(model, nn.Module):
-        return Source(_capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
+        return Source(capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
         return Source(from_exported(model, max_length=max_length), "exported", _tokenizer_data(tokenizer))
     raise InvalidModelError(f"{type(model).__name__} is no model that burnish reads: give {ACCEPTED}")
-
-
-def _capture_own(module: nn.Module, max_length: int | None) -> Program:
-    """Somebody's own module. One that cannot be traced may take tokens as [sequence, batch], as PyTorch's own do."""
-    call = call_of(module)
-    try:
-        return capture_module(module, max_length=max_length, call=call)
-    except CaptureError as error:
-        first = error
-    try:
-        program = capture_module(module, max_length=max_length, call=tokens_first(call))
-    except BurnishError as error:
-        _log.info("nor can it be traced with tokens as [sequence, batch]: %s", error)
-        raise first from first.__cause__
-    _log.warning("%s takes tokens as [sequence, batch], and is called so", type(module).__name__)
-    return program
 
 
 def _read_path(
@@ -89,6 +72,9 @@ def _read_path(
     if not path.exists() and (found := snapshot(str(path))) is not None:
         path, name = found, name_of(str(path))
     if path.is_dir():
+        check_folder(path)
+        if not trust_remote_code:
+            check_code(path)
         from burnish.frontend.folder import read_folder
 
         return read_folder(

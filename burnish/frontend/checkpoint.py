@@ -11,6 +11,7 @@ from transformers import PreTrainedModel as Model
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from burnish.frontend import empty_model, quantized
+from burnish.frontend.conversions import converted
 from burnish.frontend.own_code import not_trusted, own_code
 from burnish.frontend.safetensors_folder import Tensors, read_tensors
 from burnish.ir.errors import InvalidModelError, WeightError
@@ -31,10 +32,12 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
     config = _read_config(folder, trust)
     if foreign and type(config) not in AutoModelForCausalLM._model_mapping:
         raise InvalidModelError(not_trusted(folder, foreign))
-    settings = quantized.settings_of(config, folder)
+    told = getattr(config, "quantization_config", None) or getattr(config, "quantization", None)
+    settings = quantized.settings_of(told, folder)
     if settings is not None:
         quantized.check_method(settings, folder)
-        config.__dict__.pop("quantization_config", None)  # so that transformers makes plain linears
+        for name in ("quantization_config", "quantization"):
+            config.__dict__.pop(name, None)  # so that transformers makes plain linears
     stored = read_tensors(folder)
     if settings is not None:
         stored = quantized.read(settings, stored, folder)
@@ -47,8 +50,8 @@ def read_checkpoint(folder: Path, trust: bool) -> tuple[Model, dict[str, Weight]
             raise WeightError(f"{folder}: {type(model).__name__} ties {tied}, and they differ")
     reason = _why_not_by_name(model, stored)
     if reason is not None and settings is not None:
-        raise InvalidModelError(f"{folder} is quantized, and its weights cannot be taken as they are: {reason}")
-    if reason is not None:
+        stored = converted(model, stored, folder)
+    elif reason is not None:
         _log.info("%s is loaded into memory by transformers: %s", folder, reason)
         return _load(folder, trust), None
     weights = _by_name(model, stored, folder)
@@ -125,6 +128,10 @@ def _by_name(model: Model, stored: Tensors, folder: Path) -> dict[str, Weight]:
             narrow.add(str(weight.dtype).removeprefix("torch."))
             weight = Cast(weight, tensor.dtype)
         found.update(dict.fromkeys(aliases, weight))
+    for name in sorted(unread):  # zeros, mostly, of quantized linears
+        module, _, last = name.rpartition(".")
+        if last == "bias" and f"{module}.weight" in found and bool(stored[name][0].materialize().any()):
+            raise WeightError(f"{stored[name][1]}: {type(model).__name__} has no place for the tensor {name!r}")
     if narrow:
         _log.info("%s: weights in %s are computed with in float32", folder, ", ".join(sorted(narrow)))
     if unread:

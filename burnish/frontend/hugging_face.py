@@ -6,6 +6,7 @@ drop soft caps and cannot express sinks.
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import json
 import logging
@@ -23,13 +24,15 @@ from burnish.frontend import experts, rotary_scaling
 from burnish.frontend.capture import capture
 from burnish.frontend.limits import declared_limit
 from burnish.frontend.source import Source
-from burnish.ir.errors import InvalidModelError
+from burnish.ir.errors import InvalidModelError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.weights import Weight
 from burnish.runtime.options import keep_defaults
 from burnish.runtime.tokenization import TokenizerData
 
 _log = logging.getLogger(__name__)
+
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
 
 
 def read_model(
@@ -132,9 +135,31 @@ def tokenizer_data(tokenizer: Any) -> TokenizerData | None:
     return TokenizerData(backend.to_str(), template, special)
 
 
+def check_packages(folder: Path) -> None:
+    """UsageError where a tokenizer is SentencePiece's model alone, and a package is missing that reads one."""
+    model = next((name for name in _SENTENCEPIECE if (folder / name).is_file()), None)
+    if model is None or (folder / "tokenizer.json").is_file():
+        return
+    missing = [name for name in ("sentencepiece", "protobuf") if not _is_there(name)]
+    if missing:
+        raise UsageError(
+            f"{folder} has its tokenizer as {model} alone, and reading that takes {' and '.join(missing)}: "
+            "pip install 'burnish[sentencepiece]'"
+        )
+
+
+def _is_there(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def _read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     if not folder.is_dir():
         raise InvalidModelError(f"there is no folder {folder} to read a tokenizer from")
+    check_packages(folder)
     try:
         found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from burnish.frontend.source import ACCEPTED
+ACCEPTED = (
+    "a transformers PreTrainedModel, a folder with config.json and safetensors, org/name of one in the local Hugging "
+    "Face cache, a .gguf file, a torch.nn.Module or a torch.export.ExportedProgram that maps token ids to logits"
+)
+"""What `read` takes."""
 
 
 def own_code(folder: Path) -> list[str]:

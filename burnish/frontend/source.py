@@ -8,12 +8,6 @@ from typing import Any
 from burnish.ir.program import Program
 from burnish.runtime.tokenization import TokenizerData
 
-ACCEPTED = (
-    "a transformers PreTrainedModel, a folder with config.json and safetensors, org/name of one in the local Hugging "
-    "Face cache, a .gguf file, a torch.nn.Module or a torch.export.ExportedProgram that maps token ids to logits"
-)
-"""What `read` takes."""
-
 
 @dataclass(frozen=True)
 class Source:

@@ -5,6 +5,7 @@
     f32, f16   [K][16]
     bf16       [K / 2][16][2]
     f8         scales float32 [16], then float8_e4m3fn [K][16]: a number is its row's scale times one
+    f8b        the same for each 128 inputs, of which there are whole ones
     integers   for each 32 inputs: scales [16], minima [16] where the format has them, and the numbers: of 8 bits int8
                [8 steps][16][4]; of 4 bits bytes [4][16][4] of two numbers each, the low half of step 2i, the high half
                of step 2i + 1; of 5 and 6 bits the same of their low 4 bits, and behind it bytes [1 or 2][16][4] of
@@ -28,9 +29,11 @@ from typing import Literal, get_args
 
 import torch
 
-Format = Literal["f32", "bf16", "f16", "f8", "q8", "q8f", "q4", "q4m", "q4f", "q5", "q5m", "q4k", "q5k", "q6k", "q2k"]
+Floats = Literal["f32", "bf16", "f16", "f8", "f8b"]
+Format = Literal[Floats, "q8", "q8f", "q4", "q4m", "q4f", "q5", "q5m", "q4k", "q5k", "q6k", "q2k"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 PANEL, GROUP = 16, 32
+SCALED = 128  # inputs of f8b that share a scale
 
 FLOATS: dict[Format, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
@@ -130,4 +133,6 @@ def panel_bytes(form: Format, size: int) -> int:
         return filled(form, size) // _unit(form) * INTEGERS[form].unit_bytes
     if form == "f8":
         return PANEL * (4 + size)
+    if form == "f8b":
+        return PANEL * (4 * (size // SCALED) + size)
     return filled(form, size) * PANEL * FLOATS[form].itemsize

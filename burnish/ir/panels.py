@@ -16,6 +16,7 @@ from burnish.ir.panel_formats import (
     GROUP,
     INTEGERS,
     PANEL,
+    SCALED,
     Format,
     Integers,
     filled,
@@ -75,6 +76,10 @@ def packed(weight: Weight, form: Format, order: RowOrder) -> Tensor:
         codes = _in_panels(source.values.materialize().view(torch.uint8), places)
         by_row = _in_panels(source.scales.materialize().float(), places)
         return torch.cat([_bytes(by_row), _bytes(codes.transpose(1, 2))], dim=-1)
+    if form == "f8b":
+        codes = _in_panels(source.values.materialize().view(torch.uint8), places).transpose(1, 2)
+        blocks = codes.reshape(len(codes), -1, SCALED * PANEL)
+        return torch.cat([_bytes(_turned(source.scales, places), 2), blocks], dim=-1).flatten(1)
     kind = INTEGERS[form]
     whole = filled(form, size)
     q = F.pad(_in_panels(_numbers(source, size), places), (0, whole - size)) + kind.added
@@ -172,7 +177,7 @@ def _splits_groups(source: Quantized) -> bool:
 def _format_of_integers(source: Quantized) -> Format | None:
     """The format that keeps integers and what they are scaled by; None where none does."""
     if source.numbers == "fp8":
-        return "f8" if source.group == source.shape[1] else None
+        return "f8" if source.group == source.shape[1] else "f8b" if source.group == SCALED else None
     scales, minima = _parts(source)
     if isinstance(scales, Factored):
         found = BY_K_QUANT.get((source.bits, source.group, minima is not None))
@@ -264,6 +269,11 @@ def from_panels(
         front, codes = panels.tensor_split([4 * PANEL], dim=-1)
         scales = front.contiguous().view(torch.float32).unsqueeze(-1)
         x = _across(codes.contiguous().view(torch.float8_e4m3fn).float(), count) * scales
+    elif form == "f8b":
+        front, codes = panels.reshape(count, -1, PANEL * (4 + SCALED)).tensor_split([4 * PANEL], dim=-1)
+        scales = front.contiguous().view(torch.float32).unsqueeze(2)  # [P, K / 128, 1, 16]
+        codes = codes.contiguous().view(torch.float8_e4m3fn).float().reshape(count, -1, SCALED, PANEL)
+        x = _across(codes * scales, count)
     elif form in FLOATS:
         x = panels.view(FLOATS[form]).float()
         x = x.reshape(count, -1, PANEL, 2).permute(0, 2, 1, 3).flatten(2) if form == "bf16" else _across(x, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 SIZES = {
     "vocab_size": 60,
@@ -54,7 +55,7 @@ def form(name: str, kept: bool = True, kind: str = "", **settings: Any) -> Calla
     return add
 
 
-def write(folder: Path, chosen: Format, model: LlamaForCausalLM | None = None) -> dict[str, Tensor]:
+def write(folder: Path, chosen: Format, model: PreTrainedModel | None = None) -> dict[str, Tensor]:
     """A small model with the weights of its linears, but for the head, in a format; the floats of all weights."""
     if model is None:
         torch.manual_seed(0)
@@ -63,7 +64,7 @@ def write(folder: Path, chosen: Format, model: LlamaForCausalLM | None = None) -
     tensors, meant = {}, {}
     for name, tensor in load_file(folder / "model.safetensors").items():
         tensors[name] = meant[name] = tensor.clone()
-        if name.endswith("_proj.weight"):
+        if re.search(r"(_proj|\.w[123])\.weight$", name):
             parts, meant[name] = chosen.pack(tensor * 20)
             del tensors[name]
             tensors |= {
@@ -171,6 +172,30 @@ def awq(weight: Tensor) -> Packed:
     return {"qweight": in_order(u), "qzeros": in_order(zero), "scales": scale.T}, meant_by(u, zero, scale)
 
 
+def mlx(weight: Tensor, bits: int, group: int) -> Packed:
+    x = weight.reshape(len(weight), -1, group)
+    low = x.amin(-1).bfloat16()
+    scale = ((x.amax(-1) - low.float()) / (2**bits - 1)).bfloat16()
+    u = ((x - low.float().unsqueeze(-1)) / scale.float().unsqueeze(-1)).round().clamp(0, 2**bits - 1)
+    meant = (u * scale.float().unsqueeze(-1) + low.float().unsqueeze(-1)).flatten(1)
+    return {"weight": words(u.flatten(1), bits).view(torch.uint32), "scales": scale, "biases": low}, meant
+
+
+@form("mlx-int4", group_size=64, bits=4)
+def mlx_int4(weight: Tensor) -> Packed:
+    return mlx(weight, 4, 64)
+
+
+@form("mlx-int2", group_size=32, bits=2, mode="affine")
+def mlx_int2(weight: Tensor) -> Packed:
+    return mlx(weight, 2, 32)
+
+
+@form("mlx-int8", kept=False, kind="MLX int8 with minima", group_size=64, bits=8)
+def mlx_int8(weight: Tensor) -> Packed:
+    return mlx(weight, 8, 64)
+
+
 # ---------------------------------------------------------------- compressed-tensors
 
 
@@ -203,6 +228,14 @@ def packed_int4_with_zeros(weight: Tensor) -> Packed:
     return packed(weight, 4, 64, symmetric=False)
 
 
+@form("packed-int4-old", **compressed("pack-quantized", num_bits=4, type="int", symmetric=False, strategy="group"))
+def packed_by_first_versions(weight: Tensor) -> Packed:
+    """Zero points one by one."""
+    found, meant = packed(weight, 4, 64, symmetric=False)
+    _, zero, _ = rounded(weight, 4, 64, False, torch.bfloat16)
+    return found | {"weight_zero_point": (zero.int() - 8).to(torch.int8)}, meant
+
+
 @form("packed-int8-rows", **compressed("pack-quantized", num_bits=8, type="int", strategy="channel"))
 def packed_int8(weight: Tensor) -> Packed:
     return packed(weight, 8, weight.shape[1], symmetric=True)
@@ -223,6 +256,32 @@ def int8_with_zeros(weight: Tensor) -> Packed:
     )
 
 
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0])
+"""What each code of four bits stands for."""
+
+
+def fp4(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Bytes of two codes, and what they mean; `scale`: of each run of a row."""
+    spread = scale.repeat_interleave(weight.shape[1] // scale.shape[1], 1)
+    codes = ((weight / spread).unsqueeze(-1) - E2M1).abs().argmin(-1)
+    return (codes[:, ::2] | (codes[:, 1::2] << 4)).to(torch.uint8), E2M1[codes] * spread
+
+
+@form("ct-mxfp4", **compressed("mxfp4-pack-quantized", num_bits=4, type="float", strategy="group", group_size=32))
+def ct_mxfp4(weight: Tensor) -> Packed:
+    exponent = (weight.reshape(len(weight), -1, 32).abs().amax(-1) / 6).log2().ceil()
+    packed, meant = fp4(weight, exponent.exp2())
+    return {"weight_packed": packed, "weight_scale": (exponent + 127).to(torch.uint8)}, meant
+
+
+@form("ct-nvfp4", False, "NVFP4", **compressed("nvfp4-pack-quantized", num_bits=4, type="float", group_size=16))
+def ct_nvfp4(weight: Tensor) -> Packed:
+    whole = 448 * 6 / weight.abs().max()
+    scale = (weight.reshape(len(weight), -1, 16).abs().amax(-1) / 6 * whole).to(torch.float8_e4m3fn)
+    packed, meant = fp4(weight, scale.float() / whole)
+    return {"weight_packed": packed, "weight_scale": scale, "weight_global_scale": whole.reshape(1)}, meant
+
+
 # ---------------------------------------------------------------- floats of 8 bits
 
 
@@ -233,12 +292,26 @@ def float8(weight: Tensor, scale: Tensor, name: str, spread: Tensor | None = Non
     return {"weight": codes, name: scale}, codes.float() * spread
 
 
-@form("fp8-blocks", kept=False, kind="float8 in blocks", quant_method="fp8", weight_block_size=[96, 48])
-def fp8_in_blocks(weight: Tensor) -> Packed:
-    """Blocks that do not fill the weight at its edges."""
-    scale = torch.rand(math.ceil(len(weight) / 96), math.ceil(weight.shape[1] / 48)) * 0.01 + 0.01
-    spread = scale.repeat_interleave(96, 0)[: len(weight)].repeat_interleave(48, 1)[:, : weight.shape[1]]
+def in_blocks(weight: Tensor, high: int, wide: int) -> Packed:
+    """Blocks that need not fill the weight at its edges."""
+    scale = torch.rand(math.ceil(len(weight) / high), math.ceil(weight.shape[1] / wide)) * 0.01 + 0.01
+    spread = scale.repeat_interleave(high, 0)[: len(weight)].repeat_interleave(wide, 1)[:, : weight.shape[1]]
     return float8(weight, scale, "weight_scale_inv", spread)
+
+
+@form("fp8-blocks", quant_method="fp8", weight_block_size=[96, 128])
+def fp8_in_blocks(weight: Tensor) -> Packed:
+    return in_blocks(weight, 96, 128)
+
+
+@form("fp8-wide-blocks", quant_method="fp8", weight_block_size=[48, 256])
+def fp8_in_wide_blocks(weight: Tensor) -> Packed:
+    return in_blocks(weight, 48, 256)
+
+
+@form("fp8-odd-blocks", kept=False, kind="float8 in blocks", quant_method="fp8", weight_block_size=[96, 48])
+def fp8_in_odd_blocks(weight: Tensor) -> Packed:
+    return in_blocks(weight, 96, 48)
 
 
 @form("fp8-tensor", quant_method="fp8", activation_scheme="static")

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from burnish.frontend import hugging_face
 from burnish.frontend.folder import read_folder
 from burnish.frontend.source import Source
 from burnish.ir.errors import InvalidModelError, UsageError, WeightError
@@ -166,6 +167,39 @@ def test_tokenizer_and_chat_template(folder: Path) -> None:
     read = Tokenizer(data)
     assert read.encode("hello world") == [2, 3]
     assert read.chat_text([{"role": "user", "content": "hello"}]) == "<s>hello"
+
+
+def test_a_tokenizer_of_sentencepiece_alone(folder: Path, tmp_path: Path) -> None:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog, and again\n" * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=320,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
+    data = read_folder(folder).tokenizer
+    assert data is not None
+    expected = sentencepiece.SentencePieceProcessor(str(folder / "tokenizer.model"))
+    for text in ("the lazy fox", "again, über"):
+        assert Tokenizer(data).encode(text)[-5:] == expected.encode(text)[-5:]
+
+
+def test_packages_that_a_tokenizer_needs_are_named_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "tokenizer.model").write_bytes(b"")
+    monkeypatch.setattr(hugging_face, "_is_there", lambda package: package == "protobuf")
+    monkeypatch.setattr("burnish.frontend.folder.capture_model", None)  # which takes long
+    says = (
+        r"has its tokenizer as tokenizer\.model alone, .* takes sentencepiece: pip install 'burnish\[sentencepiece\]'"
+    )
+    for read in (lambda: read_folder(folder), lambda: hugging_face.tokenizer_data(folder)):
+        with pytest.raises(UsageError, match=says):
+            read()
+    monkeypatch.setattr(hugging_face, "_is_there", lambda package: True)
+    hugging_face.check_packages(folder)
 
 
 def test_generation_config(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,31 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
     with pytest.raises(InvalidModelError, match=r"model\.bin is a file, but not a \.gguf file"):
         read(str(tmp_path / "model.bin"))
+
+
+@pytest.mark.parametrize(
+    ("config", "adapter", "says"),
+    [
+        ({"model_type": "llama", "quantization_config": {"quant_method": "aqlm"}}, None, "quantized by 'aqlm'"),
+        ({"model_type": "llama"}, {"peft_type": "IA3"}, "an adapter of the type 'IA3'"),
+    ],
+)
+def test_what_is_not_read_is_told_before_transformers_is_imported(
+    tmp_path: Path, config: dict[str, Any], adapter: dict[str, Any] | None, says: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if adapter is not None:
+        (tmp_path / "adapter_config.json").write_text(json.dumps(adapter))
+    script = (
+        "import sys\n"
+        "from burnish.frontend import read\n"
+        f"try: read({str(tmp_path)!r})\n"
+        "except Exception as error: print(error)\n"
+        "print('transformers' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert says in done.stdout
+    assert done.stdout.endswith("False\n")
 
 
 def test_a_module_is_read_without_transformers() -> None:

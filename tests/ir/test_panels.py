@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.ir.eight_bit_floats import in_floats_of_8_bits
-from burnish.ir.panel_formats import FORMATS, GROUP, PANEL, Format, is_integer, panel_bytes
+from burnish.ir.panel_formats import FORMATS, GROUP, PANEL, SCALED, Format, is_integer, panel_bytes
 from burnish.ir.panels import Panels, RowOrder, format_of, from_panels
 from burnish.ir.quantization import Factored, Quantized, pack
 from burnish.ir.weights import Cast, Concat, Reshape, Rows, Stored, Weight
@@ -18,10 +18,14 @@ from tests.passes.lower.test_read_integers import quantized
 
 
 def weight_for(form: Format, rows: int, units: int, seed: int = 0) -> Weight:
-    """A random weight[rows, units * 32], or of the formats of K-quants [rows, units * 256], held without loss."""
+    """A random weight[rows, units * 32], of f8b * 128, of the formats of K-quants * 256, held without loss."""
     generator = torch.Generator().manual_seed(seed)
     if form == "f8":
         return in_floats_of_8_bits(Stored(torch.randn(rows, units * GROUP, generator=generator)))
+    if form == "f8b":
+        codes = torch.randn(rows, units * SCALED, generator=generator).to(torch.float8_e4m3fn)
+        scales = torch.rand(rows, units, generator=generator) + 0.5
+        return Quantized(Stored(codes), Stored(scales), None, 8, SCALED)
     if not is_integer(form):
         dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[form]
         return Stored(torch.randn(rows, units * GROUP, generator=generator).to(dtype).float())

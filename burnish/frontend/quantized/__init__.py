@@ -7,45 +7,46 @@ that wrote it. Products that rounded what they multiply with to 8 bits, too, do 
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from burnish.frontend.quantized import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4
-from burnish.frontend.quantized.parts import Settings
-from burnish.frontend.safetensors_folder import Tensors
 from burnish.ir.errors import InvalidModelError
+
+if TYPE_CHECKING:
+    from burnish.frontend.quantized.parts import Settings
+    from burnish.frontend.safetensors_folder import Tensors
 
 _log = logging.getLogger(__name__)
 
-METHODS: dict[str, Callable[[Settings, Tensors], Tensors]] = {
-    "awq": awq.read,
-    "bitsandbytes": bitsandbytes.read,
-    "compressed-tensors": compressed_tensors.read,
-    "fbgemm_fp8": fp8.read,
-    "fp8": fp8.read,
-    "gptq": gptq.read,
-    "mxfp4": mxfp4.read,
+METHODS = {
+    "awq": "awq",
+    "bitsandbytes": "bitsandbytes",
+    "compressed-tensors": "compressed_tensors",
+    "fbgemm_fp8": "fp8",
+    "fp8": "fp8",
+    "gptq": "gptq",
+    "mlx": "mlx",
+    "mxfp4": "mxfp4",
 }
-"""By the `quant_method` of config.json."""
+"""By the `quant_method` of config.json, which MLX leaves out, the file of this folder."""
 
 _OLD = ("quantize_config.json", "quant_config.json")  # where the first versions of AutoGPTQ and AutoAWQ wrote it
 
 
-def settings_of(config: Any, folder: Path) -> dict[str, Any] | None:
-    """How a checkpoint says that it is quantized; None if it does not."""
-    found = getattr(config, "quantization_config", None)
-    if found is not None:
-        return dict(found) if isinstance(found, dict) else dict(found.to_dict())
+def settings_of(told: object, folder: Path) -> dict[str, Any] | None:
+    """How a checkpoint says that it is quantized; None if it does not. `told`: by its config.json."""
+    if told is not None:
+        return dict(told) if isinstance(told, dict) else {}
     for name, method in zip(_OLD, ("gptq", "awq"), strict=True):
         if (folder / name).is_file():
             try:
-                told = json.loads((folder / name).read_text(encoding="utf-8"))
+                found = json.loads((folder / name).read_text(encoding="utf-8"))
             except (OSError, ValueError, RecursionError) as error:
                 raise InvalidModelError(f"{folder / name} does not say how the model is quantized: {error}") from error
-            return {"quant_method": method, **told}
+            return {"quant_method": method, **found}
     return None
 
 
@@ -54,10 +55,12 @@ def check_method(settings: Settings, folder: Path) -> str:
     method = settings.get("quant_method")
     if method is None and (settings.get("load_in_8bit") or settings.get("load_in_4bit")):
         method = "bitsandbytes"
+    elif method is None and {"bits", "group_size"} <= settings.keys():
+        method = "mlx"
     if method not in METHODS:
         raise InvalidModelError(
             f"{folder} is quantized by {method!r}; what is read: {', '.join(METHODS)}, and .gguf files. Compile the "
-            "model that it was made from, with quantize='int4' or 'int8'."
+            "model that it was made from: quantize='int4' makes it as small."
         )
     return str(method)
 
@@ -68,8 +71,9 @@ def read(settings: Settings, stored: Tensors, folder: Path) -> Tensors:
     Raises InvalidModelError for a method or a setting that is not read, WeightError for tensors that do not fit.
     """
     method = check_method(settings, folder)
+    form = importlib.import_module(f"{__name__}.{METHODS[method]}")
     try:
-        found = METHODS[method](settings, stored)
+        found: Tensors = form.read(settings, stored)
     except InvalidModelError as error:
         raise InvalidModelError(f"{folder}: {error}") from error
     if found.keys() == stored.keys() and all(found[name][0] is weight for name, (weight, _) in stored.items()):

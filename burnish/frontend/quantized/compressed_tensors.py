@@ -4,6 +4,8 @@ pack-quantized: weight_packed int32[N, K * bits / 32] has integers in words, wei
 [N, K / group], [N, 1] or [1], and where it is there weight_zero_point int32[N * bits / 32, K / group], words of
 outputs.
 int-quantized: weight int8[N, K]; float-quantized: weight float8_e4m3fn[N, K].
+mxfp4- and nvfp4-pack-quantized: weight_packed uint8[N, K / 2] has floats of 4 bits, weight_scale is an exponent for
+each 32, or a float8_e4m3fn for each 16 that weight_global_scale divides.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from burnish.frontend.quantized import fp8
+from burnish.frontend.quantized import fp8, mxfp4
 from burnish.frontend.quantized.parts import (
     Computed,
     Parts,
@@ -30,9 +32,12 @@ from burnish.ir.errors import InvalidModelError
 from burnish.ir.quantization import Widened
 from burnish.ir.weights import Weight
 
-_FORMATS = ("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "dense")
+_FORMATS = (
+    *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mxfp4-pack-quantized"),
+    *("nvfp4-pack-quantized", "mixed-precision", "dense"),
+)
 _SCALES = (torch.float16, torch.bfloat16, torch.float32)
-_OTHERS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx")
+_OTHERS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale")
 
 
 def read(settings: Settings, stored: Tensors) -> Tensors:
@@ -66,7 +71,27 @@ def _groups(settings: Settings) -> Iterator[Settings]:
     yield from (each for each in groups.values() if isinstance(each, dict))
 
 
+def _fp4(parts: Parts) -> Widened:
+    given = parts.tensors["weight_packed"].shape
+    if len(given) != 2 or given[1] % 16:
+        raise parts.wrong(f"is {list(given)}, and no rows of blocks")
+    rows, half = given
+    codes = parts.get("weight_packed", given, torch.uint8)
+    if "weight_global_scale" not in parts:
+        return mxfp4.of_codes(codes, parts.get("weight_scale", (rows, half // 16), torch.uint8))
+    scales = parts.get("weight_scale", (rows, half // 8), torch.float8_e4m3fn)
+    whole = parts.get("weight_global_scale", parts.tensors["weight_global_scale"].shape, torch.float32)
+
+    def make(code: Tensor, scale: Tensor, divisor: Tensor) -> Tensor:
+        each = (scale.float() / divisor.reshape(())).unsqueeze(-1)
+        return (mxfp4.twice(code).float().reshape(*scale.shape, -1) / 2 * each).flatten(1)
+
+    return Widened(Computed((rows, 2 * half), torch.float32, (codes, scales, whole), make), None, "NVFP4")
+
+
 def _packed(parts: Parts) -> Widened:
+    if parts.tensors["weight_packed"].dtype == torch.uint8:
+        return _fp4(parts)
     told = parts.get("weight_shape", (2,), torch.int64, torch.int32).materialize()
     rows, columns = (int(each) for each in told)
     words = parts.tensors["weight_packed"].shape
@@ -77,7 +102,10 @@ def _packed(parts: Parts) -> Widened:
     values = Computed((rows, columns), torch.uint8, (packed,), lambda q: from_words(q, bits))
     scales, groups = _scales(parts, rows, columns)
     zeros: Weight | None = None
-    if "weight_zero_point" in parts:
+    if "weight_zero_point" in parts and parts.tensors["weight_zero_point"].dtype == torch.int8:  # by first versions
+        whole = parts.get("weight_zero_point", (rows, groups), torch.int8)
+        zeros = Computed((rows, groups), torch.uint8, (whole,), lambda q: (q + 2 ** (bits - 1)).to(torch.uint8))
+    elif "weight_zero_point" in parts:
         stored = parts.get("weight_zero_point", (-(-rows * bits // 32), groups), torch.int32)
         zeros = Computed(
             (rows, groups), torch.uint8, (stored,), lambda q: from_words(q.T, bits)[:, :rows].T.contiguous()

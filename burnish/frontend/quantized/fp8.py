@@ -17,6 +17,7 @@ from burnish.ir.quantization import Quantized, Widened
 from burnish.ir.weights import Weight
 
 SCALES = ("weight_scale_inv", "weight_scale")
+GROUP = 128  # of inputs that share a scale in weights that are kept
 _OF_SCALES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -53,7 +54,14 @@ def weight(parts: Parts, blocks: object) -> Widened:
         raise parts.wrong(f"has scales {list(given)}, and quantization_config no size of blocks that share one")
     high, wide = blocks
     parts.get(name, (-(-rows // high), -(-columns // wide)), *_OF_SCALES)
-    return Widened(in_blocks(values, scale, high, wide), None, f"float8 in blocks of {high} by {wide}")
+    if wide % GROUP or columns % GROUP:
+        return Widened(in_blocks(values, scale, high, wide), None, f"float8 in blocks of {high} by {wide}")
+
+    def spread(x: Tensor) -> Tensor:
+        return _spread(x, high, rows, wide // GROUP, columns // GROUP)
+
+    source = Quantized(values, Computed((rows, columns // GROUP), torch.float32, (scale,), spread), None, 8, GROUP)
+    return Widened(source, source, "float8")
 
 
 def in_blocks(values: Weight, scale: Weight, high: int, wide: int) -> Weight:
@@ -61,7 +69,11 @@ def in_blocks(values: Weight, scale: Weight, high: int, wide: int) -> Weight:
     rows, columns = values.shape
 
     def make(x: Tensor, each: Tensor) -> Tensor:
-        spread = each.float().repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
-        return x.float() * spread
+        return x.float() * _spread(each, high, rows, wide, columns)
 
     return Computed((rows, columns), torch.float32, (values, scale), make)
+
+
+def _spread(scale: Tensor, high: int, rows: int, wide: int, columns: int) -> Tensor:
+    """The scales of blocks `high` by `wide` for each of rows by columns, float32."""
+    return scale.float().repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]

@@ -93,9 +93,12 @@ class ReadIntegers:
 
 def _why_floats(weight: Weight) -> str:
     """Why a weight that the model's file has narrower is floats; nothing where the file has floats for it."""
-    if kept(weight) is not None:
-        return "the file has integers for it, which only Quantize('keep') keeps here"
-    return why_not_kept(weight)
+    has = kept(weight)
+    if has is None:
+        return why_not_kept(weight)
+    if has.numbers == "fp8":
+        return "only native kernels read the floats of 8 bits that the file has for it"
+    return "the file has integers for it, which only Quantize('keep') keeps here"
 
 
 def _obstacle(leaf: fx.Node, readers: Mapping[Any, Reader], quantized: Quantized) -> str:

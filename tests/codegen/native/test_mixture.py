@@ -14,7 +14,7 @@ from burnish.codegen.native.spec import ROUNDED
 from burnish.ir.eight_bit_floats import in_floats_of_8_bits
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.ops import burnish_ops
-from burnish.ir.panel_formats import FORMATS, GROUP, Format, is_integer
+from burnish.ir.panel_formats import FORMATS, GROUP, SCALED, Format, is_integer
 from burnish.ir.panels import Panels, RowOrder, from_panels
 from burnish.ir.weights import Stored, Weight
 from tests.codegen.native.ways import ALL, Way, by, cases, ways
@@ -22,6 +22,8 @@ from tests.ir.test_panels import weight_for
 
 
 def source_of(rows: int, size: int, form: Format) -> Weight:
+    if form == "f8b":
+        return weight_for(form, rows, -(-size // SCALED), seed=rows)
     if not form.startswith("q"):
         floats = Stored(torch.randn(rows, size) / size**0.5)
         return in_floats_of_8_bits(floats) if form == "f8" else floats

@@ -65,6 +65,7 @@ static inline Product product_of(i64 format, bool may_round) {
     case BF16: return product<BF16, false>();
     case F16: return product<F16, false>();
     case F8: return product<F8, false>();
+    case F8B: return product<F8B, false>();
 #define CASE(f) case f: return may_round ? product<f, true>() : product<f, false>();
     EACH_OF_INTEGERS(CASE)
 #undef CASE

@@ -17,8 +17,13 @@ struct Dot {
     const float* x = rows.x + row * rows.stride;
     float c = 0.0f;
     if constexpr (!is_integer(FORMAT)) {
-      for (i64 i = 0; i < k; i++) c += float_at<FORMAT>(w, i, o) * x[(i / GROUP * M + m) * GROUP + i % GROUP];
-      c *= row_scale<FORMAT>(w, o);
+      const i64 size = FORMAT == F8B ? SCALED : k;
+      for (i64 first = 0; first < k; first += size) {
+        float d = 0.0f;
+        for (i64 i = first; i < k && i < first + size; i++)
+          d += float_at<FORMAT>(w, i, o) * x[(i / GROUP * M + m) * GROUP + i % GROUP];
+        c += d * scale_of<FORMAT>(w, first, o);
+      }
     } else {
       constexpr int RUNS = runs(FORMAT), RUN = GROUP / RUNS;
       for (i64 at = 0; at < blocks(k, GROUP) * RUNS; at++) {  // runs of inputs with one scale

@@ -51,16 +51,19 @@ INLINE float small_of_e4m3(const char* p) {
   return half_at((const char*)&bits, 0);
 }
 
-// What all elements of output o of the panel at w are times.
+// The scales of f8b for input i, which are in front of its block.
+INLINE const char* scaled_block(const char* w, i64 i) { return w + i / SCALED * (64 + SCALED * 16); }
+
+// What output o's elements of the panel at w are times: of f8 all, of f8b that for input i and those of its block.
 template <int FORMAT>
-INLINE float row_scale(const char* w, int o) {
-  if constexpr (FORMAT != F8) return 1.0f;
+INLINE float scale_of(const char* w, i64 i, int o) {
+  if constexpr (FORMAT != F8 && FORMAT != F8B) return 1.0f;
   float x;
-  memcpy(&x, w + 4 * o, 4);
+  memcpy(&x, (FORMAT == F8B ? scaled_block(w, i) : w) + 4 * o, 4);
   return x * 256.0f;
 }
 
-// Output o's element for input i, without its row's scale.
+// Output o's element for input i, without its scale.
 template <int FORMAT>
 INLINE float float_at(const char* w, i64 i, int o) {
   if constexpr (FORMAT == F32) {
@@ -71,6 +74,8 @@ INLINE float float_at(const char* w, i64 i, int o) {
     return half_at(w, i * 16 + o);
   } else if constexpr (FORMAT == F8) {
     return small_of_e4m3(w + scales_bytes(F8) + i * 16 + o);
+  } else if constexpr (FORMAT == F8B) {
+    return small_of_e4m3(scaled_block(w, i) + 64 + i % SCALED * 16 + o);
   } else {
     uint16_t bits;
     memcpy(&bits, w + i / 2 * 64 + o * 4 + i % 2 * 2, 2);
@@ -85,7 +90,7 @@ template <int FORMAT>
 static inline void panel_row(const char* w, int o, float* out, i64 k) {
   for (i64 i = 0; i < k; i++) {
     if constexpr (!is_integer(FORMAT)) {
-      out[i] = float_at<FORMAT>(w, i, o) * row_scale<FORMAT>(w, o);
+      out[i] = float_at<FORMAT>(w, i, o) * scale_of<FORMAT>(w, i, o);
     } else {
       const i64 g = i / GROUP;
       const int in = i % GROUP;
@@ -97,7 +102,7 @@ static inline void panel_row(const char* w, int o, float* out, i64 k) {
 static inline void panel_row(i64 format, const char* w, int o, float* out, i64 k) {
   switch (format) {
 #define CASE(f) case f: return panel_row<f>(w, o, out, k);
-    CASE(F32) CASE(BF16) CASE(F16) CASE(F8) EACH_OF_INTEGERS(CASE)
+    CASE(F32) CASE(BF16) CASE(F16) CASE(F8) CASE(F8B) EACH_OF_INTEGERS(CASE)
 #undef CASE
   }
 }
