@@ -143,8 +143,7 @@ def deepseek2(facts: Facts) -> dict[str, Any]:
     sigmoid, normed = has_sigmoid(facts), facts.get("expert_weights_norm", False)
     if normed and not sigmoid:
         raise facts.wrong("expert_weights_norm", "is True, which a softmax of experts has in no model of transformers")
-    for name in ("key_length", "value_length", "head_count_kv"):  # of the latents, or as below
-        facts.get(f"attention.{name}")
+    facts.get("attention.key_length"), facts.get("attention.value_length")  # of the latents, or as below
     rope = rope_parameters(facts, rotated)
     if (multiplier := facts.get("rope.scaling.yarn_log_multiplier")) is not None:
         rope |= dict.fromkeys(("mscale", "mscale_all_dim"), multiplier * 10)  # of the tenth that yarn itself has
@@ -248,3 +247,106 @@ def lfm2(facts: Facts) -> dict[str, Any]:
         "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
         "block_auto_adjust_ff_dim": False,  # files have what came of it
     }
+
+
+def gpt_oss(facts: Facts) -> dict[str, Any]:
+    """Experts, a window in every other layer, and yarn whose limits are not rounded."""
+    rope = rope_parameters(facts, facts.number("attention.key_length"))
+    return {
+        "intermediate_size": facts.number("expert_feed_forward_length"),
+        "num_local_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+        "sliding_window": facts.number("attention.sliding_window"),
+        "rope_parameters": rope | ({"truncate": False} if rope["rope_type"] == "yarn" else {}),
+    }
+
+
+def olmo2_type(facts: Facts) -> str:
+    """OLMo 3 goes by the name of OLMo 2, and has a window."""
+    return "olmo3" if facts.get("attention.sliding_window") else "olmo2"
+
+
+def olmo2(facts: Facts) -> dict[str, Any]:
+    """The layers that have the window, which have plain frequencies."""
+    if olmo2_type(facts) == "olmo2":
+        return {}
+    found: dict[str, Any] = {"sliding_window": facts.number("attention.sliding_window")}
+    if facts.get("attention.sliding_window_pattern") is not None:
+        sliding = facts.each_layer("attention.sliding_window_pattern")
+        found["layer_types"] = ["sliding_attention" if each else "full_attention" for each in sliding]
+    rope = rope_parameters(facts, facts.number("embedding_length") // facts.number("attention.head_count"))
+    local = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    return found | {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
+
+
+def mistral3_type(facts: Facts) -> str:
+    """Ministral 3 scales queries by their positions; before it the name was of models like Mistral."""
+    return "mistral" if facts.get("attention.temperature_scale") is None else "ministral3"
+
+
+def mistral3(facts: Facts) -> dict[str, Any]:
+    """No window; yarn, and what queries of late positions are scaled by."""
+    found: dict[str, Any] = {"sliding_window": None}
+    if mistral3_type(facts) == "mistral":
+        return found
+    usual = facts.number("embedding_length") // facts.number("attention.head_count")
+    rope = rope_parameters(facts, facts.get("attention.key_length", usual))
+    rope |= {"llama_4_scaling_beta": facts.number("attention.temperature_scale")}
+    if (multiplier := facts.get("rope.scaling.yarn_log_multiplier")) is not None:
+        rope |= dict.fromkeys(("mscale", "mscale_all_dim"), multiplier)
+    return found | {"rope_parameters": rope}
+
+
+def biased(facts: Facts) -> dict[str, Any]:
+    """Biases of attention and of what is behind it, where the file has them."""
+    return {"attention_bias": facts.has("attn_q.bias"), "mlp_bias": facts.has("ffn_up.bias")}
+
+
+def seed_oss(facts: Facts) -> dict[str, Any]:
+    """Biases."""
+    return biased(facts) | {"attention_out_bias": facts.has("attn_output.bias")}
+
+
+def ernie4_5(facts: Facts) -> dict[str, Any]:
+    """Biases."""
+    return {"use_bias": facts.has("attn_q.bias")}
+
+
+def olmoe(facts: Facts) -> dict[str, Any]:
+    """Experts."""
+    return {
+        "num_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+        "norm_topk_prob": facts.get("expert_weights_norm", False),  # as llama.cpp computes it
+    }
+
+
+def granitemoe_type(facts: Facts) -> str:
+    """One expert may be for all tokens."""
+    return "granitemoeshared" if facts.get("expert_shared_feed_forward_length") else "granitemoe"
+
+
+def granitemoe(facts: Facts) -> dict[str, Any]:
+    """As Granite, with experts."""
+    found = granite(facts) | {
+        "num_local_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+    }
+    if granitemoe_type(facts) == "granitemoe":
+        return found
+    return found | {"shared_intermediate_size": facts.number("expert_shared_feed_forward_length")}
+
+
+def starcoder(facts: Facts) -> dict[str, Any]:
+    """One head of keys and values for all."""
+    return gpt2(facts) | {"multi_query": facts.number("attention.head_count_kv") == 1}
+
+
+def exaone4(facts: Facts) -> dict[str, Any]:
+    """A window in three of four layers, in the larger models."""
+    window = facts.get("attention.sliding_window") or None
+    count = facts.number("block_count")
+    every = facts.get("attention.sliding_window_pattern", 4)
+    sliding = every if isinstance(every, list) else [(layer + 1) % every != 0 for layer in range(count)]
+    kinds = ["sliding_attention" if window and each else "full_attention" for each in sliding]
+    return {"sliding_window": window, "layer_types": kinds}

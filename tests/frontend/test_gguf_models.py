@@ -15,7 +15,7 @@ from burnish.frontend.gguf_file import open_gguf
 from burnish.frontend.gguf_models import ARCHITECTURES, REFUSED
 from burnish.ir.errors import InvalidModelError, WeightError
 from burnish.ir.quantization import kept
-from tests.frontend.gguf_files import MODELS, assert_same, logits, write
+from tests.frontend.gguf_files import MODELS, assert_same, write
 
 
 def test_every_architecture_has_a_case() -> None:
@@ -34,20 +34,6 @@ def test_architectures_that_cannot_be_read(tmp_path: Path, name: str, why: str) 
     write(tmp_path / "model.gguf", name=name)
     with pytest.raises(InvalidModelError, match=f"the architecture '{name}' is not read: .*{why}"):
         model_of(open_gguf(tmp_path / "model.gguf"))
-
-
-@pytest.mark.parametrize("case", MODELS)
-def test_the_model_is_the_one_that_was_written(tmp_path: Path, case: str) -> None:
-    model = write(tmp_path / "model.gguf", case)
-    found, weights = model_of(open_gguf(tmp_path / "model.gguf"))
-    assert type(found) is type(model)
-    state = found.state_dict()
-    assert state.keys() == model.state_dict().keys()
-    with torch.no_grad():
-        for name, values in state.items():
-            values.copy_(weights[name].materialize())
-    found.set_attn_implementation("eager")
-    torch.testing.assert_close(logits(found), logits(model), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -150,15 +136,13 @@ def test_settings_that_an_architecture_does_not_have(
 
 @pytest.mark.parametrize("case", MODELS)
 def test_every_tensor_is_read_or_named(tmp_path: Path, case: str) -> None:
-    model = write(tmp_path / "model.gguf", case)
-    names = list(open_gguf(tmp_path / "model.gguf").tensors)
-    for name in ("blk.0.attn_k.weight", "blk.1.ffn_down.weight", "blk.1.attn_norm.weight", "output_norm.weight"):
-        if name not in names:
-            continue
-        write(tmp_path / "less.gguf", case, change=lambda tensors, name=name: tensors.pop(name))
-        with pytest.raises(WeightError, match=name.replace(".", r"\.")):
-            model_of(open_gguf(tmp_path / "less.gguf"))
-    extra = {"blk.0.somebodys_own.weight": np.ones(model.config.hidden_size, np.float32)}
-    write(tmp_path / "more.gguf", case, change=lambda tensors: tensors.update(extra))
+    def change(tensors: dict[str, np.ndarray]) -> None:
+        tensors["blk.0.somebodys_own.weight"] = np.ones(4, np.float32)
+
+    write(tmp_path / "more.gguf", case, change=change)
     with pytest.raises(WeightError, match=r"no place for 1 tensors \(blk\.0\.somebodys_own\.weight\)"):
         model_of(open_gguf(tmp_path / "more.gguf"))
+    write(tmp_path / "less.gguf", case, change=lambda tensors: tensors.pop("blk.1.attn_output.weight", None))
+    if "blk.1.attn_output.weight" in open_gguf(tmp_path / "more.gguf").tensors:
+        with pytest.raises(WeightError, match=r"no tensor 'blk\.1\.attn_output\.weight'"):
+            model_of(open_gguf(tmp_path / "less.gguf"))
