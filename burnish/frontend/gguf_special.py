@@ -11,6 +11,16 @@ from burnish.frontend.gguf_rope import rope_parameters
 from burnish.ir.errors import WeightError
 
 
+def _layer_types(facts: Facts, usual: int) -> list[str]:
+    """Which layers have the window: all but each `usual`-th, unless the file says otherwise."""
+    every = facts.get("attention.sliding_window_pattern", usual)
+    if isinstance(every, list):
+        sliding = facts.each_layer("attention.sliding_window_pattern")
+    else:
+        sliding = [(layer + 1) % every != 0 for layer in range(facts.number("block_count"))]
+    return ["sliding_attention" if each else "full_attention" for each in sliding]
+
+
 def llama_type(facts: Facts) -> str:
     """Which of three models goes by this name: Mixtral has experts, Mistral a window."""
     if facts.get("expert_count", 0):
@@ -37,8 +47,9 @@ def qwen3(facts: Facts) -> dict[str, Any]:
 
 
 def _experts(facts: Facts) -> dict[str, Any]:
+    size = facts.get("expert_feed_forward_length")  # which files until 2024 do not say
     return {
-        "moe_intermediate_size": facts.number("expert_feed_forward_length"),
+        "moe_intermediate_size": size or facts.number("feed_forward_length") // facts.number("expert_used_count"),
         "num_experts": facts.number("expert_count"),
         "num_experts_per_tok": facts.number("expert_used_count"),
     }
@@ -47,7 +58,8 @@ def _experts(facts: Facts) -> dict[str, Any]:
 def qwen2moe(facts: Facts) -> dict[str, Any]:
     """Experts, one of which all tokens go to."""
     return _experts(facts) | {
-        "shared_expert_intermediate_size": facts.number("expert_shared_feed_forward_length"),
+        "shared_expert_intermediate_size": facts.get("expert_shared_feed_forward_length")
+        or facts.number("feed_forward_length"),
         "norm_topk_prob": facts.get("expert_weights_norm", False),  # as llama.cpp computes it
     }
 
@@ -122,6 +134,7 @@ def cohere2(facts: Facts) -> dict[str, Any]:
         "logit_scale": facts.number("logit_scale"),
         "attention_bias": facts.has("attn_q.bias"),
         "sliding_window": facts.number("attention.sliding_window"),
+        "layer_types": _layer_types(facts, 4),
     }
 
 
@@ -188,6 +201,7 @@ def gemma2(facts: Facts) -> dict[str, Any]:
         "sliding_window": facts.number("attention.sliding_window"),
         "attn_logit_softcapping": facts.number("attn_logit_softcapping"),
         "final_logit_softcapping": facts.number("final_logit_softcapping"),
+        "layer_types": _layer_types(facts, 2),
     }
 
 
@@ -196,6 +210,7 @@ def gemma3(facts: Facts) -> dict[str, Any]:
     return _query_scalar(facts, 62) | {
         "sliding_window": facts.number("attention.sliding_window"),
         "final_logit_softcapping": facts.get("final_logit_softcapping"),
+        "layer_types": _layer_types(facts, 6),
         "rope_parameters": _two_ropes(facts),
     }
 
@@ -215,11 +230,10 @@ def gemma3n(facts: Facts) -> dict[str, Any]:
     for needed in ("per_layer_token_embd.weight", "blk.0.laurel_l.weight"):
         if needed not in tensors:
             raise WeightError(f"{facts.file.path} has no tensor {needed!r}, which Gemma 3n needs")
-    sliding = facts.each_layer("attention.sliding_window_pattern")
     scales = facts.each_layer("activation_sparsity_scale")
     return {
         "intermediate_size": facts.each_layer("feed_forward_length"),
-        "layer_types": ["sliding_attention" if each else "full_attention" for each in sliding],
+        "layer_types": _layer_types(facts, 5),
         "sliding_window": facts.number("attention.sliding_window"),
         "num_kv_shared_layers": facts.number("attention.shared_kv_layers"),
         "activation_sparsity_pattern": [NormalDist().cdf(scale) if isfinite(scale) else 0.0 for scale in scales],
@@ -257,6 +271,7 @@ def gpt_oss(facts: Facts) -> dict[str, Any]:
         "num_local_experts": facts.number("expert_count"),
         "num_experts_per_tok": facts.number("expert_used_count"),
         "sliding_window": facts.number("attention.sliding_window"),
+        "layer_types": _layer_types(facts, 2),
         "rope_parameters": rope | ({"truncate": False} if rope["rope_type"] == "yarn" else {}),
     }
 
@@ -270,10 +285,7 @@ def olmo2(facts: Facts) -> dict[str, Any]:
     """The layers that have the window, which have plain frequencies."""
     if olmo2_type(facts) == "olmo2":
         return {}
-    found: dict[str, Any] = {"sliding_window": facts.number("attention.sliding_window")}
-    if facts.get("attention.sliding_window_pattern") is not None:
-        sliding = facts.each_layer("attention.sliding_window_pattern")
-        found["layer_types"] = ["sliding_attention" if each else "full_attention" for each in sliding]
+    found = {"sliding_window": facts.number("attention.sliding_window"), "layer_types": _layer_types(facts, 4)}
     rope = rope_parameters(facts, facts.number("embedding_length") // facts.number("attention.head_count"))
     local = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     return found | {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
@@ -345,8 +357,5 @@ def starcoder(facts: Facts) -> dict[str, Any]:
 def exaone4(facts: Facts) -> dict[str, Any]:
     """A window in three of four layers, in the larger models."""
     window = facts.get("attention.sliding_window") or None
-    count = facts.number("block_count")
-    every = facts.get("attention.sliding_window_pattern", 4)
-    sliding = every if isinstance(every, list) else [(layer + 1) % every != 0 for layer in range(count)]
-    kinds = ["sliding_attention" if window and each else "full_attention" for each in sliding]
+    kinds = _layer_types(facts, 4) if window else ["full_attention"] * facts.number("block_count")
     return {"sliding_window": window, "layer_types": kinds}

@@ -92,6 +92,21 @@ def test_integers_of_experts_apart_are_kept(tmp_path: Path) -> None:
         torch.testing.assert_close(found.materialize().reshape(weight.shape), weight.materialize())
 
 
+def test_sizes_of_experts_that_are_not_said(tmp_path: Path) -> None:
+    said = dict.fromkeys(("qwen2moe.expert_feed_forward_length", "qwen2moe.expert_shared_feed_forward_length"))
+    sizes = {"intermediate_size": 96, "moe_intermediate_size": 48, "shared_expert_intermediate_size": 96}
+    model = write(tmp_path / "model.gguf", "qwen2moe", said, sizes=sizes)
+    assert_same(tmp_path / "model.gguf", model)
+
+
+@pytest.mark.parametrize("pattern", [3, [True, False]])
+def test_layers_with_a_window_as_the_file_says(tmp_path: Path, pattern: Any) -> None:
+    types = {"layer_types": ["sliding_attention", "sliding_attention" if pattern == 3 else "full_attention"]}
+    said = {"gemma2.attention.sliding_window_pattern": pattern, "gemma2.attention.sliding_window": 5}
+    model = write(tmp_path / "model.gguf", "gemma2", said, sizes=types | {"sliding_window": 5})
+    assert_same(tmp_path / "model.gguf", model)
+
+
 def test_an_expert_that_is_missing(tmp_path: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         apart(tensors)
@@ -118,7 +133,9 @@ def test_yarn_of_latents(tmp_path: Path) -> None:
         ("deepseek2", "expert_gating_func", 3, r"is 3; 1 \(softmax\) and 2 \(sigmoid\) are read"),
         ("deepseek-v2", "expert_weights_norm", True, "softmax of experts has in no model of transformers"),
         ("command-r", "logit_scale", None, "logit_scale is missing"),
-        ("qwen2moe", "expert_shared_feed_forward_length", None, "expert_shared_feed_forward_length is missing"),
+        ("qwen2moe", "expert_used_count", None, "expert_used_count is missing"),
+        ("gemma2", "attention.sliding_window_pattern", [True], "has 1 values, and there are 2 layers"),
+        ("lfm2", "attention.head_count_kv", [0, 2, 4], "one number of heads is read, and 0 for convolutions"),
         ("gpt2", "attention.layer_norm_epsilon", None, "layer_norm_epsilon is missing"),
         ("olmo2", "attention.head_count_kv", [2, 4], "is list, not one number: layers that differ in it"),
         ("smollm3", "feed_forward_length", [64, 64, 32, 64], "is list, not one number: layers that differ in it"),
