@@ -87,7 +87,7 @@ STREAMS = (
 
 
 def keys_of_sharing_layers(config: PreTrainedConfig) -> set[str]:
-    """Keys and values of Gemma 3n's layers that use those of earlier ones: files have them, and nothing reads them."""
+    """Keys and values of Gemma's layers that use those of earlier ones: files have them, and nothing reads them."""
     last = config.num_hidden_layers
     layers = range(last - config.num_kv_shared_layers, last)
     return {f"blk.{layer}.attn_{name}.weight" for layer in layers for name in ("k", "v", "k_norm")}
@@ -159,3 +159,10 @@ NORMS_OF_BLOOM = (
     Made(r"transformer\.h\.(\d+)\.post_attention_layernorm\.(\w+)", ("blk.{0}.ffn_norm.{1}",)),
 )
 """Norms under names that gguf does not know."""
+
+SCALES_OF_LAYERS = (
+    Made(r"model\.layers\.(\d+)\.layer_scalar", ("blk.{0}.layer_output_scale.weight",)),
+    Made(r"model\.layers\.(\d+)\.router\.scale", ("blk.{0}.ffn_gate_inp.scale",)),
+    Made(r"model\.layers\.(\d+)\.router\.per_expert_scale", ("blk.{0}.ffn_down_exps.scale",)),
+)
+"""What Gemma 4 scales layers and experts by."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from burnish.frontend import gguf_gemma
 from burnish.frontend import gguf_special as special
 from burnish.frontend.gguf_changes import (
     BIAS_OF_CHOICE,
@@ -22,11 +23,12 @@ from burnish.frontend.gguf_changes import (
     NORMS_OF_BLOOM,
     PAIRS_SIDE_BY_SIDE,
     ROUTER_AND_SHARED,
+    SCALES_OF_LAYERS,
     STREAMS,
     keys_of_sharing_layers,
 )
 from burnish.frontend.gguf_facts import Facts
-from burnish.frontend.gguf_rope import rope_parameters
+from burnish.frontend.gguf_rope import ROPE_FACTORS, rope_parameters
 from burnish.frontend.gguf_tensors import Change, Made
 from burnish.ir.errors import InvalidModelError, WeightError
 
@@ -130,9 +132,15 @@ ARCHITECTURES = {
         made=(*FROM_LATENTS, BIAS_OF_CHOICE),
     ),
     "gemma": Architecture("gemma", changes=NORMS_FROM_ONE),
-    "gemma2": Architecture("gemma2", special.gemma2, changes=NORMS_FROM_ONE),
-    "gemma3": Architecture("gemma3_text", special.gemma3, changes=NORMS_FROM_ONE),
-    "gemma3n": Architecture("gemma3n_text", special.gemma3n, made=STREAMS, unused=keys_of_sharing_layers),
+    "gemma2": Architecture("gemma2", gguf_gemma.gemma2, changes=NORMS_FROM_ONE),
+    "gemma3": Architecture("gemma3_text", gguf_gemma.gemma3, changes=NORMS_FROM_ONE),
+    "gemma3n": Architecture("gemma3n_text", gguf_gemma.gemma3n, made=STREAMS, unused=keys_of_sharing_layers),
+    "gemma4": Architecture(
+        "gemma4_text",
+        gguf_gemma.gemma4,
+        made=SCALES_OF_LAYERS,
+        unused=lambda config: keys_of_sharing_layers(config) | {ROPE_FACTORS},  # the configuration has these
+    ),
     "lfm2": Architecture("lfm2", special.lfm2, made=NORM_BEHIND_ALL, changes=CHANNELS_APART),
 }
 

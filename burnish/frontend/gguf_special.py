@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from statistics import NormalDist
 from typing import Any
 
 from burnish.frontend.gguf_facts import Facts
 from burnish.frontend.gguf_rope import rope_parameters
-from burnish.ir.errors import WeightError
 
 
-def _layer_types(facts: Facts, usual: int) -> list[str]:
+def layer_types(facts: Facts, usual: int) -> list[str]:
     """Which layers have the window: all but each `usual`-th, unless the file says otherwise."""
     every = facts.get("attention.sliding_window_pattern", usual)
     if isinstance(every, list):
@@ -134,7 +131,7 @@ def cohere2(facts: Facts) -> dict[str, Any]:
         "logit_scale": facts.number("logit_scale"),
         "attention_bias": facts.has("attn_q.bias"),
         "sliding_window": facts.number("attention.sliding_window"),
-        "layer_types": _layer_types(facts, 4),
+        "layer_types": layer_types(facts, 4),
     }
 
 
@@ -188,65 +185,6 @@ def _length_of(facts: Facts, what: str) -> Any:
     return facts.number(f"{name}_mla" if facts.get(f"{name}_mla") else name)
 
 
-def _query_scalar(facts: Facts, layers_of_27b: int) -> dict[str, Any]:
-    """Queries are scaled by the root of a head's length, but in the models of 27 billion parameters: as llama.cpp."""
-    if facts.number("block_count") == layers_of_27b:
-        return {"query_pre_attn_scalar": facts.number("embedding_length") // facts.number("attention.head_count")}
-    return {"query_pre_attn_scalar": facts.number("attention.key_length")}
-
-
-def gemma2(facts: Facts) -> dict[str, Any]:
-    """A window in every other layer, and soft caps."""
-    return _query_scalar(facts, 46) | {
-        "sliding_window": facts.number("attention.sliding_window"),
-        "attn_logit_softcapping": facts.number("attn_logit_softcapping"),
-        "final_logit_softcapping": facts.number("final_logit_softcapping"),
-        "layer_types": _layer_types(facts, 2),
-    }
-
-
-def gemma3(facts: Facts) -> dict[str, Any]:
-    """A window in five of six layers, which have frequencies of their own."""
-    return _query_scalar(facts, 62) | {
-        "sliding_window": facts.number("attention.sliding_window"),
-        "final_logit_softcapping": facts.get("final_logit_softcapping"),
-        "layer_types": _layer_types(facts, 6),
-        "rope_parameters": _two_ropes(facts),
-    }
-
-
-def _two_ropes(facts: Facts) -> dict[str, Any]:
-    """Of layers that see all, and of those with a window."""
-    local = {"rope_type": "default", "rope_theta": float(facts.get("rope.freq_base_swa", 10000.0))}
-    return {
-        "full_attention": rope_parameters(facts, facts.number("attention.key_length")),
-        "sliding_attention": local,
-    }
-
-
-def gemma3n(facts: Facts) -> dict[str, Any]:
-    """The streams, the shared layers, and how much of each layer's activations is left out."""
-    tensors = facts.file.tensors
-    for needed in ("per_layer_token_embd.weight", "blk.0.laurel_l.weight"):
-        if needed not in tensors:
-            raise WeightError(f"{facts.file.path} has no tensor {needed!r}, which Gemma 3n needs")
-    scales = facts.each_layer("activation_sparsity_scale")
-    return {
-        "intermediate_size": facts.each_layer("feed_forward_length"),
-        "layer_types": _layer_types(facts, 5),
-        "sliding_window": facts.number("attention.sliding_window"),
-        "num_kv_shared_layers": facts.number("attention.shared_kv_layers"),
-        "activation_sparsity_pattern": [NormalDist().cdf(scale) if isfinite(scale) else 0.0 for scale in scales],
-        "altup_active_idx": facts.number("altup.active_idx"),
-        "altup_num_inputs": facts.number("altup.num_inputs"),
-        "hidden_size_per_layer_input": facts.number("embedding_length_per_layer_input"),
-        "vocab_size_per_layer_input": tensors["per_layer_token_embd.weight"].shape[0],
-        "laurel_rank": tensors["blk.0.laurel_l.weight"].shape[0],
-        "final_logit_softcapping": facts.get("final_logit_softcapping", 30.0),  # as llama.cpp
-        "rope_parameters": _two_ropes(facts),
-    }
-
-
 def lfm2(facts: Facts) -> dict[str, Any]:
     """Layers without heads of keys and values are convolutions."""
     heads = facts.each_layer("attention.head_count_kv")
@@ -271,7 +209,7 @@ def gpt_oss(facts: Facts) -> dict[str, Any]:
         "num_local_experts": facts.number("expert_count"),
         "num_experts_per_tok": facts.number("expert_used_count"),
         "sliding_window": facts.number("attention.sliding_window"),
-        "layer_types": _layer_types(facts, 2),
+        "layer_types": layer_types(facts, 2),
         "rope_parameters": rope | ({"truncate": False} if rope["rope_type"] == "yarn" else {}),
     }
 
@@ -285,7 +223,7 @@ def olmo2(facts: Facts) -> dict[str, Any]:
     """The layers that have the window, which have plain frequencies."""
     if olmo2_type(facts) == "olmo2":
         return {}
-    found = {"sliding_window": facts.number("attention.sliding_window"), "layer_types": _layer_types(facts, 4)}
+    found = {"sliding_window": facts.number("attention.sliding_window"), "layer_types": layer_types(facts, 4)}
     rope = rope_parameters(facts, facts.number("embedding_length") // facts.number("attention.head_count"))
     local = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
     return found | {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
@@ -357,5 +295,5 @@ def starcoder(facts: Facts) -> dict[str, Any]:
 def exaone4(facts: Facts) -> dict[str, Any]:
     """A window in three of four layers, in the larger models."""
     window = facts.get("attention.sliding_window") or None
-    kinds = _layer_types(facts, 4) if window else ["full_attention"] * facts.number("block_count")
+    kinds = layer_types(facts, 4) if window else ["full_attention"] * facts.number("block_count")
     return {"sliding_window": window, "layer_types": kinds}

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Case:
     metadata: dict[str, Any]  # None: the file does not have it
     convert: Convert = lambda name, values, config: None  # None: the tensor as it is, under its usual name
     architecture: str = ""  # of GGUF; empty: what the case is called
+    extra: dict[str, list[float]] = field(default_factory=dict)  # tensors that are no parameters
 
 
 def in_pairs(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
@@ -174,6 +175,20 @@ GRANITE: tuple[dict[str, Any], dict[str, Any]] = (
     | {"rope.dimension_count": 8},
 )
 
+
+def of_gemma4(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """What scales layers and experts, and experts whose gates stand before what they are for."""
+    part = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", name)
+    names = {
+        "layer_scalar": "layer_output_scale.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
+        "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+        "experts.down_proj": "ffn_down_exps.weight",
+    }
+    return {f"blk.{part[1]}.{names[part[2]]}": values} if part and part[2] in names else None
+
+
 DEEPSEEK: tuple[dict[str, Any], dict[str, Any]] = (
     {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6, "kv_lora_rank": 16, "n_routed_experts": 4}
     | {"n_shared_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
@@ -183,6 +198,22 @@ DEEPSEEK: tuple[dict[str, Any], dict[str, Any]] = (
     | {"attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-6}
     | CHOICE
     | {"expert_shared_count": 2, "expert_feed_forward_length": 32, "leading_dense_block_count": 1},
+)
+
+GEMMA4: tuple[dict[str, Any], dict[str, Any], dict[str, list[float]]] = (
+    {"head_dim": 8, "global_head_dim": 16, "num_hidden_layers": 4, "sliding_window": 5}
+    | {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "proportional", "rope_theta": 5000.0, "partial_rotary_factor": 0.25},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
+        }
+    },
+    {"attention.key_length": 16, "attention.value_length": 16, "attention.key_length_swa": 8}
+    | {"attention.value_length_swa": 8, "rope.dimension_count": 16, "rope.dimension_count_swa": 8}
+    | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [True, False] * 2}
+    | {"rope.freq_base_swa": 2000.0},
+    {"rope_freqs.weight": [1.0] * 2 + [1e30] * 6},
 )
 
 MODELS: dict[str, Case] = {
@@ -327,6 +358,32 @@ MODELS: dict[str, Case] = {
         | {"altup.active_idx": 0, "altup.num_inputs": 4},
         streams_stacked,
     ),
+    "gemma4": Case(
+        "gemma4_text",
+        TIED
+        | GEMMA4[0]
+        | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "num_key_value_heads": 2}
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "final_logit_softcapping": 3.0},
+        GEMMA4[1]
+        | {"attention.shared_kv_layers": 2, "feed_forward_length": [64, 64, 128, 128]}
+        | {"embedding_length_per_layer_input": 8, "final_logit_softcapping": 3.0},
+        of_gemma4,
+        extra=GEMMA4[2],
+    ),
+    "gemma4-experts": Case(
+        "gemma4_text",
+        TIED
+        | GEMMA4[0]
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0},
+        GEMMA4[1]
+        | {"attention.head_count_kv": [2, 1, 2, 1], "attention.shared_kv_layers": 0}
+        | {"embedding_length_per_layer_input": 0, "expert_feed_forward_length": 32}
+        | CHOICE,
+        of_gemma4,
+        "gemma4",
+        GEMMA4[2],
+    ),
     "gpt-oss": Case(
         "gpt_oss",
         UNTIED
@@ -444,7 +501,7 @@ def converted(model: PreTrainedModel, case: str) -> dict[str, np.ndarray]:
         for key, part in changed.items():
             stacked = key in found  # part by part
             found[key] = np.concatenate([found[key], part]) if stacked else part
-    return found
+    return found | {name: np.array(values, np.float32) for name, values in MODELS[case].extra.items()}
 
 
 def write(
@@ -472,7 +529,7 @@ def write(
         "embedding_length": config.hidden_size,
         "feed_forward_length": getattr(config, "intermediate_size", 4 * config.hidden_size),
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": getattr(config, "num_key_value_heads", None),
+        "attention.head_count_kv": vars(config).get("num_key_value_heads"),
         "attention.layer_norm_rms_epsilon": 1e-5,
         "rope.freq_base": 5000.0,
         **MODELS[case].metadata,
