@@ -36,7 +36,12 @@ def test_architectures_that_cannot_be_read(tmp_path: Path, name: str, why: str) 
         model_of(open_gguf(tmp_path / "model.gguf"))
 
 
-@pytest.mark.parametrize("case", MODELS)
+SLOW = {"gemma3n": "its four streams are a large graph, and nothing else has them"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow(SLOW[case]) if case in SLOW else ()) for case in MODELS]
+)
 def test_the_program_computes_the_same(tmp_path: Path, case: str) -> None:
     assert_same(tmp_path / "model.gguf", write(tmp_path / "model.gguf", case))
 
