@@ -1,8 +1,8 @@
 """The tokenizer in a GGUF file's metadata, as data of the tokenizers library.
 
 Two kinds cover nearly all files: byte-level BPE ("gpt2"), where `tokenizer.ggml.pre` names the way text is cut before
-merging, and SentencePiece's BPE ("llama"), whose merges follow from the scores of its vocabulary; "gemma4" is the second
-with its merges in the file.
+merging, and SentencePiece's BPE ("llama"), whose merges follow from the scores of its vocabulary; "gemma4" is that with
+its merges in the file.
 """
 
 from __future__ import annotations
