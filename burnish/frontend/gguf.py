@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from burnish.frontend.gguf_file import GGUFFile
     from burnish.frontend.gguf_models import Architecture
 
-_ROPE_FACTORS = "rope_freqs.weight"
-
 
 def read_gguf(
     path: Path | str, *, max_length: int | None = None, tokenizer: Any = None, context: Context | None = None
@@ -81,7 +79,7 @@ def model_of(file: GGUFFile) -> tuple[PreTrainedModel, dict[str, Weight]]:
 def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTrainedModel) -> dict[str, Weight]:
     """Each weight of the model by all of its names. Takes the factors of the rotary frequencies into the model."""
     from burnish.frontend.dequantize import weight_of
-    from burnish.frontend.gguf_rope import FACTORS
+    from burnish.frontend.gguf_rope import FACTORS, ROPE_FACTORS
     from burnish.frontend.gguf_tensors import weights_of
 
     found, unread = weights_of(file, name, model, architecture.made, architecture.changes)
@@ -89,9 +87,9 @@ def _weights(file: GGUFFile, architecture: Architecture, name: str, model: PreTr
     if FACTORS["long_factor"] in unread:
         unread -= set(FACTORS.values())  # the configuration has them
     rotary = getattr(model.get_decoder(), "rotary_emb", None)
-    if _ROPE_FACTORS in unread and hasattr(rotary, "inv_freq"):  # of llama 3.1 and later
-        unread.discard(_ROPE_FACTORS)
-        _divide_frequencies(rotary, weight_of(file.tensors[_ROPE_FACTORS]).materialize(), file.path)
+    if ROPE_FACTORS in unread and hasattr(rotary, "inv_freq"):  # of llama 3.1 and later
+        unread.discard(ROPE_FACTORS)
+        _divide_frequencies(rotary, weight_of(file.tensors[ROPE_FACTORS]).materialize(), file.path)
     if unread:
         shown = ", ".join(sorted(unread)[:5]) + (", ..." if len(unread) > 5 else "")
         raise WeightError(

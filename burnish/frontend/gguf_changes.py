@@ -87,7 +87,7 @@ STREAMS = (
 
 
 def keys_of_sharing_layers(config: PreTrainedConfig) -> set[str]:
-    """Keys and values of Gemma 3n's layers that use those of earlier ones: files have them, and nothing reads them."""
+    """Keys and values of Gemma's layers that use those of earlier ones: files have them, and nothing reads them."""
     last = config.num_hidden_layers
     layers = range(last - config.num_kv_shared_layers, last)
     return {f"blk.{layer}.attn_{name}.weight" for layer in layers for name in ("k", "v", "k_norm")}
@@ -107,3 +107,62 @@ def _with_axis(weight: Weight, _: PreTrainedConfig) -> Weight:
 
 CHANNELS_APART: dict[str, Change] = {r"\.conv\.conv\.weight$": _with_axis}
 """A convolution of each channel by itself."""
+
+
+def _by_turns(parts: list[Weight], *_: object) -> Weight:
+    """[experts, n, ...] twice as [experts, 2 * n, ...]: the first of each, then the second of each."""
+    experts, count, *rest = parts[0].shape
+    pairs = Concat(tuple(Reshape(part, (experts, count, 1, *rest)) for part in parts), axis=2)
+    return Reshape(pairs, (experts, 2 * count, *rest))
+
+
+def _by_turns_inputs_first(parts: list[Weight], *_: object) -> Weight:
+    return Permute(_by_turns(parts), (0, 2, 1))
+
+
+def _inputs_first(parts: list[Weight], *_: object) -> Weight:
+    return Permute(parts[0], (0, 2, 1))
+
+
+_GPT_OSS = r"model\.layers\.(\d+)\.mlp\.experts\."
+EXPERTS_OF_GPT_OSS = (
+    Made(
+        _GPT_OSS + "gate_up_proj",
+        ("blk.{0}.ffn_gate_exps.weight", "blk.{0}.ffn_up_exps.weight"),
+        _by_turns_inputs_first,
+    ),
+    Made(_GPT_OSS + "gate_up_proj_bias", ("blk.{0}.ffn_gate_exps.bias", "blk.{0}.ffn_up_exps.bias"), _by_turns),
+    Made(_GPT_OSS + "down_proj", ("blk.{0}.ffn_down_exps.weight",), _inputs_first),
+    Made(_GPT_OSS + "down_proj_bias", ("blk.{0}.ffn_down_exps.bias",)),
+    Made(r"model\.layers\.(\d+)\.self_attn\.sinks", ("blk.{0}.attn_sinks.weight",)),
+)
+"""Matrices with inputs first, of which every other output is a gate; and the sinks."""
+
+
+def _behind_each_other(parts: list[Weight], *_: object) -> Weight:
+    return Concat(tuple(parts))
+
+
+ROUTER_AND_SHARED = (
+    Made(r"model\.layers\.(\d+)\.block_sparse_moe\.router\.weight", ("blk.{0}.ffn_gate_inp.weight",)),
+    Made(
+        r"model\.layers\.(\d+)\.shared_mlp\.input_linear\.weight",
+        ("blk.{0}.ffn_gate_shexp.weight", "blk.{0}.ffn_up_shexp.weight"),
+        _behind_each_other,
+    ),
+    Made(r"model\.layers\.(\d+)\.shared_mlp\.output_linear\.weight", ("blk.{0}.ffn_down_shexp.weight",)),
+)
+"""Granite's choice of experts, and the one that all tokens go to."""
+
+NORMS_OF_BLOOM = (
+    Made(r"transformer\.word_embeddings_layernorm\.(\w+)", ("token_embd_norm.{0}",)),
+    Made(r"transformer\.h\.(\d+)\.post_attention_layernorm\.(\w+)", ("blk.{0}.ffn_norm.{1}",)),
+)
+"""Norms under names that gguf does not know."""
+
+SCALES_OF_LAYERS = (
+    Made(r"model\.layers\.(\d+)\.layer_scalar", ("blk.{0}.layer_output_scale.weight",)),
+    Made(r"model\.layers\.(\d+)\.router\.scale", ("blk.{0}.ffn_gate_inp.scale",)),
+    Made(r"model\.layers\.(\d+)\.router\.per_expert_scale", ("blk.{0}.ffn_down_exps.scale",)),
+)
+"""What Gemma 4 scales layers and experts by."""

@@ -8,22 +8,27 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from burnish.frontend import gguf_gemma
 from burnish.frontend import gguf_special as special
 from burnish.frontend.gguf_changes import (
     BIAS_OF_CHOICE,
     CHANNELS_APART,
+    EXPERTS_OF_GPT_OSS,
     FROM_LATENTS,
     HEAD_BY_HEAD,
     INPUTS_FIRST,
     NORM_BEHIND_ALL,
     NORM_OF_EACH_HEAD,
     NORMS_FROM_ONE,
+    NORMS_OF_BLOOM,
     PAIRS_SIDE_BY_SIDE,
+    ROUTER_AND_SHARED,
+    SCALES_OF_LAYERS,
     STREAMS,
     keys_of_sharing_layers,
 )
 from burnish.frontend.gguf_facts import Facts
-from burnish.frontend.gguf_rope import rope_parameters
+from burnish.frontend.gguf_rope import ROPE_FACTORS, rope_parameters
 from burnish.frontend.gguf_tensors import Change, Made
 from burnish.ir.errors import InvalidModelError, WeightError
 
@@ -70,7 +75,7 @@ def config_of(facts: Facts) -> PreTrainedConfig:
     }
     common |= {f"{name}_token_id": metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in _TOKENS.items()}
     for name, key in _NUMBERS.items():
-        if name not in own and facts.get(key) is not None:
+        if facts.get(key) is not None and name not in own:
             common[name] = facts.number(key)
     common.setdefault("num_key_value_heads", heads)
     if "rope_parameters" not in own:
@@ -99,8 +104,25 @@ ARCHITECTURES = {
     "stablelm": Architecture(
         "stablelm", special.stablelm, layer_norm="layer_norm_eps", partial_rotary=True, made=(NORM_OF_EACH_HEAD,)
     ),
-    "olmo2": Architecture("olmo2"),
+    "olmo2": Architecture(special.olmo2_type, special.olmo2),
+    "olmoe": Architecture("olmoe", special.olmoe),
+    "gpt-oss": Architecture("gpt_oss", special.gpt_oss, made=EXPERTS_OF_GPT_OSS),
+    "mistral3": Architecture(special.mistral3_type, special.mistral3, changes=PAIRS_SIDE_BY_SIDE),
+    "arcee": Architecture("arcee", special.biased, changes=PAIRS_SIDE_BY_SIDE),
+    "seed_oss": Architecture("seed_oss", special.seed_oss),
+    "ernie4_5": Architecture("ernie4_5", special.ernie4_5),
+    "exaone4": Architecture("exaone4", special.exaone4),
+    "hunyuan-dense": Architecture("hunyuan_v1_dense", special.qwen3),
+    "glm4": Architecture("glm4", special.qwen3, partial_rotary=True),
+    "nemotron": Architecture(
+        "nemotron", special.biased, layer_norm="norm_eps", partial_rotary=True, changes=NORMS_FROM_ONE
+    ),
+    "bloom": Architecture("bloom", layer_norm="layer_norm_epsilon", made=NORMS_OF_BLOOM, changes=HEAD_BY_HEAD),
+    "starcoder": Architecture("gpt_bigcode", special.starcoder, layer_norm="layer_norm_epsilon"),
     "granite": Architecture("granite", special.granite, changes=PAIRS_SIDE_BY_SIDE),
+    "granitemoe": Architecture(
+        special.granitemoe_type, special.granitemoe, made=ROUTER_AND_SHARED, changes=PAIRS_SIDE_BY_SIDE
+    ),
     "smollm3": Architecture("smollm3", changes=PAIRS_SIDE_BY_SIDE),
     "command-r": Architecture("cohere", special.cohere, layer_norm="layer_norm_eps"),
     "cohere2": Architecture("cohere2", special.cohere2, layer_norm="layer_norm_eps"),
@@ -110,16 +132,24 @@ ARCHITECTURES = {
         made=(*FROM_LATENTS, BIAS_OF_CHOICE),
     ),
     "gemma": Architecture("gemma", changes=NORMS_FROM_ONE),
-    "gemma2": Architecture("gemma2", special.gemma2, changes=NORMS_FROM_ONE),
-    "gemma3": Architecture("gemma3_text", special.gemma3, changes=NORMS_FROM_ONE),
-    "gemma3n": Architecture("gemma3n_text", special.gemma3n, made=STREAMS, unused=keys_of_sharing_layers),
+    "gemma2": Architecture("gemma2", gguf_gemma.gemma2, changes=NORMS_FROM_ONE),
+    "gemma3": Architecture("gemma3_text", gguf_gemma.gemma3, changes=NORMS_FROM_ONE),
+    "gemma3n": Architecture("gemma3n_text", gguf_gemma.gemma3n, made=STREAMS, unused=keys_of_sharing_layers),
+    "gemma4": Architecture(
+        "gemma4_text",
+        gguf_gemma.gemma4,
+        made=SCALES_OF_LAYERS,
+        unused=lambda config: keys_of_sharing_layers(config) | {ROPE_FACTORS},  # the configuration has these
+    ),
     "lfm2": Architecture("lfm2", special.lfm2, made=NORM_BEHIND_ALL, changes=CHANNELS_APART),
 }
 
 _SCAN = "its model in transformers loops over tokens or chunks of them, which is traced for no other length"
+_LINEAR = "the linear attention of its model in transformers is not compiled yet"
 _NO_MODEL = "transformers has no model for layers of different sizes, as it has"
 REFUSED = {
     **dict.fromkeys(("mamba", "mamba2", "jamba", "falcon-h1", "granitehybrid", "nemotron_h"), _SCAN),
+    **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), _LINEAR),
     **dict.fromkeys(("deci", "openelm"), _NO_MODEL),
 }
 """Architectures that are known, and not read, and why."""

@@ -8,6 +8,9 @@ from burnish.frontend.dequantize import weight_of
 from burnish.frontend.gguf_facts import Facts
 from burnish.ir.errors import WeightError
 
+ROPE_FACTORS = "rope_freqs.weight"
+"""The tensor of what frequencies are divided by, of llama 3.1 and later."""
+
 FACTORS = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
 """Tensors of what longrope divides frequencies by, up to the length of the training and beyond."""
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from math import isfinite
-from statistics import NormalDist
 from typing import Any
 
 from burnish.frontend.gguf_facts import Facts
 from burnish.frontend.gguf_rope import rope_parameters
-from burnish.ir.errors import WeightError
+
+
+def layer_types(facts: Facts, usual: int) -> list[str]:
+    """Which layers have the window: all but each `usual`-th, unless the file says otherwise."""
+    every = facts.get("attention.sliding_window_pattern", usual)
+    if isinstance(every, list):
+        sliding = facts.each_layer("attention.sliding_window_pattern")
+    else:
+        sliding = [(layer + 1) % every != 0 for layer in range(facts.number("block_count"))]
+    return ["sliding_attention" if each else "full_attention" for each in sliding]
 
 
 def llama_type(facts: Facts) -> str:
@@ -37,8 +44,9 @@ def qwen3(facts: Facts) -> dict[str, Any]:
 
 
 def _experts(facts: Facts) -> dict[str, Any]:
+    size = facts.get("expert_feed_forward_length")  # which files until 2024 do not say
     return {
-        "moe_intermediate_size": facts.number("expert_feed_forward_length"),
+        "moe_intermediate_size": size or facts.number("feed_forward_length") // facts.number("expert_used_count"),
         "num_experts": facts.number("expert_count"),
         "num_experts_per_tok": facts.number("expert_used_count"),
     }
@@ -47,7 +55,8 @@ def _experts(facts: Facts) -> dict[str, Any]:
 def qwen2moe(facts: Facts) -> dict[str, Any]:
     """Experts, one of which all tokens go to."""
     return _experts(facts) | {
-        "shared_expert_intermediate_size": facts.number("expert_shared_feed_forward_length"),
+        "shared_expert_intermediate_size": facts.get("expert_shared_feed_forward_length")
+        or facts.number("feed_forward_length"),
         "norm_topk_prob": facts.get("expert_weights_norm", False),  # as llama.cpp computes it
     }
 
@@ -122,6 +131,7 @@ def cohere2(facts: Facts) -> dict[str, Any]:
         "logit_scale": facts.number("logit_scale"),
         "attention_bias": facts.has("attn_q.bias"),
         "sliding_window": facts.number("attention.sliding_window"),
+        "layer_types": layer_types(facts, 4),
     }
 
 
@@ -143,8 +153,7 @@ def deepseek2(facts: Facts) -> dict[str, Any]:
     sigmoid, normed = has_sigmoid(facts), facts.get("expert_weights_norm", False)
     if normed and not sigmoid:
         raise facts.wrong("expert_weights_norm", "is True, which a softmax of experts has in no model of transformers")
-    for name in ("key_length", "value_length", "head_count_kv"):  # of the latents, or as below
-        facts.get(f"attention.{name}")
+    facts.get("attention.key_length"), facts.get("attention.value_length")  # of the latents, or as below
     rope = rope_parameters(facts, rotated)
     if (multiplier := facts.get("rope.scaling.yarn_log_multiplier")) is not None:
         rope |= dict.fromkeys(("mscale", "mscale_all_dim"), multiplier * 10)  # of the tenth that yarn itself has
@@ -176,64 +185,6 @@ def _length_of(facts: Facts, what: str) -> Any:
     return facts.number(f"{name}_mla" if facts.get(f"{name}_mla") else name)
 
 
-def _query_scalar(facts: Facts, layers_of_27b: int) -> dict[str, Any]:
-    """Queries are scaled by the root of a head's length, but in the models of 27 billion parameters: as llama.cpp."""
-    if facts.number("block_count") == layers_of_27b:
-        return {"query_pre_attn_scalar": facts.number("embedding_length") // facts.number("attention.head_count")}
-    return {"query_pre_attn_scalar": facts.number("attention.key_length")}
-
-
-def gemma2(facts: Facts) -> dict[str, Any]:
-    """A window in every other layer, and soft caps."""
-    return _query_scalar(facts, 46) | {
-        "sliding_window": facts.number("attention.sliding_window"),
-        "attn_logit_softcapping": facts.number("attn_logit_softcapping"),
-        "final_logit_softcapping": facts.number("final_logit_softcapping"),
-    }
-
-
-def gemma3(facts: Facts) -> dict[str, Any]:
-    """A window in five of six layers, which have frequencies of their own."""
-    return _query_scalar(facts, 62) | {
-        "sliding_window": facts.number("attention.sliding_window"),
-        "final_logit_softcapping": facts.get("final_logit_softcapping"),
-        "rope_parameters": _two_ropes(facts),
-    }
-
-
-def _two_ropes(facts: Facts) -> dict[str, Any]:
-    """Of layers that see all, and of those with a window."""
-    local = {"rope_type": "default", "rope_theta": float(facts.get("rope.freq_base_swa", 10000.0))}
-    return {
-        "full_attention": rope_parameters(facts, facts.number("attention.key_length")),
-        "sliding_attention": local,
-    }
-
-
-def gemma3n(facts: Facts) -> dict[str, Any]:
-    """The streams, the shared layers, and how much of each layer's activations is left out."""
-    tensors = facts.file.tensors
-    for needed in ("per_layer_token_embd.weight", "blk.0.laurel_l.weight"):
-        if needed not in tensors:
-            raise WeightError(f"{facts.file.path} has no tensor {needed!r}, which Gemma 3n needs")
-    sliding = facts.each_layer("attention.sliding_window_pattern")
-    scales = facts.each_layer("activation_sparsity_scale")
-    return {
-        "intermediate_size": facts.each_layer("feed_forward_length"),
-        "layer_types": ["sliding_attention" if each else "full_attention" for each in sliding],
-        "sliding_window": facts.number("attention.sliding_window"),
-        "num_kv_shared_layers": facts.number("attention.shared_kv_layers"),
-        "activation_sparsity_pattern": [NormalDist().cdf(scale) if isfinite(scale) else 0.0 for scale in scales],
-        "altup_active_idx": facts.number("altup.active_idx"),
-        "altup_num_inputs": facts.number("altup.num_inputs"),
-        "hidden_size_per_layer_input": facts.number("embedding_length_per_layer_input"),
-        "vocab_size_per_layer_input": tensors["per_layer_token_embd.weight"].shape[0],
-        "laurel_rank": tensors["blk.0.laurel_l.weight"].shape[0],
-        "final_logit_softcapping": facts.get("final_logit_softcapping", 30.0),  # as llama.cpp
-        "rope_parameters": _two_ropes(facts),
-    }
-
-
 def lfm2(facts: Facts) -> dict[str, Any]:
     """Layers without heads of keys and values are convolutions."""
     heads = facts.each_layer("attention.head_count_kv")
@@ -248,3 +199,101 @@ def lfm2(facts: Facts) -> dict[str, Any]:
         "norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
         "block_auto_adjust_ff_dim": False,  # files have what came of it
     }
+
+
+def gpt_oss(facts: Facts) -> dict[str, Any]:
+    """Experts, a window in every other layer, and yarn whose limits are not rounded."""
+    rope = rope_parameters(facts, facts.number("attention.key_length"))
+    return {
+        "intermediate_size": facts.number("expert_feed_forward_length"),
+        "num_local_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+        "sliding_window": facts.number("attention.sliding_window"),
+        "layer_types": layer_types(facts, 2),
+        "rope_parameters": rope | ({"truncate": False} if rope["rope_type"] == "yarn" else {}),
+    }
+
+
+def olmo2_type(facts: Facts) -> str:
+    """OLMo 3 goes by the name of OLMo 2, and has a window."""
+    return "olmo3" if facts.get("attention.sliding_window") else "olmo2"
+
+
+def olmo2(facts: Facts) -> dict[str, Any]:
+    """The layers that have the window, which have plain frequencies."""
+    if olmo2_type(facts) == "olmo2":
+        return {}
+    found = {"sliding_window": facts.number("attention.sliding_window"), "layer_types": layer_types(facts, 4)}
+    rope = rope_parameters(facts, facts.number("embedding_length") // facts.number("attention.head_count"))
+    local = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    return found | {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
+
+
+def mistral3_type(facts: Facts) -> str:
+    """Ministral 3 scales queries by their positions; before it the name was of models like Mistral."""
+    return "mistral" if facts.get("attention.temperature_scale") is None else "ministral3"
+
+
+def mistral3(facts: Facts) -> dict[str, Any]:
+    """No window; yarn, and what queries of late positions are scaled by."""
+    found: dict[str, Any] = {"sliding_window": None}
+    if mistral3_type(facts) == "mistral":
+        return found
+    usual = facts.number("embedding_length") // facts.number("attention.head_count")
+    rope = rope_parameters(facts, facts.get("attention.key_length", usual))
+    rope |= {"llama_4_scaling_beta": facts.number("attention.temperature_scale")}
+    if (multiplier := facts.get("rope.scaling.yarn_log_multiplier")) is not None:
+        rope |= dict.fromkeys(("mscale", "mscale_all_dim"), multiplier)
+    return found | {"rope_parameters": rope}
+
+
+def biased(facts: Facts) -> dict[str, Any]:
+    """Biases of attention and of what is behind it, where the file has them."""
+    return {"attention_bias": facts.has("attn_q.bias"), "mlp_bias": facts.has("ffn_up.bias")}
+
+
+def seed_oss(facts: Facts) -> dict[str, Any]:
+    """Biases."""
+    return biased(facts) | {"attention_out_bias": facts.has("attn_output.bias")}
+
+
+def ernie4_5(facts: Facts) -> dict[str, Any]:
+    """Biases."""
+    return {"use_bias": facts.has("attn_q.bias")}
+
+
+def olmoe(facts: Facts) -> dict[str, Any]:
+    """Experts."""
+    return {
+        "num_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+        "norm_topk_prob": facts.get("expert_weights_norm", False),  # as llama.cpp computes it
+    }
+
+
+def granitemoe_type(facts: Facts) -> str:
+    """One expert may be for all tokens."""
+    return "granitemoeshared" if facts.get("expert_shared_feed_forward_length") else "granitemoe"
+
+
+def granitemoe(facts: Facts) -> dict[str, Any]:
+    """As Granite, with experts."""
+    found = granite(facts) | {
+        "num_local_experts": facts.number("expert_count"),
+        "num_experts_per_tok": facts.number("expert_used_count"),
+    }
+    if granitemoe_type(facts) == "granitemoe":
+        return found
+    return found | {"shared_intermediate_size": facts.number("expert_shared_feed_forward_length")}
+
+
+def starcoder(facts: Facts) -> dict[str, Any]:
+    """One head of keys and values for all."""
+    return gpt2(facts) | {"multi_query": facts.number("attention.head_count_kv") == 1}
+
+
+def exaone4(facts: Facts) -> dict[str, Any]:
+    """A window in three of four layers, in the larger models."""
+    window = facts.get("attention.sliding_window") or None
+    kinds = layer_types(facts, 4) if window else ["full_attention"] * facts.number("block_count")
+    return {"sliding_window": window, "layer_types": kinds}

@@ -133,7 +133,7 @@ def _rows_of_heads(parts: list[Weight], groups: tuple[str, ...], config: PreTrai
     return Rows(parts[0], torch.arange(start, start + count))
 
 
-_EXPERTS = r"model\.layers\.(\d+)\.mlp\.experts\.{}_proj"
+_EXPERTS = r"model\.layers\.(\d+)\.(?:\w+\.)?experts\.{}_proj"
 
 _OF_ALL = (
     Made(_EXPERTS.format("gate_up"), ("blk.{0}.ffn_gate_exps.weight", "blk.{0}.ffn_up_exps.weight"), _beside),

@@ -1,7 +1,8 @@
 """The tokenizer in a GGUF file's metadata, as data of the tokenizers library.
 
 Two kinds cover nearly all files: byte-level BPE ("gpt2"), where `tokenizer.ggml.pre` names the way text is cut before
-merging, and SentencePiece's BPE ("llama"), whose merges follow from the scores of its vocabulary.
+merging, and SentencePiece's BPE ("llama"), whose merges follow from the scores of its vocabulary; "gemma4" is that with
+its merges in the file.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ _CUTS = {name: cuts for cuts, names in _NAMES.items() for name in names.split()}
 
 _OF_LLAMA3 = {"llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"}
 _WHOLE_WORDS_FIRST = {*_OF_LLAMA3, "tekken"}  # a word in the vocabulary is not merged
+_SENTENCEPIECE = ("llama", "gemma4")  # the second with its merges
 _FIRST_TOKEN = {"llama3", "llama-v3", "llama-bpe", "tekken"}  # a first token unless the file says otherwise
 _COMPOSED = {"qwen2", "deepseek-r1-qwen"}  # characters are composed first (NFC)
 
@@ -92,7 +94,7 @@ def read_tokenizer(file: GGUFFile) -> TokenizerData | None:
     kind, cut = metadata.get("model"), metadata.get("pre", "default")
     if kind == "gpt2" and cut in _CUTS:
         tokenizer, first = _byte_level(metadata, cut), cut in _FIRST_TOKEN
-    elif kind == "llama":
+    elif kind in _SENTENCEPIECE:
         tokenizer, first = _sentencepiece(metadata), True
     else:
         _log.warning(
@@ -136,7 +138,7 @@ def ends_of_turns(file: GGUFFile) -> list[int]:
 
 def _as_text(token: str, kind: str) -> str:
     """A token that is looked for in the text itself, as the text has it."""
-    return token.replace(_SPACE, " ") if kind == "llama" else token
+    return token.replace(_SPACE, " ") if kind in _SENTENCEPIECE else token
 
 
 class _Metadata:
@@ -206,13 +208,15 @@ def _sentencepiece(metadata: _Metadata) -> Tokenizer:
     if not isinstance(scores, list) or len(scores) != len(tokens):
         raise InvalidModelError(f"{metadata.file.path}: tokenizer.ggml.scores has to have a number for each token")
     unknown = metadata.special("unknown")
+    said = metadata.get("merges", []) if metadata.get("model") == "gemma4" else []
+    merges = [_pair(metadata, merge) for merge in said] or _merges(
+        {token: index for token, index in vocabulary.items() if not given[index]},
+        dict(zip(tokens, scores, strict=True)),
+    )
     model = _bpe(
         metadata,
         vocab=vocabulary,
-        merges=_merges(
-            {token: index for token, index in vocabulary.items() if not given[index]},
-            dict(zip(tokens, scores, strict=True)),
-        ),
+        merges=merges,
         unk_token=unknown,
         fuse_unk=True,
         byte_fallback=True,

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Case:
     metadata: dict[str, Any]  # None: the file does not have it
     convert: Convert = lambda name, values, config: None  # None: the tensor as it is, under its usual name
     architecture: str = ""  # of GGUF; empty: what the case is called
+    extra: dict[str, list[float]] = field(default_factory=dict)  # tensors that are no parameters
 
 
 def in_pairs(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
@@ -117,15 +118,102 @@ def without_axis(name: str, values: np.ndarray, config: Any) -> dict[str, np.nda
     return {"": values[:, 0]} if name.endswith("conv.conv.weight") else None
 
 
+def of_gpt_oss(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """Inputs last, gates apart from what they are for; and the sinks."""
+    if sinks := re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.sinks", name):
+        return {f"blk.{sinks[1]}.attn_sinks.weight": values}
+    part = re.fullmatch(r"model\.layers\.(\d+)\.mlp\.experts\.(gate_up|down)_proj(_bias)?", name)
+    if part is None:
+        return None
+    kind = "bias" if part[3] else "weight"
+    values = values if part[3] else values.swapaxes(1, 2)
+    if part[2] == "down":
+        return {f"blk.{part[1]}.ffn_down_exps.{kind}": values}
+    halves = {"gate": values[:, ::2], "up": values[:, 1::2]}
+    return {f"blk.{part[1]}.ffn_{name}_exps.{kind}": half for name, half in halves.items()}
+
+
+def of_granite(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """Experts, the one for all, and the choice, beside what Llama has."""
+    part = re.fullmatch(r"model\.layers\.(\d+)\.(?:block_sparse_moe|shared_mlp)\.(.*)", name)
+    if part is None:
+        return in_pairs(name, values, config)
+    gate, up = np.split(values, 2, axis=max(values.ndim - 2, 0))
+    made = {
+        "router.weight": {"ffn_gate_inp": values},
+        "experts.gate_up_proj": {"ffn_gate_exps": gate, "ffn_up_exps": up},
+        "experts.down_proj": {"ffn_down_exps": values},
+        "input_linear.weight": {"ffn_gate_shexp": gate, "ffn_up_shexp": up},
+        "output_linear.weight": {"ffn_down_shexp": values},
+    }
+    return {f"blk.{part[1]}.{key}.weight": each for key, each in made[part[2]].items()}
+
+
+def of_bloom(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """Queries of all heads, then keys, then values; and two norms under llama.cpp's names."""
+    if part := re.fullmatch(r"transformer\.h\.(\d+)\.self_attention\.query_key_value\.(\w+)", name):
+        split = values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:])
+        return {f"blk.{part[1]}.attn_qkv.{part[2]}": split.swapaxes(0, 1).reshape(values.shape)}
+    if part := re.fullmatch(r"transformer\.word_embeddings_layernorm\.(\w+)", name):
+        return {f"token_embd_norm.{part[1]}": values}
+    part = re.fullmatch(r"transformer\.h\.(\d+)\.post_attention_layernorm\.(\w+)", name)
+    return part and {f"blk.{part[1]}.ffn_norm.{part[2]}": values}
+
+
+def partly(factor: float, theta: float = 5000.0) -> dict[str, Any]:
+    """Rotary embedding of a part of each head."""
+    return {"rope_parameters": {"rope_theta": theta, "rope_type": "default", "partial_rotary_factor": factor}}
+
+
+NO_ROPE = {"attention.head_count_kv": None, "rope.freq_base": None}
+YARN: dict[str, Any] = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 5000.0, "original_max_position_embeddings": 8}
+SAID_OF_YARN = {"type": "yarn", "factor": 4.0, "original_context_length": 8}
+YARN_SAID = {f"rope.scaling.{name}": value for name, value in SAID_OF_YARN.items()}
+GRANITE: tuple[dict[str, Any], dict[str, Any]] = (
+    {"attention_multiplier": 0.5, "embedding_multiplier": 3.0, "residual_multiplier": 0.25, "logits_scaling": 2.0},
+    {"attention.scale": 0.5, "embedding_scale": 3.0, "residual_scale": 0.25, "logit_scale": 2.0}
+    | {"rope.dimension_count": 8},
+)
+
+
+def of_gemma4(name: str, values: np.ndarray, config: Any) -> dict[str, np.ndarray] | None:
+    """What scales layers and experts, and experts whose gates stand before what they are for."""
+    part = re.fullmatch(r"model\.layers\.(\d+)\.(.*)", name)
+    names = {
+        "layer_scalar": "layer_output_scale.weight",
+        "router.scale": "ffn_gate_inp.scale",
+        "router.per_expert_scale": "ffn_down_exps.scale",
+        "experts.gate_up_proj": "ffn_gate_up_exps.weight",
+        "experts.down_proj": "ffn_down_exps.weight",
+    }
+    return {f"blk.{part[1]}.{names[part[2]]}": values} if part and part[2] in names else None
+
+
 DEEPSEEK: tuple[dict[str, Any], dict[str, Any]] = (
     {"qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6, "kv_lora_rank": 16, "n_routed_experts": 4}
     | {"n_shared_experts": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "first_k_dense_replace": 1}
-    | {"num_key_value_heads": 4, "num_hidden_layers": 3, "rms_norm_eps": 1e-6},
+    | {"num_key_value_heads": 4, "rms_norm_eps": 1e-6},
     {"rope.dimension_count": 4, "attention.key_length_mla": 12, "attention.value_length_mla": 6}
     | {"attention.kv_lora_rank": 16, "attention.key_length": 20, "attention.value_length": 16}
     | {"attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-6}
     | CHOICE
     | {"expert_shared_count": 2, "expert_feed_forward_length": 32, "leading_dense_block_count": 1},
+)
+
+GEMMA4: tuple[dict[str, Any], dict[str, Any], dict[str, list[float]]] = (
+    {"head_dim": 8, "global_head_dim": 16, "num_hidden_layers": 4, "sliding_window": 5}
+    | {"layer_types": ["sliding_attention", "full_attention"] * 2}
+    | {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "proportional", "rope_theta": 5000.0, "partial_rotary_factor": 0.25},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
+        }
+    },
+    {"attention.key_length": 16, "attention.value_length": 16, "attention.key_length_swa": 8}
+    | {"attention.value_length_swa": 8, "rope.dimension_count": 16, "rope.dimension_count_swa": 8}
+    | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [True, False] * 2}
+    | {"rope.freq_base_swa": 2000.0},
+    {"rope_freqs.weight": [1.0] * 2 + [1e30] * 6},
 )
 
 MODELS: dict[str, Case] = {
@@ -187,15 +275,7 @@ MODELS: dict[str, Case] = {
         architecture="stablelm",
     ),
     "olmo2": Case("olmo2", UNTIED, {}),
-    "granite": Case(
-        "granite",
-        TIED
-        | {"attention_multiplier": 0.5, "embedding_multiplier": 3.0}
-        | {"residual_multiplier": 0.25, "logits_scaling": 2.0},
-        {"attention.scale": 0.5, "embedding_scale": 3.0, "residual_scale": 0.25, "logit_scale": 2.0}
-        | {"rope.dimension_count": 8},
-        in_pairs,
-    ),
+    "granite": Case("granite", TIED | GRANITE[0], GRANITE[1], in_pairs),
     "smollm3": Case("smollm3", TIED | {"num_hidden_layers": 4}, {"rope.dimension_count": 8}, in_pairs),
     "command-r": Case("cohere", TIED | {"logit_scale": 0.25}, LAYER_NORM | {"logit_scale": 0.25}),
     "command-r-plus": Case(
@@ -261,10 +341,10 @@ MODELS: dict[str, Case] = {
         "gemma3n_text",
         TIED
         | LONG_HEADS[0]
-        | {"num_hidden_layers": 6, "num_kv_shared_layers": 2, "sliding_window": 5, "laurel_rank": 4}
-        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "intermediate_size": [64, 48] * 3}
-        | {"activation_sparsity_pattern": [0.9, 0.9, 0.0, 0.0, 0.0, 0.0], "final_logit_softcapping": 3.0}
-        | {"layer_types": ["sliding_attention", "full_attention"] * 3}
+        | {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "sliding_window": 5, "laurel_rank": 4}
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "intermediate_size": [64, 48] * 2}
+        | {"activation_sparsity_pattern": [0.9, 0.9, 0.0, 0.0], "final_logit_softcapping": 3.0}
+        | {"layer_types": ["sliding_attention", "full_attention"] * 2}
         | {
             "rope_parameters": {
                 "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
@@ -272,12 +352,110 @@ MODELS: dict[str, Case] = {
             }
         },
         LONG_HEADS[1]
-        | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [True, False] * 3}
+        | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [True, False] * 2}
         | {"attention.shared_kv_layers": 2, "rope.freq_base_swa": 2000.0, "embedding_length_per_layer_input": 8}
-        | {"activation_sparsity_scale": [1.2815515655446004] * 2 + [-math.inf] * 4, "final_logit_softcapping": 3.0}
+        | {"activation_sparsity_scale": [1.2815515655446004] * 2 + [-math.inf] * 2, "final_logit_softcapping": 3.0}
         | {"altup.active_idx": 0, "altup.num_inputs": 4},
         streams_stacked,
     ),
+    "gemma4": Case(
+        "gemma4_text",
+        TIED
+        | GEMMA4[0]
+        | {"num_kv_shared_layers": 2, "use_double_wide_mlp": True, "num_key_value_heads": 2}
+        | {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64, "final_logit_softcapping": 3.0},
+        GEMMA4[1]
+        | {"attention.shared_kv_layers": 2, "feed_forward_length": [64, 64, 128, 128]}
+        | {"embedding_length_per_layer_input": 8, "final_logit_softcapping": 3.0},
+        of_gemma4,
+        extra=GEMMA4[2],
+    ),
+    "gemma4-experts": Case(
+        "gemma4_text",
+        TIED
+        | GEMMA4[0]
+        | {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0},
+        GEMMA4[1]
+        | {"attention.head_count_kv": [2, 1, 2, 1], "attention.shared_kv_layers": 0}
+        | {"embedding_length_per_layer_input": 0, "expert_feed_forward_length": 32}
+        | CHOICE,
+        of_gemma4,
+        "gemma4",
+        GEMMA4[2],
+    ),
+    "gpt-oss": Case(
+        "gpt_oss",
+        UNTIED
+        | LONG_HEADS[0]
+        | {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5, "intermediate_size": 48}
+        | {"rope_parameters": YARN | {"truncate": False}},
+        LONG_HEADS[1] | CHOICE | YARN_SAID | {"expert_feed_forward_length": 48, "attention.sliding_window": 5},
+        of_gpt_oss,
+    ),
+    "olmo3": Case(
+        "olmo3",
+        UNTIED
+        | {"sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"]}
+        | {
+            "rope_parameters": {
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            }
+        },
+        YARN_SAID | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [False, True]},
+        architecture="olmo2",
+    ),
+    "olmoe": Case("olmoe", UNTIED | {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False}, CHOICE),
+    "mistral3": Case(
+        "ministral3",
+        UNTIED
+        | LONG_HEADS[0]
+        | {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1}},
+        LONG_HEADS[1]
+        | YARN_SAID
+        | {"rope.scaling.yarn_log_multiplier": 1.0, "attention.temperature_scale": 0.1, "rope.dimension_count": 16},
+        in_pairs,
+    ),
+    "mistral-small-3": Case(
+        "mistral",
+        UNTIED | LONG_HEADS[0] | {"sliding_window": None},
+        LONG_HEADS[1] | {"rope.dimension_count": 16},
+        in_pairs,
+        "mistral3",
+    ),
+    "arcee": Case("arcee", UNTIED, {"rope.dimension_count": 8}, in_pairs),
+    "seed_oss": Case("seed_oss", UNTIED | LONG_HEADS[0], LONG_HEADS[1]),
+    "ernie4_5": Case("ernie4_5", TIED | LONG_HEADS[0], LONG_HEADS[1]),
+    "exaone4": Case(
+        "exaone4",
+        UNTIED
+        | {"num_hidden_layers": 4, "sliding_window": 5, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]},
+        {"attention.sliding_window": 5},
+    ),
+    "hunyuan-dense": Case("hunyuan_v1_dense", TIED | LONG_HEADS[0], LONG_HEADS[1]),
+    "glm4": Case("glm4", UNTIED | LONG_HEADS[0] | partly(0.5), LONG_HEADS[1] | {"rope.dimension_count": 8}),
+    "nemotron": Case(
+        "nemotron",
+        UNTIED | {"norm_eps": 1e-5} | partly(0.5),
+        LAYER_NORM | {"rope.dimension_count": 4, "rope.scaling.type": "none"},
+        norms_above_one,
+    ),
+    "granitemoe": Case(
+        "granitemoe",
+        TIED | GRANITE[0] | {"num_local_experts": 4, "num_experts_per_tok": 2},
+        GRANITE[1] | CHOICE,
+        of_granite,
+    ),
+    "granitemoe-shared": Case(
+        "granitemoeshared",
+        TIED | GRANITE[0] | {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 48},
+        GRANITE[1] | CHOICE | {"expert_shared_feed_forward_length": 48},
+        of_granite,
+        "granitemoe",
+    ),
+    "bloom": Case("bloom", TIED, LAYER_NORM | NO_ROPE | {"feed_forward_length": 128}, of_bloom),
+    "starcoder": Case("gpt_bigcode", TIED | {"n_inner": 64}, LAYER_NORM | NO_ROPE | {"attention.head_count_kv": 1}),
     "lfm2": Case(
         "lfm2",
         TIED
@@ -323,7 +501,7 @@ def converted(model: PreTrainedModel, case: str) -> dict[str, np.ndarray]:
         for key, part in changed.items():
             stacked = key in found  # part by part
             found[key] = np.concatenate([found[key], part]) if stacked else part
-    return found
+    return found | {name: np.array(values, np.float32) for name, values in MODELS[case].extra.items()}
 
 
 def write(
@@ -351,7 +529,7 @@ def write(
         "embedding_length": config.hidden_size,
         "feed_forward_length": getattr(config, "intermediate_size", 4 * config.hidden_size),
         "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": getattr(config, "num_key_value_heads", None),
+        "attention.head_count_kv": vars(config).get("num_key_value_heads"),
         "attention.layer_norm_rms_epsilon": 1e-5,
         "rope.freq_base": 5000.0,
         **MODELS[case].metadata,

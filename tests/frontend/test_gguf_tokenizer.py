@@ -111,6 +111,24 @@ def test_sentencepiece() -> None:
     assert tokenizer.decode(tokenizer.encode("hello é\nhello")) == "hello é\nhello"
 
 
+def test_sentencepiece_with_merges_of_its_own() -> None:
+    """As Gemma 4 has them: what the vocabulary has is not made unless a merge says so."""
+    space = "\N{LOWER ONE EIGHTH BLOCK}"
+    merges = ["h e", "l l", "he ll", "hell o", f"{space} hello"]
+    words = {f"{left}{right}" for left, right in (merge.split() for merge in merges)}
+    tokens = ["<unk>", "<s>", "</s>", *BYTES, space, *"helo", *sorted(words), "lo", "<turn|>"]
+    kinds = [2, 3, 3] + [6] * 256 + [1] * (len(tokens) - 260) + [3]
+    file = sentencepiece(model="gemma4", tokens=tokens, merges=merges, token_type=kinds, scores=[-1000.0] * len(tokens))
+    file.metadata["general.architecture"] = "gemma4"
+    data = read_tokenizer(file)
+    assert data is not None
+    found = Tokenizer(data).encode("hello hello lo<turn|>")
+    expected = ["<s>", "hello", f"{space}hello", space, "l", "o", "<turn|>"]
+    assert [tokens[index] for index in found] == expected
+    assert Tokenizer(data).decode(found[1:-1]) == "hello hello lo"
+    assert ends_of_turns(file) == [len(tokens) - 1]
+
+
 def test_sentencepiece_with_an_end_and_without_a_prefix() -> None:
     data = read_tokenizer(sentencepiece(add_bos_token=False, add_eos_token=True, add_space_prefix=False))
     assert data is not None

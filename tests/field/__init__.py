@@ -1,0 +1,1 @@
+"""Real files, beside what others make of them: `make field`."""
