@@ -20,7 +20,19 @@ from burnish.ir.errors import UsageError
 from burnish.ir.trace import Trace
 
 # In the order in which they build on each other.
-_SCRIPTS = ("data.js", "graph.js", "layout.js", "pane.js", "panels.js", "overview.js", "search.js", "address.js", "bar.js", "app.js")
+_SCRIPTS = (
+    "data.js",
+    "graph.js",
+    "layout.js",
+    "minimap.js",
+    "pane.js",
+    "panels.js",
+    "overview.js",
+    "search.js",
+    "address.js",
+    "bar.js",
+    "app.js",
+)
 
 
 def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:

@@ -173,12 +173,17 @@ function setUpPasses() {
 }
 
 document.addEventListener("keydown", (event) => {
-  const typing = document.activeElement === get("search");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
-    get("search").focus();
-    get("search").select();
-    event.preventDefault();
-  } else if (event.key === "Escape" && !typing) actions.letGo();
+  const isTyping = document.activeElement === get("search");
+  if (isTyping || get("help").open || event.ctrlKey || event.metaKey || event.altKey) return;
+  const keys = {
+    "/": () => get("search").select(),
+    "?": help,
+    f: fitAll,
+    Escape: () => actions.letGo(),
+  };
+  if (!keys[event.key]) return;
+  keys[event.key]();
+  event.preventDefault();
 });
 
 get("title").textContent = data.title;
@@ -187,6 +192,7 @@ get("panes").append(panes.before.root, panes.after.root);
 setUpPasses();
 setUpBar();
 setUpSearch();
+setUpHelp();
 addEventListener("hashchange", () => location.hash !== addressNow() && followAddress());
 get("passes").focus({ preventScroll: true });
 followAddress();

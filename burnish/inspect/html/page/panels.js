@@ -1,6 +1,6 @@
 // ---- Around the graph: the passes, what is chosen in words, search.
 
-const CHART = 48; // pixels of the longest bar
+const CHART = 42; // pixels of the longest bar
 const FEW = 40; // most links that are listed unasked
 
 function overviewRow() {
