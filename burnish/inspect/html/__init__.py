@@ -20,7 +20,19 @@ from burnish.ir.errors import UsageError
 from burnish.ir.trace import Trace
 
 # In the order in which they build on each other.
-_SCRIPTS = ("data.js", "graph.js", "layout.js", "pane.js", "panels.js", "app.js")
+_SCRIPTS = (
+    "data.js",
+    "graph.js",
+    "layout.js",
+    "minimap.js",
+    "pane.js",
+    "panels.js",
+    "overview.js",
+    "search.js",
+    "address.js",
+    "bar.js",
+    "app.js",
+)
 
 
 def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:
@@ -50,7 +62,7 @@ def _quality(trace: Trace) -> str:
     if not trace.quality:
         return ""
     title = "<summary>What the transforms cost, on text held out from calibration</summary>"
-    return f'<details class="quality">{title}{quality_html(trace)}</details>'
+    return f'<details class="quality" open>{title}{quality_html(trace)}</details>'
 
 
 def write_report(trace: Trace, title: str, file: Path, kernels: Kernels | None = None) -> None:

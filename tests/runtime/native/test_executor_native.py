@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import burnish
+from burnish.inspect.kernels import kernels_of
 from burnish.ir.errors import ArtifactError, InvalidProgramError, NativeBuildError, UsageError
 from burnish.passes.transforms.quantize import Quantize
+from burnish.runtime.artifact import Artifact
 from burnish.runtime.executor import Step
 from burnish.runtime.executor_native import NativeExecutor
 from burnish.runtime.kernel_files import read_plan
@@ -268,3 +270,13 @@ def test_what_reads_a_weight_in_another_way_cannot_be_planned(
     monkeypatch.delitem(lowerings.KERNELS, torch.ops.burnish.fused_linear.default)
     with pytest.raises(InvalidProgramError, match="nothing wrote"):
         compiled(model)
+
+
+def test_the_report_shows_what_the_kernels_of_each_node_are_given(saved: Path) -> None:
+    opened = Artifact.open(saved)
+    found = kernels_of(opened)
+    names = {node.name for node in opened.trace().passes[-1].nodes if node.launches}
+    assert found and found.keys() <= names
+    function, given = next(pair for pairs in found.values() for pair in pairs if pair[0] == "fused_linear")
+    assert function == "fused_linear"
+    assert "x: *float32" in given and "size_k = " in given

@@ -36,14 +36,20 @@ function bytesText(count) {
   return `${count} B`;
 }
 
+/** The unit of a column of numbers of bytes: MB, or a smaller one where that would show next to nothing. */
+function unitOf(counts) {
+  const least = Math.min(...counts.filter(Boolean), 1e9);
+  return [["MB", 1e6], ["kB", 1e3]].find(([, size]) => least >= size / 2) ?? ["B", 1];
+}
+
 function secondsText(seconds) {
   return seconds < 1 ? `${Math.round(seconds * 1e3)} ms` : `${seconds.toFixed(1)} s`;
 }
 
 const EFFECTS = {
-  exact: ["=", "exact: the same numbers, bit for bit"],
-  reassociates: ["≈", "the same numbers but for the order of additions"],
-  lossy: ["≠", "lossy: other numbers"],
+  exact: ["=", "exact: the same numbers, bit for bit", "exact"],
+  reassociates: ["≈", "the same numbers but for the order of additions", "exact but for the order of additions"],
+  lossy: ["≠", "lossy: other numbers", "lossy"],
 };
 
 /** The op without its dialect and overload: `linear` of `aten.linear`, `mul` of `aten.mul.Tensor`. */

@@ -17,7 +17,7 @@ function graphOf(place, side) {
 class Graph {
   constructor(place, side) {
     const of = side === "before" ? place - 1 : place;
-    this.side = side;
+    Object.assign(this, { place, side });
     this.rows = data.passes[of].nodes.map((index) => data.nodes[index]);
     this.at = new Map(this.rows.map((row, index) => [row[NAME], index]));
     this.readers = this.rows.map(() => []);

@@ -2,7 +2,7 @@
 
 const MARGIN = 24;
 const BEYOND = 300; // pixels around the view that are drawn ahead
-const READABLE = 0.75;
+const READABLE = 0.65;
 const WHEEL = 40; // pixels that the wheel turns for one step of zoom
 const ZOOMS = [0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.6];
 
@@ -15,7 +15,8 @@ class Pane {
     this.svg = drawn("svg", { role: "presentation" }, this.frames, this.strokes, this.nodes);
     this.scroll = element("div", { class: "scroll", role: "tree", tabindex: "0" }, this.svg);
     this.caption = element("p", { class: "caption" });
-    this.root = element("div", { class: "pane" }, this.caption, this.scroll);
+    this.minimap = new Minimap(this);
+    this.root = element("div", { class: "pane" }, this.caption, this.scroll, this.minimap.canvas);
     this.scroll.addEventListener("scroll", () => this.#later(), { passive: true });
     this.scroll.addEventListener("keydown", (event) => this.#key(event));
     this.scroll.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
@@ -63,6 +64,14 @@ class Pane {
     const closed = this.boxes.filter((box) => !box.inner);
     if (closed.length)
       this.#centre(closed.reduce((one, two) => (two.part.leaves.length > one.part.leaves.length ? two : one)));
+    this.redraw();
+  }
+
+  /** All of the graph at once, however small. */
+  fitAll() {
+    const { clientWidth, clientHeight } = this.scroll;
+    this.zoom = Math.min(1, clientWidth / this.size.w, clientHeight / this.size.h);
+    this.#resize();
     this.redraw();
   }
 
@@ -128,6 +137,7 @@ class Pane {
       made.remove();
       this.shown.delete(key);
     }
+    this.minimap.draw();
   }
 
   /** The node that is chosen: lines of its value are drawn stronger. */
@@ -261,6 +271,7 @@ class Pane {
     else if (event.key === "End") this.activate(this.boxes.at(-1)?.part.key);
     else if (event.key === "+" || event.key === "=") this.zoomBy(1);
     else if (event.key === "-") this.zoomBy(-1);
+    else if (event.key === "f") this.fitAll();
     else return;
     event.preventDefault();
     event.stopPropagation();

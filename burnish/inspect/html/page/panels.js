@@ -1,16 +1,21 @@
 // ---- Around the graph: the passes, what is chosen in words, search.
 
-const CHART = 48; // pixels of the longest bar
+const CHART = 42; // pixels of the longest bar
 const FEW = 40; // most links that are listed unasked
 
+function overviewRow() {
+  const attributes = { role: "option", id: "pass-overview", "data-place": OVERVIEW };
+  return element("li", attributes, element("span", { class: "what" }, element("b", {}, "Overview")));
+}
+
 /** A row for each pass, with bars of launches and bytes under their numbers. */
-function passRow(pass, place, most) {
+function passRow(pass, place, most, [, unit]) {
   const [sign, effect] = EFFECTS[pass.effect] ?? [pass.effect, pass.effect];
   const facts = [];
   if (place) facts.push(many(pass.rewrites.length, "rewrite"));
   if (pass.refusals.length) facts.push(`${whole(pass.refusals.length)} refused`);
   if (place && pass.seconds !== null) facts.push(secondsText(pass.seconds));
-  if (pass.bytes_a_token) facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
+  if (pass.bytes_a_token !== (data.passes[place - 1]?.bytes_a_token ?? 0)) facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
   if (pass.verification) facts.push(`error ${pass.verification.difference.toExponential(0)}`);
   if (!place) facts.push(many(pass.nodes.filter((index) => isCall(data.nodes[index])).length, "operation"));
   const bar = (count, of) => {
@@ -35,7 +40,7 @@ function passRow(pass, place, most) {
       .join(", "),
     class: place && !pass.rewrites.length ? "idle" : "",
   };
-  const megabytes = pass.bytes_moved / 1e6;
+  const moved = pass.bytes_moved / unit;
   return element(
     "li",
     attributes,
@@ -51,7 +56,7 @@ function passRow(pass, place, most) {
     element(
       "span",
       { class: "bar" },
-      megabytes.toLocaleString("en-US", { maximumFractionDigits: megabytes < 10 ? 1 : 0 }),
+      moved.toLocaleString("en-US", { maximumFractionDigits: moved < 10 ? 1 : 0 }),
       bar(pass.bytes_moved, most.bytes),
     ),
   );
@@ -241,29 +246,4 @@ function partDetails(part, actions) {
       ),
     ),
   ];
-}
-
-/** Nodes whose name, op, module, weight or line of source has all the words; modules first. */
-function search(graph, query) {
-  const words = query.toLowerCase().split(/\s+/).filter(Boolean);
-  if (!words.length) return { modules: [], nodes: [] };
-  const has = (haystack) => words.every((word) => haystack.includes(word));
-  const modules = new Map();
-  const nodes = [];
-  graph.rows.forEach((row, index) => {
-    const path = text(row[MODULE]);
-    if (path && graph.isDrawn[index] && !modules.has(path) && has(`${path} ${text(row[CLASS])}`.toLowerCase()))
-      modules.set(path, index);
-    const columns = [NAME, TARGET, MODULE, SOURCE, CODE, TYPE];
-    if (
-      has(
-        columns
-          .map((column) => text(row[column]))
-          .join(" ")
-          .toLowerCase(),
-      )
-    )
-      nodes.push(index);
-  });
-  return { modules: [...modules], nodes };
 }
