@@ -76,4 +76,5 @@ def in_blocks(values: Weight, scale: Weight, high: int, wide: int) -> Weight:
 
 def _spread(scale: Tensor, high: int, rows: int, wide: int, columns: int) -> Tensor:
     """The scales of blocks `high` by `wide` for each of rows by columns, float32."""
-    return scale.float().repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
+    tall = scale.float().repeat_interleave(min(high, rows), 0)[:rows]
+    return tall.repeat_interleave(min(wide, columns), 1)[:, :columns]
