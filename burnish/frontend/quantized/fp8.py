@@ -44,7 +44,7 @@ def weight(parts: Parts, blocks: object) -> Widened:
     rows, columns = values.shape
     given = parts.tensors[name].shape
     scale = parts.get(name, given, *_OF_SCALES)
-    if math.prod(given) == 1 or given in ((rows,), (rows, 1)):
+    if given in ((rows,), (rows, 1)) or (math.prod(given) == 1 and (len(given) < 2 or blocks is None)):
         by_row = Computed(
             (rows, 1), torch.float32, (scale,), lambda x: x.float().reshape(-1, 1).repeat(rows // x.numel(), 1)
         )
