@@ -337,6 +337,22 @@ def test_blocks_may_be_larger_than_a_weight(tmp_path: Path) -> None:
     assert weights[f"{UP.replace('up', 'down')}.weight"].materialize().shape == (128, 256)
 
 
+def test_an_adapter_of_a_quantized_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it changes becomes floats, which is told; the rest stays integers."""
+    meant = write(tmp_path / "base", BY_NAME["gptq-int4"])
+    (tmp_path / "adapter").mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base"), "r": 4, "lora_alpha": 4}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    down, up = torch.randn(4, 128), torch.randn(256, 4)
+    factors = {f"base_model.model.{UP}.lora_A.weight": down, f"base_model.model.{UP}.lora_B.weight": up}
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors", {"format": "pt"})
+    program = read(tmp_path / "adapter").program
+    assert f"1 weights with an adapter become floats, such as {UP}.weight" in caplog.text
+    meant[f"{UP}.weight"] = meant[f"{UP}.weight"] + up @ down
+    assert_near(run(program, [TOKENS])[0], logits_of(meant))
+    assert sum(kept(weight) is not None for weight in program.weights.values()) == 6
+
+
 def test_settings_in_a_file_of_their_own(tmp_path: Path) -> None:
     """As the first versions of AutoGPTQ wrote them."""
     meant = write(tmp_path, BY_NAME["gptq-int4"])
