@@ -21,7 +21,7 @@ def snapshot(text: str) -> Path | None:
     whole.
     """
     named = _NAME.fullmatch(text)
-    if named is None or text.startswith("."):
+    if named is None or text.startswith(".") or ".." in text:
         return None
     from huggingface_hub import constants, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

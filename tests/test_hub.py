@@ -76,7 +76,9 @@ def test_a_folder_of_that_name_is_what_is_meant(cache: Path) -> None:
         read("org/small")
 
 
-@pytest.mark.parametrize("text", ["/absent/model", "../org/name", "a/b/c", "org/name.gguf/x", "module:name", ""])
+@pytest.mark.parametrize(
+    "text", ["/absent/model", "../org/name", "a/b/c", "org/name.gguf/x", "org/name@../main", "module:name", ""]
+)
 def test_what_is_no_name_is_a_path(text: str) -> None:
     assert snapshot(text) is None
 

@@ -117,7 +117,10 @@ def _base(folder: Path, config: Mapping[str, Any]) -> Path:
 
 def _by_pattern(patterns: Any, module: str, otherwise: Any) -> Any:
     """The value of the first pattern that the end of a module's path matches."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", module):
-            return value
+    for pattern, value in (patterns if isinstance(patterns, dict) else {}).items():
+        try:
+            if re.fullmatch(rf"(.*\.)?({pattern})", module):
+                return value
+        except re.error as error:
+            raise InvalidModelError(f"{CONFIG}: {pattern!r} is no pattern of modules' names: {error}") from error
     return otherwise

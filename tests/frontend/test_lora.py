@@ -218,6 +218,7 @@ def test_beside_another_model_it_is_not_guessed_which_is_meant(base: Path, tmp_p
         ({"base_model_name_or_path": None}, "does not say of which model"),
         ({"base_model_name_or_path": "/absent"}, "no model is there"),
         ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"alpha_pattern": {"(": 1}}, "is no pattern of modules' names"),
     ],
 )
 def test_what_is_not_merged_is_refused_by_name(base: Path, tmp_path: Path, config: dict[str, Any], says: str) -> None:

@@ -103,6 +103,15 @@ def test_the_command_names_its_flag_and_takes_it(folder: Path) -> None:
     assert done.exit_code == 0, done.output
 
 
+def test_a_file_of_options_cannot_trust(folder: Path) -> None:
+    """One that lies in a folder from elsewhere is taken from there, and so is the code."""
+    options = folder / "burnish.toml"
+    options.write_text("trust_remote_code = true\n")
+    refused = CliRunner().invoke(app, ["compile", str(folder), "-o", "out.burnish", "--config", str(options)])
+    assert refused.exit_code == 2
+    assert "there are target, backend" in refused.output
+
+
 def test_code_that_fails_is_told(folder: Path) -> None:
     (folder / "configuration_bigram.py").write_text(CONFIGURATION + "# another class than that of other tests\n")
     (folder / "modeling_bigram.py").write_text(MODEL.replace("self.post_init()", "raise LookupError('no such thing')"))

@@ -259,6 +259,8 @@ def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
         ("packed-int4", "weight_shape", torch.tensor([256, 100]), "not 2, 4 or 8 bits of each"),
         ("packed-int4", "weight_scale", None, "no weight_scale"),
         ("packed-int4", "weight_scale", torch.zeros(256, 3).half(), r"\[256, 128\], and its scales \[256, 3\]"),
+        ("gptq-int4", "scales", torch.zeros(0, 256).half(), "a tensor without elements"),
+        ("int8-rows", "weight", torch.zeros(8, dtype=torch.int8), "and no matrix"),
         ("mlx-int4", "biases", None, rf"no tensor '{UP}\.biases'"),
         ("mlx-int4", "biases", torch.zeros(256, 3).half(), r"float16 \[256, 3\]"),
         ("ct-mxfp4", "weight_scale", torch.zeros(256, 3).byte(), r"uint8 \[256, 4\] is expected"),
@@ -317,6 +319,38 @@ def test_bits_of_some_modules_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InvalidModelError, match="bits=3"):
         read(tmp_path)
+
+
+def test_blocks_may_be_larger_than_a_weight(tmp_path: Path) -> None:
+    meant = write(tmp_path, BY_NAME["fp8-blocks"])
+    with_settings(tmp_path, weight_block_size=[10**12, 128])
+    edit(
+        tmp_path,
+        lambda tensors: [tensors.update({name: torch.rand(1, 1)}) for name in tensors if name.endswith("_inv")],
+    )
+    with pytest.raises(WeightError, match="expected"):  # the ones of 256 inputs have two
+        read(tmp_path)
+    edit(tmp_path, lambda tensors: tensors.update({f"{UP.replace('up', 'down')}.weight_scale_inv": torch.rand(1, 2)}))
+    _, weights = read_checkpoint(tmp_path, False)
+    assert weights is not None
+    assert weights.keys() == meant.keys()
+    assert weights[f"{UP.replace('up', 'down')}.weight"].materialize().shape == (128, 256)
+
+
+def test_an_adapter_of_a_quantized_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What it changes becomes floats, which is told; the rest stays integers."""
+    meant = write(tmp_path / "base", BY_NAME["gptq-int4"])
+    (tmp_path / "adapter").mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "base"), "r": 4, "lora_alpha": 4}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    down, up = torch.randn(4, 128), torch.randn(256, 4)
+    factors = {f"base_model.model.{UP}.lora_A.weight": down, f"base_model.model.{UP}.lora_B.weight": up}
+    save_file(factors, tmp_path / "adapter" / "adapter_model.safetensors", {"format": "pt"})
+    program = read(tmp_path / "adapter").program
+    assert f"1 weights with an adapter become floats, such as {UP}.weight" in caplog.text
+    meant[f"{UP}.weight"] = meant[f"{UP}.weight"] + up @ down
+    assert_near(run(program, [TOKENS])[0], logits_of(meant))
+    assert sum(kept(weight) is not None for weight in program.weights.values()) == 6
 
 
 def test_settings_in_a_file_of_their_own(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def _of_4_bits(parts: Parts) -> Widened:
     ):
         raise parts.wrong(f"says nothing of its shape and blocks: {told}")
     count = math.prod(shape)
+    size = min(size, count)
     codes = parts.get("weight", (-(-count // 2), 1), torch.uint8)
     numbers = parts.get("weight.quant_map", (16,), torch.float32)
     scales = _absmax(parts, told, -(-count // size))
@@ -75,6 +76,7 @@ def _absmax(parts: Parts, told: Mapping[str, Any], blocks: int) -> Weight:
     size, offset = told.get("nested_blocksize"), told.get("nested_offset")
     if type(size) is not int or size < 1 or not isinstance(offset, int | float):
         raise parts.wrong(f"says nothing of the blocks of its scales: {told}")
+    size = min(size, blocks)
     codes = parts.get("weight.absmax", (blocks,), torch.uint8)
     numbers = parts.get("weight.nested_quant_map", (256,), torch.float32)
     outer = parts.get("weight.nested_absmax", (-(-blocks // size),), torch.float32)

@@ -115,15 +115,18 @@ def _packed(parts: Parts) -> Widened:
 
 def _int8(parts: Parts) -> Widened:
     """int8[N, K], whatever number of bits they have."""
-    rows, columns = parts.tensors["weight"].shape
+    given = parts.tensors["weight"].shape
+    if len(given) != 2:
+        raise parts.wrong(f"is {list(given)}, and no matrix")
+    rows, columns = given
     values = Computed((rows, columns), torch.uint8, (parts.tensors["weight"],), lambda q: q.view(torch.uint8) ^ 128)
     scales, groups = _scales(parts, rows, columns)
     zeros: Weight | None = None
     if "weight_zero_point" in parts:
-        given = parts.tensors["weight_zero_point"].shape
-        stored = parts.get("weight_zero_point", given, torch.int8)
-        if math.prod(given) not in (1, rows * groups):
-            raise parts.wrong(f"has zero points {list(given)} for scales {[rows, groups]}")
+        zero = parts.tensors["weight_zero_point"].shape
+        stored = parts.get("weight_zero_point", zero, torch.int8)
+        if math.prod(zero) not in (1, rows * groups):
+            raise parts.wrong(f"has zero points {list(zero)} for scales {[rows, groups]}")
         zeros = Computed(
             (rows, groups),
             torch.uint8,

@@ -44,7 +44,7 @@ def weight(parts: Parts, blocks: object) -> Widened:
     rows, columns = values.shape
     given = parts.tensors[name].shape
     scale = parts.get(name, given, *_OF_SCALES)
-    if math.prod(given) == 1 or given in ((rows,), (rows, 1)):
+    if given in ((rows,), (rows, 1)) or (math.prod(given) == 1 and (len(given) < 2 or blocks is None)):
         by_row = Computed(
             (rows, 1), torch.float32, (scale,), lambda x: x.float().reshape(-1, 1).repeat(rows // x.numel(), 1)
         )
@@ -76,4 +76,5 @@ def in_blocks(values: Weight, scale: Weight, high: int, wide: int) -> Weight:
 
 def _spread(scale: Tensor, high: int, rows: int, wide: int, columns: int) -> Tensor:
     """The scales of blocks `high` by `wide` for each of rows by columns, float32."""
-    return scale.float().repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
+    tall = scale.float().repeat_interleave(min(high, rows), 0)[:rows]
+    return tall.repeat_interleave(min(wide, columns), 1)[:, :columns]

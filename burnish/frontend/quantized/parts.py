@@ -79,7 +79,10 @@ def parts_of(stored: Tensors, anchor: str, others: Collection[str]) -> Iterator[
         module, dot, last = name.rpartition(f".{anchor}")
         if dot and not last:
             found = {each: stored[f"{module}.{each}"][0] for each in others if f"{module}.{each}" in stored}
-            yield Parts(module, {anchor: weight, **found}, file)
+            parts = Parts(module, {anchor: weight, **found}, file)
+            if any(0 in each.shape for each in parts.tensors.values()):
+                raise parts.wrong("has a tensor without elements")
+            yield parts
 
 
 def replaced(stored: Tensors, weights: Mapping[str, Weight], parts: Collection[Parts]) -> Tensors:
