@@ -78,14 +78,31 @@ template <int ELEMENT>
 INLINE V wide(const typename Elements<ELEMENT>::Type* p) {
   if constexpr (ELEMENT == FLOAT32) {
     return load(p);
-  } else if constexpr (ELEMENT == INT8) {
+  } else if constexpr (ELEMENT == INT8) {  // by name: compilers take bytes apart one by one
+#if defined(__AVX512F__)
+    return (V)_mm512_cvtepi32_ps(_mm512_maskz_cvtepi8_epi32((__mmask16)-1, _mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+    return (V)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#elif defined(__aarch64__)
+    uint32_t codes;
+    memcpy(&codes, p, sizeof(codes));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(codes))))));
+#else
     Signed codes;
     memcpy(&codes, p, sizeof(codes));
     return __builtin_convertvector(__builtin_convertvector(codes, VI), V);
+#endif
   } else if constexpr (ELEMENT == FP8) {
-    Byte codes;
-    memcpy(&codes, p, sizeof(codes));
-    const Short halves = half_of_fp8(__builtin_convertvector(codes, Short));
+#if defined(__AVX512F__)
+    const Short codes = (Short)_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+    const Short codes = (Short)_mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i*)p));
+#else
+    Byte bytes;
+    memcpy(&bytes, p, sizeof(bytes));
+    const Short codes = __builtin_convertvector(bytes, Short);
+#endif
+    const Short halves = half_of_fp8(codes);
     return wide<FLOAT16>(reinterpret_cast<const uint16_t*>(&halves)) * FROM_HALF;
   } else {
     Short bits;
