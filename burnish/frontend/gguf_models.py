@@ -63,6 +63,7 @@ def config_of(facts: Facts) -> PreTrainedConfig:
     if "v_head_dim" not in own and facts.get("attention.value_length", head_dim) != head_dim:
         raise InvalidModelError(f"{facts.file.path}: keys and values of different lengths are not read")
     norm = architecture.layer_norm
+    facts.get(f"attention.layer_norm_{'rms_' if norm else ''}epsilon")  # of norms that the architecture has not
     common: dict[str, Any] = {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,

@@ -225,7 +225,7 @@ def olmo2(facts: Facts) -> dict[str, Any]:
         return {}
     found = {"sliding_window": facts.number("attention.sliding_window"), "layer_types": layer_types(facts, 4)}
     rope = rope_parameters(facts, facts.number("embedding_length") // facts.number("attention.head_count"))
-    local = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    local = {"rope_type": "default", "rope_theta": float(facts.get("rope.freq_base_swa", rope["rope_theta"]))}
     return found | {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
 
 

@@ -400,10 +400,15 @@ MODELS: dict[str, Case] = {
         | {
             "rope_parameters": {
                 "full_attention": YARN,
-                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
             }
         },
-        YARN_SAID | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [False, True]},
+        YARN_SAID
+        | {
+            "rope.freq_base_swa": 2000.0,
+            "attention.sliding_window": 5,
+            "attention.sliding_window_pattern": [False, True],
+        },
         architecture="olmo2",
     ),
     "olmoe": Case("olmoe", UNTIED | {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False}, CHOICE),
