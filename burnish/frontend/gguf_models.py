@@ -63,6 +63,7 @@ def config_of(facts: Facts) -> PreTrainedConfig:
     if "v_head_dim" not in own and facts.get("attention.value_length", head_dim) != head_dim:
         raise InvalidModelError(f"{facts.file.path}: keys and values of different lengths are not read")
     norm = architecture.layer_norm
+    facts.get(f"attention.layer_norm_{'rms_' if norm else ''}epsilon")  # of norms that the architecture has not
     common: dict[str, Any] = {
         "vocab_size": tensors["token_embd.weight"].shape[0],
         "hidden_size": hidden,
@@ -94,6 +95,9 @@ ARCHITECTURES = {
     "qwen2moe": Architecture("qwen2_moe", special.qwen2moe),
     "qwen3": Architecture("qwen3", special.qwen3),
     "qwen3moe": Architecture("qwen3_moe", special.qwen3moe),
+    "qwen2vl": Architecture("qwen2", special.seeing),
+    "qwen3vl": Architecture("qwen3", lambda facts: special.seeing(facts) | special.qwen3(facts)),
+    "qwen3vlmoe": Architecture("qwen3_moe", lambda facts: special.seeing(facts) | special.qwen3moe(facts)),
     "phi3": Architecture("phi3", special.phi3, partial_rotary=True),
     "phi2": Architecture("phi", layer_norm="layer_norm_eps", partial_rotary=True),
     "gpt2": Architecture("gpt2", special.gpt2, layer_norm="layer_norm_epsilon", changes=INPUTS_FIRST),

@@ -66,6 +66,13 @@ def qwen3moe(facts: Facts) -> dict[str, Any]:
     return qwen3(facts) | _experts(facts) | {"norm_topk_prob": facts.get("expert_weights_norm", True)}  # the same
 
 
+def seeing(facts: Facts) -> dict[str, Any]:
+    """Nothing: in texts all three coordinates of a token are its position, and no layer gets features of images."""
+    for name in ("rope.dimension_sections", "n_deepstack_layers"):
+        facts.get(name)
+    return {}
+
+
 def phi3(facts: Facts) -> dict[str, Any]:
     """A window, and the length from which longrope has other frequencies."""
     original = facts.get("rope.scaling.original_context_length", facts.number("context_length"))
@@ -225,7 +232,7 @@ def olmo2(facts: Facts) -> dict[str, Any]:
         return {}
     found = {"sliding_window": facts.number("attention.sliding_window"), "layer_types": layer_types(facts, 4)}
     rope = rope_parameters(facts, facts.number("embedding_length") // facts.number("attention.head_count"))
-    local = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+    local = {"rope_type": "default", "rope_theta": float(facts.get("rope.freq_base_swa", rope["rope_theta"]))}
     return found | {"rope_parameters": {"full_attention": rope, "sliding_attention": local}}
 
 

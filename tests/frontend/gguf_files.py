@@ -238,6 +238,17 @@ MODELS: dict[str, Case] = {
         UNTIED | LONG_HEADS[0] | EXPERTS | {"norm_topk_prob": True},
         LONG_HEADS[1] | {"expert_feed_forward_length": 32} | CHOICE,
     ),
+    "qwen2vl": Case("qwen2", TIED, {"rope.dimension_sections": [1, 1, 2, 0]}),
+    "qwen3vl": Case(
+        "qwen3",
+        TIED | LONG_HEADS[0],
+        LONG_HEADS[1] | {"rope.dimension_sections": [4, 2, 2, 0], "n_deepstack_layers": 0},
+    ),
+    "qwen3vlmoe": Case(
+        "qwen3_moe",
+        UNTIED | LONG_HEADS[0] | EXPERTS | {"norm_topk_prob": True},
+        LONG_HEADS[1] | {"expert_feed_forward_length": 32, "rope.dimension_sections": [4, 2, 2, 0]} | CHOICE,
+    ),
     "phi2": Case(
         "phi",
         UNTIED | {"rope_parameters": {"rope_theta": 5000.0, "rope_type": "default", "partial_rotary_factor": 0.5}},
@@ -400,10 +411,15 @@ MODELS: dict[str, Case] = {
         | {
             "rope_parameters": {
                 "full_attention": YARN,
-                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 2000.0},
             }
         },
-        YARN_SAID | {"attention.sliding_window": 5, "attention.sliding_window_pattern": [False, True]},
+        YARN_SAID
+        | {
+            "rope.freq_base_swa": 2000.0,
+            "attention.sliding_window": 5,
+            "attention.sliding_window_pattern": [False, True],
+        },
         architecture="olmo2",
     ),
     "olmoe": Case("olmoe", UNTIED | {"num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": False}, CHOICE),

@@ -112,6 +112,11 @@ def test_layers_with_a_window_as_the_file_says(tmp_path: Path, pattern: Any) -> 
     assert_same(tmp_path / "model.gguf", model)
 
 
+def test_an_epsilon_of_norms_that_an_architecture_has_not(tmp_path: Path) -> None:
+    model = write(tmp_path / "model.gguf", "command-r", {"command-r.attention.layer_norm_rms_epsilon": 0.5})
+    assert_same(tmp_path / "model.gguf", model)
+
+
 def test_an_expert_that_is_missing(tmp_path: Path) -> None:
     def change(tensors: dict[str, np.ndarray]) -> None:
         apart(tensors)
