@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from burnish.frontend import empty_model
 from burnish.frontend.dequantize import weight_of
 from burnish.frontend.gguf_file import GGUFFile
-from burnish.ir.errors import WeightError
+from burnish.ir.errors import UsageError, WeightError
 from burnish.ir.weights import Concat, Reshape, Rows, Weight
 
 Change = Callable[[Weight, PreTrainedConfig], Weight]
@@ -45,9 +45,11 @@ def weights_of(
 
     name: of the architecture. made: its parameters that are not one tensor under a name that gguf knows; of several
     that are for one parameter the first whose tensors are there. changes: by an expression for the parameter's name.
-    Raises WeightError for a tensor that is missing, or of a wrong shape.
+    Raises WeightError for a tensor that is missing, or of a wrong shape, UsageError where gguf is too old.
     """
-    arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == name)
+    arch = next((arch for arch, text in MODEL_ARCH_NAMES.items() if text == name), None)
+    if arch is None:
+        raise UsageError(f"the installed gguf does not know the architecture {name!r} yet: pip install -U gguf")
     names = get_tensor_name_map(arch, model.config.num_hidden_layers)
     found: dict[str, Weight] = {}
     unread = set(file.tensors)

@@ -13,7 +13,7 @@ import torch
 from burnish.frontend.gguf import model_of
 from burnish.frontend.gguf_file import open_gguf
 from burnish.frontend.gguf_models import ARCHITECTURES, REFUSED
-from burnish.ir.errors import InvalidModelError, WeightError
+from burnish.ir.errors import InvalidModelError, UsageError, WeightError
 from burnish.ir.quantization import kept
 from tests.frontend.gguf_files import MODELS, assert_same, write
 
@@ -95,6 +95,13 @@ def test_integers_of_experts_apart_are_kept(tmp_path: Path) -> None:
         found = kept(weight)
         assert found is not None
         torch.testing.assert_close(found.materialize().reshape(weight.shape), weight.materialize())
+
+
+def test_an_architecture_that_an_older_gguf_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "model.gguf", "smollm3")
+    monkeypatch.setattr("burnish.frontend.gguf_tensors.MODEL_ARCH_NAMES", {})
+    with pytest.raises(UsageError, match="does not know the architecture 'smollm3' yet: pip install -U gguf"):
+        model_of(open_gguf(tmp_path / "model.gguf"))
 
 
 def test_sizes_of_experts_that_are_not_said(tmp_path: Path) -> None:
