@@ -166,7 +166,7 @@ CONTRASTS = """() => {
   };
   const behind = (element) => {
     for (let each = element; each; each = each.parentElement) {
-      const body = each.matches("g.box") ? each.querySelector(".body:last-of-type") : null;
+      const body = each.matches("g.box") ? [...each.querySelectorAll(":scope > .body")].at(-1) : null;
       const fill = body ? getComputedStyle(body).fill : getComputedStyle(each).backgroundColor;
       if (fill !== "none" && channels(fill)[3] !== 0) return fill;
     }
@@ -196,6 +196,55 @@ def test_text_has_contrast_in_light_and_dark(opened: Opener, scheme: str) -> Non
     assert not [each for each in measured if each[0] < 4.5]
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert max(ground) < 64 if scheme == "dark" else min(ground) > 192
+
+
+KINDS = {
+    "linear": "burnish.fused_linear.default",
+    "attention": "burnish.attention.default",
+    "norm": "burnish.rms_norm.default",
+    "activation": "aten.silu.default",
+    "position": "burnish.rotary.default",
+    "state": "burnish.cache_write.default",
+    "lookup": "aten.embedding.default",
+    "pointwise": "aten.add.Tensor",
+}
+
+
+def colored() -> Trace:
+    """An op of each kind and one of none, from few bytes moved to many."""
+    nodes = [other("placeholder", "tokens", "i64[batch, sequence]")]
+    for place, (kind, target) in enumerate({**KINDS, "none": "aten.view.default"}.items()):
+        nodes.append(call(kind, target, (nodes[-1].name,), bytes_moved=3**place))
+    return Trace([record(0, "captured", (*nodes, other("output", "output", "", nodes[-1].name)))])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_box_has_the_colour_of_its_kind_or_of_its_share(opened: Opener, scheme: str) -> None:
+    page = opened(colored(), scheme=scheme)
+    for kind in KINDS:
+        assert page.locator(f"{AFTER} .kind-{kind}[data-key='n:{kind}']").count() == 1
+    assert page.locator(f"{AFTER} [data-key='n:none']").get_attribute("class") == "box node"
+    assert page.locator("#kinds span").count() == len(KINDS)
+    assert not [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
+    tints = page.eval_on_selector_all(f"{AFTER} .node > .body", "all => all.map(each => getComputedStyle(each).fill)")
+    assert len(set(tints)) >= len(KINDS)
+    page.select_option("#colors", "bytes")
+    assert page.url.endswith("#pass=0&colors=bytes")
+    for share, heat in (("none", 6), ("pointwise", 5), ("lookup", 4), ("state", 3), ("position", 2), ("linear", 1)):
+        assert page.locator(f"{AFTER} .heat-{heat}[data-key='n:{share}']").count() == 1
+    assert "6.56 kB · 67%" in str(page.locator(f"{AFTER} [data-key='n:none']").text_content())
+    assert not [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
+
+
+def test_a_folded_part_shows_the_kinds_of_its_operations(opened: Opener) -> None:
+    page = opened(layered(30))
+    strips = page.locator(f"{AFTER} [data-key='r:model.layers:0'] .mix")
+    kinds = strips.evaluate_all("all => all.map(each => [each.classList[1], each.width.baseVal.value])")
+    # of the four launches of a layer: a norm, silu, and two of arithmetic
+    widths = {kind: width / sum(each[1] for each in kinds) for kind, width in kinds}
+    assert widths == pytest.approx({"kind-norm": 0.25, "kind-activation": 0.25, "kind-pointwise": 0.5}, rel=0.01)
+    page.select_option("#colors", "none")
+    assert not page.locator(".mix, [class*=kind-]").count() - page.locator("#kinds i").count()
 
 
 def test_a_narrow_window_does_not_scroll_sideways(opened: Opener) -> None:

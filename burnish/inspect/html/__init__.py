@@ -22,6 +22,7 @@ from burnish.ir.trace import Trace
 # In the order in which they build on each other.
 _SCRIPTS = (
     "data.js",
+    "colors.js",
     "graph.js",
     "layout.js",
     "minimap.js",
@@ -34,13 +35,15 @@ _SCRIPTS = (
     "app.js",
 )
 
+_STYLES = ("page.css", "colors.css")
+
 
 def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:
     """The page; nodes of the last program show their `kernels`. Raises UsageError if the trace has no passes."""
     if not trace.passes:
         raise UsageError("the trace has no passes: there is nothing to draw")
     data = msgspec.json.encode(report_data(trace, title, kernels)).decode()
-    style = _read("page.css")
+    style = "".join(_read(name) for name in _STYLES)
     script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
     parts = {
         "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "

@@ -7,6 +7,7 @@ function addressOf({ place, graph = null, key = null }) {
   if (key) words.push(["node", wordOf(graph, key)]);
   if (key && graph.side === "before") words.push(["side", "before"]);
   if (place && state.view !== usualView()) words.push(["view", state.view]);
+  if (state.colors !== COLORS[0][0]) words.push(["colors", state.colors]);
   return `#${words.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
 }
 
@@ -32,6 +33,7 @@ function followAddress() {
   const place = number === null ? OVERVIEW : data.passes.findIndex((pass) => String(pass.number) === number);
   if (["before", "both", "after"].includes(words.get("view"))) state.view = words.get("view");
   else state.view = usualView();
+  state.colors = (COLORS.find(([name]) => name === words.get("colors")) ?? COLORS[0])[0];
   isFollowing = true;
   actions.showPass(place);
   const graph = place === OVERVIEW ? null : graphOf(place, place && words.get("side") === "before" ? "before" : "after");

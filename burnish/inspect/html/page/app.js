@@ -6,6 +6,7 @@ const usualView = () => (data.passes.length > 1 && innerWidth > 1000 ? "both" : 
 const state = {
   place: OVERVIEW,
   view: usualView(),
+  colors: COLORS[0][0],
   all: false, // whether every part is open that was not closed by hand
   open: new Map(), // parts opened or closed by hand
   chosen: null, // a part, or a node that is in no box
@@ -113,6 +114,8 @@ function draw(anchor = null) {
     pane.show(graph, isOpen, `${when} · ${many(graph.rows.length, "node")}`, anchor ?? pane.active);
   }
   if (isOverview) return;
+  get("colors").value = state.colors;
+  get("kinds").replaceChildren(...colorLegend());
   for (const button of get("views").children) {
     const checked = button.dataset.view === (state.place ? state.view : "after");
     button.setAttribute("aria-checked", String(checked));
@@ -193,6 +196,7 @@ setUpPasses();
 setUpBar();
 setUpSearch();
 setUpHelp();
+setUpColors();
 addEventListener("hashchange", () => location.hash !== addressNow() && followAddress());
 get("passes").focus({ preventScroll: true });
 followAddress();

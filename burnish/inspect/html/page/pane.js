@@ -163,7 +163,8 @@ class Pane {
     const { part } = box;
     const isOpen = part.parts ? String(Boolean(box.inner)) : null;
     const chosen = this.actions.chosen() === part.key;
-    const classes = ["box", kind, part.mark, this.active === part.key && "active", chosen && "chosen"];
+    const color = box.inner ? "" : colorOf(part);
+    const classes = ["box", kind, color, part.mark, this.active === part.key && "active", chosen && "chosen"];
     const attributes = {
       class: classes.filter(Boolean).join(" "),
       id: box.id,
@@ -207,6 +208,7 @@ class Pane {
       drawn("rect", { class: "body", width: w, height: h, rx: 5 }),
       part.mark ? drawn("rect", { class: "edge", width: 4, height: h, rx: 2 }) : null,
       isGroup ? drawn("path", { class: "sign", d: "M13 12l4 4-4 4" }) : null,
+      ...(isGroup ? this.#mix(part, w, h) : []),
       ...this.#title(labels, isGroup ? 25 : 12, labels.second ? 18 : 26),
       drawn("text", { class: isGroup ? "second" : "second type", x: isGroup ? 25 : 12, y: 34 }, labels.second),
     ];
@@ -223,6 +225,16 @@ class Pane {
       children.push(drawn("path", { class: "returned", d: `M${w - 16} 8h8v8M${w - 16} 16l8-8` }));
     }
     return this.#group(box, part.kind, children);
+  }
+
+  /** Along the lower edge of a folded part, the kinds of its operations. */
+  #mix(part, w, h) {
+    let x = 6;
+    return mixOf(part).map(([kind, share]) => {
+      const strip = drawn("rect", { class: `mix kind-${kind}`, x, y: h - 5, width: share * (w - 12), height: 3.5 });
+      x += share * (w - 12);
+      return strip;
+    });
   }
 
   #click(event) {
