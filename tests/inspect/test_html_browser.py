@@ -106,6 +106,45 @@ def test_a_node_tells_its_source_and_the_rewrites_that_made_it(opened: Opener) -
     assert "removed by raise-norms" in page.locator("#details").inner_text()
 
 
+def test_what_is_found_in_layers_that_are_alike_is_one_entry(opened: Opener) -> None:
+    page = opened(layered(30))
+    page.fill("#search", "silu")
+    entries = page.locator("#found [role=option]").all_inner_texts()
+    assert [entry.split("\n") for entry in entries] == [
+        ["%silu_0", "30×, in 0–29 · f32[batch, sequence, 64] · model.layers.*.mlp"]
+    ]
+    assert page.locator("#found .total").inner_text() == "1 place: 0 modules, 30 nodes"
+    page.fill("#search", "model.layers. norm")
+    entries = page.locator("#found [role=option]").all_inner_texts()
+    assert entries[0].split("\n") == ["model.layers.*.norm", "30×, in 0–29 · Norm"]
+    assert len(entries) == 2
+    page.fill("#search", "layers.17.mlp")
+    assert page.locator("#found [role=option]").first.inner_text() == "model.layers.17.mlp\nMlp"
+
+
+def test_a_table_that_all_layers_read_stands_beside_them(opened: Opener) -> None:
+    nodes = [other("placeholder", "tokens", "i64[batch, sequence]"), other("placeholder", "position", "i64[batch]")]
+    nodes.append(call("cos", "burnish.lookup.default", ("position",), "model.layers.0.attention"))
+    last = "tokens"
+    for layer in range(4):
+        attention = f"model.layers.{layer}.attention"
+        nodes += [
+            call(f"linear_{layer}", "aten.linear.default", (last,), attention),
+            call(f"mul_{layer}", "aten.mul.Tensor", (f"linear_{layer}", "cos"), attention),
+            call(f"add_{layer}", "aten.add.Tensor", (last, f"mul_{layer}"), f"model.layers.{layer}"),
+        ]
+        last = f"add_{layer}"
+    nodes.append(other("output", "output", "", last))
+    page = opened(Trace([record(0, "captured", tuple(nodes))]))
+    found = boxes(page)
+    assert any(label.startswith("layers 0–3, 4× ") for label in found)
+    assert any(label.startswith("lookup, of all layers, ") for label in found)
+    page.fill("#search", "lookup")
+    page.keyboard.press("Enter")
+    assert "model.layers.0.attention" in page.locator("#details").inner_text()
+    assert page.locator(f"{AFTER} .chosen").get_attribute("data-key") == "n:cos"
+
+
 def test_weights_are_found_though_they_are_not_drawn(opened: Opener) -> None:
     page = opened(layered(3))
     page.fill("#search", "embed.weight")

@@ -60,8 +60,7 @@ function partOf(graph, word) {
   const name = key.slice(2);
   if (key.startsWith("n:")) return placeOf(graph, name) === undefined ? null : { index: placeOf(graph, name), key };
   const inside = key.startsWith("m:") ? name : name.replace(/:\d+$/, "");
-  const index = graph.rows.findIndex((row, index) => {
-    const path = text(row[MODULE]);
+  const index = graph.home.findIndex((path, index) => {
     if (!graph.isDrawn[index] || !(inside === "" || path === inside || path.startsWith(`${inside}.`))) return false;
     return key.startsWith("m:") || graph.path(index).some((part) => part.key === key);
   });

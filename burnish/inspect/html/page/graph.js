@@ -28,6 +28,7 @@ class Graph {
     this.marks = this.#marks(place, of);
     this.isDrawn = this.rows.map(isDrawn);
     this.isReturned = this.rows.map(() => false);
+    this.home = this.#homes();
     this.reads = this.rows.map((row) => this.#drawnReads(row));
   }
 
@@ -44,6 +45,26 @@ class Graph {
       const same = row === twin || [TARGET, TYPE, CALL, OP].every((column) => row[column] === twin[column]);
       return same && String(row[READS]) === String(twin[READS]) ? "" : "changed";
     });
+  }
+
+  /** The module in which each node is drawn: its own. But what several layers read, and no token changes, such as a
+   *  table of positions, is drawn outside of the layer that has it. */
+  #homes() {
+    const { rows, readers } = this;
+    const layers = rows.map((row) => layerOf(text(row[MODULE])));
+    const isFixed = [];
+    rows.forEach((row, index) => {
+      const isInput = text(row[OP]) === "placeholder";
+      const reads = () => row[READS].every((name) => isFixed[this.at.get(name)]);
+      isFixed[index] = isInput ? index !== this.tokens && kindOf(row) !== "state" : readsShape(row) || reads();
+    });
+    const isShared = [];
+    for (let index = rows.length - 1; index >= 0; index -= 1) {
+      const layer = layers[index];
+      const isElsewhere = (reader) => isShared[reader] || layers[reader]?.path !== layer.path;
+      isShared[index] = Boolean(layer && isCall(rows[index]) && isFixed[index] && readers[index].some(isElsewhere));
+    }
+    return rows.map((row, index) => (isShared[index] ? layers[index].outside : text(row[MODULE])));
   }
 
   /** Places of the nodes that lines are drawn from. New states are told at the nodes that make them. */
@@ -119,6 +140,17 @@ class Part {
   }
 }
 
+/** The layer that a module is in, and the module that has the list of layers; nothing outside of layers. */
+function layerOf(path) {
+  const names = path.split(".");
+  const at = names.findIndex(isNumber);
+  return at < 0 ? null : { path: names.slice(0, at + 1).join("."), outside: names.slice(0, Math.max(0, at - 1)).join(".") };
+}
+
+/** Ops of whose operands only the shape counts. */
+const readsShape = (row) =>
+  text(row[TYPE]).startsWith("size ") || /^(positions|ring_positions|(new_|)(ones|zeros|full|empty)(_like)?)$/.test(opName(row));
+
 const isNumber = (name) => /^\d+$/.test(name);
 
 /** The tree of modules with the nodes of each; then parts of it, made when they are looked at. */
@@ -129,7 +161,7 @@ function rootPart(graph) {
     if (!graph.isDrawn[index]) return;
     let module = root;
     root.all.push(index);
-    for (const name of text(row[MODULE]).split(".").filter(Boolean)) {
+    for (const name of graph.home[index].split(".").filter(Boolean)) {
       const path = module.path ? `${module.path}.${name}` : name;
       if (!module.inner.has(name)) module.inner.set(name, tree(path, name));
       module = module.inner.get(name);
@@ -192,7 +224,7 @@ function leafPart(graph, index, module = "") {
   const labels = {
     path: text(row[MODULE]),
     title: opName(row),
-    note: kindOf(row) || module,
+    note: kindOf(row) || module || (graph.home[index] === text(row[MODULE]) ? "" : "of all layers"),
     line: text(row[TYPE]),
     mark: graph.marks[index],
   };

@@ -2,7 +2,7 @@
 
 const MARGIN = 24;
 const BEYOND = 300; // pixels around the view that are drawn ahead
-const READABLE = 0.65;
+const READABLE = 0.58;
 const WHEEL = 40; // pixels that the wheel turns for one step of zoom
 const ZOOMS = [0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.6];
 
