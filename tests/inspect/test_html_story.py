@@ -136,3 +136,30 @@ def test_a_map_shows_all_of_a_graph_and_takes_one_there(opened: Opener) -> None:
     assert before < page.evaluate(top) < height
     middle = page.evaluate(f"{top} + document.querySelector('{AFTER} .scroll').clientHeight / 2")
     assert middle == pytest.approx(0.75 * height, rel=0.02)
+
+
+def test_the_rewrites_of_a_pass_are_stepped_through(opened: Opener) -> None:
+    def looked_at() -> tuple[str, list[str], list[str]]:
+        chosen, made = (
+            page.eval_on_selector_all(f".pane{pane}", "all => all.map(each => each.dataset.key)")
+            for pane in (":first-child .chosen", ":last-child .of-rewrite")
+        )
+        return page.locator(".stepper b").inner_text(), chosen, made
+
+    page = opened(layered(30), address="#pass=1")
+    page.click(".step")
+    assert looked_at() == ("rewrite 1 of 30", ["n:mul_0"], ["n:rms_norm_0"])
+    assert page.locator(".stepper button").first.is_disabled()
+    page.keyboard.press("n")
+    page.click("[aria-label^='The next rewrite']")
+    assert looked_at() == ("rewrite 3 of 30", ["n:mul_2"], ["n:rms_norm_2"])
+    assert page.locator(f"{AFTER} .of-rewrite").is_visible()
+    page.keyboard.press("p")
+    assert looked_at() == ("rewrite 2 of 30", ["n:mul_1"], ["n:rms_norm_1"])
+    address = page.url.partition("#")[2]
+    page.keyboard.press("Escape")
+    assert page.locator(".stepper, .of-rewrite").count() == 0
+    page = opened(layered(30), address=f"#{address}")
+    assert looked_at() == ("rewrite 2 of 30", ["n:mul_1"], ["n:rms_norm_1"])
+    page = opened(layered(30), address="#pass=1&rewrite=30")
+    assert page.locator(".stepper button").last.is_disabled()

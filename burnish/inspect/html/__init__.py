@@ -30,6 +30,7 @@ _SCRIPTS = (
     "panels.js",
     "overview.js",
     "search.js",
+    "rewrites.js",
     "address.js",
     "bar.js",
     "app.js",

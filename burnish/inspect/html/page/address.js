@@ -1,9 +1,10 @@
 // ---- The address of what is shown, `#pass=12&node=model.layers.0.mlp`: to keep, to send, and to go back to.
 
 /** The address of a pass, or of a part of its graph by its key. */
-function addressOf({ place, graph = null, key = null }) {
+function addressOf({ place, rewrite = null, graph = null, key = null }) {
   if (place === OVERVIEW) return "#overview";
   const words = [["pass", data.passes[place].number]];
+  if (rewrite !== null) words.push(["rewrite", rewrite + 1]);
   if (key) words.push(["node", wordOf(graph, key)]);
   if (key && graph.side === "before") words.push(["side", "before"]);
   if (place && state.view !== usualView()) words.push(["view", state.view]);
@@ -12,9 +13,9 @@ function addressOf({ place, graph = null, key = null }) {
 }
 
 function addressNow() {
-  const { place, chosen } = state;
+  const { place, chosen, rewrite } = state;
   const key = chosen && (chosen.key ?? `n:${text(chosen.graph.rows[chosen.index][NAME])}`);
-  return addressOf({ place, graph: chosen?.graph, key });
+  return addressOf({ place, rewrite, graph: chosen?.graph, key });
 }
 
 /** Puts what is shown into the address: as a step that the browser goes back from, or in place of the last one. */
@@ -36,6 +37,8 @@ function followAddress() {
   state.colors = (COLORS.find(([name]) => name === words.get("colors")) ?? COLORS[0])[0];
   isFollowing = true;
   actions.showPass(place);
+  const rewrite = Number(words.get("rewrite")) - 1;
+  if (data.passes[place]?.rewrites[rewrite]) actions.showEntry(place, "rewrites", rewrite);
   const graph = place === OVERVIEW ? null : graphOf(place, place && words.get("side") === "before" ? "before" : "after");
   const found = graph && words.has("node") ? partOf(graph, words.get("node")) : null;
   if (found) actions.reveal(graph, found.index, found.key);

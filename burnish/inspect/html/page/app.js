@@ -10,6 +10,7 @@ const state = {
   all: false, // whether every part is open that was not closed by hand
   open: new Map(), // parts opened or closed by hand
   chosen: null, // a part, or a node that is in no box
+  rewrite: null, // which of the pass's rewrites is looked at, in the order in which it made them
 };
 const isOpen = (part) => state.open.get(part.key) ?? (state.all || part.opens);
 
@@ -31,7 +32,7 @@ const actions = {
   },
   letGo() {
     if (state.place === OVERVIEW) return;
-    state.chosen = null;
+    Object.assign(state, { chosen: null, rewrite: null });
     details();
     for (const pane of shownPanes()) pane.redraw();
     tellAddress();
@@ -39,20 +40,21 @@ const actions = {
   /** A pass, or the overview; with `isStep`, in the place of what the address named before. */
   showPass(place, isStep = false) {
     if (place < OVERVIEW || place >= data.passes.length) return;
-    Object.assign(state, { place, chosen: null });
+    Object.assign(state, { place, chosen: null, rewrite: null });
     show();
     tellAddress(isStep);
   },
-  /** The node that a rewrite or refusal is about, in the graph before the pass. */
+  /** The node that a rewrite or refusal is about, in the graph before the pass, and what the rewrite made after it. */
   showEntry(place, kind, which) {
     const name = data.passes[place][kind][which][0];
     if (place && state.view === "after") state.view = innerWidth > 1000 ? "both" : "before";
-    Object.assign(state, { place, chosen: null });
+    Object.assign(state, { place, chosen: null, rewrite: kind === "rewrites" ? which : null });
     show();
     const graph = shownPanes()
       .map((pane) => pane.graph)
       .find((each) => each.at.has(name));
     if (graph) actions.reveal(graph, graph.at.get(name));
+    showMade();
     tellAddress();
   },
   /** Open what is around a node, go there and choose it; what is not drawn is near what reads it. With `key`, the box
@@ -136,7 +138,7 @@ function details() {
   if (!chosen) content = passDetails(state.place, actions);
   else if (chosen.part) content = [back, ...partDetails(chosen.part, actions)];
   else content = [back, ...nodeDetails(chosen.graph, chosen.index, state.place, actions)];
-  get("details").replaceChildren(...content.filter(Boolean));
+  get("details").replaceChildren(...[stepper(state.place, actions), ...content].filter(Boolean));
   get("details").scrollTop = 0;
 }
 
@@ -182,6 +184,8 @@ document.addEventListener("keydown", (event) => {
     "/": () => get("search").select(),
     "?": help,
     f: fitAll,
+    n: () => step(1, actions),
+    p: () => step(-1, actions),
     Escape: () => actions.letGo(),
   };
   if (!keys[event.key]) return;

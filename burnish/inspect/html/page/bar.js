@@ -49,6 +49,7 @@ const KEYS = [
   ["← →", "in a graph: the box beside"],
   ["Enter", "from a pass into its graph; in the graph, open or close a box and choose it"],
   ["Esc", "close what is around; at the top, let go of what is chosen"],
+  ["n p", "the next rewrite of the pass, the one before"],
   ["f", "fit all of the graph into the window"],
   ["+ −", "larger, smaller; also Ctrl and the wheel"],
   ["/", "search names, modules, ops, types and lines of source"],

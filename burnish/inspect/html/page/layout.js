@@ -1,7 +1,7 @@
 // ---- Layered drawing, top to bottom. Each opened part is laid out by itself and is one box in the part around it.
 
 const ROW_GAP = 26;
-const COLUMN_GAP = 16;
+const COLUMN_GAP = 12;
 const LINE_GAP = 9; // between lines that pass a row
 const PADDING = 14;
 const HEADER = 30;

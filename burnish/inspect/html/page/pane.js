@@ -1,8 +1,8 @@
 // ---- One graph on the screen. Only what is in view is in the document, however large the graph is.
 
-const MARGIN = 24;
+const MARGIN = 14;
 const BEYOND = 300; // pixels around the view that are drawn ahead
-const READABLE = 0.58;
+const READABLE = 0.5;
 const WHEEL = 40; // pixels that the wheel turns for one step of zoom
 const ZOOMS = [0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.6];
 
@@ -164,7 +164,8 @@ class Pane {
     const isOpen = part.parts ? String(Boolean(box.inner)) : null;
     const chosen = this.actions.chosen() === part.key;
     const color = box.inner ? "" : colorOf(part);
-    const classes = ["box", kind, color, part.mark, this.active === part.key && "active", chosen && "chosen"];
+    const ofRewrite = part.kind === "node" && isOfRewrite(this.graph, part.first) && "of-rewrite";
+    const classes = ["box", kind, color, part.mark, ofRewrite, this.active === part.key && "active", chosen && "chosen"];
     const attributes = {
       class: classes.filter(Boolean).join(" "),
       id: box.id,

@@ -130,7 +130,9 @@ function entryGroups(pass, place, kind, groups, title, actions) {
     };
     return element("details", { ontoggle }, summary, list);
   });
-  return section(`${title} (${whole(pass[kind].length)})`, ...shown);
+  const onclick = () => actions.showEntry(place, "rewrites", 0);
+  const walk = kind === "rewrites" ? element("button", { class: "step", onclick }, "Step through them →") : null;
+  return section(`${title} (${whole(pass[kind].length)})`, ...[walk, ...shown].filter(Boolean));
 }
 
 /** `in model.layers.0 (Llama), file.py:3: code`, without the node's own name in front. */
