@@ -140,6 +140,7 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else() -> None
     for name, text in (("script-src", script), ("style-src", style)):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert rules.pop(name) == f"'sha256-{digest}'"
+    assert rules.pop("img-src") == "data:"  # a picture that the page itself made
     assert set(rules.values()) == {"'none'"}
     assert "default-src" in rules
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
+from xml.etree import ElementTree
 
 import pytest
 
@@ -163,3 +166,45 @@ def test_the_rewrites_of_a_pass_are_stepped_through(opened: Opener) -> None:
     assert looked_at() == ("rewrite 2 of 30", ["n:mul_1"], ["n:rms_norm_1"])
     page = opened(layered(30), address="#pass=1&rewrite=30")
     assert page.locator(".stepper button").last.is_disabled()
+
+
+def test_the_shown_graphs_are_saved_as_pictures(opened: Opener, tmp_path: Path) -> None:
+    def saved(kind: str) -> bytes:
+        with page.expect_download() as download:
+            page.click(f"[aria-label='Save the shown graph as {kind}']")
+        assert download.value.suggested_filename == f"model-1-raise-norms.{kind.lower()}"
+        file = tmp_path / kind
+        download.value.save_as(file)
+        return file.read_bytes()
+
+    page = opened(layered(30), address="#pass=1")
+    page.click("[aria-label='Unfold all']")
+    page.click("[aria-label='Smaller']")
+    text = saved("SVG").decode()
+    svg = ElementTree.fromstring(text)
+    words = [element.text for element in svg.iter("{http://www.w3.org/2000/svg}tspan")]
+    assert words.count("rsqrt") == words.count("rms_norm") == 30  # before and after, in view or not
+    assert "Before raise-norms · 184 nodes" in text
+    assert "var(" not in text
+    assert "class=" not in text
+    size = [float(svg.attrib[name]) for name in ("width", "height")]
+    page.click("[aria-label='Fold all']")
+    page.click("[data-view=after]")
+    smaller = ElementTree.fromstring(saved("SVG"))
+    assert float(smaller.attrib["height"]) < size[1] / 5
+    png = saved("PNG")
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", png[16:24]) == tuple(
+        int(2 * float(smaller.attrib[name])) for name in ("width", "height")
+    )
+    drawn = page.evaluate(
+        """async (bytes) => {
+          const image = await createImageBitmap(new Blob([new Uint8Array(bytes)]));
+          const context = new OffscreenCanvas(image.width, image.height).getContext("2d");
+          context.drawImage(image, 0, 0);
+          const pixels = new Uint32Array(context.getImageData(0, 0, image.width, image.height).data.buffer);
+          return new Set(pixels).size;
+        }""",
+        list(png),
+    )
+    assert drawn > 20  # colours

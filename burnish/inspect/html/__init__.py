@@ -1,7 +1,8 @@
 """The record of a compilation as one HTML page that needs nothing else: no network, no server, no library.
 
 What comes from the model (names, lines of source) is data that the page's script inserts as text. The page's policy
-lets no script and no style run but the two that are written here, by their hashes, and lets nothing be fetched.
+lets no script and no style run but the two that are written here, by their hashes, and lets nothing be fetched: what it
+shows as an image, to save a graph, is text that it made itself.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _SCRIPTS = (
     "panels.js",
     "overview.js",
     "search.js",
+    "save.js",
     "rewrites.js",
     "address.js",
     "bar.js",
@@ -47,8 +49,8 @@ def report(trace: Trace, title: str, kernels: Kernels | None = None) -> str:
     style = "".join(_read(name) for name in _STYLES)
     script = "(() => {\n'use strict';\n" + "\n".join(_read(name) for name in _SCRIPTS) + "})();\n"
     parts = {
-        "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
-        "form-action 'none'",
+        "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
         "TITLE": html.escape(title),
         "QUALITY": _quality(trace),
         "STYLE": style,

@@ -35,6 +35,8 @@ function setUpBar() {
     ["−", "Smaller", () => zoom(-1)],
     ["+", "Larger", () => zoom(1)],
     ["Fit", "Fit all of the graph into the window", () => fitAll()],
+    ["SVG", "Save the shown graph as SVG", saveSvg],
+    ["PNG", "Save the shown graph as PNG", savePng],
     ["?", "Keys, and how to read the graph", () => help()],
   ];
   get("tools").append(

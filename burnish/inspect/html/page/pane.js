@@ -228,6 +228,15 @@ class Pane {
     return this.#group(box, part.kind, children);
   }
 
+  /** All that is drawn of the graph, in view or not. */
+  picture() {
+    const frames = this.boxes.filter((box) => box.inner).map((box) => this.#frame(box));
+    const boxes = this.boxes.filter((box) => !box.inner).map((box) => this.#box(box));
+    const value = this.chosenValue();
+    const lines = this.lines.map((line) => this.#line(line, value));
+    return drawn("g", {}, ...frames, drawn("g", { class: "lines" }, ...lines), ...boxes);
+  }
+
   /** Along the lower edge of a folded part, the kinds of its operations. */
   #mix(part, w, h) {
     let x = 6;
