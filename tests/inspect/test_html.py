@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import burnish.inspect.html as package
 from burnish.cli.commands import app
-from burnish.inspect.html import report, write_report
+from burnish.inspect.html import comparison, report, write_report
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import NodeRecord, Trace
 from tests.inspect.traces import HOSTILE, layered
@@ -90,6 +91,21 @@ def test_nodes_of_the_last_program_have_their_kernels() -> None:
         strings[row[0]]: [[strings[index] for index in pair] for pair in row[-1]] for row in data["nodes"] if row[-1]
     }
     assert found == {name: [["a_kernel", "def a_kernel(): ..."], ["other", "# </script>"]]}
+
+
+def test_a_page_of_two_traces_has_their_passes_side_by_side() -> None:
+    first, second = layered(3), layered(3)
+    second.passes.insert(1, replace(second.passes[0], number=1, name="clean"))
+    page = comparison((f"one {HOSTILE}", first), ("two", second))
+    assert not Parts(page).all("img")
+    data = data_of(page)
+    for key, absent in (("others", [1]), ("passes", [])):
+        assert [each["name"] for each in data[key]] == ["captured", "clean", "raise-norms", "raise-gates"]
+        assert [place for place, each in enumerate(data[key]) if each.get("absent")] == absent
+    assert data["others"][1]["nodes"] == data["others"][0]["nodes"]
+    assert len(data["nodes"]) == len(data_of(report(first, "model"))["nodes"])
+    with pytest.raises(UsageError, match="no passes"):
+        comparison(("one", first), ("two", Trace()))
 
 
 def test_what_passes_share_is_written_once() -> None:
@@ -179,3 +195,17 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "report.html" in done.stdout
     assert data_of(file.read_text(encoding="utf-8"))["title"] == "tiny"
+
+
+def test_the_command_writes_a_page_of_two_artifacts(tmp_path: Path) -> None:
+    path, _ = save_tiny(tmp_path)
+    other = path.rename(tmp_path / "other.burnish")
+    path, _ = save_tiny(tmp_path)
+    file = tmp_path / "report.html"
+    done = CliRunner().invoke(app, ["inspect", str(path), str(other), "--html", str(file)])
+    assert done.exit_code == 0, done.stderr
+    assert "are equal" in done.stdout
+    assert data_of(file.read_text(encoding="utf-8"))["titles"] == ["tiny.burnish", "other.burnish"]
+    done = CliRunner().invoke(app, ["inspect", str(path), "--diff", "clean", "--html", str(file)])
+    assert done.exit_code == 2
+    assert "leave out --diff clean" in done.stderr.replace("\n", " ")

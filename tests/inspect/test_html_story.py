@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
 
-from burnish.ir.trace import Check
+from burnish.ir.trace import Check, Trace
 from tests.inspect.traces import layered
 
 if TYPE_CHECKING:
@@ -208,3 +209,42 @@ def test_the_shown_graphs_are_saved_as_pictures(opened: Opener, tmp_path: Path) 
         list(png),
     )
     assert drawn > 20  # colours
+
+
+def other_of(trace: Trace) -> Trace:
+    """The same but that a pass between made one activation of four another op, and that the last pass is missing."""
+    captured, norms, _ = trace.passes
+    nodes = tuple(
+        replace(node, target="aten.gelu.default", call="aten.gelu(%x)") if node.name == "silu_1" else node
+        for node in norms.nodes
+    )
+    return Trace([captured, norms, replace(norms, number=2, name="choose-gelu", nodes=nodes, launches=90)])
+
+
+def test_two_artifacts_are_shown_beside_each_other(opened: Opener) -> None:
+    first = layered(4)
+    first.checks = [Check("2 rows of 8 tokens", "the backend native")]
+    page = opened(first, address="", second=other_of(first))
+    rows = [row.split("\n") for row in page.locator("#passes li").all_inner_texts()]
+    assert [row[1].rstrip("=≈") for row in rows[1:]] == ["captured", "raise-norms", "raise-gates", "choose-gelu"]
+    assert rows[3][2] == "only in the first"
+    assert page.locator(".most a").all_inner_texts() == ["2raise-gates", "3choose-gelu"]
+    assert page.locator(".tiles li").first.inner_text().split("\n")[:3] == ["launches", "90", "from 17"]
+    told = page.locator("#story").inner_text()
+    assert "2 rows of 8 tokens" in told.split("a, compared")[1].split("b, compared")[0]
+    assert "compiled without verification" in told.split("b, compared")[1]
+    page.click("#pass-3")
+    assert page.locator(".caption").all_inner_texts() == [
+        "a after choose-gelu, which it lacks · 20 nodes",
+        "b after choose-gelu · 20 nodes",
+    ]
+    page.fill("#search", "gelu")
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#pass=3&node=silu_1")
+    page.reload()
+    assert page.locator(f"{AFTER} .changed.chosen").get_attribute("data-key") == "n:silu_1"
+    assert page.locator(".pane:first-child .changed").count() == 1
+    assert "changed" in page.locator("#details .sub").inner_text()
+    page.click("#pass-1")
+    assert "launches 17" in page.locator("#details").inner_text().replace("\n", " ")
+    assert page.locator(".changed:not(#legend *), .made:not(#legend *), .removed:not(#legend *)").count() == 0

@@ -3,11 +3,11 @@
 /** The address of a pass, or of a part of its graph by its key. */
 function addressOf({ place, rewrite = null, graph = null, key = null }) {
   if (place === OVERVIEW) return "#overview";
-  const words = [["pass", data.passes[place].number]];
+  const words = [["pass", numberOf(place)]];
   if (rewrite !== null) words.push(["rewrite", rewrite + 1]);
   if (key) words.push(["node", wordOf(graph, key)]);
   if (key && graph.side === "before") words.push(["side", "before"]);
-  if (place && state.view !== usualView()) words.push(["view", state.view]);
+  if (hasBefore(place) && state.view !== usualView()) words.push(["view", state.view]);
   if (state.colors !== COLORS[0][0]) words.push(["colors", state.colors]);
   return `#${words.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
 }
@@ -31,15 +31,15 @@ let isFollowing = false;
 function followAddress() {
   const words = new URLSearchParams(location.hash.slice(1));
   const number = words.get("pass");
-  const place = number === null ? OVERVIEW : data.passes.findIndex((pass) => String(pass.number) === number);
+  const place = number === null ? OVERVIEW : data.passes.findIndex((_, each) => String(numberOf(each)) === number);
   if (["before", "both", "after"].includes(words.get("view"))) state.view = words.get("view");
   else state.view = usualView();
   state.colors = (COLORS.find(([name]) => name === words.get("colors")) ?? COLORS[0])[0];
   isFollowing = true;
   actions.showPass(place);
   const rewrite = Number(words.get("rewrite")) - 1;
-  if (data.passes[place]?.rewrites[rewrite]) actions.showEntry(place, "rewrites", rewrite);
-  const graph = place === OVERVIEW ? null : graphOf(place, place && words.get("side") === "before" ? "before" : "after");
+  if (!isCompared && data.passes[place]?.rewrites[rewrite]) actions.showEntry(place, "rewrites", rewrite);
+  const graph = place === OVERVIEW ? null : graphOf(place, hasBefore(place) && words.get("side") === "before" ? "before" : "after");
   const found = graph && words.has("node") ? partOf(graph, words.get("node")) : null;
   if (found) actions.reveal(graph, found.index, found.key);
   else if (words.has("node")) say(`There is no ${words.get("node")} in this program`);

@@ -2,7 +2,7 @@
 
 const get = (id) => document.getElementById(id);
 const OVERVIEW = -1; // in the place of a pass
-const usualView = () => (data.passes.length > 1 && innerWidth > 1000 ? "both" : "after");
+const usualView = () => (hasBefore(data.passes.length - 1) && innerWidth > 1000 ? "both" : "after");
 const state = {
   place: OVERVIEW,
   view: usualView(),
@@ -87,7 +87,7 @@ const panes = { before: new Pane("before", actions), after: new Pane("after", ac
 /** Whether the program before or after the pass is in view: of what was captured, there is one after alone. */
 function isShown(side) {
   if (state.place === OVERVIEW) return false;
-  return state.place ? state.view === "both" || state.view === side : side === "after";
+  return hasBefore(state.place) ? state.view === "both" || state.view === side : side === "after";
 }
 const shownPanes = () => Object.values(panes).filter((pane) => isShown(pane.side));
 const say = (words) => (get("said").textContent = words);
@@ -111,18 +111,16 @@ function draw(anchor = null) {
     pane.root.hidden = !isShown(side);
     if (pane.root.hidden) continue;
     const graph = graphOf(state.place, side);
-    const pass = data.passes[state.place];
-    const when = state.place ? `${side === "before" ? "Before" : "After"} ${pass.name}` : "As captured";
-    pane.show(graph, isOpen, `${when} · ${many(graph.rows.length, "node")}`, anchor ?? pane.active);
+    pane.show(graph, isOpen, `${captionOf(state.place, side)} · ${many(graph.rows.length, "node")}`, anchor ?? pane.active);
   }
   if (isOverview) return;
   get("colors").value = state.colors;
   get("kinds").replaceChildren(...colorLegend());
   for (const button of get("views").children) {
-    const checked = button.dataset.view === (state.place ? state.view : "after");
+    const checked = button.dataset.view === (hasBefore(state.place) ? state.view : "after");
     button.setAttribute("aria-checked", String(checked));
     button.tabIndex = checked ? 0 : -1;
-    button.disabled = !state.place && !checked;
+    button.disabled = !hasBefore(state.place) && !checked;
   }
 }
 
@@ -135,7 +133,7 @@ function details() {
     `← ${data.passes[state.place].name}`,
   );
   let content;
-  if (!chosen) content = passDetails(state.place, actions);
+  if (!chosen) content = isCompared ? pairDetails(state.place) : passDetails(state.place, actions);
   else if (chosen.part) content = [back, ...partDetails(chosen.part, actions)];
   else content = [back, ...nodeDetails(chosen.graph, chosen.index, state.place, actions)];
   get("details").replaceChildren(...[stepper(state.place, actions), ...content].filter(Boolean));
@@ -194,7 +192,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 get("title").textContent = data.title;
-get("phases").textContent = data.phases.map(([name, seconds]) => `${name} ${secondsText(seconds)}`).join(" · ");
+get("phases").textContent = isCompared ? "" : data.phases.map(([name, seconds]) => `${name} ${secondsText(seconds)}`).join(" · ");
 get("panes").append(panes.before.root, panes.after.root);
 setUpPasses();
 setUpBar();

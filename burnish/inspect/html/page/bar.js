@@ -7,11 +7,7 @@ function setUpBar() {
     tellAddress();
     for (const pane of shownPanes()) pane.fit();
   };
-  for (const [view, label] of [
-    ["before", "Before"],
-    ["both", "Both"],
-    ["after", "After"],
-  ]) {
+  for (const [view, label] of Object.entries(SIDES)) {
     get("views").append(element("button", { role: "radio", "data-view": view, onclick: () => choose(view) }, label));
   }
   get("views").addEventListener("keydown", (event) => {
@@ -22,7 +18,7 @@ function setUpBar() {
     to.focus();
     to.click();
   });
-  for (const mark of ["made", "changed", "removed"]) get("legend").append(element("span", { class: mark }, mark));
+  for (const [mark, label] of Object.entries(MARKS)) get("legend").append(element("span", { class: mark }, label));
   const every = (all) => {
     state.all = all;
     state.open.clear();

@@ -16,16 +16,16 @@ function graphOf(place, side) {
 /** The program before or after pass number `place` of the list, marked with what that pass did. */
 class Graph {
   constructor(place, side) {
-    const of = side === "before" ? place - 1 : place;
     Object.assign(this, { place, side });
-    this.rows = data.passes[of].nodes.map((index) => data.nodes[index]);
+    const [pass, other] = side === "before" ? [beforeOf(place), data.passes[place]] : [data.passes[place], beforeOf(place)];
+    this.rows = pass.nodes.map((index) => data.nodes[index]);
     this.at = new Map(this.rows.map((row, index) => [row[NAME], index]));
     this.readers = this.rows.map(() => []);
     this.rows.forEach((row, index) => {
       for (const read of new Set(row[READS])) if (this.at.has(read)) this.readers[this.at.get(read)].push(index);
     });
     this.tokens = this.rows.findIndex((row) => text(row[OP]) === "placeholder"); // the first input
-    this.marks = this.#marks(place, of);
+    this.marks = this.#marks(hasBefore(place) ? other : null);
     this.isDrawn = this.rows.map(isDrawn);
     this.isReturned = this.rows.map(() => false);
     this.home = this.#homes();
@@ -33,11 +33,9 @@ class Graph {
   }
 
   /** For each node "", or what the pass did to it: "made", "changed" or "removed". */
-  #marks(place, of) {
-    if (place === 0) return this.rows.map(() => "");
-    const other = new Map(
-      data.passes[of === place ? place - 1 : place].nodes.map((index) => [data.nodes[index][NAME], data.nodes[index]]),
-    );
+  #marks(pass) {
+    if (!pass) return this.rows.map(() => "");
+    const other = new Map(pass.nodes.map((index) => [data.nodes[index][NAME], data.nodes[index]]));
     const gone = this.side === "before" ? "removed" : "made";
     return this.rows.map((row) => {
       const twin = other.get(row[NAME]);

@@ -344,9 +344,9 @@ class Pane {
 
 function marksText({ made, changed, removed }) {
   const told = [
-    [made, "made"],
-    [changed, "changed"],
-    [removed, "removed"],
+    [made, MARKS.made],
+    [changed, MARKS.changed],
+    [removed, MARKS.removed],
   ];
   return told
     .filter(([count]) => count)
@@ -357,7 +357,7 @@ function marksText({ made, changed, removed }) {
 function spokenBox(part) {
   const { operations, made, changed, removed } = part.totals;
   if (part.kind === "node")
-    return [part.title, part.note, part.line, part.mark && `${part.mark} by this pass`].filter(Boolean).join(", ");
+    return [part.title, part.note, part.line, part.mark && (isCompared ? MARKS[part.mark] : `${part.mark} by this pass`)].filter(Boolean).join(", ");
   return [part.title, part.note, many(operations, "operation"), marksText({ made, changed, removed })]
     .filter(Boolean)
     .join(", ");

@@ -26,7 +26,7 @@ function showMade() {
 
 /** To the next rewrite of the pass that is shown, or to the one before; to the first, if none is looked at. */
 function step(by, actions) {
-  const pass = data.passes[state.place];
+  const pass = isCompared ? null : data.passes[state.place];
   const to = state.rewrite === null ? 0 : state.rewrite + by;
   if (pass?.rewrites[to]) actions.showEntry(state.place, "rewrites", to);
 }

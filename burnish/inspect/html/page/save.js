@@ -62,8 +62,8 @@ async function savePng() {
 }
 
 function save(blob, kind) {
-  const { number, name } = data.passes[state.place];
+  const name = `${data.title}-${numberOf(state.place)}-${data.passes[state.place].name}`;
   const made = URL.createObjectURL(blob);
-  element("a", { href: made, download: `${data.title}-${number}-${name}.${kind}` }).click();
+  element("a", { href: made, download: `${name}.${kind}` }).click();
   setTimeout(() => URL.revokeObjectURL(made), 10_000);
 }
