@@ -209,3 +209,29 @@ def test_the_command_writes_a_page_of_two_artifacts(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["inspect", str(path), "--diff", "clean", "--html", str(file)])
     assert done.exit_code == 2
     assert "leave out --diff clean" in done.stderr.replace("\n", " ")
+
+
+def test_compile_writes_the_page_with_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting_up.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Counting(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embedding = nn.Embedding.from_pretrained(torch.eye(10).roll(1, 1))\n"
+        "    def forward(self, ids):\n"
+        "        return self.embedding(ids)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["compile", "counting_up:Counting", "-o", "counting.burnish", "--max-length", "20", "--html"]
+    refused = CliRunner().invoke(app, [*command, "missing/report.html"])
+    assert refused.exit_code == 2
+    assert "mkdir -p missing" in refused.stderr
+    done = CliRunner().invoke(app, [*command, "report.html"])
+    assert done.exit_code == 0, done.stderr
+    data = data_of(Path("report.html").read_text(encoding="utf-8"))
+    assert data["title"] == "Counting"
+    assert {"capture", "passes"} <= {name for name, _ in data["phases"]}
+    assert all(seconds > 0 for _, seconds in data["phases"])
+    assert data["checks"]
+    assert data["passes"][1]["seconds"] is not None

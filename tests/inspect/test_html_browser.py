@@ -20,7 +20,8 @@ AFTER = ".pane:last-child"
 
 def boxes(page: Page, pane: str = AFTER) -> list[str]:
     """What the boxes of a graph are called by a screen reader."""
-    return page.eval_on_selector_all(f"{pane} [role=treeitem]", "all => all.map(each => each.ariaLabel)")
+    found: list[str] = page.eval_on_selector_all(f"{pane} [role=treeitem]", "all => all.map(each => each.ariaLabel)")
+    return found
 
 
 def at(page: Page) -> str:

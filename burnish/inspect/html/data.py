@@ -68,7 +68,7 @@ def _aligned(
     yield first[0], second[0]
     one, two = first[1:], second[1:]
     names = [[record.name for record in records] for records in (one, two)]
-    for kind, low, high, from_, to in SequenceMatcher(None, *names, autojunk=False).get_opcodes():
+    for kind, low, high, from_, to in SequenceMatcher(a=names[0], b=names[1], autojunk=False).get_opcodes():
         if kind == "equal":
             yield from zip(one[low:high], two[from_:to], strict=True)
         else:

@@ -176,7 +176,7 @@ function timeline() {
   if (!total) {
     const words =
       "An artifact keeps no times, so that its bytes are the same each time it is made. " +
-      "burnish compile prints them, and a page that is written from compiled.trace shows them here.";
+      "burnish compile prints them, and the page that it writes with --html FILE shows them here.";
     return [element("p", { class: "sub" }, words)];
   }
   const bar = (name, seconds, start) => {

@@ -56,10 +56,16 @@ class Pane {
     this.svg.setAttribute("height", this.size.h * this.zoom);
   }
 
+  /** At most at this zoom, smaller where the width asks for it, and large enough to read. */
+  #fitWidth(most) {
+    const least = Math.min(most, READABLE);
+    this.zoom = Math.max(least, Math.min(most, this.scroll.clientWidth / this.size.w));
+    this.#resize();
+  }
+
   /** From the top, as large as fits the width, and large enough to read; what does not fit, around the largest box. */
   fit() {
-    this.zoom = Math.max(READABLE, Math.min(1, this.scroll.clientWidth / this.size.w));
-    this.#resize();
+    this.#fitWidth(1);
     this.scroll.scrollTop = 0;
     const closed = this.boxes.filter((box) => !box.inner);
     if (closed.length)
@@ -266,8 +272,9 @@ class Pane {
     this.redraw();
   }
 
-  /** The keyboard's place, in the middle of the view. */
+  /** The keyboard's place, in the middle of the view; a graph that has become wider is drawn smaller. */
   goTo(key) {
+    this.#fitWidth(this.zoom);
     this.#centre(this.byKey.get(key));
     this.activate(key);
   }

@@ -237,7 +237,7 @@ function partDetails(part, actions) {
       ["operations", whole(operations)],
       ["launches", whole(launches)],
       ["moved", bytesText(bytes)],
-      ["this pass", marksText({ made, changed, removed })],
+      [isCompared ? "beside the other" : "this pass", marksText({ made, changed, removed })],
     ]),
     section(
       "Operations",
