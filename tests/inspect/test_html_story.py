@@ -165,8 +165,15 @@ def test_the_rewrites_of_a_pass_are_stepped_through(opened: Opener) -> None:
     assert page.locator(".stepper, .of-rewrite").count() == 0
     page = opened(layered(30), address=f"#{address}")
     assert looked_at() == ("rewrite 2 of 30", ["n:mul_1"], ["n:rms_norm_1"])
-    page = opened(layered(30), address="#pass=1&rewrite=30")
+    trace = layered(30)
+    norms = trace.passes[1]
+    trace.passes[1] = replace(norms, rewrites=(*norms.rewrites, replace(norms.rewrites[0], text="half a norm")))
+    page = opened(trace, address="#pass=1&rewrite=31")
     assert page.locator(".stepper button").last.is_disabled()
+    assert page.locator(".stepper p").all_inner_texts() == [
+        "half a norm",
+        "Nothing of what it made is left: later rewrites of this pass took it.",
+    ]
 
 
 def test_the_shown_graphs_are_saved_as_pictures(opened: Opener, tmp_path: Path) -> None:

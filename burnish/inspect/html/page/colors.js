@@ -47,7 +47,7 @@ function heatText(part) {
   const amount = part.totals[state.colors];
   const told = state.colors === "bytes" ? bytesText(amount) : many(amount, "launch", "launches");
   const share = 100 * shareOf(part, state.colors);
-  return `${told} · ${share.toFixed(share < 10 ? 1 : 0)}%`;
+  return `${told} · ${share < 0.1 ? "<0.1" : share.toFixed(share < 10 ? 1 : 0)}%`;
 }
 
 /** The kinds of the operations that are launched within a part, each with its share of the launches. */

@@ -35,6 +35,8 @@ function step(by, actions) {
 function stepper(place, actions) {
   if (state.rewrite === null) return null;
   const { rewrites } = data.passes[place];
+  const after = graphOf(place, "after");
+  const isLeft = after.rows.some((_, index) => isOfRewrite(after, index));
   const button = (by, label, sign) => {
     const disabled = !rewrites[state.rewrite + by];
     return element("button", { "aria-label": label, title: label, disabled, onclick: () => step(by, actions) }, sign);
@@ -46,5 +48,6 @@ function stepper(place, actions) {
     button(-1, "The rewrite before (p)", "←"),
     button(1, "The next rewrite (n)", "→"),
     element("p", {}, text(rewrites[state.rewrite][2])),
+    isLeft ? null : element("p", { class: "sub" }, "Nothing of what it made is left: later rewrites of this pass took it."),
   );
 }
