@@ -29,6 +29,8 @@ def test_the_report_opens_with_what_the_passes_as_a_whole_did(opened: Opener) ->
     assert not page.locator("#stage").is_visible()
     told = page.locator("#overview").inner_text()
     assert "2 passes made 30 rewrites" in told
+    assert page.locator("#heads").inner_text().split() == ["pass", "launches", "kB"]
+    assert page.locator("#pass-1 .bar").all_inner_texts() == ["121", "121"]
     assert page.locator(".tiles li").first.inner_text().split("\n") == ["launches", "121", "from 181", "1.5× less"]
     assert "46.1 kB" in told
     assert page.locator(".most a").all_inner_texts() == ["1raise-norms"]

@@ -39,7 +39,8 @@ function followAddress() {
   actions.showPass(place);
   const rewrite = Number(words.get("rewrite")) - 1;
   if (!isCompared && data.passes[place]?.rewrites[rewrite]) actions.showEntry(place, "rewrites", rewrite);
-  const graph = place === OVERVIEW ? null : graphOf(place, hasBefore(place) && words.get("side") === "before" ? "before" : "after");
+  const graph =
+    place === OVERVIEW ? null : graphOf(place, hasBefore(place) && words.get("side") === "before" ? "before" : "after");
   const found = graph && words.has("node") ? partOf(graph, words.get("node")) : null;
   if (found) actions.reveal(graph, found.index, found.key);
   else if (words.has("node")) say(`There is no ${words.get("node")} in this program`);

@@ -111,7 +111,12 @@ function draw(anchor = null) {
     pane.root.hidden = !isShown(side);
     if (pane.root.hidden) continue;
     const graph = graphOf(state.place, side);
-    pane.show(graph, isOpen, `${captionOf(state.place, side)} · ${many(graph.rows.length, "node")}`, anchor ?? pane.active);
+    pane.show(
+      graph,
+      isOpen,
+      `${captionOf(state.place, side)} · ${many(graph.rows.length, "node")}`,
+      anchor ?? pane.active,
+    );
   }
   if (isOverview) return;
   get("colors").value = state.colors;
@@ -169,7 +174,8 @@ function setUpPasses() {
     const last = data.passes.length - 1;
     const to = { ArrowDown: state.place + 1, ArrowUp: state.place - 1, Home: OVERVIEW, End: last }[event.key];
     if (to !== undefined) actions.showPass(to, true);
-    else if (event.key === "Enter" || event.key === "ArrowRight") (shownPanes().at(-1)?.scroll ?? get("overview")).focus();
+    else if (event.key === "Enter" || event.key === "ArrowRight")
+      (shownPanes().at(-1)?.scroll ?? get("overview")).focus();
     else return;
     event.preventDefault();
   });
@@ -192,7 +198,9 @@ document.addEventListener("keydown", (event) => {
 });
 
 get("title").textContent = data.title;
-get("phases").textContent = isCompared ? "" : data.phases.map(([name, seconds]) => `${name} ${secondsText(seconds)}`).join(" · ");
+get("phases").textContent = isCompared
+  ? ""
+  : data.phases.map(([name, seconds]) => `${name} ${secondsText(seconds)}`).join(" · ");
 get("panes").append(panes.before.root, panes.after.root);
 setUpPasses();
 setUpBar();

@@ -7,8 +7,16 @@ const KINDS = [
   ["activation", "activation", /^(gated_activation|silu|gelu|relu|sigmoid|tanh|softplus|hardtanh|leaky_relu|glu)$/],
   ["position", "position", /^(rotary|positions|ring_positions|attention_bias|lookup|sin|cos|arange)$/],
   ["state", "state", /_write$/],
-  ["lookup", "lookup and choice", /embedding|^(index|index_select|gather|argmax|topk|top_scores|from_panels|from_codes|to_codes|code_scales)$/],
-  ["pointwise", "other arithmetic", /^(add|sub|rsub|mul|div|neg|pow|sqrt|rsqrt|exp|log|mean|sum|cumsum|fused_elementwise|where|abs|clamp|maximum|minimum|square)$/],
+  [
+    "lookup",
+    "lookup and choice",
+    /embedding|^(index|index_select|gather|argmax|topk|top_scores|from_panels|from_codes|to_codes|code_scales)$/,
+  ],
+  [
+    "pointwise",
+    "other arithmetic",
+    /^(add|sub|rsub|mul|div|neg|pow|sqrt|rsqrt|exp|log|mean|sum|cumsum|fused_elementwise|where|abs|clamp|maximum|minimum|square)$/,
+  ],
 ];
 const COLORS = [
   ["kinds", "kinds of ops"],

@@ -9,7 +9,9 @@ const hasBefore = (place) => isCompared || place > 0;
 
 const numberOf = (place) => (isCompared ? place : data.passes[place].number);
 
-const SIDES = isCompared ? { before: "First", both: "Both", after: "Second" } : { before: "Before", both: "Both", after: "After" };
+const SIDES = isCompared
+  ? { before: "First", both: "Both", after: "Second" }
+  : { before: "Before", both: "Both", after: "After" };
 const MARKS = isCompared
   ? { made: "added", changed: "changed", removed: "removed" }
   : { made: "made", changed: "changed", removed: "removed" };
@@ -17,7 +19,8 @@ const MARKS = isCompared
 /** What the graph at one side shows. */
 function captionOf(place, side) {
   const pass = side === "before" ? beforeOf(place) : data.passes[place];
-  if (isCompared) return `${data.titles[side === "before" ? 0 : 1]} after ${pass.absent ? `${pass.name}, which it lacks` : pass.name}`;
+  if (isCompared)
+    return `${data.titles[side === "before" ? 0 : 1]} after ${pass.absent ? `${pass.name}, which it lacks` : pass.name}`;
   return place ? `${side === "before" ? "Before" : "After"} ${data.passes[place].name}` : "As captured";
 }
 
@@ -25,7 +28,10 @@ function captionOf(place, side) {
 function differencesOf(place) {
   const [one, two] = [data.others[place], data.passes[place]];
   if (one.absent || two.absent) return [`only in the ${one.absent ? "second" : "first"}`];
-  const optionsText = (pass) => Object.entries(pass.options).map(([key, value]) => `${key}=${value}`).join(", ") || "none";
+  const optionsText = (pass) =>
+    Object.entries(pass.options)
+      .map(([key, value]) => `${key}=${value}`)
+      .join(", ") || "none";
   return [
     ["options", optionsText(one), optionsText(two)],
     ["rewrites", whole(one.rewrites.length), whole(two.rewrites.length)],
@@ -42,8 +48,7 @@ function differencesOf(place) {
 function differingList() {
   const places = data.passes.map((_, place) => place).filter((place) => differencesOf(place).length);
   if (!places.length) return element("p", { class: "sub" }, "Every pass did the same in both.");
-  const item = (place) =>
-    element("li", {}, passLink(place), element("span", {}, differencesOf(place).join(" · ")));
+  const item = (place) => element("li", {}, passLink(place), element("span", {}, differencesOf(place).join(" · ")));
   return element("ol", { class: "most" }, ...places.map(item));
 }
 
@@ -57,7 +62,12 @@ function pairDetails(place) {
         return element("p", {}, words);
       });
     });
-    return section(title, ...(pass.absent ? [element("p", {}, "has no such pass")] : [...pass.notes.map((note) => element("p", {}, note)), ...groups]));
+    return section(
+      title,
+      ...(pass.absent
+        ? [element("p", {}, "has no such pass")]
+        : [...pass.notes.map((note) => element("p", {}, note)), ...groups]),
+    );
   };
   const pairs = [
     ["launches", one.launches, two.launches, whole],

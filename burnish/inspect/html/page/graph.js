@@ -17,7 +17,8 @@ function graphOf(place, side) {
 class Graph {
   constructor(place, side) {
     Object.assign(this, { place, side });
-    const [pass, other] = side === "before" ? [beforeOf(place), data.passes[place]] : [data.passes[place], beforeOf(place)];
+    const both = [beforeOf(place), data.passes[place]];
+    const [pass, other] = side === "before" ? both : both.reverse();
     this.rows = pass.nodes.map((index) => data.nodes[index]);
     this.at = new Map(this.rows.map((row, index) => [row[NAME], index]));
     this.readers = this.rows.map(() => []);
@@ -142,12 +143,14 @@ class Part {
 function layerOf(path) {
   const names = path.split(".");
   const at = names.findIndex(isNumber);
-  return at < 0 ? null : { path: names.slice(0, at + 1).join("."), outside: names.slice(0, Math.max(0, at - 1)).join(".") };
+  if (at < 0) return null;
+  return { path: names.slice(0, at + 1).join("."), outside: names.slice(0, Math.max(0, at - 1)).join(".") };
 }
 
 /** Ops of whose operands only the shape counts. */
 const readsShape = (row) =>
-  text(row[TYPE]).startsWith("size ") || /^(positions|ring_positions|(new_|)(ones|zeros|full|empty)(_like)?)$/.test(opName(row));
+  text(row[TYPE]).startsWith("size ") ||
+  /^(positions|ring_positions|(new_|)(ones|zeros|full|empty)(_like)?)$/.test(opName(row));
 
 const isNumber = (name) => /^\d+$/.test(name);
 

@@ -44,7 +44,9 @@ function comparedOverview() {
     element("p", { class: "sub" }, told),
     element("ul", { class: "tiles" }, ...tiles(one, two)),
     section("Passes that differ", differingList()),
-    ...data.titles.map((title, index) => section(`${title}, compared with the model that it is of`, ...checkList(checks[index]))),
+    ...data.titles.map((title, index) =>
+      section(`${title}, compared with the model that it is of`, ...checkList(checks[index])),
+    ),
   ];
 }
 
@@ -57,7 +59,13 @@ function tiles(first, last) {
     tile("weights", first.weight_bytes, last.weight_bytes, bytesText),
     tile("operations", calls(first), calls(last), whole),
     last.bytes_a_token
-      ? tile("cache a token", isCompared ? first.bytes_a_token : last.bytes_a_token, last.bytes_a_token, bytesText, "of one row")
+      ? tile(
+          "cache a token",
+          isCompared ? first.bytes_a_token : last.bytes_a_token,
+          last.bytes_a_token,
+          bytesText,
+          "of one row",
+        )
       : tile("cache a token", 0, 0, () => "none", "each token is computed from all before it"),
   ];
 }

@@ -171,7 +171,8 @@ class Pane {
     const chosen = this.actions.chosen() === part.key;
     const color = box.inner ? "" : colorOf(part);
     const ofRewrite = part.kind === "node" && isOfRewrite(this.graph, part.first) && "of-rewrite";
-    const classes = ["box", kind, color, part.mark, ofRewrite, this.active === part.key && "active", chosen && "chosen"];
+    const active = this.active === part.key && "active";
+    const classes = ["box", kind, color, part.mark, ofRewrite, active, chosen && "chosen"];
     const attributes = {
       class: classes.filter(Boolean).join(" "),
       id: box.id,
@@ -363,8 +364,8 @@ function marksText({ made, changed, removed }) {
 
 function spokenBox(part) {
   const { operations, made, changed, removed } = part.totals;
-  if (part.kind === "node")
-    return [part.title, part.note, part.line, part.mark && (isCompared ? MARKS[part.mark] : `${part.mark} by this pass`)].filter(Boolean).join(", ");
+  const mark = part.mark && (isCompared ? MARKS[part.mark] : `${part.mark} by this pass`);
+  if (part.kind === "node") return [part.title, part.note, part.line, mark].filter(Boolean).join(", ");
   return [part.title, part.note, many(operations, "operation"), marksText({ made, changed, removed })]
     .filter(Boolean)
     .join(", ");

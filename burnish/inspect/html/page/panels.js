@@ -14,7 +14,8 @@ function passFacts(pass, place) {
   if (place) facts.push(many(pass.rewrites.length, "rewrite"));
   if (pass.refusals.length) facts.push(`${whole(pass.refusals.length)} refused`);
   if (place && pass.seconds !== null) facts.push(secondsText(pass.seconds));
-  if (pass.bytes_a_token !== (beforeOf(place)?.bytes_a_token ?? 0)) facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
+  if (pass.bytes_a_token !== (beforeOf(place)?.bytes_a_token ?? 0))
+    facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
   if (pass.verification) facts.push(`error ${pass.verification.difference.toExponential(0)}`);
   if (!place) facts.push(many(pass.nodes.filter((index) => isCall(data.nodes[index])).length, "operation"));
   return facts;

@@ -48,6 +48,8 @@ function stepper(place, actions) {
     button(-1, "The rewrite before (p)", "←"),
     button(1, "The next rewrite (n)", "→"),
     element("p", {}, text(rewrites[state.rewrite][2])),
-    isLeft ? null : element("p", { class: "sub" }, "Nothing of what it made is left: later rewrites of this pass took it."),
+    isLeft
+      ? null
+      : element("p", { class: "sub" }, "Nothing of what it made is left: later rewrites of this pass took it."),
   );
 }

@@ -24,10 +24,16 @@ function pictureOfShown() {
   for (const each of svg.querySelectorAll("rect, path, text, tspan")) inlineLooks(each, each.parentNode);
   svg.remove();
   for (const each of svg.querySelectorAll("*")) {
-    for (const { name } of [...each.attributes]) if (/^(class|id|role|aria-|data-)/.test(name)) each.removeAttribute(name);
+    for (const { name } of [...each.attributes])
+      if (/^(class|id|role|aria-|data-)/.test(name)) each.removeAttribute(name);
   }
   svg.removeAttribute("class");
-  for (const [name, value] of [["viewBox", `0 0 ${w} ${h}`], ["width", w], ["height", h]]) svg.setAttribute(name, value);
+  for (const [name, value] of [
+    ["viewBox", `0 0 ${w} ${h}`],
+    ["width", w],
+    ["height", h],
+  ])
+    svg.setAttribute(name, value);
   return { text: new XMLSerializer().serializeToString(svg), w, h };
 }
 

@@ -49,7 +49,10 @@ function foldFound(graph, { modules, nodes }) {
 /** `30× in layers 0–29`, of what was found at the same place of several layers. */
 function foldedText(founds) {
   if (founds.length < 2) return "";
-  const numbers = founds.map(({ path }) => path.match(/\d+/)?.[0]).filter(Boolean).map(Number);
+  const numbers = founds
+    .map(({ path }) => path.match(/\d+/)?.[0])
+    .filter(Boolean)
+    .map(Number);
   const [least, most] = [Math.min(...numbers), Math.max(...numbers)];
   return `${founds.length}×${least < most ? `, in ${least}–${most}` : ""}`;
 }
