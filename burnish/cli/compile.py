@@ -119,6 +119,10 @@ def compile(
             metavar="DIR", help="Write the program after each pass there as ONNX, without weights, for Netron."
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the page of burnish inspect --html, with the time that all took."),
+    ] = None,
 ) -> None:
     """Compile MODEL into an artifact that runs without the model's code."""
     with reported():
@@ -157,6 +161,8 @@ def compile(
         changed = (kv_heads, drop_layers, sparsify, numbers, quantize_cache, passes)
         if calibrated and not read.transforms and not any(each is not None for each in changed):
             raise UsageError("--calibration FILE is for what changes the model: add --quantize int4, --kv-heads 1, ...")
+        if html is not None and not html.absolute().parent.is_dir():
+            raise UsageError(f"--html {html} is in a folder that there is not: mkdir -p {html.parent}")
         check_before(options, output)
         found = find_model(model)
         if kv_heads is not None and (isinstance(found, str) or (isinstance(found, Path) and found.is_dir())):
@@ -191,6 +197,14 @@ def compile(
         err.print(
             f"{output}: {size_text(written)}, compiled in {seconds:.1f} s", style="bold", markup=False, soft_wrap=True
         )
+        if html is not None:
+            from burnish.inspect.html import write_report
+            from burnish.inspect.kernels import kernels_of
+            from burnish.runtime.artifact import Artifact
+
+            opened = Artifact.open(output)
+            write_report(compiled.trace, opened.manifest.name, html, kernels_of(opened))
+            err.print(f"wrote {html}: open it in a browser", markup=False, soft_wrap=True)
         if stages is not None:
             err.print(stages.view(), soft_wrap=True)
         prompt = "'1 2 3'" if compiled.tokenizer is None else "'Why is the sky blue?'"

@@ -36,7 +36,10 @@ def inspect(
     rewrites: Annotated[bool, typer.Option("--rewrites", help="Also list what each pass rewrote.")] = False,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page with the graph after each pass, to open in a browser."),
+        typer.Option(
+            metavar="FILE",
+            help="Write a page for a browser: the graph after each pass, of one artifact or of two side by side.",
+        ),
     ] = None,
     diff: Annotated[
         str | None,
@@ -64,9 +67,14 @@ def inspect(
         from burnish.inspect.table import rewrites_view, trace_view
 
         if diff is not None or other is not None:
-            if dump is not None or html is not None or rewrites or verify:
-                raise UsageError("what differs is shown by itself: leave out --dump, --html, --rewrites and --verify")
-            compare(opened, diff, other)
+            if dump is not None or rewrites or verify:
+                raise UsageError("what differs is shown by itself: leave out --dump, --rewrites and --verify")
+            if diff is not None and html is not None:
+                raise UsageError(
+                    f"a page shows the passes of one artifact, or two artifacts: leave out --diff {diff}, "
+                    "or give two artifacts"
+                )
+            compare(opened, diff, other, html)
             return
         if verify:
             opened.verify()
@@ -113,15 +121,20 @@ def run_dump(path: Path, onnx: Path | None) -> None:
         out.print(folder.view(), soft_wrap=True)
 
 
-def compare(artifact: Artifact, first: str | None, other: str | None) -> None:
-    """Show the difference between two passes, or, where `first` is None, between two artifacts."""
+def compare(artifact: Artifact, first: str | None, other: str | None, html: Path | None) -> None:
+    """Show the difference between two passes, or, where `first` is None, between two artifacts: also as a page."""
     from burnish.inspect.diff import diff_artifacts, diff_passes
     from burnish.inspect.diff_view import artifact_diff_view, program_diff_view
     from burnish.runtime.artifact import Artifact
 
     if first is not None:
-        view = program_diff_view(diff_passes(artifact.trace(), first, other))
-    else:
-        second = Artifact.open(str(other))
-        view = artifact_diff_view(diff_artifacts(artifact, second), str(artifact.path), str(second.path))
+        out.print(program_diff_view(diff_passes(artifact.trace(), first, other)), soft_wrap=True)
+        return
+    second = Artifact.open(str(other))
+    view = artifact_diff_view(diff_artifacts(artifact, second), str(artifact.path), str(second.path))
     out.print(view, soft_wrap=True)
+    if html is not None:
+        from burnish.inspect.html import write_comparison
+
+        write_comparison((artifact.path.name, artifact.trace()), (second.path.name, second.trace()), html)
+        out.print(f"wrote {html}: open it in a browser", soft_wrap=True)

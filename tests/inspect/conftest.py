@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from burnish.inspect.html import report
+from burnish.inspect.html import comparison, report
 from burnish.ir.trace import Trace
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -32,7 +32,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Opens the report of a trace, at the last pass or at an address.
+    """Opens the report of a trace, or of a first and a second, at the last pass or at an address.
 
     The test fails if the page logs an error or asks for anything but itself.
     """
@@ -40,17 +40,24 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     pages: list[Any] = []
 
     def open_report(
-        trace: Trace, width: int = 1280, height: int = 800, scheme: str = "light", address: str | None = None
+        trace: Trace,
+        width: int = 1280,
+        height: int = 800,
+        scheme: str = "light",
+        address: str | None = None,
+        second: Trace | None = None,
     ) -> Any:
         file = tmp_path / "report.html"
-        file.write_text(report(trace, "model"), encoding="utf-8")
+        made = comparison(("a", trace), ("b", second)) if second else report(trace, "model")
+        file.write_text(made, encoding="utf-8")
         page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
         pages.append(page)
         page.set_default_timeout(10_000)
         page.on("console", lambda message: complaints.append(message.text))
         page.on("pageerror", lambda error: complaints.append(str(error)))
         own = file.as_uri()
-        page.on("request", lambda request: complaints.append(request.url) if request.url.split("#")[0] != own else None)
+        asked = (own, "data:image/svg+xml,")  # itself, and pictures that it made
+        page.on("request", lambda asks: None if asks.url.startswith(asked) else complaints.append(asks.url))
         page.goto(own + (f"#pass={trace.passes[-1].number}" if address is None else address))
         return page
 

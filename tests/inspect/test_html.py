@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 
 import burnish.inspect.html as package
 from burnish.cli.commands import app
-from burnish.inspect.html import report, write_report
+from burnish.inspect.html import comparison, report, write_report
 from burnish.ir.errors import UsageError
 from burnish.ir.trace import NodeRecord, Trace
 from tests.inspect.traces import HOSTILE, layered
@@ -92,6 +93,21 @@ def test_nodes_of_the_last_program_have_their_kernels() -> None:
     assert found == {name: [["a_kernel", "def a_kernel(): ..."], ["other", "# </script>"]]}
 
 
+def test_a_page_of_two_traces_has_their_passes_side_by_side() -> None:
+    first, second = layered(3), layered(3)
+    second.passes.insert(1, replace(second.passes[0], number=1, name="clean"))
+    page = comparison((f"one {HOSTILE}", first), ("two", second))
+    assert not Parts(page).all("img")
+    data = data_of(page)
+    for key, absent in (("others", [1]), ("passes", [])):
+        assert [each["name"] for each in data[key]] == ["captured", "clean", "raise-norms", "raise-gates"]
+        assert [place for place, each in enumerate(data[key]) if each.get("absent")] == absent
+    assert data["others"][1]["nodes"] == data["others"][0]["nodes"]
+    assert len(data["nodes"]) == len(data_of(report(first, "model"))["nodes"])
+    with pytest.raises(UsageError, match="no passes"):
+        comparison(("one", first), ("two", Trace()))
+
+
 def test_what_passes_share_is_written_once() -> None:
     trace = layered()
     data = data_of(report(trace, "model"))
@@ -140,6 +156,7 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else() -> None
     for name, text in (("script-src", script), ("style-src", style)):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         assert rules.pop(name) == f"'sha256-{digest}'"
+    assert rules.pop("img-src") == "data:"  # a picture that the page itself made
     assert set(rules.values()) == {"'none'"}
     assert "default-src" in rules
 
@@ -178,3 +195,43 @@ def test_the_command_writes_the_page(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.stderr
     assert "report.html" in done.stdout
     assert data_of(file.read_text(encoding="utf-8"))["title"] == "tiny"
+
+
+def test_the_command_writes_a_page_of_two_artifacts(tmp_path: Path) -> None:
+    path, _ = save_tiny(tmp_path)
+    other = path.rename(tmp_path / "other.burnish")
+    path, _ = save_tiny(tmp_path)
+    file = tmp_path / "report.html"
+    done = CliRunner().invoke(app, ["inspect", str(path), str(other), "--html", str(file)])
+    assert done.exit_code == 0, done.stderr
+    assert "are equal" in done.stdout
+    assert data_of(file.read_text(encoding="utf-8"))["titles"] == ["tiny.burnish", "other.burnish"]
+    done = CliRunner().invoke(app, ["inspect", str(path), "--diff", "clean", "--html", str(file)])
+    assert done.exit_code == 2
+    assert "leave out --diff clean" in done.stderr.replace("\n", " ")
+
+
+def test_compile_writes_the_page_with_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "counting_up.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Counting(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.embedding = nn.Embedding.from_pretrained(torch.eye(10).roll(1, 1))\n"
+        "    def forward(self, ids):\n"
+        "        return self.embedding(ids)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    command = ["compile", "counting_up:Counting", "-o", "counting.burnish", "--max-length", "20", "--html"]
+    refused = CliRunner().invoke(app, [*command, "missing/report.html"])
+    assert refused.exit_code == 2
+    assert "mkdir -p missing" in refused.stderr
+    done = CliRunner().invoke(app, [*command, "report.html"])
+    assert done.exit_code == 0, done.stderr
+    data = data_of(Path("report.html").read_text(encoding="utf-8"))
+    assert data["title"] == "Counting"
+    assert {"capture", "passes"} <= {name for name, _ in data["phases"]}
+    assert all(seconds > 0 for _, seconds in data["phases"])
+    assert data["checks"]
+    assert data["passes"][1]["seconds"] is not None

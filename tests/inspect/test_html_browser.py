@@ -20,7 +20,8 @@ AFTER = ".pane:last-child"
 
 def boxes(page: Page, pane: str = AFTER) -> list[str]:
     """What the boxes of a graph are called by a screen reader."""
-    return page.eval_on_selector_all(f"{pane} [role=treeitem]", "all => all.map(each => each.ariaLabel)")
+    found: list[str] = page.eval_on_selector_all(f"{pane} [role=treeitem]", "all => all.map(each => each.ariaLabel)")
+    return found
 
 
 def at(page: Page) -> str:
@@ -106,6 +107,45 @@ def test_a_node_tells_its_source_and_the_rewrites_that_made_it(opened: Opener) -
     assert "removed by raise-norms" in page.locator("#details").inner_text()
 
 
+def test_what_is_found_in_layers_that_are_alike_is_one_entry(opened: Opener) -> None:
+    page = opened(layered(30))
+    page.fill("#search", "silu")
+    entries = page.locator("#found [role=option]").all_inner_texts()
+    assert [entry.split("\n") for entry in entries] == [
+        ["%silu_0", "30×, in 0–29 · f32[batch, sequence, 64] · model.layers.*.mlp"]
+    ]
+    assert page.locator("#found .total").inner_text() == "1 place: 0 modules, 30 nodes"
+    page.fill("#search", "model.layers. norm")
+    entries = page.locator("#found [role=option]").all_inner_texts()
+    assert entries[0].split("\n") == ["model.layers.*.norm", "30×, in 0–29 · Norm"]
+    assert len(entries) == 2
+    page.fill("#search", "layers.17.mlp")
+    assert page.locator("#found [role=option]").first.inner_text() == "model.layers.17.mlp\nMlp"
+
+
+def test_a_table_that_all_layers_read_stands_beside_them(opened: Opener) -> None:
+    nodes = [other("placeholder", "tokens", "i64[batch, sequence]"), other("placeholder", "position", "i64[batch]")]
+    nodes.append(call("cos", "burnish.lookup.default", ("position",), "model.layers.0.attention"))
+    last = "tokens"
+    for layer in range(4):
+        attention = f"model.layers.{layer}.attention"
+        nodes += [
+            call(f"linear_{layer}", "aten.linear.default", (last,), attention),
+            call(f"mul_{layer}", "aten.mul.Tensor", (f"linear_{layer}", "cos"), attention),
+            call(f"add_{layer}", "aten.add.Tensor", (last, f"mul_{layer}"), f"model.layers.{layer}"),
+        ]
+        last = f"add_{layer}"
+    nodes.append(other("output", "output", "", last))
+    page = opened(Trace([record(0, "captured", tuple(nodes))]))
+    found = boxes(page)
+    assert any(label.startswith("layers 0–3, 4× ") for label in found)
+    assert any(label.startswith("lookup, of all layers, ") for label in found)
+    page.fill("#search", "lookup")
+    page.keyboard.press("Enter")
+    assert "model.layers.0.attention" in page.locator("#details").inner_text()
+    assert page.locator(f"{AFTER} .chosen").get_attribute("data-key") == "n:cos"
+
+
 def test_weights_are_found_though_they_are_not_drawn(opened: Opener) -> None:
     page = opened(layered(3))
     page.fill("#search", "embed.weight")
@@ -166,7 +206,7 @@ CONTRASTS = """() => {
   };
   const behind = (element) => {
     for (let each = element; each; each = each.parentElement) {
-      const body = each.matches("g.box") ? each.querySelector(".body:last-of-type") : null;
+      const body = each.matches("g.box") ? [...each.querySelectorAll(":scope > .body")].at(-1) : null;
       const fill = body ? getComputedStyle(body).fill : getComputedStyle(each).backgroundColor;
       if (fill !== "none" && channels(fill)[3] !== 0) return fill;
     }
@@ -196,6 +236,55 @@ def test_text_has_contrast_in_light_and_dark(opened: Opener, scheme: str) -> Non
     assert not [each for each in measured if each[0] < 4.5]
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert max(ground) < 64 if scheme == "dark" else min(ground) > 192
+
+
+KINDS = {
+    "linear": "burnish.fused_linear.default",
+    "attention": "burnish.attention.default",
+    "norm": "burnish.rms_norm.default",
+    "activation": "aten.silu.default",
+    "position": "burnish.rotary.default",
+    "state": "burnish.cache_write.default",
+    "lookup": "aten.embedding.default",
+    "pointwise": "aten.add.Tensor",
+}
+
+
+def colored() -> Trace:
+    """An op of each kind and one of none, from few bytes moved to many."""
+    nodes = [other("placeholder", "tokens", "i64[batch, sequence]")]
+    for place, (kind, target) in enumerate({**KINDS, "none": "aten.view.default"}.items()):
+        nodes.append(call(kind, target, (nodes[-1].name,), bytes_moved=3**place))
+    return Trace([record(0, "captured", (*nodes, other("output", "output", "", nodes[-1].name)))])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_box_has_the_colour_of_its_kind_or_of_its_share(opened: Opener, scheme: str) -> None:
+    page = opened(colored(), scheme=scheme)
+    for kind in KINDS:
+        assert page.locator(f"{AFTER} .kind-{kind}[data-key='n:{kind}']").count() == 1
+    assert page.locator(f"{AFTER} [data-key='n:none']").get_attribute("class") == "box node"
+    assert page.locator("#kinds span").count() == len(KINDS)
+    assert not [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
+    tints = page.eval_on_selector_all(f"{AFTER} .node > .body", "all => all.map(each => getComputedStyle(each).fill)")
+    assert len(set(tints)) >= len(KINDS)
+    page.select_option("#colors", "bytes")
+    assert page.url.endswith("#pass=0&colors=bytes")
+    for share, heat in (("none", 6), ("pointwise", 5), ("lookup", 4), ("state", 3), ("position", 2), ("linear", 1)):
+        assert page.locator(f"{AFTER} .heat-{heat}[data-key='n:{share}']").count() == 1
+    assert "6.56 kB · 67%" in str(page.locator(f"{AFTER} [data-key='n:none']").text_content())
+    assert not [each for each in page.evaluate(CONTRASTS) if each[0] < 4.5]
+
+
+def test_a_folded_part_shows_the_kinds_of_its_operations(opened: Opener) -> None:
+    page = opened(layered(30))
+    strips = page.locator(f"{AFTER} [data-key='r:model.layers:0'] .mix")
+    kinds = strips.evaluate_all("all => all.map(each => [each.classList[1], each.width.baseVal.value])")
+    # of the four launches of a layer: a norm, silu, and two of arithmetic
+    widths = {kind: width / sum(each[1] for each in kinds) for kind, width in kinds}
+    assert widths == pytest.approx({"kind-norm": 0.25, "kind-activation": 0.25, "kind-pointwise": 0.5}, rel=0.01)
+    page.select_option("#colors", "none")
+    assert not page.locator(".mix, [class*=kind-]").count() - page.locator("#kinds i").count()
 
 
 def test_a_narrow_window_does_not_scroll_sideways(opened: Opener) -> None:

@@ -1,8 +1,9 @@
-"""A trace as the data of the page: every string once, every node record once for all passes that share it."""
+"""Traces as the data of the page: every string once, every node record once for all passes that share it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
 from typing import Any
 
 from burnish.inspect.table import INSTALLED, reasons
@@ -27,6 +28,52 @@ def report_data(trace: Trace, title: str, kernels: Kernels | None = None) -> dic
         "nodes": tables.rows,
         "strings": list(tables.strings),
     }
+
+
+Named = tuple[str, Trace]
+"""What an artifact is called, and its trace."""
+
+
+def comparison_data(first: Named, second: Named) -> dict[str, Any]:
+    """The same for two traces: `passes` are those of the second, and `others`, as many, those of the first beside them.
+
+    A pass that one of the two lacks is, for that one, the pass before once more, as `absent`.
+    """
+    tables = _Tables()
+    sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for pair in _aligned(first[1].passes, second[1].passes):
+        for side, record, twin in zip(sides, pair, reversed(pair), strict=True):
+            if record is None and twin is not None:
+                side.append({**side[-1], "name": twin.name, "absent": True})
+            elif record is not None:
+                side.append(_pass(record, tables))
+    return {
+        "title": f"{first[0]} and {second[0]}",
+        "titles": [first[0], second[0]],
+        "context": second[1].context,
+        "phases": list(second[1].phases.items()),
+        "checks": [[check.fed, check.by] for check in second[1].checks],
+        "otherChecks": [[check.fed, check.by] for check in first[1].checks],
+        "passes": sides[1],
+        "others": sides[0],
+        "nodes": tables.rows,
+        "strings": list(tables.strings),
+    }
+
+
+def _aligned(
+    first: Sequence[PassRecord], second: Sequence[PassRecord]
+) -> Iterator[tuple[PassRecord | None, PassRecord | None]]:
+    """The passes of both in one order, those of the same name together. The programs as captured are a pair."""
+    yield first[0], second[0]
+    one, two = first[1:], second[1:]
+    names = [[record.name for record in records] for records in (one, two)]
+    for kind, low, high, from_, to in SequenceMatcher(a=names[0], b=names[1], autojunk=False).get_opcodes():
+        if kind == "equal":
+            yield from zip(one[low:high], two[from_:to], strict=True)
+        else:
+            yield from ((record, None) for record in one[low:high])
+            yield from ((None, record) for record in two[from_:to])
 
 
 class _Tables:

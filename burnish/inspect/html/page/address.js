@@ -1,19 +1,21 @@
 // ---- The address of what is shown, `#pass=12&node=model.layers.0.mlp`: to keep, to send, and to go back to.
 
 /** The address of a pass, or of a part of its graph by its key. */
-function addressOf({ place, graph = null, key = null }) {
+function addressOf({ place, rewrite = null, graph = null, key = null }) {
   if (place === OVERVIEW) return "#overview";
-  const words = [["pass", data.passes[place].number]];
+  const words = [["pass", numberOf(place)]];
+  if (rewrite !== null) words.push(["rewrite", rewrite + 1]);
   if (key) words.push(["node", wordOf(graph, key)]);
   if (key && graph.side === "before") words.push(["side", "before"]);
-  if (place && state.view !== usualView()) words.push(["view", state.view]);
+  if (hasBefore(place) && state.view !== usualView()) words.push(["view", state.view]);
+  if (state.colors !== COLORS[0][0]) words.push(["colors", state.colors]);
   return `#${words.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
 }
 
 function addressNow() {
-  const { place, chosen } = state;
+  const { place, chosen, rewrite } = state;
   const key = chosen && (chosen.key ?? `n:${text(chosen.graph.rows[chosen.index][NAME])}`);
-  return addressOf({ place, graph: chosen?.graph, key });
+  return addressOf({ place, rewrite, graph: chosen?.graph, key });
 }
 
 /** Puts what is shown into the address: as a step that the browser goes back from, or in place of the last one. */
@@ -29,12 +31,16 @@ let isFollowing = false;
 function followAddress() {
   const words = new URLSearchParams(location.hash.slice(1));
   const number = words.get("pass");
-  const place = number === null ? OVERVIEW : data.passes.findIndex((pass) => String(pass.number) === number);
+  const place = number === null ? OVERVIEW : data.passes.findIndex((_, each) => String(numberOf(each)) === number);
   if (["before", "both", "after"].includes(words.get("view"))) state.view = words.get("view");
   else state.view = usualView();
+  state.colors = (COLORS.find(([name]) => name === words.get("colors")) ?? COLORS[0])[0];
   isFollowing = true;
   actions.showPass(place);
-  const graph = place === OVERVIEW ? null : graphOf(place, place && words.get("side") === "before" ? "before" : "after");
+  const rewrite = Number(words.get("rewrite")) - 1;
+  if (!isCompared && data.passes[place]?.rewrites[rewrite]) actions.showEntry(place, "rewrites", rewrite);
+  const graph =
+    place === OVERVIEW ? null : graphOf(place, hasBefore(place) && words.get("side") === "before" ? "before" : "after");
   const found = graph && words.has("node") ? partOf(graph, words.get("node")) : null;
   if (found) actions.reveal(graph, found.index, found.key);
   else if (words.has("node")) say(`There is no ${words.get("node")} in this program`);
@@ -58,8 +64,7 @@ function partOf(graph, word) {
   const name = key.slice(2);
   if (key.startsWith("n:")) return placeOf(graph, name) === undefined ? null : { index: placeOf(graph, name), key };
   const inside = key.startsWith("m:") ? name : name.replace(/:\d+$/, "");
-  const index = graph.rows.findIndex((row, index) => {
-    const path = text(row[MODULE]);
+  const index = graph.home.findIndex((path, index) => {
     if (!graph.isDrawn[index] || !(inside === "" || path === inside || path.startsWith(`${inside}.`))) return false;
     return key.startsWith("m:") || graph.path(index).some((part) => part.key === key);
   });

@@ -2,13 +2,15 @@
 
 const get = (id) => document.getElementById(id);
 const OVERVIEW = -1; // in the place of a pass
-const usualView = () => (data.passes.length > 1 && innerWidth > 1000 ? "both" : "after");
+const usualView = () => (hasBefore(data.passes.length - 1) && innerWidth > 1000 ? "both" : "after");
 const state = {
   place: OVERVIEW,
   view: usualView(),
+  colors: COLORS[0][0],
   all: false, // whether every part is open that was not closed by hand
   open: new Map(), // parts opened or closed by hand
   chosen: null, // a part, or a node that is in no box
+  rewrite: null, // which of the pass's rewrites is looked at, in the order in which it made them
 };
 const isOpen = (part) => state.open.get(part.key) ?? (state.all || part.opens);
 
@@ -30,7 +32,7 @@ const actions = {
   },
   letGo() {
     if (state.place === OVERVIEW) return;
-    state.chosen = null;
+    Object.assign(state, { chosen: null, rewrite: null });
     details();
     for (const pane of shownPanes()) pane.redraw();
     tellAddress();
@@ -38,20 +40,21 @@ const actions = {
   /** A pass, or the overview; with `isStep`, in the place of what the address named before. */
   showPass(place, isStep = false) {
     if (place < OVERVIEW || place >= data.passes.length) return;
-    Object.assign(state, { place, chosen: null });
+    Object.assign(state, { place, chosen: null, rewrite: null });
     show();
     tellAddress(isStep);
   },
-  /** The node that a rewrite or refusal is about, in the graph before the pass. */
+  /** The node that a rewrite or refusal is about, in the graph before the pass, and what the rewrite made after it. */
   showEntry(place, kind, which) {
     const name = data.passes[place][kind][which][0];
     if (place && state.view === "after") state.view = innerWidth > 1000 ? "both" : "before";
-    Object.assign(state, { place, chosen: null });
+    Object.assign(state, { place, chosen: null, rewrite: kind === "rewrites" ? which : null });
     show();
     const graph = shownPanes()
       .map((pane) => pane.graph)
       .find((each) => each.at.has(name));
     if (graph) actions.reveal(graph, graph.at.get(name));
+    showMade();
     tellAddress();
   },
   /** Open what is around a node, go there and choose it; what is not drawn is near what reads it. With `key`, the box
@@ -84,7 +87,7 @@ const panes = { before: new Pane("before", actions), after: new Pane("after", ac
 /** Whether the program before or after the pass is in view: of what was captured, there is one after alone. */
 function isShown(side) {
   if (state.place === OVERVIEW) return false;
-  return state.place ? state.view === "both" || state.view === side : side === "after";
+  return hasBefore(state.place) ? state.view === "both" || state.view === side : side === "after";
 }
 const shownPanes = () => Object.values(panes).filter((pane) => isShown(pane.side));
 const say = (words) => (get("said").textContent = words);
@@ -108,16 +111,21 @@ function draw(anchor = null) {
     pane.root.hidden = !isShown(side);
     if (pane.root.hidden) continue;
     const graph = graphOf(state.place, side);
-    const pass = data.passes[state.place];
-    const when = state.place ? `${side === "before" ? "Before" : "After"} ${pass.name}` : "As captured";
-    pane.show(graph, isOpen, `${when} · ${many(graph.rows.length, "node")}`, anchor ?? pane.active);
+    pane.show(
+      graph,
+      isOpen,
+      `${captionOf(state.place, side)} · ${many(graph.rows.length, "node")}`,
+      anchor ?? pane.active,
+    );
   }
   if (isOverview) return;
+  get("colors").value = state.colors;
+  get("kinds").replaceChildren(...colorLegend());
   for (const button of get("views").children) {
-    const checked = button.dataset.view === (state.place ? state.view : "after");
+    const checked = button.dataset.view === (hasBefore(state.place) ? state.view : "after");
     button.setAttribute("aria-checked", String(checked));
     button.tabIndex = checked ? 0 : -1;
-    button.disabled = !state.place && !checked;
+    button.disabled = !hasBefore(state.place) && !checked;
   }
 }
 
@@ -130,10 +138,10 @@ function details() {
     `← ${data.passes[state.place].name}`,
   );
   let content;
-  if (!chosen) content = passDetails(state.place, actions);
+  if (!chosen) content = isCompared ? pairDetails(state.place) : passDetails(state.place, actions);
   else if (chosen.part) content = [back, ...partDetails(chosen.part, actions)];
   else content = [back, ...nodeDetails(chosen.graph, chosen.index, state.place, actions)];
-  get("details").replaceChildren(...content.filter(Boolean));
+  get("details").replaceChildren(...[stepper(state.place, actions), ...content].filter(Boolean));
   get("details").scrollTop = 0;
 }
 
@@ -166,7 +174,8 @@ function setUpPasses() {
     const last = data.passes.length - 1;
     const to = { ArrowDown: state.place + 1, ArrowUp: state.place - 1, Home: OVERVIEW, End: last }[event.key];
     if (to !== undefined) actions.showPass(to, true);
-    else if (event.key === "Enter" || event.key === "ArrowRight") (shownPanes().at(-1)?.scroll ?? get("overview")).focus();
+    else if (event.key === "Enter" || event.key === "ArrowRight")
+      (shownPanes().at(-1)?.scroll ?? get("overview")).focus();
     else return;
     event.preventDefault();
   });
@@ -179,6 +188,8 @@ document.addEventListener("keydown", (event) => {
     "/": () => get("search").select(),
     "?": help,
     f: fitAll,
+    n: () => step(1, actions),
+    p: () => step(-1, actions),
     Escape: () => actions.letGo(),
   };
   if (!keys[event.key]) return;
@@ -187,12 +198,15 @@ document.addEventListener("keydown", (event) => {
 });
 
 get("title").textContent = data.title;
-get("phases").textContent = data.phases.map(([name, seconds]) => `${name} ${secondsText(seconds)}`).join(" · ");
+get("phases").textContent = isCompared
+  ? ""
+  : data.phases.map(([name, seconds]) => `${name} ${secondsText(seconds)}`).join(" · ");
 get("panes").append(panes.before.root, panes.after.root);
 setUpPasses();
 setUpBar();
 setUpSearch();
 setUpHelp();
+setUpColors();
 addEventListener("hashchange", () => location.hash !== addressNow() && followAddress());
 get("passes").focus({ preventScroll: true });
 followAddress();

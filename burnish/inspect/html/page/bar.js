@@ -7,11 +7,7 @@ function setUpBar() {
     tellAddress();
     for (const pane of shownPanes()) pane.fit();
   };
-  for (const [view, label] of [
-    ["before", "Before"],
-    ["both", "Both"],
-    ["after", "After"],
-  ]) {
+  for (const [view, label] of Object.entries(SIDES)) {
     get("views").append(element("button", { role: "radio", "data-view": view, onclick: () => choose(view) }, label));
   }
   get("views").addEventListener("keydown", (event) => {
@@ -22,7 +18,7 @@ function setUpBar() {
     to.focus();
     to.click();
   });
-  for (const mark of ["made", "changed", "removed"]) get("legend").append(element("span", { class: mark }, mark));
+  for (const [mark, label] of Object.entries(MARKS)) get("legend").append(element("span", { class: mark }, label));
   const every = (all) => {
     state.all = all;
     state.open.clear();
@@ -35,6 +31,8 @@ function setUpBar() {
     ["−", "Smaller", () => zoom(-1)],
     ["+", "Larger", () => zoom(1)],
     ["Fit", "Fit all of the graph into the window", () => fitAll()],
+    ["SVG", "Save the shown graph as SVG", saveSvg],
+    ["PNG", "Save the shown graph as PNG", savePng],
     ["?", "Keys, and how to read the graph", () => help()],
   ];
   get("tools").append(
@@ -49,6 +47,7 @@ const KEYS = [
   ["← →", "in a graph: the box beside"],
   ["Enter", "from a pass into its graph; in the graph, open or close a box and choose it"],
   ["Esc", "close what is around; at the top, let go of what is chosen"],
+  ["n p", "the next rewrite of the pass, the one before"],
   ["f", "fit all of the graph into the window"],
   ["+ −", "larger, smaller; also Ctrl and the wheel"],
   ["/", "search names, modules, ops, types and lines of source"],

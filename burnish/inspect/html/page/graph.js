@@ -16,27 +16,27 @@ function graphOf(place, side) {
 /** The program before or after pass number `place` of the list, marked with what that pass did. */
 class Graph {
   constructor(place, side) {
-    const of = side === "before" ? place - 1 : place;
     Object.assign(this, { place, side });
-    this.rows = data.passes[of].nodes.map((index) => data.nodes[index]);
+    const both = [beforeOf(place), data.passes[place]];
+    const [pass, other] = side === "before" ? both : both.reverse();
+    this.rows = pass.nodes.map((index) => data.nodes[index]);
     this.at = new Map(this.rows.map((row, index) => [row[NAME], index]));
     this.readers = this.rows.map(() => []);
     this.rows.forEach((row, index) => {
       for (const read of new Set(row[READS])) if (this.at.has(read)) this.readers[this.at.get(read)].push(index);
     });
     this.tokens = this.rows.findIndex((row) => text(row[OP]) === "placeholder"); // the first input
-    this.marks = this.#marks(place, of);
+    this.marks = this.#marks(hasBefore(place) ? other : null);
     this.isDrawn = this.rows.map(isDrawn);
     this.isReturned = this.rows.map(() => false);
+    this.home = this.#homes();
     this.reads = this.rows.map((row) => this.#drawnReads(row));
   }
 
   /** For each node "", or what the pass did to it: "made", "changed" or "removed". */
-  #marks(place, of) {
-    if (place === 0) return this.rows.map(() => "");
-    const other = new Map(
-      data.passes[of === place ? place - 1 : place].nodes.map((index) => [data.nodes[index][NAME], data.nodes[index]]),
-    );
+  #marks(pass) {
+    if (!pass) return this.rows.map(() => "");
+    const other = new Map(pass.nodes.map((index) => [data.nodes[index][NAME], data.nodes[index]]));
     const gone = this.side === "before" ? "removed" : "made";
     return this.rows.map((row) => {
       const twin = other.get(row[NAME]);
@@ -44,6 +44,26 @@ class Graph {
       const same = row === twin || [TARGET, TYPE, CALL, OP].every((column) => row[column] === twin[column]);
       return same && String(row[READS]) === String(twin[READS]) ? "" : "changed";
     });
+  }
+
+  /** The module in which each node is drawn: its own. But what several layers read, and no token changes, such as a
+   *  table of positions, is drawn outside of the layer that has it. */
+  #homes() {
+    const { rows, readers } = this;
+    const layers = rows.map((row) => layerOf(text(row[MODULE])));
+    const isFixed = [];
+    rows.forEach((row, index) => {
+      const isInput = text(row[OP]) === "placeholder";
+      const reads = () => row[READS].every((name) => isFixed[this.at.get(name)]);
+      isFixed[index] = isInput ? index !== this.tokens && kindOf(row) !== "state" : readsShape(row) || reads();
+    });
+    const isShared = [];
+    for (let index = rows.length - 1; index >= 0; index -= 1) {
+      const layer = layers[index];
+      const isElsewhere = (reader) => isShared[reader] || layers[reader]?.path !== layer.path;
+      isShared[index] = Boolean(layer && isCall(rows[index]) && isFixed[index] && readers[index].some(isElsewhere));
+    }
+    return rows.map((row, index) => (isShared[index] ? layers[index].outside : text(row[MODULE])));
   }
 
   /** Places of the nodes that lines are drawn from. New states are told at the nodes that make them. */
@@ -119,6 +139,19 @@ class Part {
   }
 }
 
+/** The layer that a module is in, and the module that has the list of layers; nothing outside of layers. */
+function layerOf(path) {
+  const names = path.split(".");
+  const at = names.findIndex(isNumber);
+  if (at < 0) return null;
+  return { path: names.slice(0, at + 1).join("."), outside: names.slice(0, Math.max(0, at - 1)).join(".") };
+}
+
+/** Ops of whose operands only the shape counts. */
+const readsShape = (row) =>
+  text(row[TYPE]).startsWith("size ") ||
+  /^(positions|ring_positions|(new_|)(ones|zeros|full|empty)(_like)?)$/.test(opName(row));
+
 const isNumber = (name) => /^\d+$/.test(name);
 
 /** The tree of modules with the nodes of each; then parts of it, made when they are looked at. */
@@ -129,7 +162,7 @@ function rootPart(graph) {
     if (!graph.isDrawn[index]) return;
     let module = root;
     root.all.push(index);
-    for (const name of text(row[MODULE]).split(".").filter(Boolean)) {
+    for (const name of graph.home[index].split(".").filter(Boolean)) {
       const path = module.path ? `${module.path}.${name}` : name;
       if (!module.inner.has(name)) module.inner.set(name, tree(path, name));
       module = module.inner.get(name);
@@ -192,7 +225,7 @@ function leafPart(graph, index, module = "") {
   const labels = {
     path: text(row[MODULE]),
     title: opName(row),
-    note: kindOf(row) || module,
+    note: kindOf(row) || module || (graph.home[index] === text(row[MODULE]) ? "" : "of all layers"),
     line: text(row[TYPE]),
     mark: graph.marks[index],
   };

@@ -1,7 +1,7 @@
 // ---- Layered drawing, top to bottom. Each opened part is laid out by itself and is one box in the part around it.
 
 const ROW_GAP = 26;
-const COLUMN_GAP = 16;
+const COLUMN_GAP = 12;
 const LINE_GAP = 9; // between lines that pass a row
 const PADDING = 14;
 const HEADER = 30;
@@ -32,9 +32,12 @@ const clipped = (content, most) => (content.length > most ? `${content.slice(0, 
 function labelsOf(part) {
   const { operations, launches, bytes } = part.totals;
   const node = part.kind === "node";
+  const heat = heatText(part);
   const second = node
-    ? part.line
-    : `${many(operations, "op")} · ${many(launches, "launch", "launches")} · ${bytesText(bytes)}`;
+    ? (heat ?? part.line)
+    : heat
+      ? `${many(operations, "op")} · ${heat}`
+      : `${many(operations, "op")} · ${many(launches, "launch", "launches")} · ${bytesText(bytes)}`;
   return {
     title: clipped(part.title, 40),
     note: clipped(part.note ?? "", 36),
@@ -55,7 +58,8 @@ function pictureOf(part, isOpen) {
   const node = part.kind === "node";
   const second = textWidth(labels.second, `11px ${node ? MONO : SANS}`);
   const w = Math.ceil(Math.max(first, second, 64)) + (part.parts ? 40 : 24);
-  return { part, labels, inner: null, w, h: 42 + (!node && hasMarks(part) ? 15 : 0) };
+  const more = (!node && hasMarks(part) ? 15 : 0) + (!node && mixOf(part).length ? 6 : 0);
+  return { part, labels, inner: null, w, h: 42 + more };
 }
 
 const hasMarks = (part) => part.totals.made + part.totals.changed + part.totals.removed > 0;

@@ -1,7 +1,7 @@
 // ---- All of a graph in a corner of its pane, with what is in view: shown where not all of it is.
 
 const MINIMAP = { w: 132, h: 168, least: 28 };
-const ENOUGH = 1.15; // of a graph that is hardly larger than its pane, no map is shown
+const ENOUGH = 0.6; // of a graph of which so much is in view, no map is shown
 
 class Minimap {
   constructor(pane) {
@@ -30,8 +30,9 @@ class Minimap {
   draw() {
     const { pane, canvas } = this;
     const { scrollLeft, scrollTop, clientWidth, clientHeight } = pane.scroll;
-    const isWhole = pane.size.w * pane.zoom < ENOUGH * clientWidth && pane.size.h * pane.zoom < ENOUGH * clientHeight;
-    canvas.hidden = isWhole || clientHeight < 2 * MINIMAP.h;
+    const seen = (room, size) => Math.min(1, room / (size * pane.zoom));
+    const isSeen = seen(clientWidth, pane.size.w) * seen(clientHeight, pane.size.h) > ENOUGH;
+    canvas.hidden = isSeen || clientHeight < 2 * MINIMAP.h;
     if (canvas.hidden) return;
     if (this.drawnOf !== pane.boxes) this.#drawGraph();
     const [left, top] = [(scrollLeft / pane.zoom) * this.x, (scrollTop / pane.zoom) * this.y];

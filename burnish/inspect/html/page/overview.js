@@ -20,6 +20,7 @@ function foremost() {
 }
 
 function overview() {
+  if (isCompared) return comparedOverview();
   const [first, last] = [data.passes[0], data.passes.at(-1)];
   const rewrites = data.passes.reduce((sum, pass) => sum + pass.rewrites.length, 0);
   const told = `${many(data.passes.length - 1, "pass", "passes")} made ${many(rewrites, "rewrite")}`;
@@ -28,8 +29,24 @@ function overview() {
     element("p", { class: "sub" }, `${told}. Counts are for one more token after ${whole(data.context)}, unfused.`),
     element("ul", { class: "tiles" }, ...tiles(first, last)),
     section("What did most", mostList()),
-    section("What was compared", ...comparisons()),
+    section("What was compared", ...checkList(data.checks, effects())),
     section("Time", ...timeline()),
+  ];
+}
+
+/** Of two artifacts: from the first to the second. */
+function comparedOverview() {
+  const [one, two] = [data.others.at(-1), data.passes.at(-1)];
+  const told = `From the first to the second. Counts are for one more token after ${whole(data.context)}, unfused.`;
+  const checks = [data.otherChecks, data.checks];
+  return [
+    element("h2", {}, data.title),
+    element("p", { class: "sub" }, told),
+    element("ul", { class: "tiles" }, ...tiles(one, two)),
+    section("Passes that differ", differingList()),
+    ...data.titles.map((title, index) =>
+      section(`${title}, compared with the model that it is of`, ...checkList(checks[index])),
+    ),
   ];
 }
 
@@ -42,7 +59,13 @@ function tiles(first, last) {
     tile("weights", first.weight_bytes, last.weight_bytes, bytesText),
     tile("operations", calls(first), calls(last), whole),
     last.bytes_a_token
-      ? tile("cache a token", last.bytes_a_token, last.bytes_a_token, bytesText, "of one row")
+      ? tile(
+          "cache a token",
+          isCompared ? first.bytes_a_token : last.bytes_a_token,
+          last.bytes_a_token,
+          bytesText,
+          "of one row",
+        )
       : tile("cache a token", 0, 0, () => "none", "each token is computed from all before it"),
   ];
 }
@@ -57,7 +80,7 @@ function tile(name, before, after, show, note = "") {
     element("small", {}, name),
     element("b", {}, show(after)),
     element("span", {}, before === after ? "" : `from ${show(before)}`),
-    element("em", {}, times || more || (note || before !== after ? "" : "as before")),
+    element("em", {}, times || more || (note || before !== after ? "" : "the same")),
     note ? element("span", {}, note) : null,
   );
 }
@@ -94,15 +117,15 @@ function passLink(place) {
   return element(
     "a",
     { href: addressOf({ place }) },
-    element("span", { class: "number" }, String(pass.number)),
+    element("span", { class: "number" }, String(numberOf(place))),
     pass.name,
   );
 }
 
 /** What ran and was fed what, what was not compared, and what passes were checked by themselves. */
-function comparisons() {
+function checkList(checks, more = []) {
   const by = new Map();
-  for (const [fed, ran] of data.checks) by.set(ran, [...(by.get(ran) ?? []), fed]);
+  for (const [fed, ran] of checks) by.set(ran, [...(by.get(ran) ?? []), fed]);
   const missing = by.get("") ?? [];
   by.delete("");
   const list = element(
@@ -110,7 +133,7 @@ function comparisons() {
     { class: "checks" },
     ...[...by].map(([ran, fed]) => [element("dt", {}, `✓ ${ran}`), element("dd", {}, items(fed))]),
     missing.length ? [element("dt", { class: "missing" }, "○ not compared"), element("dd", {}, items(missing))] : null,
-    ...effects(),
+    ...more,
   );
   const none = "The compiled model was not compared with the original: it was compiled without verification.";
   return [by.size ? null : element("p", { class: "sub" }, none), list].filter(Boolean);
@@ -161,7 +184,7 @@ function timeline() {
   if (!total) {
     const words =
       "An artifact keeps no times, so that its bytes are the same each time it is made. " +
-      "burnish compile prints them, and a page that is written from compiled.trace shows them here.";
+      "burnish compile prints them, and the page that it writes with --html FILE shows them here.";
     return [element("p", { class: "sub" }, words)];
   }
   const bar = (name, seconds, start) => {

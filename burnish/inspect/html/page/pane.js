@@ -1,8 +1,8 @@
 // ---- One graph on the screen. Only what is in view is in the document, however large the graph is.
 
-const MARGIN = 24;
+const MARGIN = 14;
 const BEYOND = 300; // pixels around the view that are drawn ahead
-const READABLE = 0.65;
+const READABLE = 0.5;
 const WHEEL = 40; // pixels that the wheel turns for one step of zoom
 const ZOOMS = [0.3, 0.4, 0.5, 0.65, 0.8, 1, 1.25, 1.6];
 
@@ -56,10 +56,16 @@ class Pane {
     this.svg.setAttribute("height", this.size.h * this.zoom);
   }
 
+  /** At most at this zoom, smaller where the width asks for it, and large enough to read. */
+  #fitWidth(most) {
+    const least = Math.min(most, READABLE);
+    this.zoom = Math.max(least, Math.min(most, this.scroll.clientWidth / this.size.w));
+    this.#resize();
+  }
+
   /** From the top, as large as fits the width, and large enough to read; what does not fit, around the largest box. */
   fit() {
-    this.zoom = Math.max(READABLE, Math.min(1, this.scroll.clientWidth / this.size.w));
-    this.#resize();
+    this.#fitWidth(1);
     this.scroll.scrollTop = 0;
     const closed = this.boxes.filter((box) => !box.inner);
     if (closed.length)
@@ -163,7 +169,10 @@ class Pane {
     const { part } = box;
     const isOpen = part.parts ? String(Boolean(box.inner)) : null;
     const chosen = this.actions.chosen() === part.key;
-    const classes = ["box", kind, part.mark, this.active === part.key && "active", chosen && "chosen"];
+    const color = box.inner ? "" : colorOf(part);
+    const ofRewrite = part.kind === "node" && isOfRewrite(this.graph, part.first) && "of-rewrite";
+    const active = this.active === part.key && "active";
+    const classes = ["box", kind, color, part.mark, ofRewrite, active, chosen && "chosen"];
     const attributes = {
       class: classes.filter(Boolean).join(" "),
       id: box.id,
@@ -207,6 +216,7 @@ class Pane {
       drawn("rect", { class: "body", width: w, height: h, rx: 5 }),
       part.mark ? drawn("rect", { class: "edge", width: 4, height: h, rx: 2 }) : null,
       isGroup ? drawn("path", { class: "sign", d: "M13 12l4 4-4 4" }) : null,
+      ...(isGroup ? this.#mix(part, w, h) : []),
       ...this.#title(labels, isGroup ? 25 : 12, labels.second ? 18 : 26),
       drawn("text", { class: isGroup ? "second" : "second type", x: isGroup ? 25 : 12, y: 34 }, labels.second),
     ];
@@ -223,6 +233,25 @@ class Pane {
       children.push(drawn("path", { class: "returned", d: `M${w - 16} 8h8v8M${w - 16} 16l8-8` }));
     }
     return this.#group(box, part.kind, children);
+  }
+
+  /** All that is drawn of the graph, in view or not. */
+  picture() {
+    const frames = this.boxes.filter((box) => box.inner).map((box) => this.#frame(box));
+    const boxes = this.boxes.filter((box) => !box.inner).map((box) => this.#box(box));
+    const value = this.chosenValue();
+    const lines = this.lines.map((line) => this.#line(line, value));
+    return drawn("g", {}, ...frames, drawn("g", { class: "lines" }, ...lines), ...boxes);
+  }
+
+  /** Along the lower edge of a folded part, the kinds of its operations. */
+  #mix(part, w, h) {
+    let x = 6;
+    return mixOf(part).map(([kind, share]) => {
+      const strip = drawn("rect", { class: `mix kind-${kind}`, x, y: h - 5, width: share * (w - 12), height: 3.5 });
+      x += share * (w - 12);
+      return strip;
+    });
   }
 
   #click(event) {
@@ -244,8 +273,9 @@ class Pane {
     this.redraw();
   }
 
-  /** The keyboard's place, in the middle of the view. */
+  /** The keyboard's place, in the middle of the view; a graph that has become wider is drawn smaller. */
   goTo(key) {
+    this.#fitWidth(this.zoom);
     this.#centre(this.byKey.get(key));
     this.activate(key);
   }
@@ -322,9 +352,9 @@ class Pane {
 
 function marksText({ made, changed, removed }) {
   const told = [
-    [made, "made"],
-    [changed, "changed"],
-    [removed, "removed"],
+    [made, MARKS.made],
+    [changed, MARKS.changed],
+    [removed, MARKS.removed],
   ];
   return told
     .filter(([count]) => count)
@@ -334,8 +364,8 @@ function marksText({ made, changed, removed }) {
 
 function spokenBox(part) {
   const { operations, made, changed, removed } = part.totals;
-  if (part.kind === "node")
-    return [part.title, part.note, part.line, part.mark && `${part.mark} by this pass`].filter(Boolean).join(", ");
+  const mark = part.mark && (isCompared ? MARKS[part.mark] : `${part.mark} by this pass`);
+  if (part.kind === "node") return [part.title, part.note, part.line, mark].filter(Boolean).join(", ");
   return [part.title, part.note, many(operations, "operation"), marksText({ made, changed, removed })]
     .filter(Boolean)
     .join(", ");

@@ -8,16 +8,23 @@ function overviewRow() {
   return element("li", attributes, element("span", { class: "what" }, element("b", {}, "Overview")));
 }
 
-/** A row for each pass, with bars of launches and bytes under their numbers. */
-function passRow(pass, place, most, [, unit]) {
-  const [sign, effect] = EFFECTS[pass.effect] ?? [pass.effect, pass.effect];
+/** What is told of a pass below its name. */
+function passFacts(pass, place) {
   const facts = [];
   if (place) facts.push(many(pass.rewrites.length, "rewrite"));
   if (pass.refusals.length) facts.push(`${whole(pass.refusals.length)} refused`);
   if (place && pass.seconds !== null) facts.push(secondsText(pass.seconds));
-  if (pass.bytes_a_token !== (data.passes[place - 1]?.bytes_a_token ?? 0)) facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
+  if (pass.bytes_a_token !== (beforeOf(place)?.bytes_a_token ?? 0))
+    facts.push(`cache ${bytesText(pass.bytes_a_token)}/token`);
   if (pass.verification) facts.push(`error ${pass.verification.difference.toExponential(0)}`);
   if (!place) facts.push(many(pass.nodes.filter((index) => isCall(data.nodes[index])).length, "operation"));
+  return facts;
+}
+
+/** A row for each pass, with bars of launches and bytes under their numbers. */
+function passRow(pass, place, most, [, unit]) {
+  const [sign, effect] = EFFECTS[pass.effect] ?? [pass.effect, pass.effect];
+  const facts = isCompared ? differencesOf(place) : passFacts(pass, place);
   const bar = (count, of) => {
     const line = element("i");
     line.style.width = `${Math.max(count ? 1 : 0, (count / of) * CHART)}px`;
@@ -29,7 +36,7 @@ function passRow(pass, place, most, [, unit]) {
     id: `pass-${place}`,
     "data-place": place,
     "aria-label": [
-      pass.number,
+      numberOf(place),
       pass.name,
       place ? effect : "",
       ...facts,
@@ -38,13 +45,13 @@ function passRow(pass, place, most, [, unit]) {
     ]
       .filter((each) => each !== "")
       .join(", "),
-    class: place && !pass.rewrites.length ? "idle" : "",
+    class: (isCompared ? !facts.length : place && !pass.rewrites.length) ? "idle" : "",
   };
   const moved = pass.bytes_moved / unit;
   return element(
     "li",
     attributes,
-    element("span", { class: "number" }, String(pass.number)),
+    element("span", { class: "number" }, String(numberOf(place))),
     element(
       "span",
       { class: "what" },
@@ -130,7 +137,9 @@ function entryGroups(pass, place, kind, groups, title, actions) {
     };
     return element("details", { ontoggle }, summary, list);
   });
-  return section(`${title} (${whole(pass[kind].length)})`, ...shown);
+  const onclick = () => actions.showEntry(place, "rewrites", 0);
+  const walk = kind === "rewrites" ? element("button", { class: "step", onclick }, "Step through them →") : null;
+  return section(`${title} (${whole(pass[kind].length)})`, ...[walk, ...shown].filter(Boolean));
 }
 
 /** `in model.layers.0 (Llama), file.py:3: code`, without the node's own name in front. */
@@ -156,7 +165,7 @@ function nodeDetails(graph, index, place, actions) {
       list.append(element("li", {}, element("button", { onclick }, `all ${whole(indices.length)}`)));
     return list;
   };
-  const told = [kindOf(row), mark && place ? `${mark} by ${data.passes[place].name}` : ""];
+  const told = [kindOf(row), mark && (isCompared ? MARKS[mark] : `${mark} by ${data.passes[place].name}`)];
   if (graph.isReturned[index]) told.push("returned by the step");
   return [
     element("h2", {}, isCall(row) ? text(row[TARGET]).replace(/\.default$/, "") : opName(row)),
@@ -179,7 +188,7 @@ function nodeDetails(graph, index, place, actions) {
     row[HISTORY].length
       ? section(
           "Made by",
-          element("ol", { class: "history" }, ...row[HISTORY].map((step) => historyItem(step, actions))),
+          element("ol", { class: "history" }, ...row[HISTORY].map((step) => historyItem(step, graph, actions))),
         )
       : null,
     row[KERNELS].length
@@ -196,12 +205,13 @@ function nodeDetails(graph, index, place, actions) {
 }
 
 /** One rewrite that led to a node, with the pass to go to. */
-function historyItem([number, which], actions) {
-  const place = data.passes.findIndex((pass) => pass.number === number);
+function historyItem([number, which], graph, actions) {
+  const passes = isCompared && graph.side === "before" ? data.others : data.passes;
+  const place = passes.findIndex((pass) => pass.number === number && !pass.absent);
   if (place < 0) return element("li", {}, `pass ${number}`);
-  const pass = data.passes[place];
+  const pass = passes[place];
   const entry = pass.rewrites[which]?.map(text);
-  const go = () => (entry ? actions.showEntry(place, "rewrites", which) : actions.showPass(place));
+  const go = () => (entry && !isCompared ? actions.showEntry(place, "rewrites", which) : actions.showPass(place));
   return element(
     "li",
     {},
@@ -228,7 +238,7 @@ function partDetails(part, actions) {
       ["operations", whole(operations)],
       ["launches", whole(launches)],
       ["moved", bytesText(bytes)],
-      ["this pass", marksText({ made, changed, removed })],
+      [isCompared ? "beside the other" : "this pass", marksText({ made, changed, removed })],
     ]),
     section(
       "Operations",
