@@ -233,6 +233,14 @@ def test_text_has_contrast_in_light_and_dark(opened: Opener, scheme: str) -> Non
     page.click(f"{AFTER} [data-key='n:rms_norm_0']")
     measured = page.evaluate(CONTRASTS)
     assert len(measured) > 50
+    page.keyboard.press("n")
+    page.wait_for_selector(".stepper")
+    measured += page.evaluate(CONTRASTS)
+    page.keyboard.press("?")
+    measured += page.evaluate(CONTRASTS)
+    page.keyboard.press("Escape")
+    page.click("#pass-overview")
+    measured += page.evaluate(CONTRASTS)
     assert not [each for each in measured if each[0] < 4.5]
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number)")
     assert max(ground) < 64 if scheme == "dark" else min(ground) > 192

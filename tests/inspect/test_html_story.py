@@ -58,6 +58,8 @@ def test_phases_are_a_timeline_where_there_are_times(opened: Opener) -> None:
     assert bars[0]["width"] == pytest.approx(3 * bars[1]["width"], rel=0.01)
     assert bars[1]["x"] == pytest.approx(bars[0]["x"] + bars[0]["width"], abs=1)
     assert "4.0 s in all" in page.locator("#story").inner_text()
+    slow = page.locator(".slow").inner_text()
+    assert slow == "Longest passes: 0captured 250 ms · 1raise-norms 250 ms · 2raise-gates 250 ms"
     trace.phases = {}
     assert "An artifact keeps no times" in opened(trace, address="").locator("#story").inner_text()
 

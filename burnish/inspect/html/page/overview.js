@@ -207,7 +207,9 @@ function timeline() {
     .filter(({ seconds }) => seconds)
     .sort((one, two) => two.seconds - one.seconds)
     .slice(0, MOST);
-  const told = slow.flatMap(({ place, seconds }) => [passLink(place), ` ${secondsText(seconds)} `]);
+  const told = slow.flatMap(({ place, seconds }, index) => {
+    return [index ? " · " : "", passLink(place), ` ${secondsText(seconds)}`];
+  });
   return [
     element("p", { class: "sub" }, `${secondsText(total)} in all`),
     element("dl", { class: "timeline" }, ...rows),
