@@ -338,6 +338,18 @@ def test_other_kernels_than_native_ones_read_no_floats_of_8_bits(packing: str) -
     assert torch.equal(logits_of(lowered, tokens), logits_of(after, tokens))
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "deepseek_v3"])
+def test_what_chooses_experts_stays_in_floats(model_type: str) -> None:
+    """Whatever its scores go through: softmax, sigmoid, biases, groups."""
+    after, record = quantized(raised(build(model_type)))
+    told = [entry for entry in record.refusals if "its outputs choose experts (topk" in entry.text]
+    assert told
+    assert {entry.text for entry in told} == {entry.text for entry in told if "rounded, they would" in entry.text}
+    routers = [name for name in after.weights if name.endswith(".gate.weight")]
+    assert len(routers) == len(told)
+    assert all(as_quantized(after.weights[name]) is None for name in routers)
+
+
 # ---------------------------------------------------------------- integers of a file
 
 

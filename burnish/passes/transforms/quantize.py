@@ -18,7 +18,15 @@ from burnish.passes.base import Effect, Log
 from burnish.passes.transforms.calibration import Calibration
 from burnish.passes.transforms.quantize_awq import absorb, best_scales, gram_of_norm, obstacle
 from burnish.passes.transforms.quantize_exact import dtype_of, found_again
-from burnish.passes.transforms.quantize_readers import all_readers, by_input, gram_of, head_of, is_table, weight_read
+from burnish.passes.transforms.quantize_readers import (
+    all_readers,
+    by_input,
+    choice_of,
+    gram_of,
+    head_of,
+    is_table,
+    weight_read,
+)
 from burnish.passes.transforms.quantize_rounding import Grid, gptq, grid_of_8_bits, nearest, searched
 from burnish.passes.transforms.quantize_size import Plan, bytes_of, fitted
 from burnish.passes.transforms.stream import Stream
@@ -42,7 +50,8 @@ class Quantize:
     takes the integers that a file has, GGUF or a quantized checkpoint, and rounds nothing, as all others do where a
     file has those that are asked for. "fp8" is float8_e4m3fn with a scale for each row, nearest, which only native
     kernels read. Weights that lie on a grid of the 4 bits asked for already, as those of a quantized file or of
-    training for few bits do, are found again on it, by any method.
+    training for few bits do, are found again on it, by any method. What chooses experts stays in
+    floats.
     """
 
     numbers: Numbers = "int4"
@@ -158,7 +167,7 @@ class Quantize:
             numbers = self.head if leaf in heads and self.head is not None else self.numbers
             if numbers == "float":
                 continue
-            reason = _obstacle(program, leaf)
+            reason = _obstacle(program, leaf) or ("" if self.numbers == "keep" else choice_of(reader))
             chosen = reason or self._becomes(program, leaf, numbers)
             if isinstance(chosen, str):
                 log.refuse(reader, chosen)

@@ -7,11 +7,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, fx
 
+from burnish.ir import label_rules as rules
 from burnish.ir.program import Program
+from burnish.ir.traits import traits
 from burnish.passes.transforms.quality import logits_node
 from burnish.passes.transforms.stream import Stream
 
 aten = torch.ops.aten
+
+_SCORES = {aten.softmax.int, aten._softmax.default}
 
 
 def weight_read(reader: fx.Node) -> fx.Node:
@@ -69,3 +73,17 @@ def gram_of(stream: Stream, x: object) -> Tensor:
         rows = batch.reshape(-1, size).float()
         gram += (rows.T @ rows).double()
     return gram
+
+
+def choice_of(reader: fx.Node) -> str:
+    """Why a linear stays in floats whose outputs choose experts: rounded ones would choose others. Else nothing."""
+    reached, seen = [reader], {reader}
+    while reached:
+        for user in reached.pop().users:
+            if user.target is aten.topk.default:
+                return f"its outputs choose experts ({user.name}): rounded, they would choose others"
+            kind = traits(user.target)
+            if user not in seen and (user.target in _SCORES or kind.view or kind.label is rules.pointwise):
+                seen.add(user)
+                reached.append(user)
+    return ""
