@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
+import torch
 from torch import nn
 
-from burnish.frontend.calling import call_of, tokens_first
+from burnish.frontend.calling import Call, call_of, tokens_first
 from burnish.frontend.capture import capture
+from burnish.frontend.exported import logits_of
 from burnish.ir.errors import BurnishError, CaptureError
 from burnish.ir.program import Program
 
@@ -15,11 +18,13 @@ _log = logging.getLogger(__name__)
 
 
 def capture_own(module: nn.Module, max_length: int | None) -> Program:
-    """See `capture`. A module that cannot be traced may take tokens as [sequence, batch], as PyTorch's own do."""
+    """See `capture`. Of a module that takes tokens as [sequence, batch], as PyTorch's own do, it is called so."""
     call = call_of(module)
     try:
         return capture(module, max_length=max_length, call=call)
     except CaptureError as error:
+        if not _mixes_along_the_first_axis(module, call):
+            raise
         first = error
     try:
         program = capture(module, max_length=max_length, call=tokens_first(call))
@@ -28,3 +33,34 @@ def capture_own(module: nn.Module, max_length: int | None) -> Program:
         raise first from first.__cause__
     _log.warning("%s takes tokens as [sequence, batch], and is called so", type(module).__name__)
     return program
+
+
+@torch.no_grad()
+def _mixes_along_the_first_axis(module: nn.Module, call: Call) -> bool:
+    """Whether it is along their first axis, and not their second, that ids change later logits, and no earlier ones."""
+    before = {child: child.training for child in module.modules()}
+    try:
+        module.eval()
+        found = [_logits(module, call, change) for change in (None, (_PLACE,), (slice(None), _PLACE))]
+    except Exception as error:  # whatever somebody's module raises
+        _log.info("it cannot be tried with ids: %s", error)
+        return False
+    finally:
+        for child, mode in before.items():
+            child.training = mode
+    of_row, of_column = ((each - found[0]).abs().amax(-1) > 0 for each in found[1:])
+    others = torch.arange(of_column.shape[1]) != _PLACE
+    return bool(of_row[_PLACE + 1 :].any()) and not bool(of_row[:_PLACE].any()) and not bool(of_column[:, others].any())
+
+
+_PLACE = 2
+
+
+def _logits(module: nn.Module, call: Call, change: tuple[Any, ...] | None) -> torch.Tensor:
+    """Logits of ids 0, of which some are 1."""
+    ids = torch.zeros(6, 5, dtype=torch.int64)
+    if change is not None:
+        ids[change] = 1
+    logits = logits_of(call(module, ids))
+    assert isinstance(logits, torch.Tensor)
+    return logits

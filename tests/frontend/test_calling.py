@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import burnish
 from burnish.frontend.calling import call_of
-from burnish.ir.errors import InvalidModelError
+from burnish.ir.errors import CaptureError, InvalidModelError
 from tests.tolerances import assert_near
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
@@ -87,3 +87,25 @@ def test_a_module_that_takes_tokens_first_is_called_so(caplog: pytest.LogCapture
     with burnish.compile(module, max_length=16) as compiled, torch.no_grad():
         assert_near(compiled(IDS), module(IDS.T).transpose(0, 1))
     assert "Tutorial takes tokens as [sequence, batch], and is called so" in caplog.text
+
+
+class NeitherWay(Small):
+    """What mixes no tokens does not say where they stand."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        found: Tensor = self.head(x * 2 if x.shape[1] > 10 else x)
+        return found
+
+
+class LastAxis(Small):
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embedding(ids)
+        found: Tensor = self.head(x.cumsum(1) * 2 if x.shape[1] > 10 else x.cumsum(1))
+        return found
+
+
+@pytest.mark.parametrize("style", [NeitherWay, LastAxis])
+def test_no_other_module_is_called_with_tokens_first(style: type[nn.Module]) -> None:
+    with pytest.raises(CaptureError, match="branches on the number of tokens"):
+        burnish.compile(style(), max_length=16)
