@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
+from transformers import __version__ as transformers_version
 from transformers.generation import logits_process as theirs
 
 from burnish.ir.errors import InvalidInputError
@@ -33,6 +34,8 @@ from burnish.runtime.score_rules import (
 rows = st.lists(st.integers(-2000, 2000), min_size=2, max_size=60, unique=True).map(
     lambda numbers: np.array(numbers, dtype=np.float32) / 128
 )
+
+NEW = tuple(map(int, transformers_version.split(".")[:2])) >= (5, 24)
 
 
 def kept_by(processor: Any, scores: np.ndarray) -> set[int]:
@@ -118,6 +121,7 @@ def test_no_group_twice(ids: list[int], size: int) -> None:
 @given(texts, st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=1))
 def test_bad_words(ids: list[int], words: list[list[int]]) -> None:
     """Also one that is longer than the text so far, and the end of the text, which is none."""
+    assume(NEW or all(len(word) <= len(ids) for word in words))  # older ones forget what begins with all of the text
     expected = torch.zeros(1, 4)
     if left := [word for word in words if word != [3]]:
         expected = theirs.NoBadWordsLogitsProcessor(left)(torch.tensor([ids]), expected)
@@ -128,9 +132,9 @@ def test_bad_words(ids: list[int], words: list[list[int]]) -> None:
 
 def test_a_bias_is_added() -> None:
     scores = np.arange(5, dtype=np.float32)
-    bias = [[[3], -2.5], [[0], 4.0], [[1], float("-inf")]]
+    bias = [[[3], -2.5], [[2], 4.0], [[1], float("-inf")]]
     expected = theirs.SequenceBiasLogitsProcessor(bias)(torch.tensor([[1]]), torch.from_numpy(scores)[None])[0]
-    assert add_bias(scores, [(3, -2.5), (0, 4.0), (1, float("-inf"))]).tolist() == expected.tolist()
+    assert add_bias(scores, [(3, -2.5), (2, 4.0), (1, float("-inf"))]).tolist() == expected.tolist()
     assert scores.tolist() == [0, 1, 2, 3, 4]
 
 

@@ -8,12 +8,13 @@ import torch
 from transformers import GenerationConfig, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from tests.runtime.tiny import Tiny
+from tests.runtime.tiny import VOCABULARY, Tiny
 
 
 class WholeConfig(PretrainedConfig):
     model_type = "whole-sequence"
     num_hidden_layers = 1
+    vocab_size = VOCABULARY  # older versions look here
 
 
 class Whole(PreTrainedModel, GenerationMixin):
