@@ -63,7 +63,7 @@ def call_of(module: nn.Module) -> Call:
             f"            return self.model(tokens, {', '.join(f'{each}=...' for each in strange)})"
         )
     for each in demanded:
-        _log.info("%s of %s.forward is %s", each, name, _BOUND[each][1])
+        _log.warning("%s of %s.forward is given %s", each, name, _BOUND[each][1])
 
     def call(module: nn.Module, tokens: torch.Tensor) -> Any:
         return module(tokens, **{each: _BOUND[each][0](tokens) for each in demanded})

@@ -6,7 +6,7 @@ import builtins
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from typing import Any
 from unittest import mock
@@ -27,6 +27,7 @@ from burnish.frontend.limits import (
     position_limit,
     range_floor,
     range_limit,
+    sizes_of_other_branches,
     token_limit,
 )
 from burnish.frontend.short_texts import check_short_texts
@@ -76,7 +77,7 @@ def capture(
         export_format.check_device(name, tensor)
     with _evaluating(module), _in_float32(module) as widened:
         exported = _export(_LanguageModel(module, call), length)
-        program, fewest = _from_exported(
+        program, fewest, others = _from_exported(
             exported,
             max_length=max_length,
             weights={**widened, **(weights or {})},
@@ -89,8 +90,8 @@ def capture(
         assert isinstance(found, torch.Tensor)
         return found
 
-    with _evaluating(module):
-        check_short_texts(program, fewest, None if weights else eager)  # with others' weights, its own have no values
+    with _evaluating(module):  # with others' weights, its own have no values
+        check_short_texts(program, fewest, None if weights else eager, others)
     return program
 
 
@@ -107,8 +108,8 @@ def from_exported(
     `prefix` is taken off the names of weights and modules. `limit`: how many tokens the model says that it takes; the
     trace may show that it takes fewer. For the others and for errors see `capture`.
     """
-    program, fewest = _from_exported(exported, max_length, weights, prefix, limit)
-    check_short_texts(program, fewest, None)
+    program, fewest, others = _from_exported(exported, max_length, weights, prefix, limit)
+    check_short_texts(program, fewest, None, others)
     return program
 
 
@@ -118,8 +119,9 @@ def _from_exported(
     weights: Mapping[str, Weight] | None,
     prefix: str,
     limit: int | None,
-) -> tuple[Program, tuple[int, int]]:
-    """The program, and the fewest rows and tokens that the trace is for."""
+) -> tuple[Program, tuple[int, int], list[tuple[int, int]]]:
+    """The program, the fewest rows and tokens that the trace is for, and some from there on that it is not for."""
+    guards: Sequence[str] = getattr(exported, "_guards_code", ())
     with _quiet():
         exported, operations = functional(exported)
     tokens = export_format.tokens_of(exported, operations)
@@ -155,7 +157,8 @@ def _from_exported(
         batch=str(batch),
         sequence=str(sequence),
     )
-    return program, (range_floor(exported, batch), range_floor(exported, sequence))
+    fewest = (range_floor(exported, batch), range_floor(exported, sequence))
+    return program, fewest, sizes_of_other_branches(guards, fewest, length)
 
 
 class _LanguageModel(nn.Module):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +14,8 @@ from torch.export import ExportedProgram
 
 from burnish.ir.errors import CaptureError, UsageError
 from burnish.ir.weights import Weights
+
+_log = logging.getLogger(__name__)
 
 _LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 
@@ -57,22 +63,67 @@ def token_limit(graph: fx.Graph, vocabulary: int) -> int:
 
 
 def check_every_length(graph: fx.Graph, longest: int) -> None:
-    """Raises CaptureError if the trace is right for some numbers of tokens only.
+    """Raises CaptureError if the trace is right for some numbers of tokens, or of rows, only.
 
     Where a forward branches on a size, export follows the branch that the example takes and notes the condition as an
     assertion; a scan in chunks, for one, may hold for lengths that are no multiple of the chunk.
     """
     asserts = [node for node in _position_only(graph) if node.target is torch.ops.aten._assert_scalar.default]
     nodes = _with_ancestors(graph, set(asserts))
-    for length in sorted({*range(3, 36), 64, 127, longest - 1, longest}):
-        if not 3 <= length <= longest:  # shorter texts are always special cases somewhere
-            continue
+    # Shorter texts are always special cases somewhere.
+    lengths = [each for each in sorted({*range(3, 36), 64, 127, longest - 1, longest}) if 3 <= each <= longest]
+    for length in lengths:
         failed = _first_failure(nodes, Weights(), length)
         if failed is not None:
             raise CaptureError(
                 f"the forward branches on the number of tokens (a loop over chunks, perhaps), and the trace has one "
                 f"branch, which is not that of {length} tokens: {failed.args[1]}"
             )
+    if not any(node.target is torch.ops.aten.sym_size.int and node.args[1] == 0 for node in nodes):
+        return
+    for rows in (*range(3, 36), 48, 63, 64, 65, 100, 127, 128, 129, 256, 1000):
+        for length in lengths:
+            failed = _first_failure(nodes, Weights(), length, rows)
+            if failed is not None:
+                raise CaptureError(
+                    f"the forward branches on the number of rows, and the trace has one branch, which is not that of "
+                    f"{rows} rows of {length} tokens: {failed.args[1]}"
+                )
+
+
+def sizes_of_other_branches(guards: Sequence[str], fewest: tuple[int, int], longest: int) -> list[tuple[int, int]]:
+    """Rows and tokens, few, for which the trace took another branch than a forward does: one pair for each guard.
+
+    guards: what export noted of the sizes of its input and has no assertion for, as expressions of Python.
+    """
+    found: list[tuple[int, int]] = []
+    rows = [each for each in (*range(3, 36), 48, 64, 65, 128, 129, 1000) if each >= fewest[0]]
+    lengths = [each for each in (*range(3, 36), 48, 64, 65, longest) if fewest[1] <= each <= longest]
+    for guard in guards:
+        holds = compile(guard, "<guard>", "eval")
+        pairs = sorted(itertools.product(rows, lengths), key=lambda pair: pair[0] * pair[1])
+        for pair in pairs:
+            ids = torch.empty(pair, dtype=torch.int64, device="meta")
+            try:
+                if eval(holds, {"L": _AlwaysThese(ids), "torch": torch, "math": math}):
+                    continue
+            except (NameError, AttributeError, TypeError):  # of something else than sizes
+                _log.debug("a guard of the trace is not of sizes: %s", guard)
+                break
+            found.append(pair)
+            break
+    return found
+
+
+class _AlwaysThese(dict[str, torch.Tensor]):
+    """The inputs of a program that has one, whatever it is called."""
+
+    def __init__(self, ids: torch.Tensor) -> None:
+        super().__init__()
+        self._ids = ids
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        return self._ids
 
 
 def position_limit(graph: fx.Graph, weights: Weights, wanted: int) -> int:
@@ -118,12 +169,12 @@ def _with_ancestors(graph: fx.Graph, needed: set[fx.Node]) -> list[fx.Node]:
 
 
 @torch.no_grad()
-def _first_failure(nodes: list[fx.Node], weights: Weights, length: int) -> fx.Node | None:
-    """The first node that cannot be computed for this many tokens."""
+def _first_failure(nodes: list[fx.Node], weights: Weights, length: int, rows: int = 1) -> fx.Node | None:
+    """The first node that cannot be computed for this many tokens, in so many rows."""
     values: dict[fx.Node, Any] = {}
     for node in nodes:
         if node.op == "placeholder":
-            values[node] = torch.zeros(1, length, dtype=torch.int64)
+            values[node] = torch.zeros(rows, length, dtype=torch.int64)
         elif node.op == "get_attr":
             values[node] = weights[str(node.target)].materialize()
         else:

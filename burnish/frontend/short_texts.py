@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -20,15 +20,21 @@ _MOST = 64  # lengths that are run
 
 
 def check_short_texts(
-    program: Program, fewest: tuple[int, int], eager: Callable[[torch.Tensor], torch.Tensor] | None
+    program: Program,
+    fewest: tuple[int, int],
+    eager: Callable[[torch.Tensor], torch.Tensor] | None,
+    others: Sequence[tuple[int, int]] = (),
 ) -> None:
     """CaptureError unless the trace gives the model's logits for the numbers of rows and tokens that export set apart.
 
     A forward that branches on a size is traced along the branch of the example, and export notes for which sizes that
     is: from `fewest` rows and tokens on. Those below, and 1 and 2 always, are run through the model itself, `eager`;
-    without it (None) a trace is believed for those that export takes for special in any program.
+    without it (None) a trace is believed for those that export takes for special in any program. `others`: rows and
+    tokens for which the forward may take another branch, too.
     """
     if eager is None:
+        for sizes in others:
+            raise _one_branch(" rows of ".join(map(str, sizes)) + " tokens", "rows, or of rows and tokens")
         for size, what in zip(fewest, ("rows", "tokens"), strict=True):
             if size > SPECIAL:
                 raise _one_branch(size - 1, what)
@@ -39,7 +45,8 @@ def check_short_texts(
     generator = torch.Generator().manual_seed(0)
     rows, lengths = (range(1, max(SPECIAL, min(size, _MOST))) for size in fewest)
     longest = program.signature.max_length
-    for shape, what in [*(((3, each), "tokens") for each in lengths), *(((each, 5), "rows") for each in rows)]:
+    shapes = [*(((3, each), "tokens") for each in lengths), *(((each, 5), "rows") for each in rows)]
+    for shape, what in [*shapes, *((each, "rows") for each in others)]:
         tokens = torch.randint(program.signature.token_limit, (shape[0], min(shape[1], longest)), generator=generator)
         try:
             with torch.no_grad():
@@ -53,7 +60,7 @@ def check_short_texts(
             raise _one_branch(shape[1] if what == "tokens" else shape[0], what)
 
 
-def _one_branch(size: int, what: str) -> CaptureError:
+def _one_branch(size: int | str, what: str) -> CaptureError:
     return CaptureError(
         f"the forward branches on the number of {what}, and the trace has one branch, which is not that of {size}: say "
         "with tensor operations what differs (torch.where, masks of positions)"

@@ -150,8 +150,8 @@ _GATES = frozenset({aten.silu.default, aten.gelu.default, aten.relu.default, ate
 def _is_gated(program: Program, product: fx.Node) -> bool:
     """Whether a product is activation(gate) * up, all of one shape, and `up` not made from `gate` (relu(x) * x)."""
     first, second = operands(product)[:2]
-    if not (isinstance(first, fx.Node) and isinstance(second, fx.Node)):
-        return False
+    if not all(isinstance(each, fx.Node) and isinstance(each.meta["val"], torch.Tensor) for each in (first, second)):
+        return False  # a number, perhaps of a size
     shape = product.meta["val"].shape
     if not all(same_shape(each.meta["val"].shape, shape) for each in (first, second)):
         return False

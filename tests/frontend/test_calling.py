@@ -67,8 +67,8 @@ def test_masks_and_places_of_a_text_without_padding_are_bound(caplog: pytest.Log
             assert_near(compiled(IDS), masked(IDS, torch.ones_like(IDS)))
         with burnish.compile(placed, max_length=16) as compiled, torch.no_grad():
             assert_near(compiled(IDS), placed(IDS, torch.arange(6)[None]))
-    assert "attention_mask of WantsAMask.forward is ones: no token is padding" in caplog.text
-    assert "position_ids of WantsPlaces.forward is 0, 1, 2, ..." in caplog.text
+    assert "attention_mask of WantsAMask.forward is given ones: no token is padding" in caplog.text
+    assert "position_ids of WantsPlaces.forward is given 0, 1, 2, ..." in caplog.text
 
 
 def test_others_are_refused_with_the_module_to_write() -> None:

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 import burnish
-from burnish.ir.errors import CaptureError, UnsupportedError, UsageError
+from burnish.ir.errors import (
+    BurnishError,
+    CaptureError,
+    InvalidProgramError,
+    UnsupportedError,
+    UsageError,
+    VerificationError,
+)
 from tests.tolerances import assert_near
 
 
@@ -37,8 +44,12 @@ def previous(x: Tensor) -> Tensor:
         (lambda x: x.cumsum(1) * 2 if x.shape[1] > 16 else x.cumsum(1), "tokens"),
         (lambda x: x * 2 if x.shape[1] % 2 else x, "tokens"),
         (lambda x: x * 2 if x.shape[0] > 2 else x, "rows"),
+        (lambda x: x * 2 if x.shape[0] > 8 else x, "rows"),
+        (lambda x: x * 2 if x.shape[0] == 5 else x, "rows"),
+        (lambda x: x * 2 if x.shape[0] == x.shape[1] else x, "rows"),
+        (lambda x: x * 2 if x.shape[0] * x.shape[1] > 60 else x, "rows"),
     ],
-    ids=["one", "two", "sixteen", "odd", "rows"],
+    ids=["one", "two", "sixteen", "odd", "rows", "many rows", "five rows", "square", "all together"],
 )
 def test_another_branch_is_refused(between: Callable[[Tensor], Tensor], what: str) -> None:
     torch.manual_seed(0)
@@ -79,3 +90,10 @@ def test_random_numbers_are_refused_by_line(between: Callable[[Tensor], Tensor],
     with pytest.raises(UnsupportedError, match=r"draws random numbers") as refusal:
         burnish.compile(Branching(between).eval(), max_length=60, verify=verify)
     assert "test_short_texts.py" in str(refusal.value)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_size_as_a_factor_is_refused_in_words(size: int) -> None:
+    with pytest.raises(BurnishError) as refusal:
+        burnish.compile(Branching(lambda x: x * x.shape[size]).eval(), max_length=20)
+    assert not isinstance(refusal.value, InvalidProgramError | VerificationError)
