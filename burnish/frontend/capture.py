@@ -176,14 +176,17 @@ class _LanguageModel(nn.Module):
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """`module` in evaluation mode for a while."""
-    training = {child: child.training for child in module.modules()}
+    """`module` in evaluation mode for a while. What its forward keeps of a trace, a mask say, goes with that."""
+    before = [(child, dict(vars(child)), dict(child._buffers)) for child in module.modules()]
     try:
         module.eval()
         yield
     finally:
-        for child, mode in training.items():
-            child.training = mode
+        for child, attributes, buffers in before:
+            vars(child).clear()
+            vars(child).update(attributes)
+            child._buffers.clear()
+            child._buffers.update(buffers)
 
 
 @contextmanager

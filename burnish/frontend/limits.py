@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
+from burnish.frontend.guards import UnreadGuard, holds
 from burnish.ir.errors import CaptureError, UsageError
 from burnish.ir.weights import Weights
 
@@ -100,30 +100,16 @@ def sizes_of_other_branches(guards: Sequence[str], fewest: tuple[int, int], long
     rows = [each for each in (*range(3, 36), 48, 64, 65, 128, 129, 1000) if each >= fewest[0]]
     lengths = [each for each in (*range(3, 36), 48, 64, 65, longest) if fewest[1] <= each <= longest]
     for guard in guards:
-        holds = compile(guard, "<guard>", "eval")
-        pairs = sorted(itertools.product(rows, lengths), key=lambda pair: pair[0] * pair[1])
-        for pair in pairs:
-            ids = torch.empty(pair, dtype=torch.int64, device="meta")
+        for pair in sorted(itertools.product(rows, lengths), key=lambda pair: pair[0] * pair[1]):
             try:
-                if eval(holds, {"L": _AlwaysThese(ids), "torch": torch, "math": math}):
+                if holds(guard, pair):
                     continue
-            except (NameError, AttributeError, TypeError):  # of something else than sizes
-                _log.debug("a guard of the trace is not of sizes: %s", guard)
+            except UnreadGuard:
+                _log.warning("the trace holds under a condition that is not read: %s", guard)
                 break
             found.append(pair)
             break
     return found
-
-
-class _AlwaysThese(dict[str, torch.Tensor]):
-    """The inputs of a program that has one, whatever it is called."""
-
-    def __init__(self, ids: torch.Tensor) -> None:
-        super().__init__()
-        self._ids = ids
-
-    def __missing__(self, name: str) -> torch.Tensor:
-        return self._ids
 
 
 def position_limit(graph: fx.Graph, weights: Weights, wanted: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from burnish.frontend.capture import capture, from_exported
-from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
+from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UsageError
 from burnish.ir.interpreter import run
 from burnish.ir.program import Program, origin
 from burnish.ir.weights import Cast, Stored
@@ -330,3 +331,21 @@ def test_an_exported_program_of_vectors_is_refused() -> None:
     )
     with pytest.raises(InvalidModelError, match=r"the input x is float32 of 3 axes: one input is expected"):
         from_exported(exported)
+
+
+class KeepsAMask(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        size = x.shape[1]
+        if not hasattr(self, "mask") or len(self.mask) < size:
+            self.mask = torch.ones(size, size).tril()
+        return self.mask[:size, :size] @ x
+
+
+def test_a_module_keeps_nothing_of_its_trace() -> None:
+    """What its forward kept of it would be no tensor that it could go on with."""
+    module = KeepsAMask().train()
+    with suppress(BurnishError):
+        capture(module, max_length=30)
+    assert not hasattr(module, "mask")
+    assert module.training
+    assert type(module(torch.ones(1, 4, dtype=torch.int64))) is Tensor
