@@ -292,17 +292,20 @@ def test_models_are_found_by_path_or_by_name(tmp_path: Path, monkeypatch: pytest
         find_model("made.burnish")
 
 
+COUNTING = """
+import torch
+from torch import nn
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding.from_pretrained(torch.eye(10).roll(1, 1))
+    def forward(self, ids):
+        return self.embedding(ids)
+"""  # a file with a module that counts on
+
+
 def test_a_module_is_compiled_kept_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "counting.py").write_text(
-        "import torch\n"
-        "from torch import nn\n"
-        "class Counting(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.embedding = nn.Embedding.from_pretrained(torch.eye(10).roll(1, 1))\n"
-        "    def forward(self, ids):\n"
-        "        return self.embedding(ids)\n"
-    )
+    (tmp_path / "counting.py").write_text(COUNTING)
     monkeypatch.chdir(tmp_path)
     done = call("compile", "counting:Counting", "-o", "counting.burnish", "--max-length", 20)
     assert done.exit_code == 0, done.stderr

@@ -75,7 +75,7 @@ def capture(
     length = max_length or limit
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         export_format.check_device(name, tensor)
-    with _evaluating(module), _in_float32(module) as widened:
+    with evaluating(module), _in_float32(module) as widened:
         exported = _export(_LanguageModel(module, call), length)
         program, fewest, others = _from_exported(
             exported,
@@ -90,7 +90,7 @@ def capture(
         assert isinstance(found, torch.Tensor)
         return found
 
-    with _evaluating(module):  # with others' weights, its own have no values
+    with evaluating(module):  # with others' weights, its own have no values
         check_short_texts(program, fewest, None if weights else eager, others)
     return program
 
@@ -175,7 +175,7 @@ class _LanguageModel(nn.Module):
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """`module` in evaluation mode for a while. What its forward keeps of a trace, a mask say, goes with that."""
     before = [(child, dict(vars(child)), dict(child._buffers)) for child in module.modules()]
     try:

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from burnish.frontend.calling import Call, call_of, tokens_first
-from burnish.frontend.capture import capture
+from burnish.frontend.capture import capture, evaluating
 from burnish.frontend.exported import logits_of
 from burnish.ir.errors import BurnishError, CaptureError
 from burnish.ir.program import Program
 
 _log = logging.getLogger(__name__)
+
+_PLACE = 2  # of the row, and of the column, that is changed
 
 
 def capture_own(module: nn.Module, max_length: int | None) -> Program:
@@ -38,22 +40,15 @@ def capture_own(module: nn.Module, max_length: int | None) -> Program:
 @torch.no_grad()
 def _mixes_along_the_first_axis(module: nn.Module, call: Call) -> bool:
     """Whether it is along their first axis, and not their second, that ids change later logits, and no earlier ones."""
-    before = {child: child.training for child in module.modules()}
     try:
-        module.eval()
-        found = [_logits(module, call, change) for change in (None, (_PLACE,), (slice(None), _PLACE))]
+        with evaluating(module):
+            found = [_logits(module, call, change) for change in (None, (_PLACE,), (slice(None), _PLACE))]
     except Exception as error:  # whatever somebody's module raises
         _log.info("it cannot be tried with ids: %s", error)
         return False
-    finally:
-        for child, mode in before.items():
-            child.training = mode
     of_row, of_column = ((each - found[0]).abs().amax(-1) > 0 for each in found[1:])
     others = torch.arange(of_column.shape[1]) != _PLACE
     return bool(of_row[_PLACE + 1 :].any()) and not bool(of_row[:_PLACE].any()) and not bool(of_column[:, others].any())
-
-
-_PLACE = 2
 
 
 def _logits(module: nn.Module, call: Call, change: tuple[Any, ...] | None) -> torch.Tensor:

@@ -22,6 +22,7 @@ from burnish.ir.errors import UsageError
 from burnish.ir.trace import NodeRecord, Trace
 from tests.inspect.traces import HOSTILE, layered
 from tests.runtime.tiny import save_tiny
+from tests.test_cli import COUNTING
 
 PAGE = Path(package.__file__).with_name("page")
 ROOT = Path(__file__).parents[2]
@@ -212,16 +213,7 @@ def test_the_command_writes_a_page_of_two_artifacts(tmp_path: Path) -> None:
 
 
 def test_compile_writes_the_page_with_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "counting_up.py").write_text(
-        "import torch\n"
-        "from torch import nn\n"
-        "class Counting(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.embedding = nn.Embedding.from_pretrained(torch.eye(10).roll(1, 1))\n"
-        "    def forward(self, ids):\n"
-        "        return self.embedding(ids)\n"
-    )
+    (tmp_path / "counting_up.py").write_text(COUNTING)
     monkeypatch.chdir(tmp_path)
     command = ["compile", "counting_up:Counting", "-o", "counting.burnish", "--max-length", "20", "--html"]
     refused = CliRunner().invoke(app, [*command, "missing/report.html"])

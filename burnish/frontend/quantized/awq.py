@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from burnish.frontend.quantized.parts import (
+    SCALES,
     Computed,
     Parts,
     Settings,
@@ -24,7 +25,6 @@ from burnish.frontend.safetensors_folder import Tensors
 from burnish.ir.quantization import Widened
 
 _PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # of each 8 outputs, in a word
-_SCALES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def read(settings: Settings, stored: Tensors) -> Tensors:
@@ -42,7 +42,7 @@ def _weight(parts: Parts) -> Widened:
         raise parts.wrong("needs a qweight and scales of two axes")
     inputs, outputs, groups = words[0], words[1] * 8, parts.tensors["scales"].shape[0]
     packed = parts.get("qweight", words, torch.int32)
-    scales = parts.get("scales", (groups, outputs), *_SCALES)
+    scales = parts.get("scales", (groups, outputs), *SCALES)
     zeros = parts.get("qzeros", (groups, outputs // 8), torch.int32)
     if inputs % groups:
         raise parts.wrong(f"has {groups} groups, and {inputs} inputs are no whole number of them")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from burnish.frontend.quantized import fp8, mxfp4
 from burnish.frontend.quantized.parts import (
+    SCALES,
     Computed,
     Parts,
     Settings,
@@ -36,7 +37,6 @@ _FORMATS = (
     *("pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mxfp4-pack-quantized"),
     *("nvfp4-pack-quantized", "mixed-precision", "dense"),
 )
-_SCALES = (torch.float16, torch.bfloat16, torch.float32)
 _OTHERS = ("weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "weight_global_scale")
 
 
@@ -167,7 +167,7 @@ def _scales(parts: Parts, rows: int, columns: int) -> tuple[Weight, int]:
     if "weight_scale" not in parts:
         raise parts.wrong("has no weight_scale")
     given = parts.tensors["weight_scale"].shape
-    scales = parts.get("weight_scale", given, *_SCALES)
+    scales = parts.get("weight_scale", given, *SCALES)
     if math.prod(given) == 1:
         return Computed((rows, 1), scales.dtype, (scales,), lambda x: x.reshape(1, 1).repeat(rows, 1)), 1
     if len(given) != 2 or given[0] != rows or columns % given[1]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from burnish.frontend.quantized.parts import (
+    SCALES,
     Computed,
     Parts,
     Settings,
@@ -24,8 +25,6 @@ from burnish.frontend.quantized.parts import (
 from burnish.frontend.safetensors_folder import Tensors
 from burnish.ir.quantization import Widened
 from burnish.ir.weights import Weight
-
-_SCALES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def read(settings: Settings, stored: Tensors) -> Tensors:
@@ -43,7 +42,7 @@ def _weight(parts: Parts, bits: int, one_less: bool) -> Widened:
         raise parts.wrong("needs a qweight and scales of two axes")
     inputs, outputs, groups = words[0] * 32 // bits, words[1], parts.tensors["scales"].shape[0]
     packed = parts.get("qweight", words, torch.int32)
-    scales = parts.get("scales", (groups, outputs), *_SCALES)
+    scales = parts.get("scales", (groups, outputs), *SCALES)
     zeros = parts.get("qzeros", (groups, outputs * bits // 32), torch.int32)
     shape, kind = (outputs, inputs), f"GPTQ int{bits}"
     values = Computed(shape, torch.uint8, (packed,), lambda q: from_words(q.T, bits))

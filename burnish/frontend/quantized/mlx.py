@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
-from burnish.frontend.quantized.parts import Computed, Parts, Settings, from_words, parts_of, replaced, setting
+from burnish.frontend.quantized.parts import SCALES, Computed, Parts, Settings, from_words, parts_of, replaced, setting
 from burnish.frontend.safetensors_folder import Tensors
 from burnish.ir.quantization import SCALE_DTYPE, Quantized, Widened, dequantized, pack
 from burnish.ir.weights import Cast, Weight
-
-_SCALES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 def read(settings: Settings, stored: Tensors) -> Tensors:
@@ -34,7 +32,7 @@ def _weight(parts: Parts, settings: Settings) -> Widened:
         raise parts.wrong(f"has scales {list(given)}")
     rows, columns = given[0], given[1] * group
     words = parts.get("weight", (rows, columns * bits // 32), torch.uint32)
-    scales, minima = (_wide(parts.get(name, given, *_SCALES)) for name in ("scales", "biases"))
+    scales, minima = (_wide(parts.get(name, given, *SCALES)) for name in ("scales", "biases"))
     if bits == 8:
         sources = (Computed((rows, columns), torch.uint8, (words,), lambda x: from_words(x, 8)), scales, minima)
         made = Computed((rows, columns), torch.float32, sources, lambda u, s, m: dequantized(u.short(), s, None, m))

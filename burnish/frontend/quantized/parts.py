@@ -18,6 +18,9 @@ from burnish.ir.weights import Cast, Weight
 Settings = Mapping[str, Any]
 """`quantization_config` of a config.json."""
 
+SCALES = (torch.float16, torch.bfloat16, torch.float32)
+"""What scales of integers may be stored as."""
+
 
 @dataclass(frozen=True, eq=False)
 class Computed:
