@@ -168,11 +168,14 @@ def compile(
         if kv_heads is not None and (isinstance(found, str) or (isinstance(found, Path) and found.is_dir())):
             check_heads(found, kv_heads)
 
-        from burnish.inspect.onnx_dump import OnnxFolder
         from burnish.inspect.table import check_lines, pass_table, quality_table
         from burnish.ir.sizes import size_text
 
-        stages = None if onnx is None else OnnxFolder(onnx)
+        stages = None
+        if onnx is not None:
+            from burnish.inspect.onnx_dump import OnnxFolder  # imports onnx, which takes most of a second
+
+            stages = OnnxFolder(onnx)
         on_gpu = options["target"] != "cpu" or options.get("backend") in ("cuda", "triton-interpret")
         rounded = quantize_of(numbers, on_gpu, group, quantize_method, symmetric, head, size)
         if rounded is not None:

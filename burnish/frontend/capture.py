@@ -17,9 +17,11 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.modules import transformer
 
 from burnish.frontend import exported as export_format
+from burnish.frontend.alike_layers import AlikeLayers
 from burnish.frontend.calling import Call
 from burnish.frontend.capture_errors import Constant, constants_made, first_line, untraceable
-from burnish.frontend.functional import functional
+from burnish.frontend.copied_layers import NotACopy, write_layers
+from burnish.frontend.functional import NeedsTracing, functional
 from burnish.frontend.limits import (
     check_every_length,
     check_length,
@@ -76,14 +78,16 @@ def capture(
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         export_format.check_device(name, tensor)
     with evaluating(module), _in_float32(module) as widened:
-        exported = _export(_LanguageModel(module, call), length)
-        program, fewest, others = _from_exported(
-            exported,
-            max_length=max_length,
-            weights={**widened, **(weights or {})},
-            prefix=_PREFIX,
-            limit=limit,
-        )
+        model, given = _LanguageModel(module, call), {**widened, **(weights or {})}
+        try:
+            layers = AlikeLayers(model)
+            with layers.tracing():
+                exported = _export(model, length)
+            program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit, (model, layers))
+        except (NotACopy, NeedsTracing) as reason:
+            _log.info("every layer is traced by itself: %s", reason)
+            exported = _export(model, length)
+            program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit)
 
     def eager(tokens: torch.Tensor) -> torch.Tensor:
         found = export_format.logits_of(call(module, tokens))
@@ -119,11 +123,18 @@ def _from_exported(
     weights: Mapping[str, Weight] | None,
     prefix: str,
     limit: int | None,
+    layers: tuple[nn.Module, AlikeLayers] | None = None,
 ) -> tuple[Program, tuple[int, int], list[tuple[int, int]]]:
-    """The program, the fewest rows and tokens that the trace is for, and some from there on that it is not for."""
+    """The program, the fewest rows and tokens that the trace is for, and some from there on that it is not for.
+
+    `layers`: the module, and those of its layers that are not in the trace. Raises NotACopy or NeedsTracing where these
+    cannot be written down.
+    """
     guards: Sequence[str] = getattr(exported, "_guards_code", ())
     with _quiet():
-        exported, operations = functional(exported)
+        exported, operations = functional(exported, again=layers is None)
+    if layers is not None:
+        write_layers(operations, layers[1].calls, layers[0], exported)
     tokens = export_format.tokens_of(exported, operations)
     batch, sequence = export_format.size_symbols(tokens)
     graph, found = export_format.translate(exported, operations, tokens, weights or {}, prefix)

@@ -36,20 +36,23 @@ _BLOCKS = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Ops that run a block of the graph as it stands, and how many arguments come before the block."""
 
 
-def functional(exported: ExportedProgram) -> tuple[ExportedProgram, fx.Graph]:
+def functional(exported: ExportedProgram, *, again: bool = True) -> tuple[ExportedProgram, fx.Graph]:
     """The functional graph, and the exported program whose signature it has.
 
-    ATen ops that are functional stay whole, though ATen could take them apart (linear, silu, softmax).
+    ATen ops that are functional stay whole, though ATen could take them apart (linear, silu, softmax). Raises
+    NeedsTracing where nodes cannot be taken one by one, unless it may be traced `again`.
     """
     try:
         return exported, _Functional(exported).graph
-    except _NeedsTracing as reason:
+    except NeedsTracing as reason:
+        if not again:
+            raise
         _log.info("the export is traced again to be functional: %s", reason)
         traced = exported.run_decompositions({})
         return traced, traced.graph
 
 
-class _NeedsTracing(Exception):
+class NeedsTracing(Exception):
     """Why nodes cannot be taken one by one."""
 
 
@@ -65,7 +68,7 @@ class _Functional:
         vals = (node.meta.get("val") for node in exported.graph.nodes)
         mode = next((val.fake_mode for val in vals if isinstance(val, FakeTensor)), None)
         if mode is None:
-            raise _NeedsTracing("its nodes have no types")
+            raise NeedsTracing("its nodes have no types")
         with mode, enable_python_dispatcher(), torch.no_grad():
             results = self._take(exported.graph_module)
         copied = self.graph.output(results)
@@ -107,9 +110,9 @@ class _Functional:
     def _inline(self, module: fx.GraphModule, node: fx.Node, name: str) -> Any:
         skipped = _BLOCKS.get(name)
         if skipped is None:
-            raise _NeedsTracing(f"{node.name} is {name}")
+            raise NeedsTracing(f"{node.name} is {name}")
         if name == "wrap_with_autocast" and node.args[2]:
-            raise _NeedsTracing(f"{node.name} computes under autocast")
+            raise NeedsTracing(f"{node.name} computes under autocast")
         block, *given = node.args[skipped:]
         assert isinstance(block, fx.Node)
         body = _attribute(module, block)
@@ -125,15 +128,15 @@ class _Functional:
         name = op._schema.name.removeprefix("aten::")
         functional = getattr(getattr(aten, name.removesuffix("_"), None), op._overloadname, None)
         if not isinstance(written, fx.Node) or not name.endswith("_") or functional is None:
-            raise _NeedsTracing(f"{node.name} ({op}) writes in place")
+            raise NeedsTracing(f"{node.name} ({op}) writes in place")
         before = self.made[written]
         seen = self.sharing[_storage(written.meta["val"])]
         later = written.target is operator.getitem and not self.made.keys() >= written.args[0].users.keys()  # type: ignore[union-attr]
         if before.op != "call_function" or later or any(self.made[each] is not before for each in seen):
-            raise _NeedsTracing(f"{node.name} ({op}) writes what is seen elsewhere, too")
+            raise NeedsTracing(f"{node.name} ({op}) writes what is seen elsewhere, too")
         made = self._run(node, functional)
         if not same_type(made.meta["val"], before.meta["val"]):
-            raise _NeedsTracing(f"{node.name} ({op}) converts what it writes")
+            raise NeedsTracing(f"{node.name} ({op}) converts what it writes")
         self.made.update(dict.fromkeys(seen, made))
         return made
 
@@ -165,7 +168,7 @@ class _Functional:
             known = {}
             for symbol in sorted(expression.free_symbols, key=str):
                 if symbol not in self.sizes and symbol not in self.axes:
-                    raise _NeedsTracing(f"the size {symbol} is one that tensors say")
+                    raise NeedsTracing(f"the size {symbol} is one that tensors say")
                 if symbol not in self.sizes:
                     self.sizes[symbol] = self.graph.call_function(aten.sym_size.int, self.axes[symbol])
                 known[symbol] = fx.Proxy(self.sizes[symbol])
@@ -193,7 +196,7 @@ class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def node_of(self, tensor: Tensor) -> fx.Node:
         """The node whose value a tensor is."""
         if id(tensor) not in self.known:
-            raise _NeedsTracing(f"{self.node.name} reads a tensor that no node gives")
+            raise NeedsTracing(f"{self.node.name} reads a tensor that no node gives")
         return self.known[id(tensor)][0]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -201,7 +204,7 @@ class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not any(isinstance(each, Tensor) for each in pytree.tree_leaves(result)):
             return result  # a size or a stride
         if func._schema.is_mutable:
-            raise _NeedsTracing(f"{self.node.name} ({self.node.target}) writes in place")
+            raise NeedsTracing(f"{self.node.name} ({self.node.target}) writes in place")
         if func in _SAME:
             self.known[id(result)] = self.node_of(args[0]), result
             return result

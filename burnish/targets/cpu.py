@@ -8,8 +8,6 @@ from typing import Literal
 
 import torch
 
-from burnish.codegen.onnx import lower
-from burnish.codegen.onnx.lowering import check_translated
 from burnish.ir.program import Program
 from burnish.ir.trace import Trace
 from burnish.passes.base import Pass
@@ -43,6 +41,8 @@ class CpuTarget:
     def legal(self, step: Program) -> dict[str, str]:
         """See `Target.legal`. The reference runs whatever an artifact can hold."""
         if self.backend == "onnxruntime":
+            from burnish.codegen.onnx.lowering import check_translated
+
             check_translated(step)
         return {}
 
@@ -52,4 +52,6 @@ class CpuTarget:
             trace.passes[-1] = replace(trace.passes[-1], notes=(*trace.passes[-1].notes, self.told))
         if self.backend == "reference":
             return Lowered("reference")
+        from burnish.codegen.onnx import lower  # onnx takes most of a second to import: native kernels do without
+
         return Lowered("onnxruntime", model=lower(step, layout))

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, describe, operands
 from burnish.ir.traits import having
-from burnish.passes.analyses.position_only import PositionOnly
+from burnish.passes.analyses.position_only import size_in_numbers
 
 aten = torch.ops.aten
 
@@ -81,7 +81,7 @@ def heads_of(program: Program, end: fx.Node) -> Heads:
             raise NoHeads("it is no view of a linear", node)
         chain.append(node)
         node = operands(node)[0]
-    lead = [PositionOnly(program).size(size, ROWS, TOKENS) for size in node.meta["val"].shape[:-1]]
+    lead = [size_in_numbers(program, size, ROWS, TOKENS) for size in node.meta["val"].shape[:-1]]
     width = int(node.meta["val"].shape[-1])
     if math.prod(lead) != ROWS * TOKENS:
         raise NoHeads("it has other rows than those of the tokens", node)
@@ -121,7 +121,6 @@ def run_views(
     program: Program, start: fx.Node, numbers: Tensor, chain: list[fx.Node], rows: int = 1, tokens: int = 1
 ) -> Tensor:
     """What the views among the steps of `chain` make of `numbers` as the value of `start`, for rows of tokens."""
-    sizes = PositionOnly(program)
     values: dict[fx.Node, Any] = {start: numbers}
 
     def given(argument: fx.Node) -> Any:
@@ -129,7 +128,7 @@ def run_views(
             return values[argument]
         val = argument.meta.get("val")
         if isinstance(val, torch.SymInt | int):
-            return sizes.size(val, rows, tokens)
+            return size_in_numbers(program, val, rows, tokens)
         if argument.op == "get_attr":
             return program.weights[str(argument.target)].materialize()
         raise NoHeads("a view is told where to look by data", argument)

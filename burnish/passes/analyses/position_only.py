@@ -167,17 +167,22 @@ class PositionOnly:
 
     def size(self, size: Any, batch: int, length: int) -> Any:
         """A symbolic size as a number."""
-        if isinstance(size, int):
-            return size
-        expression = size.node.expr
-        if expression.is_Symbol and isinstance(size, torch.SymInt):  # almost all are
-            return batch if str(expression) == self.program.batch else length
-        found = expression.subs(
-            {symbol: batch if str(symbol) == self.program.batch else length for symbol in expression.free_symbols}
-        )
-        if isinstance(size, torch.SymInt):
-            return int(found)
-        return bool(found) if isinstance(size, torch.SymBool) else float(found)
+        return size_in_numbers(self.program, size, batch, length)
+
+
+def size_in_numbers(program: Program, size: Any, batch: int, length: int) -> Any:
+    """A symbolic size of a program as a number, for `batch` rows of `length` tokens."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    if expression.is_Symbol and isinstance(size, torch.SymInt):  # almost all are
+        return batch if str(expression) == program.batch else length
+    found = expression.subs(
+        {symbol: batch if str(symbol) == program.batch else length for symbol in expression.free_symbols}
+    )
+    if isinstance(size, torch.SymInt):
+        return int(found)
+    return bool(found) if isinstance(size, torch.SymBool) else float(found)
 
 
 def _shape(node: fx.Node) -> Sequence[Any]:
