@@ -63,7 +63,9 @@ class AlikeLayers:
 
     def __init__(self, module: nn.Module) -> None:
         self.calls: list[LayerCall] = []
+        self._module = module
         self._groups = _groups(module)
+        self._traced: list[list[int]] = [[] for _ in self._groups]  # of each group, the calls that ran
         self._running: tuple[LayerCall, dict[int, str]] | None = None
 
     @contextmanager
@@ -75,12 +77,14 @@ class AlikeLayers:
             for kind, name in set().union(*(_differing(list(group.values())) for group in self._groups)):
                 watched.append((kind, name, vars(kind).get(name, _MISSING)))
                 setattr(kind, name, _Watched(name, getattr(kind, name, _MISSING), self._note_read))
-            for group in self._groups:
-                traced: list[int] = []
+            for group, traced in zip(self._groups, self._traced, strict=True):
                 for path, layer in group.items():
                     run = functools.partial(self._run, path, layer, layer.forward, traced)
                     layer.forward = functools.wraps(layer.forward)(run)
                     wrapped.append(layer)
+            forward = self._module.forward
+            self._module.forward = functools.wraps(forward)(functools.partial(self._start, forward))
+            wrapped.append(self._module)
             _tracing.append(self)
             yield
         finally:
@@ -89,6 +93,13 @@ class AlikeLayers:
                 del layer.forward
             for kind, name, before in reversed(watched):
                 delattr(kind, name) if before is _MISSING else setattr(kind, name, before)
+
+    def _start(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """One trace of the module: what an earlier one, which failed, found is no part of it."""
+        self.calls.clear()
+        for traced in self._traced:
+            traced.clear()
+        return forward(*args, **kwargs)
 
     def _note_read(self, module: nn.Module, name: str) -> None:
         if self._running is not None and id(module) in self._running[1]:

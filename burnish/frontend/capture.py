@@ -84,8 +84,10 @@ def capture(
             with layers.tracing():
                 exported = _export(model, length)
             program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit, (model, layers))
-        except (NotACopy, NeedsTracing) as reason:
-            _log.info("every layer is traced by itself: %s", reason)
+        except (NotACopy, NeedsTracing, CaptureError) as reason:
+            if not layers.calls:
+                raise
+            _log.info("every layer is traced by itself: %s", first_line(reason))
             exported = _export(model, length)
             program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit)
 
