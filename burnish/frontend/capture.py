@@ -19,7 +19,7 @@ from torch.nn.modules import transformer
 from burnish.frontend import exported as export_format
 from burnish.frontend.alike_layers import AlikeLayers
 from burnish.frontend.calling import Call
-from burnish.frontend.capture_errors import Constant, constants_made, first_line, untraceable
+from burnish.frontend.capture_errors import Constant, caught, constants_made, first_line, untraceable
 from burnish.frontend.copied_layers import NotACopy, write_layers
 from burnish.frontend.functional import NeedsTracing, functional
 from burnish.frontend.limits import (
@@ -33,7 +33,7 @@ from burnish.frontend.limits import (
     token_limit,
 )
 from burnish.frontend.short_texts import check_short_texts
-from burnish.frontend.source_lines import noted_lines
+from burnish.frontend.source_lines import Noted, noted_lines
 from burnish.ir.dtypes import name_of
 from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Program
@@ -181,9 +181,10 @@ class _LanguageModel(nn.Module):
         super().__init__()
         self.module = module
         self.call = call
+        self.noted = Noted()
 
     def forward(self, tokens: torch.Tensor) -> Any:
-        with noted_lines():
+        with noted_lines(self.noted):
             return export_format.logits_of(self.call(self.module, tokens))
 
 
@@ -264,12 +265,15 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
             ):
                 exported = torch.export.export(model, (tokens,), strict=False, **options)
             export_format.size_symbols(export_format.tokens_of(exported, exported.graph))
-            return exported
         except InvalidModelError:
             raise
         except Exception as error:  # whatever the module's own code may raise under tracing
             _log.info("capture with %s failed: %s", name, first_line(error))
             failure = error
+        else:
+            if model.noted.raised:
+                raise caught(type(model.module).__name__, model.noted.raised[0])
+            return exported
     assert failure is not None
     raise untraceable(type(model.module).__name__, failure, constants, (batch, size)) from failure
 

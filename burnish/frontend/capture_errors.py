@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType
 
-from burnish.frontend.source_lines import innermost_line, is_foreign
+from burnish.frontend.source_lines import Raised, innermost_line, is_foreign
 from burnish.ir.errors import CaptureError
 
 _ADVICE = (
@@ -44,6 +44,14 @@ def untraceable(name: str, failure: Exception, constants: list[Constant], sizes:
     place = made.place if made is not None else _place(failure)
     where = f"Where: {place}\n" if place else ""
     return CaptureError(f"{name} cannot be traced for any batch and sequence size: {why}\n{where}{_ADVICE}")
+
+
+def caught(name: str, raised: Raised) -> CaptureError:
+    """The error for a module whose forward caught an error of its trace, and went on."""
+    return CaptureError(
+        f"{name} cannot be traced: its forward catches an error that values, which a trace does not have, would not "
+        f"raise ({first_line(raised.error)})\nWhere: {_said(raised.file, raised.line)}\n{_ADVICE}"
+    )
 
 
 @contextmanager

@@ -55,6 +55,12 @@ def check_short_texts(
             _log.warning("the model itself does not take %d rows of %d tokens: %s", *tokens.shape, error)
             continue
         (found, *_) = run(trace, [tokens])
+        wanted = (*tokens.shape, found.shape[-1])
+        if expected.shape != wanted:
+            raise CaptureError(
+                f"the forward gives logits {list(expected.shape)} for {shape[0]} rows of {shape[1]} tokens, and "
+                f"{list(wanted)} is expected: leave axes of one as they are, which squeeze() does not"
+            )
         difference = float((found.float() - expected.float()).abs().max())
         if difference > _TOLERANCE.get(expected.dtype, 1e-3) * float(expected.abs().max()):
             raise _one_branch(shape[1] if what == "tokens" else shape[0], what)

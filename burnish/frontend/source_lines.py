@@ -11,8 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.fx.traceback as fx_traceback
@@ -24,22 +27,74 @@ _SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) 
 _FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in ')
 
 
+_ASKED: list[tuple[type, str]] = [
+    (torch.SymBool, "__bool__"),
+    (torch.SymInt, "__bool__"),
+    (torch.SymInt, "__int__"),
+    (torch.SymInt, "__index__"),
+]
+"""How Python asks a symbolic number what it is."""
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An error that a line of the model got from torch."""
+
+    error: RuntimeError
+    file: str
+    line: int
+
+
 class _NoteLines(TorchFunctionMode):
+    def __init__(self, raised: list[Raised]) -> None:
+        super().__init__()
+        self.raised = raised
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Any = (), kwargs: Any = None
     ) -> Any:
-        frame = sys._getframe(1)
+        caller = frame = sys._getframe(1)
         while frame.f_code.co_filename.startswith(_SKIPPED) and frame.f_back is not None:
             frame = frame.f_back
-        with fx_traceback.annotate({_KEY: (frame.f_code.co_filename, frame.f_lineno)}):
+        with fx_traceback.annotate({_KEY: (frame.f_code.co_filename, frame.f_lineno)}), _noting(caller, self.raised):
             return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def noted_lines() -> Iterator[None]:
-    """Export inside this: every node then knows its line."""
-    with _NoteLines(), fx_traceback.preserve_node_meta():
+def _noting(caller: FrameType, raised: list[Raised]) -> Iterator[None]:
+    """Inside, errors that come out at a line of the model's are noted."""
+    try:
         yield
+    except RuntimeError as error:
+        if not is_foreign(caller.f_code.co_filename):
+            raised.append(Raised(error, caller.f_code.co_filename, caller.f_lineno))
+        raise
+
+
+class Noted:
+    """What torch raised to lines of a model in its last trace: no list, which torch.export would take back."""
+
+    def __init__(self) -> None:
+        self.raised: list[Raised] = []
+
+
+@contextmanager
+def noted_lines(noted: Noted) -> Iterator[None]:
+    """Export inside this: every node then knows its line, and `noted` what torch raised to lines of the model."""
+    raised = noted.raised = []
+    with ExitStack() as patched:
+        for kind, name in _ASKED:
+            patched.enter_context(mock.patch.object(kind, name, _noted(getattr(kind, name), raised)))
+        with _NoteLines(raised), fx_traceback.preserve_node_meta():
+            yield
+
+
+def _noted(method: Callable[[Any], Any], raised: list[Raised]) -> Callable[[Any], Any]:
+    def noted(number: Any) -> Any:
+        with _noting(sys._getframe(1), raised):
+            return method(number)
+
+    return noted
 
 
 def line_of(node: fx.Node) -> tuple[str, int, str]:
