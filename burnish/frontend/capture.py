@@ -166,7 +166,7 @@ def _from_exported(
     program = Program(
         graph=graph,
         weights=found,
-        signature=Signature(vocabulary, length, token_limit(graph, vocabulary), name_of(logits.dtype)),
+        interface=Signature(vocabulary, length, token_limit(graph, vocabulary), name_of(logits.dtype)),
         batch=str(batch),
         sequence=str(sequence),
     )

@@ -78,7 +78,7 @@ def capture_model(
 
     with _plain(model), rotary_scaling.fixed(model, lengths.max_length or lengths.limit):
         program = capture(model, max_length=lengths.max_length, call=call, weights=weights, limit=lengths.limit)
-    return replace(program, signature=replace(program.signature, longer_than=lengths.longer_than))
+    return replace(program, interface=replace(program.signature, longer_than=lengths.longer_than))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from burnish.ir.fused_group import read_bytes
 from burnish.ir.fused_ops import fused_ops
 from burnish.ir.ops import burnish_ops
 from burnish.ir.panels import panel_ops
-from burnish.ir.program import Program, operands
+from burnish.ir.program import Program, Stage, operands
 from burnish.ir.quantized_ops import quantized_ops
 from burnish.ir.states import context_of
 from burnish.ir.traits import traits
@@ -43,18 +43,25 @@ class Cost:
     bytes_moved: int
 
 
+def _sizes(program: Program) -> dict[str, int]:
+    """What costs are counted for, by symbol: one more token, or the sizes of a graph's example."""
+    if program.stage is Stage.GRAPH:
+        return dict(program.details.get("examples", {}))
+    length = context_of(program.signature.max_length) + 1
+    named = {"capacity": length, "kept": 1}
+    return {
+        program.batch: 1,
+        program.sequence: 1 if program.states else length,
+        **{symbol: named.get(name, 1) for symbol, name in program.details.get("symbols", {}).items()},
+    }
+
+
 class CostCounter:
     """Costs of the nodes of one program."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        length = context_of(program.signature.max_length) + 1
-        named = {"capacity": length, "kept": 1}
-        self._sizes: dict[str, int] = {
-            program.batch: 1,
-            program.sequence: 1 if program.states else length,
-            **{symbol: named.get(name, 1) for symbol, name in program.details.get("symbols", {}).items()},
-        }
+        self._sizes = _sizes(program)
         self._known: dict[Any, int] = {}
 
     def cost(self, node: fx.Node) -> Cost:

@@ -65,10 +65,10 @@ class Editor:
         return node
 
     def input(self, declared: Input, val: torch.Tensor, after: fx.Node) -> fx.Node:
-        """A new input of the signature, behind the input `after`."""
-        inputs = list(self.program.signature.inputs)
+        """A new input of the interface, behind the input `after`."""
+        inputs = list(self.program.interface.inputs)
         inputs.insert(1 + [each.name for each in inputs].index(after.name), declared)
-        self.program.signature = replace(self.program.signature, inputs=tuple(inputs))
+        self.program.interface = replace(self.program.interface, inputs=tuple(inputs))
         return self.placeholder(declared.name, val, after)
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:

@@ -11,9 +11,10 @@
     %embedding: f32[batch, sequence, 576] = aten.embedding(@model.embed.weight, %tokens)  # model.embed | Embedding
     return [%argmax, %linear_9, %cache_write]
 
-A program that gives the logits alone does not name its outputs. Sizes have the symbol that the types' expressions are
-made of, its range and its value where one is needed to trace. Then the nodes in their order: inputs, the nodes that
-read weights, the calls. Behind `#`: module, its type, the line of source, the code.
+A program that gives the logits alone does not name its outputs. One that is no language model's begins with what its
+inputs and outputs are called: `program graph: inputs=["pixels"], outputs=["scores"]`. Sizes have the symbol that the
+types' expressions are made of, its range and its value where one is needed to trace. Then the nodes in their order:
+inputs, the nodes that read weights, the calls. Behind `#`: module, its type, the line of source, the code.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import fx
 
 from burnish.ir.origin import NOTHING, SEPARATOR, Origin
 from burnish.ir.program import Program, Stage, origin
+from burnish.ir.signature import Interface
 from burnish.ir.text import (
     argument_text,
     call_text,
@@ -66,15 +68,11 @@ def full_text_of(declared: str, nodes: Iterable[NodeRecord]) -> str:
 
 
 def declarations(program: Program) -> str:
-    """All of the text but the nodes: signature, sizes, weights, states, and what is returned."""
-    signature = program.signature
-    beside = "" if signature.outputs == ("logits",) else f", outputs=[{', '.join(signature.outputs)}]"
+    """All of the text but the nodes: interface, sizes, weights, states, and what is returned."""
     return "\n".join(
         [
             heading(program),
-            f"program {program.stage.value}: vocabulary={signature.vocabulary}, max_length={signature.max_length}, "
-            f"token_limit={signature.token_limit}, logits_dtype={dtype_name(signature.logits_dtype)}"
-            f"{_raised(program)}{beside}",
+            f"program {program.stage.value}: {_interface(program)}",
             *_sizes(program),
             *(f"weight {weight_name(name)}: {_type(w.dtype, w.shape)}" for name, w in program.weights.items()),
             *(
@@ -83,6 +81,17 @@ def declarations(program: Program) -> str:
             ),
             f"return {argument_text(program.output.args[0], _names(program))}\n",
         ]
+    )
+
+
+def _interface(program: Program) -> str:
+    if isinstance(program.interface, Interface):
+        return f"inputs={json.dumps(program.interface.names)}, outputs={json.dumps(program.interface.outputs)}"
+    signature = program.signature
+    beside = "" if signature.outputs == ("logits",) else f", outputs=[{', '.join(signature.outputs)}]"
+    return (
+        f"vocabulary={signature.vocabulary}, max_length={signature.max_length}, token_limit={signature.token_limit}, "
+        f"logits_dtype={dtype_name(signature.logits_dtype)}{_raised(program)}{beside}"
     )
 
 
@@ -138,8 +147,9 @@ def _type(dtype: torch.dtype, shape: Sequence[int | str]) -> str:
 
 def _sizes(program: Program) -> list[str]:
     """A line for each symbol that types may have."""
-    val = program.tokens.meta.get("val")
-    environment = val.fake_mode.shape_env if isinstance(val, torch._subclasses.FakeTensor) else None
+    vals = (node.meta.get("val") for node in program.graph.nodes)
+    val = next((val for val in vals if isinstance(val, torch._subclasses.FakeTensor)), None)
+    environment = None if val is None else val.fake_mode.shape_env
     if environment is None:
         return []
     ranges = {str(symbol): (symbol, found) for symbol, found in environment.var_to_range.items()}

@@ -7,6 +7,7 @@ with symbols for sizes, so that passes can run on the program; what a line says 
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from burnish.ir.origin import Origin
 from burnish.ir.parse_line import Reader
 from burnish.ir.program import Program, Stage
 from burnish.ir.serialize import PYTHON_FUNCTIONS, resolve
-from burnish.ir.signature import Input, Signature
+from burnish.ir.signature import Input, Interface, Signature
 from burnish.ir.spec import RAISED_BY
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.ir.symbols import TypedGraph
@@ -35,6 +36,7 @@ _PROGRAM = re.compile(
     r"token_limit=(?P<token_limit>\d+), logits_dtype=(?P<dtype>\w+)(?:, raised_by=(?P<raised_by>[\w+-]+))?"
     r"(?:, outputs=\[(?P<outputs>\w+(?:, \w+)*)\])?"
 )
+_GRAPH = re.compile(r"program graph: inputs=(?P<inputs>\[.*\]), outputs=(?P<outputs>\[.*\])$")
 _SIZE = re.compile(
     r"size (?P<name>[A-Za-z_]\w*): (?P<symbol>[A-Za-z_]\w*) from (?P<lower>\d+)(?: to (?P<upper>\d+))?, "
     r"example (?P<example>\d+)$"
@@ -91,7 +93,7 @@ class _Parser:
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
         self.given = weights
-        self.signature: Signature | None = None
+        self.interface: Signature | Interface | None = None
         self.stage = Stage.CAPTURED
         self.raised_by: frozenset[str] = frozenset()
         self.made = TypedGraph()
@@ -107,7 +109,7 @@ class _Parser:
         assert word is not None
         if self.results is not None:
             raise reader.wrong("nothing can follow the line that begins with 'return'")
-        if self.signature is None:
+        if self.interface is None:
             self._program(reader)
         elif reader.text.startswith("%"):
             self._node(reader)
@@ -125,7 +127,7 @@ class _Parser:
 
     def finished(self, last: int) -> Program:
         """The program."""
-        if self.signature is None:
+        if self.interface is None:
             raise ParseError(f"line {last}: the text ends, and has no line that begins with 'program'")
         if self.results is None:
             raise ParseError(f"line {last}: the text ends, and has no line that begins with 'return'")
@@ -134,14 +136,19 @@ class _Parser:
             if name not in placeholders:
                 raise ParseError(f"the state %{name} has no line 'input %{name}: ...'")
         self.made.states = list(self.states.values())
-        signature = replace(self.signature, inputs=tuple(self.inputs))
-        program = self.made.program(*self.results, signature=signature, stage=self.stage)
+        interface = replace(self.interface, inputs=tuple(self.inputs))
+        if isinstance(interface, Interface) and len(interface.names) != len(interface.inputs):
+            raise ParseError(f"{len(interface.inputs)} inputs, and names for {len(interface.names)}")
+        program = self.made.program(*self.results, signature=interface, stage=self.stage)
         program.raised_by = self.raised_by
         return program
 
     # ------------------------------------------------------------ declarations
 
     def _program(self, reader: Reader) -> None:
+        if reader.text.startswith(f"program {Stage.GRAPH.value}: "):
+            self._graph(reader)
+            return
         found = reader.match(
             _PROGRAM,
             "the line 'program STAGE: vocabulary=N, max_length=N, token_limit=N, logits_dtype=f32' ahead of all others",
@@ -162,9 +169,22 @@ class _Parser:
         try:
             outputs = tuple((found["outputs"] or "logits").split(", "))
             vocabulary, max_length, token_limit = numbers.values()
-            self.signature = Signature(vocabulary, max_length, token_limit, name_of(dtype), outputs=outputs)
+            self.interface = Signature(vocabulary, max_length, token_limit, name_of(dtype), outputs=outputs)
         except InvalidProgramError as error:
             raise reader.wrong(str(error)) from error
+
+    def _graph(self, reader: Reader) -> None:
+        expected = 'the line \'program graph: inputs=["x"], outputs=["y"]\' ahead of all others'
+        found = reader.match(_GRAPH, expected)
+        reader.end()
+        try:
+            names = [json.loads(found[which]) for which in ("inputs", "outputs")]
+        except ValueError as error:
+            raise reader.wrong(f"the names are no list of strings: {error}") from error
+        if not all(isinstance(name, str) for each in names for name in each):
+            raise reader.wrong("the names are no lists of strings")
+        self.stage = Stage.GRAPH
+        self.interface = Interface((), tuple(names[1]), tuple(names[0]))
 
     def _size(self, reader: Reader) -> None:
         found = reader.match(_SIZE, "a size, as in 'size batch: s52 from 2, example 3'")
@@ -270,11 +290,11 @@ class _Parser:
         reader.end()
         if not isinstance(results, list) or not all(isinstance(result, fx.Node) for result in results):
             raise reader.wrong("what is returned has to be a list of nodes")
-        assert self.signature is not None
-        names = self.signature.outputs
+        assert self.interface is not None
+        names = self.interface.outputs
         if len(results) != len(names) + len(self.states):
             raise reader.wrong(f"{len(results)} results for {', '.join(names)} and {len(self.states)} states")
-        for name in ("batch", "sequence"):
+        for name in () if self.stage is Stage.GRAPH else ("batch", "sequence"):
             if name not in self.made.sizes:
                 raise reader.wrong(f"there is no line 'size {name}: ...'")
         self.results = results

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.ir.errors import InvalidProgramError
 from burnish.ir.origin import Origin
-from burnish.ir.signature import Signature
+from burnish.ir.signature import Interface, Signature
 from burnish.ir.states import State
 from burnish.ir.weights import Weights
 
@@ -34,6 +35,7 @@ class Stage(Enum):
     RAISED = "raised"  # what the raising passes take away is gone, or was refused with a reason
     INCREMENTAL = "incremental"  # step form: states in, states out
     LOWERED = "lowered"  # step form, and a target has looked at it: it runs all of it
+    GRAPH = "graph"  # no language model: whatever is taken and given, from the first pass to the last
 
     @property
     def is_step(self) -> bool:
@@ -43,11 +45,11 @@ class Stage(Enum):
 
 @dataclass
 class Program:
-    """A graph with its weights, states and signature. Passes return a new one and leave theirs as it was."""
+    """A graph with its weights, states and interface. Passes return a new one and leave theirs as it was."""
 
     graph: fx.Graph
     weights: Weights
-    signature: Signature
+    interface: Signature | Interface
     states: tuple[State, ...] = ()
     stage: Stage = Stage.CAPTURED
     raised_by: frozenset[str] = frozenset()  # the raising passes whose clauses hold (`burnish.ir.spec`)
@@ -67,30 +69,37 @@ class Program:
         return replace(self, graph=graph, weights=self.weights.copy(), details=dict(self.details), made=[])
 
     @property
+    def signature(self) -> Signature:
+        """The interface of a language model. Raises InvalidProgramError where the program is none."""
+        if not isinstance(self.interface, Signature):
+            raise InvalidProgramError("it is no language model's program: it has neither tokens nor logits")
+        return self.interface
+
+    @property
     def output(self) -> fx.Node:
         last: fx.Node = next(iter(reversed(self.graph.nodes)))
         return last
 
     @property
     def outputs(self) -> dict[str, fx.Node]:
-        """What it gives, by name: the outputs of its signature, then each state as it is afterwards."""
-        names = (*self.signature.outputs, *(state.name for state in self.states))
+        """What it gives, by name: the outputs of its interface, then each state as it is afterwards."""
+        names = (*self.interface.outputs, *(state.name for state in self.states))
         return dict(zip(names, operands(self.output)[0], strict=True))
 
     @property
     def results(self) -> dict[str, fx.Node]:
         """The outputs but for the states."""
         outputs = self.outputs
-        return {name: outputs[name] for name in self.signature.outputs}
+        return {name: outputs[name] for name in self.interface.outputs}
 
     @property
     def new_states(self) -> list[fx.Node]:
         """What gives the states as they are afterwards, in their order."""
-        return list(self.outputs.values())[len(self.signature.outputs) :]
+        return list(self.outputs.values())[len(self.interface.outputs) :]
 
     def give(self, results: Mapping[str, fx.Node], states: Iterable[fx.Node]) -> None:
         """Have it give these, the states in their order, in place."""
-        self.signature = replace(self.signature, outputs=tuple(results))
+        self.interface = replace(self.interface, outputs=tuple(results))
         self.output.args = ((*results.values(), *states),)
 
     @property
@@ -99,7 +108,7 @@ class Program:
 
     @property
     def inputs(self) -> dict[str, fx.Node]:
-        """The placeholders by name: the inputs of the signature, then each state."""
+        """The placeholders by name: the inputs of the interface, then each state."""
         return {node.name: node for node in self.placeholders}
 
     @property

@@ -33,7 +33,7 @@ from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.origin import Origin
 from burnish.ir.program import Program, Stage, describe, operands, origin
-from burnish.ir.signature import Signature
+from burnish.ir.signature import Interface, Signature
 from burnish.ir.states import State
 from burnish.ir.text import symbol_names, type_text
 from burnish.ir.torch_types import torch_dtype
@@ -200,7 +200,9 @@ def _argument_to_data(argument: Any, node: fx.Node) -> Any:
 # ---------------------------------------------------------------- reading
 
 
-def program_from_data(data: Any, weights: Weights, signature: Signature, states: Sequence[State] = ()) -> Program:
+def program_from_data(
+    data: Any, weights: Weights, interface: Signature | Interface, states: Sequence[State] = ()
+) -> Program:
     """The program whose graph `program_to_data` gave, over `weights`.
 
     Raises ArtifactError, with the node's name, for anything that is not in the language: an op outside ATen
@@ -217,18 +219,18 @@ def program_from_data(data: Any, weights: Weights, signature: Signature, states:
     program = Program(
         graph=builder.finished(),
         weights=weights,
-        signature=signature,
+        interface=interface,
         states=tuple(states),
         stage=graph.stage,
         batch=graph.batch,
         sequence=graph.sequence,
     )
-    declared = [*(each.name for each in signature.inputs), *(state.name for state in states)]
+    declared = [*(each.name for each in interface.inputs), *(state.name for state in states)]
     if list(program.inputs) != declared:
         raise ArtifactError(
             f"the stored graph takes {', '.join(program.inputs)}, and its manifest says {', '.join(declared)}"
         )
-    found, named = len(operands(program.output)[0]), len(signature.outputs) + len(program.states)
+    found, named = len(operands(program.output)[0]), len(interface.outputs) + len(program.states)
     if found != named:
         raise ArtifactError(f"the stored graph gives {found} values, and its manifest names {named}")
     return program

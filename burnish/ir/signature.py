@@ -34,12 +34,22 @@ STEP_INPUTS = (TOKENS, POSITION, LOGITS_INDEX)
 
 
 OUTPUTS = ("ids", "top", "logits")
-"""What a program can give beside its states: ids[batch, kept] of the greatest logits, the top of these, the logits."""
+"""What a language model's program can give beside its states, each for [batch, kept]: ids of the greatest logits, the
+top of these, the logits."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The inputs and outputs of a program that is no language model's."""
+
+    inputs: tuple[Input, ...]  # in the order of the placeholders
+    outputs: tuple[str, ...]
+    names: tuple[str, ...]  # what callers call the inputs: a placeholder's name is an identifier
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What a caller must know of the inputs and outputs."""
+    """What a caller must know of the inputs and outputs of a language model."""
 
     vocabulary: int  # size of the last axis of the logits
     max_length: int  # positions from 0 to max_length - 1 are defined

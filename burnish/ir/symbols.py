@@ -17,7 +17,7 @@ from torch.utils._sympy.value_ranges import ValueRanges
 from burnish.ir.infer import fake_weight, infer
 from burnish.ir.origin import Origin
 from burnish.ir.program import Program, Stage
-from burnish.ir.signature import Signature
+from burnish.ir.signature import Interface, Signature
 from burnish.ir.states import State
 from burnish.ir.weights import Stored, Weight, Weights
 
@@ -116,17 +116,21 @@ class TypedGraph:
         infer(node, self.mode)
         return node
 
-    def program(self, *results: fx.Node, signature: Signature, stage: Stage = Stage.CAPTURED) -> Program:
-        """The program that gives `results`. It has to have the sizes "batch" and "sequence"."""
+    def program(self, *results: fx.Node, signature: Signature | Interface, stage: Stage = Stage.CAPTURED) -> Program:
+        """The program that gives `results`. A language model's has to have the sizes "batch" and "sequence"."""
         self.graph.output(results).meta["origin"] = Origin()
-        names = {str(size): name for name, size in self.sizes.items() if name not in ("batch", "sequence")}
+        own = {} if stage is Stage.GRAPH else {name: str(self.sizes[name]) for name in ("batch", "sequence")}
+        details: dict[str, Any] = {}
+        if names := {str(size): name for name, size in self.sizes.items() if name not in own}:
+            details["symbols"] = names
+        if stage is Stage.GRAPH:
+            details["examples"] = {str(size): size.node.hint for size in self.sizes.values()}
         return Program(
             graph=self.graph,
             weights=self.weights,
-            signature=signature,
+            interface=signature,
             states=tuple(self.states),
             stage=stage,
-            batch=str(self.sizes["batch"]),
-            sequence=str(self.sizes["sequence"]),
-            details={"symbols": names} if names else {},
+            details=details,
+            **own,  # type: ignore[arg-type]
         )

@@ -18,7 +18,7 @@ from torch import fx
 from burnish.ir.dtypes import SHORT, name_of
 from burnish.ir.folding import NUMBER, READ, Folding, Line
 from burnish.ir.parse_line import PLAIN_NAME
-from burnish.ir.program import Program, origin
+from burnish.ir.program import Program, Stage, origin
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -94,7 +94,8 @@ def node_text(node: fx.Node, symbols: dict[str, str]) -> str:
 
 def symbol_names(program: Program) -> dict[str, str]:
     """What the sizes' symbols are called in print."""
-    return {program.batch: "batch", program.sequence: "sequence", **program.details.get("symbols", {})}
+    own = {} if program.stage is Stage.GRAPH else {program.batch: "batch", program.sequence: "sequence"}
+    return {**own, **program.details.get("symbols", {})}
 
 
 def heading(program: Program) -> str:

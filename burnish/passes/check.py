@@ -27,11 +27,11 @@ def check(program: Program, pass_name: str) -> None:
     def fail(what: str) -> InvalidProgramError:
         return _broken(pass_name, what)
 
-    for size, name, what in zip(
-        program.tokens.meta["val"].shape, (program.batch, program.sequence), ("rows", "tokens"), strict=True
-    ):
-        if str(size) != name:
-            raise fail(f"the number of {what} is no longer any number, but {size}")
+    if program.stage is not Stage.GRAPH:
+        sizes = program.tokens.meta["val"].shape
+        for size, name, what in zip(sizes, (program.batch, program.sequence), ("rows", "tokens"), strict=True):
+            if str(size) != name:
+                raise fail(f"the number of {what} is no longer any number, but {size}")
     seen: set[fx.Node] = set()
     for node in program.graph.nodes:
         for argument in node.all_input_nodes:
@@ -44,17 +44,17 @@ def check(program: Program, pass_name: str) -> None:
             raise fail(f"{node.name} is a {node.op}, which the language does not have")
         if node.op != "output" and "val" not in node.meta:
             raise fail(f"{describe(node)} has no type")
-    names, given = program.signature.outputs, operands(program.output)[0]
+    names, given = program.interface.outputs, operands(program.output)[0]
     if len(given) != len(names) + len(program.states):
         raise fail(f"{len(given)} outputs for {', '.join(names)} and {len(program.states)} states")
     for name, dtype, rank in (("ids", torch.int64, 2), ("top", torch.int32, 4)):
         found = program.results[name].meta["val"] if name in names else None
         if found is not None and (found.dtype, found.dim()) != (dtype, rank):
             raise fail(f"the output {name} is {found.dtype} of {found.dim()} axes, not {dtype} of {rank}")
-    declared = [*(each.name for each in program.signature.inputs), *(state.name for state in program.states)]
+    declared = [*(each.name for each in program.interface.inputs), *(state.name for state in program.states)]
     if list(program.inputs) != declared:
         raise fail(f"the inputs are {', '.join(program.inputs)}, and not those declared: {', '.join(declared)}")
-    for each in program.signature.inputs:
+    for each in program.interface.inputs:
         val = program.inputs[each.name].meta["val"]
         if (val.dtype, val.dim()) != (each.dtype, len(each.axes)):
             raise fail(f"the input {each.name} is {val.dtype} of {val.dim()} axes, not {each.dtype}{list(each.axes)}")

@@ -32,9 +32,9 @@ def _concrete(program: Program, size: int | torch.SymInt) -> int:
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    values = {program.batch: _BATCH, program.sequence: _TOKENS}
+    values = {program.batch: _BATCH, program.sequence: _TOKENS, **program.details.get("examples", {})}
     if str(expression) in values:
-        return values[str(expression)]
+        return int(values[str(expression)])
     return int(expression.subs({symbol: values[str(symbol)] for symbol in expression.free_symbols}))
 
 
