@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from burnish.calibration_text import Text, calibration_for
-from burnish.frontend import read
+from burnish.frontend import is_graph, read
+from burnish.graph_compiler import compile_graph
 from burnish.ir.errors import MixedRowsError, NotCausalError, UnsupportedError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.trace import Check, PassRecord, Trace
@@ -30,7 +31,7 @@ from burnish.passes.verify import Verifier
 from burnish.preflight import check_heads, check_text_file
 from burnish.runtime.artifact_writer import Contents, write
 from burnish.runtime.backends import Backend
-from burnish.runtime.model import CompiledModel, hold_temporary, load_temporary
+from burnish.runtime.model import hold_temporary, load_temporary
 from burnish.runtime.weights_writer import plan_weights
 from burnish.targets.base import claim_lowered
 from burnish.targets.choose import choose
@@ -62,8 +63,13 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     verify: Verify = True,
     progress: Progress | None = None,
     observer: Observer | None = None,
-) -> CompiledModel:
-    """Compile a causal language model for incremental execution.
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+) -> Any:
+    """Compile a causal language model for incremental execution, or any other module as it is.
+
+    With `example_inputs` a module is any function of tensors, and a `burnish.CompiledModule` is given; without, it is a
+    language model, and a `burnish.CompiledModel` is given.
 
     Args:
         model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors;
@@ -103,11 +109,29 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             (`burnish reproduce`).
         progress: called with the name of each phase as it begins, and of each pass: "pass raise-norms (5 of 14)".
         observer: called with the record of each pass and the program after it, beginning with the program as captured.
+        example_inputs: for a module that is no language model: what it is called with, a tuple of arguments or a dict
+            of them by name. Their sizes are those that it is compiled for, but for those in `dynamic_shapes`.
+        dynamic_shapes: with `example_inputs`: axes that may have other sizes, as `torch.export.export` takes it:
+            {"pixels": {0: torch.export.Dim("batch")}}.
 
     Raises:
         BurnishError: the subclass says what stood in the way; NotCausalError, for one, names the line of the model
             that lets a token see later ones.
     """
+    if example_inputs is not None or dynamic_shapes is not None or is_graph(model):
+        language = {
+            "max_length": max_length, "dtype": dtype, "quantize": quantize, "transforms": transforms or None,
+            "calibration": calibration, "tokenizer": tokenizer, "context": context, "tiles": tiles,
+        }  # fmt: skip
+        if given := [name for name, value in language.items() if value is not None]:
+            raise UsageError(f"{given[0]}= is for language models: leave it out, or leave out example_inputs=")
+        if target != "cpu":
+            raise UsageError(f"graphs that are no language models are compiled for target='cpu', not {target!r}")
+        trace = Trace()
+        return compile_graph(
+            model, example_inputs, dynamic_shapes, backend, passes, bool(verify), Phases(trace, progress), trace,
+            observer, _leave_reproducer,
+        )  # fmt: skip
     chosen = choose(target, backend, dtype, quantize, tiles)
     listed = None if passes is None or callable(passes) else list(passes)
     if listed is not None and (transforms or quantize or dtype):
@@ -116,7 +140,7 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         raise UsageError("there is calibration text, and no transform that takes it: give transforms, too")
     _check_before(model, transforms or [each for each in listed or () if is_transform(each)], calibration, verify)
     trace = Trace()
-    phases = _Phases(trace, progress)
+    phases = Phases(trace, progress)
     with phases("capture"):
         source = read(
             model, max_length=max_length, tokenizer=tokenizer, context=context, trust_remote_code=trust_remote_code
@@ -245,7 +269,7 @@ def _take_over(trace: Trace, shrunk: Mapping[int, PassRecord]) -> None:
             trace.checks.append(Check(f"the pass {record.name} by its before and after: {why}", ""))
 
 
-class _Phases:
+class Phases:
     """Times the phases of a compilation into its trace."""
 
     def __init__(self, trace: Trace, progress: Progress | None) -> None:
@@ -254,7 +278,7 @@ class _Phases:
         self.name = ""
         self.started = 0.0
 
-    def __call__(self, name: str) -> _Phases:
+    def __call__(self, name: str) -> Phases:
         self.name = name
         if self.progress is not None:
             self.progress(name)

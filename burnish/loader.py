@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from burnish.ir.errors import UsageError
 from burnish.runtime.artifact import Artifact
 from burnish.runtime.backends import Accuracy, Backend
 from burnish.runtime.kernel_files import read_plan
-from burnish.runtime.model import CompiledModel
 from burnish.runtime.model import load as load_by_runtime
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def load(
     backend: Backend | None = None,
     threads: int | None = None,
     accuracy: Accuracy | None = None,
-) -> CompiledModel:
-    """Load an artifact that `save` or `burnish compile` wrote.
+) -> Any:
+    """Load an artifact that `save` or `burnish compile` wrote: a `CompiledModel`, of other modules a `CompiledModule`.
 
     Args:
         path: the folder.
@@ -38,7 +38,14 @@ def load(
         UsageError: there is no such backend, or the artifact was not compiled for it, or it needs a GPU that is not
             here.
     """
-    return load_by_runtime(path, backend, threads, {"triton-interpret": interpreted}, accuracy)
+    artifact = Artifact.open(path)
+    if artifact.manifest.graph is not None:
+        from burnish.runtime.load_module import module_of
+
+        if accuracy is not None:
+            raise UsageError(f"accuracy= is for native kernels, and {path} has none: leave it out")
+        return module_of(artifact, backend, threads)
+    return load_by_runtime(artifact, backend, threads, {"triton-interpret": interpreted}, accuracy)
 
 
 def interpreted(artifact: Artifact) -> Executor:

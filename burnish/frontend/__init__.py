@@ -94,6 +94,20 @@ def _read_path(
     return read_gguf(path, max_length=max_length, tokenizer=tokenizer, context=context)
 
 
+def is_graph(model: Any) -> bool:
+    """Whether it can only be a graph that is no language model's: an exported program with other inputs than tokens."""
+    export = sys.modules.get("torch.export")
+    if export is None or not isinstance(model, export.ExportedProgram):
+        return False
+    from burnish.frontend.exported import tokens_of
+
+    try:
+        tokens_of(model, model.graph)
+    except InvalidModelError:
+        return True
+    return False
+
+
 def _is_pretrained(module: nn.Module) -> bool:
     """Whether it is transformers' model; if transformers was never imported it is not, and need not be now."""
     transformers = sys.modules.get("transformers")

@@ -133,13 +133,14 @@ def _from_exported(
     cannot be written down.
     """
     guards: Sequence[str] = getattr(exported, "_guards_code", ())
-    with _quiet():
+    with quiet():
         exported, operations = functional(exported, again=layers is None)
     if layers is not None:
         write_layers(operations, layers[1].calls, layers[0], exported)
     tokens = export_format.tokens_of(exported, operations)
     batch, sequence = export_format.size_symbols(tokens)
-    graph, found = export_format.translate(exported, operations, tokens, weights or {}, prefix)
+    logits = export_format.logits_node(exported, operations)
+    graph, found = export_format.translate(exported, operations, {tokens: "tokens"}, [logits], weights or {}, prefix)
     traced = range_limit(exported, sequence)
     check_length(max_length, traced)
     length = max_length or min((each for each in (limit, traced) if each is not None), default=None)
@@ -161,12 +162,11 @@ def _from_exported(
                 f"max_length is {max_length}, but the trace does not hold for exactly that many: ask for {length}"
             ) from None
         _log.warning("compiled for %d tokens: the trace does not hold for %d", length, length + 1)
-    logits = next(iter(reversed(graph.nodes))).args[0][0].meta["val"]
-    vocabulary = int(logits.shape[-1])
+    vocabulary = int(logits.meta["val"].shape[-1])
     program = Program(
         graph=graph,
         weights=found,
-        interface=Signature(vocabulary, length, token_limit(graph, vocabulary), name_of(logits.dtype)),
+        interface=Signature(vocabulary, length, token_limit(graph, vocabulary), name_of(logits.meta["val"].dtype)),
         batch=str(batch),
         sequence=str(sequence),
     )
@@ -257,7 +257,7 @@ def _export(model: _LanguageModel, max_length: int | None) -> ExportedProgram:
         try:
             lengths = _symbolic_lengths() if constants else nullcontext()
             with (
-                _quiet(),
+                quiet(),
                 constants_made(_LanguageModel.forward.__code__) as constants,
                 _plain_transformers(),
                 lengths,
@@ -308,7 +308,7 @@ def _plain_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what torch prints that says nothing about the model: a deprecation, the graph up to a failure."""
     printed = io.StringIO()
     with warnings.catch_warnings(), redirect_stderr(printed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -62,17 +62,23 @@ def size_symbols(tokens: fx.Node) -> tuple[torch.SymInt, torch.SymInt]:
 
 
 def translate(
-    exported: ExportedProgram, operations: fx.Graph, tokens: fx.Node, given: Mapping[str, Weight], prefix: str
+    exported: ExportedProgram,
+    operations: fx.Graph,
+    inputs: Mapping[fx.Node, str],
+    results: Sequence[fx.Node],
+    given: Mapping[str, Weight],
+    prefix: str,
 ) -> tuple[fx.Graph, Weights]:
     """The program's operations with its parameters, buffers and constants as weights; one weight for tied ones.
 
-    `given` has the weights to use instead of the tensors of those names. `prefix` is taken off names.
+    `inputs` has the placeholders of the operations and what they are to be called, `results` what is given. `given` has
+    the weights to use instead of the tensors of those names. `prefix` is taken off names.
     """
     signature = exported.graph_signature
     for result in signature.output_specs:
         if result.kind is not OutputKind.USER_OUTPUT:
             raise InvalidModelError(
-                f"the forward changes {str(result.target).removeprefix(prefix)} in place: its logits may depend on "
+                f"the forward changes {str(result.target).removeprefix(prefix)} in place: what it gives may depend on "
                 "earlier calls. Give a forward that keeps nothing (no cache of its own)."
             )
     targets = {
@@ -83,8 +89,8 @@ def translate(
     weights, names = Weights(), dict[Any, str]()
     graph, mapping = fx.Graph(), dict[fx.Node, fx.Node]()
     for node in operations.nodes:
-        if node is tokens:
-            copied = graph.placeholder("tokens")
+        if node in inputs:
+            copied = graph.create_node("placeholder", inputs[node], name=inputs[node])
         elif node.op == "placeholder":
             if node.name not in targets or not node.users:  # an input that was None, or a tensor that nothing reads
                 continue
@@ -93,7 +99,7 @@ def translate(
                 names[identity] = weights.add(targets[node.name].removeprefix(prefix), weight)
             copied = graph.create_node("get_attr", names[identity], name=node.name)
         elif node.op == "output":
-            copied = graph.output((mapping[_logits_node(exported, node)],))
+            copied = graph.output(tuple(mapping[each] for each in results))
         else:
             copied = graph.node_copy(node, mapping.__getitem__)
             if copied.target in VIEWS:  # passes make values that lie otherwise in memory
@@ -123,9 +129,10 @@ def check_device(name: str, tensor: torch.Tensor) -> None:
         raise InvalidModelError(f"{name} is on the device {tensor.device}: move the model to the CPU to compile it")
 
 
-def _logits_node(exported: ExportedProgram, output: fx.Node) -> fx.Node:
+def logits_node(exported: ExportedProgram, operations: fx.Graph) -> fx.Node:
+    """What gives the logits. Raises InvalidModelError where the forward gives something else."""
     structure = exported.call_spec.out_spec
-    results: Any = output.args[0]
+    results: Any = operations.output_node().args[0]
     assert structure is not None
     found = logits_of(pytree.tree_unflatten(results, structure))
     val = found.meta.get("val") if isinstance(found, fx.Node) else None

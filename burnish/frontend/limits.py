@@ -11,7 +11,8 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from burnish.frontend.guards import UnreadGuard, holds
+from burnish.frontend.guards import holds_for_tokens
+from burnish.ir.conditions import UnreadCondition
 from burnish.ir.errors import CaptureError, UsageError
 from burnish.ir.weights import Weights
 
@@ -102,9 +103,9 @@ def sizes_of_other_branches(guards: Sequence[str], fewest: tuple[int, int], long
     for guard in guards:
         for pair in sorted(itertools.product(rows, lengths), key=lambda pair: pair[0] * pair[1]):
             try:
-                if holds(guard, pair):
+                if holds_for_tokens(guard, pair):
                     continue
-            except UnreadGuard:
+            except UnreadCondition:
                 _log.warning("the trace holds under a condition that is not read: %s", guard)
                 break
             found.append(pair)

@@ -37,7 +37,7 @@ from burnish.ir.signature import Interface, Signature
 from burnish.ir.states import State
 from burnish.ir.text import symbol_names, type_text
 from burnish.ir.torch_types import torch_dtype
-from burnish.ir.traits import is_known, traits
+from burnish.ir.traits import is_known, is_random, traits
 from burnish.ir.weights import Weights
 
 _PYTHON_FUNCTIONS: tuple[Callable[..., Any], ...] = (
@@ -84,6 +84,9 @@ _NAMESPACES = {"aten": torch.ops.aten, "burnish": _ops.burnish_ops}
 # Functional by schema, and yet they reach out of the graph: to a file, to the terminal.
 _FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
 
+_UNCHECKED = frozenset({"as_strided", "as_strided_copy", "as_strided_scatter", "empty", "empty_like", "empty_strided"})
+"""They give what happens to be in memory."""
+
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "dtype": {name: torch_dtype(name) for name in BYTES},
     "layout": {"strided": torch.strided},
@@ -124,7 +127,8 @@ def program_to_data(program: Program) -> dict[str, Any]:
     `program_from_data` would refuse.
     """
     symbols = symbol_names(program)
-    nodes = [_node_to_data(node, symbols) for node in program.graph.nodes]
+    graph_like = program.stage is Stage.GRAPH
+    nodes = [_node_to_data(node, symbols, graph_like) for node in program.graph.nodes]
     graph = _Graph(program.stage, program.batch, program.sequence, nodes)
     data = msgspec.to_builtins(graph)
     assert isinstance(data, dict)
@@ -139,7 +143,7 @@ _OP_NAMES: dict[str, Literal["input", "weight", "call", "output"]] = {
 }
 
 
-def _node_to_data(node: fx.Node, symbols: dict[str, str]) -> _Node:
+def _node_to_data(node: fx.Node, symbols: dict[str, str], of_graph: bool) -> _Node:
     if node.op not in _OP_NAMES:
         raise InvalidProgramError(f"{describe(node)} is a {node.op} node, which no program has")
     place = origin(node)
@@ -147,7 +151,7 @@ def _node_to_data(node: fx.Node, symbols: dict[str, str]) -> _Node:
     return _Node(
         name=node.name,
         op=_OP_NAMES[node.op],
-        target=_target_name(node) if called else str(node.target) if node.op == "get_attr" else "",
+        target=_target_name(node, of_graph) if called else str(node.target) if node.op == "get_attr" else "",
         args=[_argument_to_data(argument, node) for argument in node.args] if node.op != "placeholder" else [],
         kwargs={key: _argument_to_data(argument, node) for key, argument in node.kwargs.items()},
         type="" if node.meta.get("val") is None else type_text(node.meta["val"], symbols),
@@ -163,18 +167,19 @@ def is_foreign(target: Any) -> bool:
     return _name_of(target) is None
 
 
-def _target_name(node: fx.Node) -> str:
-    name = _name_of(node.target)
+def _target_name(node: fx.Node, of_graph: bool) -> str:
+    name = _name_of(node.target, of_graph)
     if name is None:
         raise InvalidProgramError(f"{describe(node)} calls something that an artifact cannot hold")
     return name
 
 
 @cache
-def _name_of(target: Any) -> str | None:
-    """What a stored graph calls an op or function; None for what it may not call."""
+def _name_of(target: Any, of_graph: bool = False) -> str | None:
+    """What a stored step, or graph, calls an op or function; None for what it may not call."""
     if isinstance(target, torch._ops.OpOverload):
-        return str(target) if target.namespace in _NAMESPACES and _step_refusal(target) is None else None
+        refusal = _graph_refusal if of_graph else _step_refusal
+        return str(target) if target.namespace in _NAMESPACES and refusal(target) is None else None
     return next((name for name, function in _FUNCTION_OF.items() if function is target), None)
 
 
@@ -211,7 +216,7 @@ def program_from_data(
     """
     try:
         graph = msgspec.convert(data, _Graph)
-        builder = _Builder(weights)
+        builder = _Builder(weights, graph.stage is Stage.GRAPH)
         for node in graph.nodes:
             builder.add(node)
     except (msgspec.ValidationError, RecursionError) as error:  # RecursionError: arguments in arguments
@@ -239,8 +244,9 @@ def program_from_data(
 class _Builder:
     """A graph under construction from stored nodes."""
 
-    def __init__(self, weights: Weights) -> None:
+    def __init__(self, weights: Weights, of_graph: bool) -> None:
         self.weights = weights
+        self.of_graph = of_graph
         self.graph = fx.Graph()
         self.nodes: dict[str, fx.Node] = {}
         self.complete = False
@@ -259,7 +265,7 @@ class _Builder:
                 )
             node = self.graph.create_node("get_attr", data.target, name=data.name)
         elif data.op == "call":
-            target = _resolve(data)
+            target = _resolve(data, self.of_graph)
             args = tuple(self._argument(argument, data) for argument in data.args)
             kwargs = {key: self._argument(argument, data) for key, argument in data.kwargs.items()}
             node = self.graph.create_node("call_function", target, args, kwargs, name=data.name)
@@ -293,9 +299,9 @@ class _Builder:
         raise ArtifactError(f"node {data.name!r} of the stored graph has an argument of no known kind: {argument}")
 
 
-def _resolve(data: _Node) -> Callable[..., Any]:
+def _resolve(data: _Node, of_graph: bool) -> Callable[..., Any]:
     """The op or function that `data.target` names, if it is one of the language."""
-    found = resolve_step(data.target)
+    found = _resolve_of_graph(data.target) if of_graph else resolve_step(data.target)
     if isinstance(found, str):
         raise ArtifactError(
             f"node {data.name!r} of the stored graph calls {data.target!r}, which an artifact may not: {found}"
@@ -311,6 +317,12 @@ def resolve_step(name: str) -> Callable[..., Any] | str:
     """
     found = _found(name)
     return (_step_refusal(found) or found) if isinstance(found, torch._ops.OpOverload) else found
+
+
+def _resolve_of_graph(name: str) -> Callable[..., Any] | str:
+    """The same for a graph that is no language model's."""
+    found = _found(name)
+    return (_graph_refusal(found) or found) if isinstance(found, torch._ops.OpOverload) else found
 
 
 def resolve(name: str) -> Callable[..., Any] | str:
@@ -337,6 +349,15 @@ def _found(name: str) -> Callable[..., Any] | str:
 def _step_refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
     """Why a stored step may not call `op`; None if it may."""
     return _refusal(op) or (None if is_known(op) else "it is none of those that passes leave in a step")
+
+
+def _graph_refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
+    """Why a stored graph may not call `op`: ATen's public ops check their arguments, but for a few, its own may not."""
+    if (refusal := _refusal(op)) is not None or is_known(op):
+        return refusal
+    name = op._schema.name.removeprefix("aten::")
+    unchecked = name.startswith("_") or name in _UNCHECKED or is_random(op)
+    return "it is none of those that a stored graph calls" if unchecked else None
 
 
 def _refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,16 +29,17 @@ def dtype_name(dtype: torch.dtype) -> str:
 def type_text(val: Any, symbols: dict[str, str]) -> str:
     """The type of a node's value: `f32[batch, sequence, 576]`."""
     if isinstance(val, torch.Tensor):
-        sizes = ", ".join(_size(size, symbols) for size in val.shape)
+        sizes = ", ".join(size_text(size, symbols) for size in val.shape)
         return f"{dtype_name(val.dtype)}[{sizes}]"
     if isinstance(val, tuple | list):
         return "(" + ", ".join(type_text(item, symbols) for item in val) + ")"
     if isinstance(val, torch.SymInt):
-        return f"size {_size(val, symbols)}"
+        return f"size {size_text(val, symbols)}"
     return type(val).__name__
 
 
-def _size(size: int | torch.SymInt, symbols: dict[str, str]) -> str:
+def size_text(size: int | torch.SymInt, symbols: Mapping[str, str]) -> str:
+    """A size by the names of its symbols."""
     if isinstance(size, int):
         return str(size)
     return re.sub(r"\w+", lambda word: symbols.get(word[0], word[0]), str(size))

@@ -12,7 +12,7 @@ from burnish.ir.edit import remove_dead
 from burnish.ir.errors import BurnishError, InvalidProgramError, NotCausalError, VerificationError
 from burnish.ir.full_text import declarations
 from burnish.ir.position_table import stored_bytes
-from burnish.ir.program import Program
+from burnish.ir.program import Program, Stage
 from burnish.ir.records import node_records
 from burnish.ir.states import context_of
 from burnish.ir.text import program_text, symbol_names
@@ -54,7 +54,8 @@ def run_passes(
     """
     if not trace.passes:
         check_captured(program)
-        trace.context = context_of(program.signature.max_length)
+        if program.stage is not Stage.GRAPH:
+            trace.context = context_of(program.signature.max_length)
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
         if observer is not None:
             observer(trace.passes[0], program)

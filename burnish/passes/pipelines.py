@@ -179,6 +179,15 @@ def default_passes(
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
 
 
+def graph_passes() -> list[Pass]:
+    """All that `compile` runs for a graph that is no language model's: what does not ask which axis has tokens."""
+    return [
+        Clean(),
+        RAISE_NORMS,
+        RAISE_ACTIVATIONS,
+    ]
+
+
 NARROWING = (ReadIntegers, NarrowFloats, NarrowCaches, PackPanels)
 """Passes that say in which numbers to compute: a program before them can be compared in float32."""
 

@@ -24,7 +24,7 @@ import msgspec
 
 from burnish.ir.dtypes import name_of
 from burnish.ir.errors import ArtifactError, UsageError, WeightError
-from burnish.ir.signature import Signature
+from burnish.ir.signature import Interface, Signature
 from burnish.ir.states import State
 from burnish.runtime import manifest as manifests
 from burnish.runtime.fresh_folder import fresh_folder, replaced
@@ -67,9 +67,25 @@ class Artifact:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self.signature: Signature = manifests.signature_of(manifest.signature, manifest.inputs)
+        self.interface: Signature | Interface
+        if manifest.graph is not None:
+            self.interface = manifests.interface_of(manifest.graph)
+        elif manifest.signature is not None:
+            self.interface = manifests.signature_of(manifest.signature, manifest.inputs)
+        else:
+            raise ArtifactError(f"the manifest of {path} has neither a signature nor a graph")
         self.states: tuple[State, ...] = tuple(manifests.state_of(entry) for entry in manifest.states)
         self._placements = self._check_weights()
+
+    @property
+    def signature(self) -> Signature:
+        """Of a language model. Raises UsageError where it is none."""
+        if not isinstance(self.interface, Signature):
+            raise UsageError(
+                f"{self.path} is no language model, with tokens and logits: it takes {', '.join(self.interface.names)} "
+                f"and gives {', '.join(self.interface.outputs)}. Call it from Python: burnish.load(path)(...)"
+            )
+        return self.interface
 
     @staticmethod
     def open(path: Path | str) -> Artifact:
@@ -158,7 +174,7 @@ class Artifact:
         missing = [vector for vector in entry.vectors if vector not in self._placements]
         if missing:
             raise ArtifactError(f"the table of positions {name!r} in {self.path} reads {missing[0]!r}, which it lacks")
-        if entry.rows < self.signature.max_length:
+        if isinstance(self.interface, Signature) and entry.rows < self.signature.max_length:
             raise ArtifactError(
                 f"the table of positions {name!r} in {self.path} has {entry.rows} rows, and the model takes "
                 f"{self.signature.max_length} tokens"
@@ -198,7 +214,7 @@ class Artifact:
         from burnish.ir.serialize import program_from_data
 
         data = self.decoded(STEP_FILE, Any)
-        return program_from_data(data, self.weights, self.signature, self.states)
+        return program_from_data(data, self.weights, self.interface, self.states)
 
     def trace(self) -> Trace:
         """The record of the compilation."""

@@ -12,6 +12,8 @@ import msgspec
 from burnish.ir.dtypes import name_of
 from burnish.ir.program import Program
 from burnish.ir.serialize import program_to_data
+from burnish.ir.signature import Interface
+from burnish.ir.text import size_text
 from burnish.ir.trace import NodeRecord, Trace
 from burnish.runtime import manifest as manifests
 from burnish.runtime.artifact import (
@@ -97,12 +99,13 @@ def _nodes_of(trace: Trace) -> StoredNodes:
 
 def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
     program, layout = contents.program, contents.layout
+    graph = _graph_entry(program)
     return Manifest(
         name=contents.name,
         burnish=__version__,
         target=contents.target,
-        signature=manifests.signature_entry(program.signature),
-        inputs=[each.name for each in program.signature.inputs],
+        signature=None if graph is not None else manifests.signature_entry(program.signature),
+        inputs=[] if graph is not None else [each.name for each in program.interface.inputs],
         states=[manifests.state_entry(state) for state in program.states],
         weights={
             name: manifests.WeightEntry(layout.file, place.tensor, place.dtype_name, list(place.shape), place.offset)
@@ -124,4 +127,19 @@ def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
         if contents.tokenizer is None
         else manifests.TokenizerEntry(dict(contents.tokenizer.special_tokens)),
         files=files,
+        graph=graph,
     )
+
+
+def _graph_entry(program: Program) -> manifests.GraphEntry | None:
+    if not isinstance(program.interface, Interface):
+        return None
+    interface, symbols = program.interface, program.details["symbols"]
+    called = [(each.name, name, each) for each, name in zip(interface.inputs, interface.names, strict=True)]
+    inputs = [manifests.TensorEntry(name, given, each.dtype_name, list(each.axes)) for name, given, each in called]
+    outputs = []
+    for name, node in program.results.items():
+        val = node.meta["val"]
+        axes = [size if isinstance(size, int) else size_text(size, symbols) for size in val.shape]
+        outputs.append(manifests.TensorEntry(node.name, name, name_of(val.dtype), axes))
+    return manifests.GraphEntry(inputs, outputs, program.details["ranges"], program.details["conditions"])

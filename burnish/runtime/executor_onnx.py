@@ -23,7 +23,7 @@ from burnish.runtime.states import States
 from burnish.runtime.torch_memory import ON_CPU, inputs_of
 
 # ONNX's own number for each type (onnx.TensorProto.DataType), and ONNX Runtime's name.
-_ONNX_TYPES = {
+ONNX_TYPES = {
     torch.float32: (1, "tensor(float)"),
     torch.uint8: (2, "tensor(uint8)"),
     torch.int8: (3, "tensor(int8)"),
@@ -75,7 +75,7 @@ class OnnxExecutor:
         Raises ArtifactError if ONNX Runtime refuses the model, or the model is not one for these states.
         """
         self._signature = signature
-        self._session: Any = _create_session(model, threads or processors())
+        self._session: Any = create_session(model, threads or processors())
         known = halves_of(tables or {})
         self._present: set[str] = _check_types(self._session, states, known, signature, model)
         self._tables = PositionRows({name: table for name, table in known.items() if name in self._present}, ON_CPU)
@@ -134,22 +134,23 @@ class OnnxExecutor:
         )
         for name, tensor in (inputs_of(step) | states.named).items():
             if name in self._present:
-                binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
+                binding.io.bind_input(name, "cpu", 0, *place_of(tensor))
         for name, tensor in binding.tables.items():
-            binding.io.bind_input(name, "cpu", 0, *_memory(tensor))
-        binding.io.bind_output("logits", "cpu", 0, *_memory(binding.logits))
+            binding.io.bind_input(name, "cpu", 0, *place_of(tensor))
+        binding.io.bind_output("logits", "cpu", 0, *place_of(binding.logits))
         for spec, tensor in zip(states.specs, states.present, strict=True):
-            binding.io.bind_output(f"{spec.name}_out", "cpu", 0, *_memory(tensor))
+            binding.io.bind_output(f"{spec.name}_out", "cpu", 0, *place_of(tensor))
         return binding
 
 
-def _memory(tensor: torch.Tensor) -> tuple[int, list[int], int]:
+def place_of(tensor: torch.Tensor) -> tuple[int, list[int], int]:
     """Type, shape and address, as ONNX Runtime binds them."""
     assert tensor.is_contiguous(), "ONNX Runtime reads memory in order"
-    return _ONNX_TYPES[tensor.dtype][0], list(tensor.shape), tensor.data_ptr()
+    return ONNX_TYPES[tensor.dtype][0], list(tensor.shape), tensor.data_ptr()
 
 
-def _create_session(model: Path, threads: int) -> Any:
+def create_session(model: Path, threads: int) -> Any:
+    """A session of ONNX Runtime's. Raises ArtifactError where it refuses the model."""
     # Imported here: the reference executor needs no ONNX Runtime, and the import takes 0.1 s.
     import onnxruntime
 
@@ -204,7 +205,7 @@ def _check_types(
     for found, expected in ((found_inputs, expected_inputs), (found_outputs, expected_outputs)):
         for name in found.keys() & expected.keys():
             dtype, rank = expected[name]
-            if dtype not in _ONNX_TYPES or _ONNX_TYPES[dtype][1] != found[name].type:
+            if dtype not in ONNX_TYPES or ONNX_TYPES[dtype][1] != found[name].type:
                 raise ArtifactError(f"{name} in {model} is {found[name].type}; the manifest says {dtype}")
             if len(found[name].shape) != rank:
                 raise ArtifactError(f"{name} in {model} has {len(found[name].shape)} axes, and should have {rank}")

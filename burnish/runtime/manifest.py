@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from burnish.ir.conditions import UnreadCondition, holds, names, number, solved
 from burnish.ir.dtypes import BYTES
 from burnish.ir.errors import ArtifactError, InvalidProgramError
-from burnish.ir.signature import STEP_INPUTS, Signature
+from burnish.ir.signature import STEP_INPUTS, Input, Interface, Signature
 from burnish.ir.states import BATCH, CAPACITY, State, StateKind
 from burnish.runtime.hashing import digest
 
@@ -76,6 +77,27 @@ class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     longer_than: int = 0
 
 
+class TensorEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """An input or output of a graph: an axis is a number, or an expression of the sizes by name."""
+
+    name: str  # of the node that it is
+    called: str
+    dtype: str
+    axes: list[int | str]
+
+
+class GraphEntry(msgspec.Struct, forbid_unknown_fields=True):
+    """What a program that is no language model's takes and gives.
+
+    `sizes`: the least and the most that each may be, by name; `conditions`: what else has to hold of them.
+    """
+
+    inputs: list[TensorEntry]
+    outputs: list[TensorEntry]
+    sizes: dict[str, tuple[int, int | None]]
+    conditions: list[str]
+
+
 class TokenizerEntry(msgspec.Struct, forbid_unknown_fields=True):
     """What tokenizer.json does not say: the special tokens by role, for chat templates."""
 
@@ -88,7 +110,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     burnish: str  # the version that wrote it
     target: Target
-    signature: SignatureEntry
+    signature: SignatureEntry | None  # of a language model; None of others, which have a graph
     inputs: list[str]  # of the signature, by name: what they are is settled by that
     states: list[StateEntry]
     weights: dict[str, WeightEntry]
@@ -97,6 +119,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     generation: dict[str, Any]  # the model's own generation defaults
     tokenizer: TokenizerEntry | None
     files: dict[str, FileEntry]
+    graph: GraphEntry | None = None
 
     @property
     def weight_files(self) -> set[str]:
@@ -242,6 +265,35 @@ def signature_of(entry: SignatureEntry, inputs: Sequence[str]) -> Signature:
         )
     except InvalidProgramError as error:
         raise ArtifactError(f"the manifest's signature is of no program: {error}; {_AGAIN}") from error
+
+
+def interface_of(graph: GraphEntry) -> Interface:
+    """Raises ArtifactError where a name stands twice, or a size is none."""
+    for what in (graph.inputs, graph.outputs):
+        called = [each.called for each in what]
+        if len(set(called)) != len(called):
+            raise ArtifactError(f"the manifest names an input or output twice: {', '.join(called)}; {_AGAIN}")
+    examples = {name: max(least, 2) for name, (least, _) in graph.sizes.items()}
+    try:
+        for name in graph.sizes:
+            own = [str(axis) for each in graph.inputs for axis in each.axes if axis == name]
+            if not own:  # it is told by an axis that is made of it
+                made = [
+                    axis for each in graph.inputs for axis in each.axes if isinstance(axis, str) and names(axis, name)
+                ]
+                if not made:
+                    raise UnreadCondition(name)
+                solved(made[0], name, 2)
+        for each in (*graph.inputs, *graph.outputs):
+            known_dtype(each.dtype, each.called)
+            for axis in each.axes:
+                number(str(axis), examples)
+        for condition in graph.conditions:
+            holds(condition, examples)
+    except UnreadCondition as error:
+        raise ArtifactError(f"the manifest has {str(error)!r} for a size, which is none; {_AGAIN}") from error
+    inputs = tuple(Input(each.name, tuple(each.axes), each.dtype) for each in graph.inputs)
+    return Interface(inputs, tuple(each.called for each in graph.outputs), tuple(each.called for each in graph.inputs))
 
 
 def state_entry(state: State) -> StateEntry:

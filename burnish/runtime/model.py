@@ -297,7 +297,7 @@ class CompiledModel:
 
 
 def load(
-    path: Path | str,
+    path: Path | str | Artifact,
     backend: Backend | None = None,
     threads: int | None = None,
     executors: Mapping[Backend, Callable[[Artifact], Executor]] | None = None,
@@ -329,7 +329,9 @@ def load(
         )
     if accuracy not in (None, *get_args(Accuracy)):
         raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")
-    artifact = Artifact.open(path)
+    artifact = path if isinstance(path, Artifact) else Artifact.open(path)
+    path = artifact.path
+    _ = artifact.signature  # of a language model
     artifact.verify(weights=False)
     chosen: Backend = backend or default_backend(artifact)
     if not runs(chosen, artifact):

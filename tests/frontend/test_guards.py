@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from burnish.frontend.guards import UnreadGuard, holds
+from burnish.frontend.guards import holds_for_tokens as holds
+from burnish.ir.conditions import UnreadCondition
 
 ROWS, TOKENS = "L['tokens'].size()[0]", "L['tokens'].size()[1]"
 
@@ -27,5 +28,5 @@ def test_it_is_what_python_says(guard: str, true: tuple[int, int], false: tuple[
 
 @pytest.mark.parametrize("guard", ["open('x')", "L['self'].size > 1", f"{ROWS} ** 2 > 4", f"{ROWS} % 0 == 1", "1 +"])
 def test_nothing_else_is_run(guard: str) -> None:
-    with pytest.raises(UnreadGuard):
+    with pytest.raises(UnreadCondition):
         holds(guard, (1, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,8 +54,9 @@ def onnx_dtype(dtype: torch.dtype) -> ir.DataType:
 class Builder:
     """Collects nodes in order. Values made while `scope` is set are named after it."""
 
-    def __init__(self, layout: WeightLayout, names: Mapping[str, str]) -> None:
-        """`names`: what the sizes' symbols are called."""
+    def __init__(self, layout: WeightLayout, names: Mapping[str, str], taken: Collection[str] = ()) -> None:
+        """`names`: what the sizes' symbols are called; `taken`: names that no value of its own may have."""
+        self._taken = taken
         self.layout = layout
         self._names = names
         self.inputs: list[ir.Value] = []
@@ -97,7 +98,8 @@ class Builder:
 
     def _next_name(self, op: str) -> str:
         self._counter += 1
-        return f"{self.scope}/{op}_{self._counter}"
+        name = f"{self.scope}/{op}_{self._counter}"
+        return name if name not in self._taken else self._next_name(op)
 
     def once(self, key: Hashable, make: Callable[[], _T]) -> _T:
         """What `make` gives, made the first time that `key` is asked for. `make` may read only what `key` fixes."""

@@ -23,7 +23,8 @@ from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
 from burnish.ir.interpreter import needed_only_for
 from burnish.ir.ops import burnish_ops
-from burnish.ir.program import Program, describe, origin
+from burnish.ir.program import Program, Stage, describe, origin
+from burnish.ir.signature import Interface
 from burnish.ir.states import StateKind
 from burnish.ir.text import symbol_names
 from burnish.runtime.weights_writer import WeightLayout
@@ -39,15 +40,16 @@ def output_name(state: str) -> str:
 
 
 def lower(program: Program, layout: WeightLayout) -> bytes:
-    """The ONNX model of a step program, serialised.
+    """The ONNX model of a step program, or of a graph, serialised.
 
-    Inputs have the names of the program's placeholders; outputs are "logits" and STATE + "_out". Weights are not in the
+    Inputs have the names of the program's placeholders; outputs are "logits" and STATE + "_out". A graph's have those
+    that callers have for them. Weights are not in the
     model: each initializer says its place in `layout.file`, which lies beside it. A CACHE state may be bound as input
     and output to the same memory: nothing reads it but the operator that writes it.
 
     Raises UnsupportedError for what ONNX cannot express, with the node, its op and the user's line.
     """
-    if not program.stage.is_step:
+    if not program.stage.is_step and program.stage is not Stage.GRAPH:
         raise UnsupportedError(f"only a step program can be lowered to ONNX; this one is {program.stage.value}")
     model = lower_to_model(program, layout)
     return bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
@@ -77,6 +79,8 @@ def check_translated(program: Program) -> None:
 
 def _beside_logits(program: Program) -> set[fx.Node]:
     """The nodes of the other results, which are made of the logits once these are there."""
+    if program.stage is Stage.GRAPH:
+        return set()
     return needed_only_for(program, program.results.keys() - {LOGITS})
 
 
@@ -87,7 +91,13 @@ def _untranslated(node: fx.Node, reason: object) -> UnsupportedError:
 class _Lowering:
     def __init__(self, program: Program, layout: WeightLayout) -> None:
         self.program = program
-        self.builder = Builder(layout, symbol_names(program))
+        interface = program.interface
+        self.names = {each.name: each.name for each in interface.inputs}  # of inputs, by their placeholders
+        self.given = [LOGITS]
+        if isinstance(interface, Interface):
+            self.names = dict(zip(self.names, interface.names, strict=True))
+            self.given = list(interface.outputs)
+        self.builder = Builder(layout, symbol_names(program), {*self.names.values(), *self.given})
         self.context = Context(program, self.builder)
         self.plans = plan_cached_attention(program)
         self.made_by_attention = {node for plan in self.plans.values() for node in plan.made}
@@ -134,7 +144,7 @@ class _Lowering:
         results = self.context.results
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
-                results[node] = self.builder.input(node.name, dtype_of(node), shape_of(node))
+                results[node] = self.builder.input(self.names.get(node.name, node.name), dtype_of(node), shape_of(node))
             elif node.op == "get_attr" and self.context.formula(node) is None:
                 results[node] = self.builder.weight(self.program.weight_of(node))
 
@@ -203,7 +213,7 @@ class _Lowering:
     # ------------------------------------------------------------ the model
 
     def _finish(self) -> ir.Model:
-        outputs = [self._output(LOGITS, self.program.results[LOGITS])]
+        outputs = [self._output(name, self.program.results[name]) for name in self.given]
         for state, node in zip(self.program.states, self.program.new_states, strict=True):
             outputs.append(self._output(output_name(state.name), node))
         graph = ir.Graph(
@@ -212,7 +222,7 @@ class _Lowering:
             nodes=self.builder.nodes,
             initializers=list(self.builder.initializers.values()),
             opset_imports={"": OPSET, CONTRIB: 1},
-            name="step" if self.program.states else "whole",
+            name="step" if self.program.states else self.program.stage.value,
         )
         model = ir.Model(
             graph,
@@ -232,7 +242,7 @@ class _Lowering:
         """The value of `node` under an output's name of its own."""
         assert isinstance(node, fx.Node)
         value = self.context.value(node)
-        taken = value.producer() is None or value.name in (LOGITS, *map(output_name, self._state_names()))
+        taken = value.producer() is None or value.name in (*self.given, *map(output_name, self._state_names()))
         if taken:  # an input, a weight, or a value that is another output already
             value = self.builder.op("Identity", value)
         value.name = name

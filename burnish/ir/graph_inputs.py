@@ -1,0 +1,79 @@
+"""Inputs that a graph is tried with: of the sizes that it may have, made of an example's values; and what they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from burnish.ir.conditions import holds, number
+from burnish.ir.program import Program
+
+_MOST = 1 << 24  # elements of an input at a size that is not the example's
+
+Tensors = Mapping[str, Tensor]
+
+
+def several_sizes(program: Program) -> Iterator[dict[str, int]]:
+    """Sizes by name to compare a graph at: the example's, and each of them the least, one more, and twice as large."""
+    names, ranges = program.details["symbols"], program.details["ranges"]
+    examples = {names[symbol]: size for symbol, size in program.details["examples"].items()}
+    yield examples
+    for name, size in examples.items():
+        least, most = ranges[name]
+        for other in dict.fromkeys((max(least, 1), size + 1, 2 * size)):
+            sizes = {**examples, name: other}
+            if other != size and least <= other <= (most or other) and _allowed(program, sizes):
+                yield sizes
+
+
+def _allowed(program: Program, sizes: Mapping[str, int]) -> bool:
+    return all(holds(condition, sizes) for condition in program.details["conditions"])
+
+
+def inputs_of(program: Program, sizes: Mapping[str, int], examples: Tensors) -> dict[str, Tensor] | None:
+    """Inputs of these sizes, by placeholder, made of what the examples have in them; None if they would be too large.
+
+    So that ids stay ids, and masks masks.
+    """
+    generator = torch.Generator().manual_seed(0)
+    found: dict[str, Tensor] = {}
+    for each in program.interface.inputs:
+        shape = [axis if isinstance(axis, int) else number(axis, sizes) for axis in each.axes]
+        example = examples[each.name]
+        if list(example.shape) == shape:
+            found[each.name] = example
+            continue
+        count = torch.Size(shape).numel()
+        if count > max(_MOST, example.numel()):
+            return None
+        if example.numel() == 0:
+            found[each.name] = torch.zeros(shape, dtype=example.dtype)
+        else:
+            places = torch.randint(example.numel(), (count,), generator=generator)
+            found[each.name] = example.reshape(-1)[places].reshape(shape)
+    return found
+
+
+def told(sizes: Mapping[str, int]) -> str:
+    """Sizes in words."""
+    return "inputs of " + ", ".join(f"{name} {size}" for name, size in sizes.items()) if sizes else "the inputs"
+
+
+def difference_of(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference, of the largest number that is wanted; infinite for another shape or dtype.
+
+    NaN and infinities differ from all but themselves. Integers have to be equal.
+    """
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        return float("inf")
+    if not wanted.numel():
+        return 0.0
+    if not (wanted.is_floating_point() or wanted.is_complex()):
+        return 0.0 if torch.equal(found, wanted) else float("inf")
+    one, other = found.to(torch.float64), wanted.to(torch.float64)
+    same = (one == other) | (one.isnan() & other.isnan())
+    apart = (one - other).abs().masked_fill(same, 0.0)
+    largest = float(other.abs()[other.isfinite()].max()) if bool(other.isfinite().any()) else 0.0
+    return float(apart.nan_to_num(float("inf"), float("inf")).max()) / (largest or 1.0)

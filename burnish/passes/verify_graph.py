@@ -1,0 +1,48 @@
+"""The numeric check of graphs that are no language models': what runs by what was captured, at several sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from burnish.ir.errors import VerificationError
+from burnish.ir.graph_inputs import Tensors, difference_of, inputs_of, several_sizes, told
+from burnish.ir.interpreter import run_by_name, without_assertions
+from burnish.ir.program import Program
+from burnish.ir.trace import Check
+
+TOLERANCE = 1e-4  # of an output's largest number
+
+
+class GraphVerifier:
+    """Compares what runs with the captured program, whose outputs are computed once."""
+
+    def __init__(self, captured: Program, examples: Tensors) -> None:
+        program = without_assertions(captured)
+        self._runs: list[tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]] = []
+        for sizes in several_sizes(program):
+            inputs = inputs_of(program, sizes, examples)
+            if inputs is not None:
+                expected = run_by_name(program, inputs, program.interface.outputs)
+                self._runs.append((sizes, inputs, expected))
+
+    def checks(self, by: str) -> list[Check]:
+        """What is compared, in words."""
+        return [Check(told(sizes), by) for sizes, _, _ in self._runs]
+
+    def verify(self, run: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], by: str) -> float:
+        """The largest difference, of an output's largest number. VerificationError for one above the tolerance."""
+        worst = 0.0
+        for sizes, inputs, expected in self._runs:
+            found = run(inputs)
+            for name, wanted in expected.items():
+                difference = difference_of(found[name], wanted)
+                if not difference <= TOLERANCE:  # also true for NaN
+                    raise VerificationError(
+                        f"{by} gives another {name} than the module for {told(sizes)}: it is "
+                        f"{list(found[name].shape)}, and the relative difference {difference:.2e} (allowed: "
+                        f"{TOLERANCE:.0e})"
+                    )
+                worst = max(worst, difference)
+        return worst

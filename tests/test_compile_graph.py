@@ -1,0 +1,238 @@
+"""Modules that are no language models: `compile(model, example_inputs=...)`, and what it gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import burnish
+from burnish.ir.errors import ArtifactError, BurnishError, CaptureError, InvalidInputError, UsageError
+from burnish.ir.full_text import full_text
+from burnish.ir.parse import parse_program
+from burnish.runtime.compiled_module import CompiledModule
+
+BATCH = {"pixels": {0: Dim("batch")}}
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, pixels: Tensor, scale: float = 1.0) -> dict[str, Tensor]:
+        x = torch.relu(self.norm(self.convolution(pixels))) * scale
+        return {"features": x, "scores": self.head(x.mean((2, 3))).softmax(-1)}
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier().eval()
+
+
+@pytest.fixture(scope="module")
+def compiled(classifier: Classifier) -> CompiledModule:
+    found = burnish.compile(classifier, example_inputs=(torch.randn(2, 3, 8, 8),), dynamic_shapes=BATCH)
+    assert isinstance(found, CompiledModule)
+    return found
+
+
+def _equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_it_gives_what_the_module_gives_for_any_batch(
+    classifier: Classifier, compiled: CompiledModule, rows: int
+) -> None:
+    pixels = torch.randn(rows, 3, 8, 8)
+    with torch.no_grad():
+        wanted = classifier(pixels)
+    _equal(compiled(pixels), wanted)
+    _equal(compiled(pixels=pixels), wanted)
+    _equal(compiled({"pixels": pixels}), wanted)
+
+
+def test_it_says_what_it_takes_and_gives(compiled: CompiledModule) -> None:
+    assert compiled.inputs == {"pixels": "float32[batch, 3, 8, 8]"}
+    assert compiled.outputs == {"features": "float32[batch, 8, 8, 8]", "scores": "float32[batch, 5]"}
+    assert "batch, 3, 8, 8" in repr(compiled)
+    assert [check.fed for check in compiled.trace.checks] == [f"inputs of batch {size}" for size in (2, 1, 3, 4)]
+
+
+def test_arrays_are_given_for_arrays(compiled: CompiledModule) -> None:
+    found = compiled(np.zeros((1, 3, 8, 8), np.float32))
+    assert all(isinstance(each, np.ndarray) for each in found.values())
+
+
+def test_a_saved_one_runs_without_the_module(compiled: CompiledModule, tmp_path: Path) -> None:
+    compiled.save(tmp_path / "classifier.burnish")
+    pixels = torch.randn(3, 3, 8, 8)
+    wanted = compiled(pixels)
+    for backend in (None, "onnxruntime", "reference"):
+        with burnish.load(tmp_path / "classifier.burnish", backend=backend) as loaded:
+            _equal(loaded(pixels), wanted)
+            assert loaded.trace.passes[-1].stage == "graph"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((torch.zeros(1, 3, 8, 9),), r"pixels is \[1, 3, 8, 9\], and has to be float32\[batch, 3, 8, 8\]: axis 3 is 9"),
+        ((torch.zeros(3, 8, 8),), r"pixels is \[3, 8, 8\], and has to be float32"),
+        ((torch.zeros(1, 3, 8, 8, dtype=torch.float64),), r"pixels is float64, and has to be float32: .*torch.float32"),
+        ((), "the input pixels is missing: it takes pixels: float32"),
+        ((1, 2), r"it takes 1 inputs .*, and was given 2"),
+        (({"pixel": 1},), "it has no input 'pixel': it takes pixels"),
+        (("a",), "pixels is no tensor"),
+        ((torch.zeros(0, 3, 8, 8),), "pixels has 0 for batch, which can be from 1 on"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(compiled: CompiledModule, given: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        compiled(*given)
+
+
+class Two(nn.Module):
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        return left @ right, left.sum(1)
+
+
+def test_sizes_that_inputs_share_have_to_agree() -> None:
+    rows, inner = Dim("rows"), Dim("inner", max=64)
+    shapes = {"left": {0: rows, 1: inner}, "right": {0: inner}}
+    with burnish.compile(
+        Two(), example_inputs={"left": torch.randn(3, 4), "right": torch.randn(4, 2)}, dynamic_shapes=shapes
+    ) as compiled:
+        assert list(compiled.outputs) == ["output_0", "output_1"]
+        left, right = torch.randn(5, 6), torch.randn(6, 2)
+        torch.testing.assert_close(compiled(left, right)["output_0"], left @ right)
+        with pytest.raises(InvalidInputError, match=r"right has 7 on axis 0, its inner, and left has 6"):
+            compiled(left, torch.randn(7, 2))
+        with pytest.raises(InvalidInputError, match=r"left has 65 for inner, which can be from 1 to 64"):
+            compiled(torch.randn(1, 65), torch.randn(65, 2))
+
+
+class OneTensor(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(x.shape[0] // 2, 2, -1).sum(1)
+
+
+def test_what_the_sizes_have_to_be_is_checked() -> None:
+    even = 2 * Dim("half", min=1, max=100)
+    with burnish.compile(OneTensor(), example_inputs=(torch.randn(6, 3),), dynamic_shapes={"x": {0: even}}) as compiled:
+        x = torch.randn(8, 3)
+        torch.testing.assert_close(compiled(x), OneTensor()(x))
+        with pytest.raises(InvalidInputError, match=r"x has 7 on axis 0, which has to be 2\*x_0 for some x_0"):
+            compiled(torch.randn(7, 3))
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if x.shape[0] == 1 else x
+
+
+def test_a_branch_on_one_row_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"branches on a size, .* for inputs of batch 1 than the module"):
+        burnish.compile(Branches(), example_inputs=(torch.randn(3, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
+
+
+class OfValues(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 if bool(x.sum() > 0) else x
+
+
+def test_a_branch_on_values_is_refused_by_line() -> None:
+    with pytest.raises(CaptureError, match="OfValues cannot be traced"):
+        burnish.compile(OfValues(), example_inputs=(torch.randn(3, 2),))
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x + self.calls
+
+
+def test_a_module_that_keeps_something_is_refused() -> None:
+    with pytest.raises(BurnishError, match="changes calls in place"):
+        burnish.compile(Counts(), example_inputs=(torch.randn(3, 2),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 5}, "max_length= is for language models"),
+        ({"quantize": "int8"}, "quantize= is for language models"),
+        ({"target": "cuda:sm_90"}, "compiled for target='cpu'"),
+        ({"backend": "native"}, "run by onnxruntime or reference, not by native"),
+        ({"dynamic_shapes": {"pixel": {0: Dim("batch")}}}, "dynamic_shapes names 'pixel'"),
+        (
+            {"example_inputs": (torch.randn(2, 4, 8, 8),)},
+            r"cannot be called with example_inputs \(float32\[2, 4, 8, 8\]",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(classifier: Classifier, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        burnish.compile(classifier, **{"example_inputs": (torch.randn(2, 3, 8, 8),), **options})
+
+
+def test_an_exported_program_is_compiled_as_it_was_exported(classifier: Classifier) -> None:
+    exported = torch.export.export(classifier, (torch.randn(2, 3, 8, 8),), dynamic_shapes=BATCH)
+    with burnish.compile(exported) as compiled:
+        pixels = torch.randn(4, 3, 8, 8)
+        with torch.no_grad():
+            _equal(compiled(pixels), classifier(pixels))
+
+
+def test_its_program_is_read_back_from_its_text(classifier: Classifier) -> None:
+    programs = []
+    burnish.compile(
+        classifier,
+        example_inputs=(torch.randn(2, 3, 8, 8),),
+        dynamic_shapes=BATCH,
+        observer=lambda record, program: programs.append(program),
+    ).close()
+    for program in programs:
+        text = full_text(program)
+        assert 'program graph: inputs=["pixels"], outputs=["features", "scores"]' in text
+        again = full_text(parse_program(text, program.weights))
+        # How large a size may be is narrower behind a convolution, which asks.
+        assert [line for line in again.split("\n") if not line.startswith("size ")] == [
+            line for line in text.split("\n") if not line.startswith("size ")
+        ]
+
+
+def test_a_stored_graph_that_calls_what_checks_nothing_is_refused(compiled: CompiledModule, tmp_path: Path) -> None:
+    compiled.save(tmp_path / "changed.burnish")
+    step = json.loads((tmp_path / "changed.burnish" / "step.json").read_text())
+    call = next(node for node in step["nodes"] if node["op"] == "call" and node["target"] == "aten.relu.default")
+    call["target"], call["args"] = "aten.as_strided.default", [call["args"][0], [9999999], [1]]
+    from burnish.ir.serialize import program_from_data
+
+    artifact = compiled.artifact
+    with pytest.raises(ArtifactError, match=r"calls 'aten.as_strided.default', which an artifact may not"):
+        program_from_data(step, artifact.weights, artifact.interface)
+
+
+def test_a_language_model_s_commands_refuse_it(compiled: CompiledModule, tmp_path: Path) -> None:
+    from burnish.runtime.model import load
+
+    compiled.save(tmp_path / "graph.burnish")
+    with pytest.raises(UsageError, match="is no language model, with tokens and logits: it takes pixels and gives"):
+        load(tmp_path / "graph.burnish")
