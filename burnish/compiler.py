@@ -47,6 +47,7 @@ Progress = Callable[[str], None]
 
 def compile(  # the field's word for it; shadows the builtin only where it is imported by name
     model: Any,
+    example_inputs: Any = None,
     *,
     max_length: int | None = None,
     target: str = "cpu",
@@ -63,7 +64,6 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
     verify: Verify = True,
     progress: Progress | None = None,
     observer: Observer | None = None,
-    example_inputs: Any = None,
     dynamic_shapes: Any = None,
 ) -> Any:
     """Compile a causal language model for incremental execution, or any other module as it is.
@@ -75,6 +75,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         model: a transformers `PreTrainedModel`; a folder with `config.json` and safetensors;
             "org/name" or "org/name@revision" in the local Hugging Face cache; a `.gguf` file; an
             `nn.Module` or `ExportedProgram` that maps token ids int64[batch, sequence] to logits.
+        example_inputs: for a module that is no language model: what it is called with, a tuple of arguments or a dict
+            of them by name. Their sizes are those that it is compiled for, but for those in `dynamic_shapes`.
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
         target: "cpu"; "cuda" for this machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which
             needs no GPU: the model that it gives can be saved, and runs on such a machine.
@@ -109,8 +111,6 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             (`burnish reproduce`).
         progress: called with the name of each phase as it begins, and of each pass: "pass raise-norms (5 of 14)".
         observer: called with the record of each pass and the program after it, beginning with the program as captured.
-        example_inputs: for a module that is no language model: what it is called with, a tuple of arguments or a dict
-            of them by name. Their sizes are those that it is compiled for, but for those in `dynamic_shapes`.
         dynamic_shapes: with `example_inputs`: axes that may have other sizes, as `torch.export.export` takes it:
             {"pixels": {0: torch.export.Dim("batch")}}.
 

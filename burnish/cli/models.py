@@ -161,4 +161,5 @@ def loaded_model(
         threads=threads,
         accuracy=None if accuracy is None else accuracy.value,
     ) as compiled:
+        _ = compiled.artifact.signature  # of a language model: all commands are for these
         yield compiled
