@@ -5,32 +5,42 @@ from __future__ import annotations
 from burnish.frontend.onnx.call import Operator, Table
 from burnish.frontend.onnx.operators import (
     activation,
+    attention,
     cast,
     control,
     convolution,
     elementwise,
+    image,
     indexing,
     linear,
+    loss,
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
     shape,
+    signal,
 )
 
 _STANDARD = (
     activation,
+    attention,
     cast,
     control,
     convolution,
     elementwise,
+    image,
     indexing,
     linear,
+    loss,
     normalization,
     pooling,
     quantization,
+    recurrent,
     reduction,
     shape,
+    signal,
 )
 
 

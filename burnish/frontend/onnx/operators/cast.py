@@ -38,6 +38,10 @@ def cast(c: Call, x: Tensor, kind: ir.DataType, saturate: bool = True, rounding:
 def _wrapped(x: Tensor, kind: ir.DataType) -> Tensor:
     """The lowest bits of integers, as torch carries them."""
     bits = NARROW_BITS[kind]
+    if x.is_floating_point():  # 0 for what is out of range, as the reference has it
+        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if kind in _SIGNED else (0, 2**bits)
+        whole = torch.trunc(x)
+        x = torch.where((whole >= low) & (whole < high), whole, 0)
     found = x.to(torch.int64) & (2**bits - 1)
     if kind in _SIGNED:
         found = torch.where(found >= 2 ** (bits - 1), found - 2**bits, found)
@@ -51,6 +55,8 @@ def to_float8(x: Tensor, dtype: torch.dtype, saturate: bool) -> Tensor:
         x = x.to(torch.float32)
     if saturate:
         x = torch.clamp(x, -most, most)
+    elif dtype is torch.float8_e4m3fn:  # which has no infinity; halfway to what would be the next one is rounded down
+        x = torch.where(torch.abs(x) > 464, torch.nan, x)
     return x.to(dtype)
 
 

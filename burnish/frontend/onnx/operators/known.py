@@ -158,7 +158,8 @@ def _reshape(c: Call, operands: list[Numbers]) -> Numbers | None:
 
 def _flatten(c: Call, operands: list[Numbers]) -> Numbers:
     x = operands[0]
-    axis = _axis(c, x.array.ndim + 1, 1) % (x.array.ndim + 1)
+    axis = c.integer("axis", 1)
+    axis = axis + x.array.ndim if axis < 0 else axis
     return of_array(x.array.reshape(math.prod(x.array.shape[:axis]), -1), x.dtype)
 
 

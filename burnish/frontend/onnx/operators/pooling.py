@@ -134,7 +134,7 @@ def _max_unpool(c: Call) -> Tensor:
         (size - 1) * stride + taps - pads[i] - pads[i + rank]
         for i, (size, stride, taps) in enumerate(zip(x.shape[2:], strides, kernel, strict=True))
     ]
-    # The places are of the tensor of the inferred shape, which the asked for one may be larger than.
+    # The places are of the tensor of the inferred shape, which is a corner of the one that is asked for.
     flat = torch.zeros(math.prod([*x.shape[:2], *inferred]), dtype=x.dtype)
     found = flat.scatter(0, places.reshape(-1), x.reshape(-1)).reshape([*x.shape[:2], *inferred])
     if not c.has(2):
@@ -142,8 +142,7 @@ def _max_unpool(c: Call) -> Tensor:
     wanted = c.known(2, "the shape")
     if list(wanted[2:]) == inferred:
         return found
-    whole = torch.zeros(math.prod(wanted), dtype=x.dtype)
-    return whole.scatter(0, places.reshape(-1), x.reshape(-1)).reshape(wanted)
+    return pad_space(found, [0] * rank, [want - size for want, size in zip(wanted[2:], inferred, strict=True)])
 
 
 def _global(function: Callable[[Tensor, list[int]], Tensor]) -> Callable[[Call], Tensor]:

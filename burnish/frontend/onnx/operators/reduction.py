@@ -29,7 +29,7 @@ def _reduce(function: Reduction, chooses: bool = False) -> Operator:
         if chooses:
             wide = ordered(x)
             if x.dtype is torch.bool:
-                return function(wide.to(torch.uint8), axes, keep).to(torch.bool)
+                return _with_rows(function, wide.to(torch.uint8), axes, keep).to(torch.bool)
             return from_ordered(_with_rows(function, wide, axes, keep), x.dtype)
         return narrowed(function(widened(x), axes, keep).to(widened(x).dtype), x.dtype)
 

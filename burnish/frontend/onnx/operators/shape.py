@@ -61,7 +61,10 @@ def _reshape(c: Call) -> Tensor:
 
 def _flatten(c: Call) -> Tensor:
     x = c.tensor(0)
-    axis = axis_of(c, x, 1, extra=1)
+    axis = c.integer("axis", 1)
+    if not -x.dim() <= axis <= x.dim():
+        raise c.invalid(f"the axis {axis} of a tensor of {x.dim()} axes")
+    axis = axis + x.dim() if axis < 0 else axis
     if axis == 1 and x.dim() > 1:
         return torch.flatten(x, 1) if x.dim() > 2 else x
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
