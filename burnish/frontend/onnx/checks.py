@@ -33,7 +33,9 @@ def check_model(proto: onnx.ModelProto, folder: Path) -> None:
     if not proto.HasField("graph") or not proto.graph.output:
         raise InvalidModelError("the file has no graph with outputs: it is no ONNX model")
     if proto.ir_version < 1 or proto.ir_version > onnx.IR_VERSION:
-        raise UnsupportedError(f"the file is of version {proto.ir_version} of ONNX's format: 1 to {onnx.IR_VERSION} are")
+        raise UnsupportedError(
+            f"the file is of version {proto.ir_version} of ONNX's format: 1 to {onnx.IR_VERSION} are"
+        )
     opsets = _opsets(proto.opset_import, "the model")
     functions = _functions(proto)
     for key, function in functions.items():
@@ -179,9 +181,7 @@ def _free_names(body: onnx.GraphProto) -> set[str]:
     return found - own
 
 
-def _check_order(
-    nodes: list[onnx.NodeProto], where: str, known: Mapping[str, int], reads: list[list[str]]
-) -> None:
+def _check_order(nodes: list[onnx.NodeProto], where: str, known: Mapping[str, int], reads: list[list[str]]) -> None:
     """Raises InvalidModelError if a node needs what is made of its own output."""
     waits = [{known[name] for name in names if known.get(name, -1) >= 0} for names in reads]
     if all(not before or max(before) < index for index, before in enumerate(waits)):

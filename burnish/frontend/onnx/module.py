@@ -256,7 +256,15 @@ class _Run:
             found = function(call)
         except BurnishError:
             raise
-        except (MemoryError, RecursionError, ArithmeticError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        except (
+            MemoryError,
+            RecursionError,
+            ArithmeticError,
+            LookupError,
+            ValueError,
+            TypeError,
+            RuntimeError,
+        ) as error:
             kind = CaptureError if self.exporting else InvalidModelError
             line = str(error).strip().split("\n", 1)[0] or type(error).__name__
             raise kind(f"{step.label} cannot be computed: {line}") from error

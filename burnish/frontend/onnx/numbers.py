@@ -32,7 +32,7 @@ class Numbers:
     @property
     def is_symbolic(self) -> bool:
         """Whether some of the elements are symbolic sizes."""
-        return self.array.dtype == object
+        return bool(self.array.dtype == object)
 
     @property
     def list(self) -> list[Any]:
@@ -130,18 +130,25 @@ def _order(name: str, a: Any, b: Any) -> Any:
 def choose(condition: Any, a: Any, b: Any) -> Any:
     """`a` or `b`."""
     if isinstance(condition, torch.SymBool):
-        return torch.sym_ite(condition, a, b)
+        return torch.sym_ite(condition, a, b)  # type: ignore[no-untyped-call]
     return a if condition else b
 
 
 def least(a: Any, b: Any) -> Any:
     """The smaller of two."""
-    return torch.sym_min(a, b)
+    return torch.sym_min(a, b)  # type: ignore[no-untyped-call]
 
 
 def greatest(a: Any, b: Any) -> Any:
     """The greater of two."""
-    return torch.sym_max(a, b)
+    return torch.sym_max(a, b)  # type: ignore[no-untyped-call]
+
+
+def whole(item: Any) -> Any:
+    """A number without its fraction."""
+    if isinstance(item, torch.SymInt):
+        return item
+    return torch.sym_int(item) if isinstance(item, torch.SymFloat) else int(item)  # type: ignore[no-untyped-call]
 
 
 def quotient(a: Any, b: Any) -> Any:

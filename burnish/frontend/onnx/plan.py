@@ -91,9 +91,9 @@ class Planner:
     def _graph(self, graph: ir.Graph) -> Graph:
         self._initializers(graph)
         for value in graph.inputs:
-            if value.name in self._fixed and graph is self._model.graph:
-                tensor = self._fixed[value.name]
-                self.constants[self._name(value)] = constant(tensor.numpy(), tensor.dtype)
+            tensor = self._fixed.get(value.name or "")
+            if tensor is not None and graph is self._model.graph:
+                self.constants[self._name(value)] = constant(tensor)
         initialized = {id(value) for value in graph.initializers.values()}
         inputs = tuple(
             self._name(value)
@@ -185,7 +185,9 @@ class Planner:
             found: Any = function(Call(step, (), _no_body))
             self.constants[step.outputs[0]] = found.stored if found.array.size > MOST else found
             return True
-        if not step.inputs or any(name and not isinstance(x, Numbers) for name, x in zip(step.inputs, operands, strict=True)):
+        if not step.inputs or any(
+            name and not isinstance(x, Numbers) for name, x in zip(step.inputs, operands, strict=True)
+        ):
             return False
         numbers = [x for x in operands if isinstance(x, Numbers)]
         try:

@@ -55,7 +55,7 @@ def from_proto(proto: onnx.ModelProto, folder: Path, name: str = "the model") ->
     try:
         check_model(proto, folder)
         model = ir.from_proto(proto)
-        for graph in (model.graph, *model.functions.values()):
+        for graph in (model.graph, *(function.graph for function in model.functions.values())):
             set_base_dir(graph, folder)
         _write_out_functions(model)
     except (InvalidModelError, UnsupportedError):

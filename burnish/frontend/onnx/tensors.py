@@ -1,6 +1,6 @@
 """Tensors of a file: what they claim, checked against the bytes that are there, and mapped where a file has them.
 
-External data is never read as a whole: a tensor is a part of a mapping of its file, of which pages come as they are used.
+External data is never read as a whole: a tensor is a part of a mapping of its file, whose pages come as they are used.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def check_tensor(proto: onnx.TensorProto, where: str, folder: Path) -> None:
         return
     if proto.HasField("raw_data"):
         if len(proto.raw_data) != size:
-            raise WeightError(
-                f"{where}: it has {len(proto.raw_data)} bytes, and {kind.name}{shape} is of {size}"
-            )
+            raise WeightError(f"{where}: it has {len(proto.raw_data)} bytes, and {kind.name}{shape} is of {size}")
         return
     field, held = _FIELDS.get(kind, ("int32_data", 1))
     found = len(getattr(proto, field))
@@ -125,6 +123,10 @@ def inside(folder: Path, location: str, where: str) -> Path:
     return real
 
 
+def _sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    return tuple(int(str(size)) for size in tensor.shape)
+
+
 class Reader:
     """Reads the tensors of one model; each file is mapped once."""
 
@@ -137,7 +139,7 @@ class Reader:
         if kind not in DTYPES:
             raise UnsupportedError(f"{where}: elements of type {kind.name} are not supported: numbers and booleans are")
         dtype = DTYPES[kind]
-        shape = tuple(int(size) for size in tensor.shape)  # type: ignore[arg-type]
+        shape = _sizes(tensor)
         if isinstance(tensor, ir.ExternalTensor):
             return _unpacked(self._external(tensor, where), kind, shape), dtype
         array = np.asarray(tensor.numpy())
@@ -150,7 +152,7 @@ class Reader:
         return as_tensor(*self.array(tensor, where))
 
     def _external(self, tensor: ir.ExternalTensor, where: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        size = _bytes(tensor.dtype, math.prod(int(each) for each in tensor.shape))  # type: ignore[arg-type]
+        size = _bytes(tensor.dtype, math.prod(_sizes(tensor)))
         path = inside(Path(tensor.base_dir), str(tensor.location), where)
         offset = tensor.offset or 0
         if size == 0:
@@ -172,14 +174,15 @@ def _unpacked(raw: np.ndarray[Any, Any], kind: ir.DataType, shape: tuple[int, ..
         found = np.asarray(raw)
         if found.ctypes.data % dtype.itemsize:
             found = found.copy()
-        return found.view(dtype).reshape(shape)
+        found = found.view(dtype)
+        return found.reshape(shape)
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    parts = ((raw[:, None] >> shifts) & (2**bits - 1)).reshape(-1)[: math.prod(shape)].reshape(shape)
+    parts: np.ndarray[Any, Any] = ((raw[:, None] >> shifts) & (2**bits - 1)).reshape(-1)[: math.prod(shape)]
     if kind is ir.DataType.FLOAT4E2M1:
-        return _FLOAT4[parts]
-    if kind in _SIGNED:
-        return np.where(parts >= 2 ** (bits - 1), parts.astype(np.int8) - 2**bits, parts).astype(np.int8)
-    return parts
+        parts = _FLOAT4[parts]
+    elif kind in _SIGNED:
+        parts = np.where(parts >= 2 ** (bits - 1), parts.astype(np.int8) - 2**bits, parts).astype(np.int8)
+    return parts.reshape(shape)
 
 
 def as_tensor(array: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:

@@ -7,6 +7,8 @@ from burnish.frontend.onnx.operators import (
     activation,
     attention,
     cast,
+    contrib,
+    contrib_attention,
     control,
     convolution,
     elementwise,
@@ -48,7 +50,8 @@ def _joined() -> dict[str, Table]:
     standard: Table = {}
     for module in _STANDARD:
         standard.update(module.TABLE)
-    return {"": standard}
+    standard["SimplifiedLayerNormalization"] = contrib.simplified_layer_norm
+    return {"": standard, "com.microsoft": {**contrib.TABLE, **contrib_attention.TABLE}}
 
 
 TABLES = _joined()

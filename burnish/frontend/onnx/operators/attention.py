@@ -82,6 +82,9 @@ def _widened(mask: Tensor, keys: Any) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask, scale: float) -> Tensor:
     """Scaled dot-product attention over heads [B, H, S, D], keys and values with fewer heads if these are shared."""
+    if q.dtype is torch.float16:  # whose probabilities torch would round before they are multiplied
+        wide = attend(q.to(torch.float32), k.to(torch.float32), v.to(torch.float32), mask, scale)
+        return wide.to(torch.float16)
     options: dict[str, Any] = {"scale": scale}
     if k.shape[1] != q.shape[1]:
         options["enable_gqa"] = True

@@ -42,7 +42,7 @@ def _wrapped(x: Tensor, kind: ir.DataType) -> Tensor:
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if kind in _SIGNED else (0, 2**bits)
         whole = torch.trunc(x)
         x = torch.where((whole >= low) & (whole < high), whole, 0)
-    found = x.to(torch.int64) & (2**bits - 1)
+    found: Tensor = x.to(torch.int64) & (2**bits - 1)
     if kind in _SIGNED:
         found = torch.where(found >= 2 ** (bits - 1), found - 2**bits, found)
     return found

@@ -30,7 +30,11 @@ def _if(c: Call) -> Result:
     then, other = c.run(c.graph("then_branch"), ()), c.run(c.graph("else_branch"), ())
     found: list[Value | None] = []
     for a, b in zip(map(_as_tensor, then), map(_as_tensor, other), strict=True):
-        if a.dtype is not b.dtype or a.dim() != b.dim() or any(n.equal(*pair) is not True for pair in zip(a.shape, b.shape, strict=True)):
+        if (
+            a.dtype is not b.dtype
+            or a.dim() != b.dim()
+            or any(n.equal(*pair) is not True for pair in zip(a.shape, b.shape, strict=True))
+        ):
             raise c.unsupported(
                 f"its condition depends on data, and its branches give {_kind(a)} and {_kind(b)}: a graph whose "
                 "shapes are known before it runs has one shape for both"

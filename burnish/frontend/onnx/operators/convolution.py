@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from burnish.frontend.onnx.call import Call, Result, Table
+from burnish.frontend.onnx.numbers import greatest
 from burnish.frontend.onnx.operators.shape import check_size
 
 _MOST = 2**31
@@ -38,7 +39,7 @@ def padding(c: Call, x: Tensor, kernel: list[int], strides: list[int], dilations
         before, after = [], []
         for size, taps, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
             out = -(-size // stride)
-            total = torch.sym_max(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size)
+            total = greatest(0, (out - 1) * stride + (taps - 1) * dilation + 1 - size)
             less = total // 2
             before.append(less if how == "SAME_UPPER" else total - less)
             after.append(total - less if how == "SAME_UPPER" else less)
@@ -98,8 +99,10 @@ def _conv_transpose(c: Call) -> Tensor:
     check_size(c, [x.shape[0], w.shape[1], *full])
     group = c.integer("group", 1)
     transposed = _TRANSPOSED[rank]
-    if before == after and all(each >= 0 for each in before) and all(
-        more < max(stride, dilation) for more, stride, dilation in zip(extra, strides, dilations, strict=True)
+    if (
+        before == after
+        and all(each >= 0 for each in before)
+        and all(more < max(stride, dilation) for more, stride, dilation in zip(extra, strides, dilations, strict=True))
     ):
         return transposed(x, w, bias, strides, before, extra, group, dilations)
     # The whole of it, of which what would be padding is cut off.

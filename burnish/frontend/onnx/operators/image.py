@@ -74,9 +74,7 @@ def _upsample(c: Call) -> Tensor:
 
 
 def _floor(size: Any) -> Any:
-    if isinstance(size, torch.SymFloat):
-        return torch.sym_int(size)
-    return size if isinstance(size, torch.SymInt) else math.floor(size)
+    return math.floor(size) if isinstance(size, int | float) else n.whole(size)
 
 
 def _resized(

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from burnish.frontend.onnx.call import Call, Operator, Result, Table
+from burnish.frontend.onnx.numbers import greatest, least
 from burnish.frontend.onnx.operators.shape import axis_of, check_size
 from burnish.frontend.onnx.operators.unsigned import from_ordered, narrowed, ordered, through_wider, widened
 
@@ -78,9 +79,7 @@ def _scatter_elements(c: Call) -> Tensor:
         return through_wider(lambda data, new: torch.scatter(data, axis, indices, new), x, updates)
     if how not in _REDUCTIONS:
         raise c.invalid(f"there is no reduction {how!r}")
-    return through_wider(
-        lambda data, new: torch.scatter_reduce(data, axis, indices, new, _REDUCTIONS[how]), x, updates
-    )
+    return through_wider(lambda data, new: torch.scatter_reduce(data, axis, indices, new, _REDUCTIONS[how]), x, updates)
 
 
 def _scatter_nd(c: Call) -> Tensor:
@@ -133,8 +132,8 @@ def _slice_axis(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor
 
     def place(index: Any) -> Any:
         if isinstance(index, int) and index < 0:
-            return torch.sym_max(0, torch.sym_min(size, -index - 1)) if index > -(2**31) else size
-        return torch.sym_max(0, size - 1 - index)
+            return greatest(0, least(size, -index - 1)) if index > -(2**31) else size
+        return greatest(0, size - 1 - index)
 
     return torch.ops.aten.slice.Tensor(turned, axis, place(start), place(end), -step)  # type: ignore[no-any-return]
 
@@ -258,7 +257,7 @@ def _non_max_suppression(c: Call) -> Tensor:
                     break
                 if scores[row, kind, box] <= least and c.has(4):
                     continue
-                sides = (torch.minimum(high[row, taken], high[row, box]) - torch.maximum(low[row, taken], low[row, box]))
+                sides = torch.minimum(high[row, taken], high[row, box]) - torch.maximum(low[row, taken], low[row, box])
                 common = sides.clamp(min=0).prod(-1)
                 if not (common / (area[taken] + area[box] - common) > overlap).any():
                     taken.append(box)

@@ -18,11 +18,22 @@ from burnish.frontend.onnx.call import Call
 from burnish.frontend.onnx.dtypes import NARROW_BITS, torch_dtype
 from burnish.frontend.onnx.numbers import MOST, Array, Numbers, of_array
 
-Known = Callable[[Call, list[Numbers]], "Numbers | list[Numbers] | None"]
-_PLAIN = (torch.bool, torch.int32, torch.int64, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16)
+Folded = Numbers | list[Numbers] | None
+Known = Callable[[Call, list[Numbers]], Folded]
+_PLAIN = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+)
 
 
-def fold(c: Call, operands: list[Numbers]) -> Numbers | list[Numbers] | None:
+def fold(c: Call, operands: list[Numbers]) -> Folded:
     """What a call gives as numbers, if it can."""
     function = TABLE.get(c.step.operator) if c.step.domain == "" else None
     if function is None or any(each.dtype not in _PLAIN for each in operands):
@@ -44,7 +55,7 @@ def _binary(plain: Callable[..., Any], symbolic: Callable[..., Any], result: tor
     return run
 
 
-def _divide(c: Call, operands: list[Numbers]) -> Numbers | None:
+def _divide(c: Call, operands: list[Numbers]) -> Folded:
     if any(each.is_symbolic for each in operands):
         whole = not operands[0].dtype.is_floating_point
         return _binary(np.divide, n.quotient if whole else operator.truediv)(c, operands)
@@ -56,7 +67,7 @@ def _divide(c: Call, operands: list[Numbers]) -> Numbers | None:
     return of_array(n.each(n.quotient, a.array, b.array), a.dtype)
 
 
-def _modulo(c: Call, operands: list[Numbers]) -> Numbers | None:
+def _modulo(c: Call, operands: list[Numbers]) -> Folded:
     if c.flag("fmod"):
         return None
     if not operands[1].is_symbolic and (operands[1].array == 0).any():
@@ -88,7 +99,7 @@ def _cast(c: Call, operands: list[Numbers]) -> Numbers | None:
     to = operands[1].dtype if c.step.operator == "CastLike" else torch_dtype(c.required("to"), c.step.label)
     x = operands[0]
     narrow = c.step.operator == "Cast" and c.integer("to", 1) in [int(kind) for kind in NARROW_BITS]
-    if to not in _PLAIN or narrow or to.itemsize < 4 and to is not torch.bool:
+    if to not in _PLAIN or narrow or (to.itemsize < 4 and to is not torch.bool):
         return None
     if not x.is_symbolic:
         if to is torch.bool:
@@ -102,11 +113,7 @@ def _cast(c: Call, operands: list[Numbers]) -> Numbers | None:
         return of_array(n.each(lambda item: n.choose(n.equal(item, 0), False, True), x.array), to)
     if x.dtype is torch.bool:
         return of_array(n.each(lambda item: n.choose(item, 1, 0), x.array), to)
-    return of_array(n.each(_whole, x.array), to)
-
-
-def _whole(item: Any) -> Any:
-    return torch.sym_int(item) if isinstance(item, float | torch.SymFloat) else item
+    return of_array(n.each(n.whole, x.array), to)
 
 
 def _axis(c: Call, rank: int, default: int = 0) -> int:
@@ -256,7 +263,11 @@ def _transpose(c: Call, operands: list[Numbers]) -> Numbers:
 def _split(c: Call, operands: list[Numbers]) -> list[Numbers] | None:
     x = operands[0]
     sizes = operands[1].list if c.has(1) else c.integers("split")
-    if x.array.ndim != 1 or (sizes is None and x.array.size % c.count) or (len(operands) > 1 and operands[1].is_symbolic):
+    if (
+        x.array.ndim != 1
+        or (sizes is None and x.array.size % c.count)
+        or (len(operands) > 1 and operands[1].is_symbolic)
+    ):
         return None
     sizes = sizes or [x.array.size // c.count] * c.count
     places = np.cumsum(sizes)[:-1]
@@ -299,6 +310,7 @@ TABLE: dict[str, Known] = {
     "Neg": _unary(np.negative, operator.neg),
     "Abs": _unary(np.abs, abs),
     "Sqrt": _unary(np.sqrt, torch.sym_sqrt if hasattr(torch, "sym_sqrt") else None),
+    "Relu": _unary(lambda x: np.maximum(x, 0)),
     "Floor": _unary(np.floor, math.floor),
     "Ceil": _unary(np.ceil, math.ceil),
     "Reciprocal": _unary(np.reciprocal, lambda item: 1 / item),

@@ -70,7 +70,8 @@ def quantized(c: Call, x: Tensor, scale: Tensor, zero: Tensor | None, kind: ir.D
     raise c.unsupported(f"numbers stand as {kind.name}")
 
 
-def _kind(c: Call, index: int, value: Tensor) -> ir.DataType:
+def kind_of(c: Call, index: int, value: Tensor) -> ir.DataType:
+    """The element type of an operand that stands for numbers."""
     found = c.kind(index) or _OF_DTYPE.get(value.dtype)
     if found is None:
         raise c.invalid(f"its input {index} is {value.dtype}")
@@ -82,7 +83,7 @@ def _quantize(c: Call) -> Tensor:
     axis, block = c.integer("axis", 1), c.integer("block_size", 0)
     kind = ir.DataType(c.integer("output_dtype", 0) or _KINDS.UINT8)
     if zero is not None:
-        kind = _kind(c, 2, zero)
+        kind = kind_of(c, 2, zero)
         zero = spread(c, zero, x, axis, block) if zero.dtype.itemsize <= 2 else zero
     scale = spread(c, scale, x, axis, block)
     precision = c.dtype("precision") if c.integer("precision", 0) else None
@@ -141,7 +142,7 @@ def _matmul_integer(c: Call) -> Tensor:
 def _requantized(c: Call, total: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, index: int) -> Tensor:
     """A sum of products times the scales of its factors, over its own."""
     found = torch.round(total.to(factor.dtype) * (factor / scale)) + zero.to(factor.dtype)
-    low, high = RANGES[_kind(c, index, zero)]
+    low, high = RANGES[kind_of(c, index, zero)]
     return torch.clamp(found, low, high).to(zero.dtype)
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from burnish.frontend.onnx import numbers as n
 from burnish.frontend.onnx.call import Call, Result, Table
-from burnish.frontend.onnx.dtypes import to_torch
 from burnish.frontend.onnx.numbers import MOST, Numbers
 from burnish.frontend.onnx.operators.unsigned import through_wider
 
@@ -155,7 +153,8 @@ def _constant_of_shape(c: Call) -> Tensor:
     value = c.step.attributes.get("value")
     if value is None:
         return torch.zeros(sizes)
-    return torch.full(sizes, value.list[0], dtype=value.dtype)
+    filled: Tensor = torch.full(sizes, value.list[0], dtype=value.dtype)
+    return filled
 
 
 def _range(c: Call) -> Tensor:
@@ -168,7 +167,8 @@ def _range(c: Call) -> Tensor:
         count = math.ceil((limit - start) / delta)
         check_size(c, [max(count, 0)])
         if dtype.is_floating_point:
-            return start + torch.arange(max(count, 0), dtype=torch.float64).mul(delta).to(dtype)
+            steps: Tensor = start + torch.arange(max(count, 0), dtype=torch.float64) * delta
+            return steps.to(dtype)
         if count <= 0:
             return torch.empty(0, dtype=dtype)
     return torch.arange(start, limit, delta, dtype=dtype)
@@ -215,18 +215,29 @@ def _pad(c: Call) -> Tensor:
     check_size(c, [a + size + b for a, size, b in zip(before, x.shape, after, strict=True)])
     mode = c.text("mode", "constant")
     if mode == "constant":
-        value = c.real("value", 0.0) if c.version < 11 else c.scalar(2, "the value") if c.has(2) else 0
         flat = [amount for axis in reversed(range(x.dim())) for amount in (before[axis], after[axis])]
         while len(flat) > 2 and flat[-2:] == [0, 0]:
             flat = flat[:-2]
-        if x.dtype is torch.bool:
-            return F.pad(x.to(torch.uint8), flat, value=int(value)).to(torch.bool)
-        return through_wider(lambda each: F.pad(each, flat, value=value), x)
+        return _pad_with(c, x, flat)
     if mode not in _PADDING:
         raise c.invalid(f"there is no padding {mode!r}")
     for axis in range(x.dim()):
         x = _pad_axis(x, axis, before[axis], after[axis], mode)
     return x
+
+
+def _pad_with(c: Call, x: Tensor, flat: list[Any]) -> Tensor:
+    """With one value, which may be data."""
+    if c.has(2) and c.version >= 11 and c.numbers(2) is None:
+        inside = F.pad(torch.ones(x.shape, dtype=torch.uint8), flat).to(torch.bool)
+        return torch.where(inside, _pad_number(x, flat, 0), c.tensor(2).reshape(()))
+    return _pad_number(x, flat, c.real("value", 0.0) if c.version < 11 else c.scalar(2, "it") if c.has(2) else 0)
+
+
+def _pad_number(x: Tensor, flat: list[Any], value: Any) -> Tensor:
+    if x.dtype is torch.bool:
+        return F.pad(x.to(torch.uint8), flat, value=int(value)).to(torch.bool)
+    return through_wider(lambda each: F.pad(each, flat, value=value), x)
 
 
 def _pad_axis(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
@@ -289,9 +300,12 @@ def _trilu(c: Call) -> Tensor:
     return torch.triu(x, k) if c.flag("upper", True) else torch.tril(x, k)
 
 
-def constant(array: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor | Numbers:
-    """A constant: numbers if it is small."""
-    return Numbers(array, dtype) if array.size <= MOST and array.dtype.kind in "biuf" else to_torch(array, dtype)
+def constant(tensor: Tensor) -> Tensor | Numbers:
+    """A tensor that does not change: numbers if it is small, and numpy has its type."""
+    foreign = tensor.dtype is torch.bfloat16 or (tensor.is_floating_point() and tensor.dtype.itemsize == 1)
+    if tensor.numel() > MOST or foreign or tensor.is_complex():
+        return tensor
+    return Numbers(tensor.detach().numpy().copy(), tensor.dtype)
 
 
 TABLE: Table = {

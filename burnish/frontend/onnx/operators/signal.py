@@ -30,6 +30,7 @@ def _dft(c: Call) -> Tensor:
     if length is not None:
         check_size(c, [length])
     numbers = _complex(x)
+    found: Tensor
     if inverse and onesided:
         found = torch.fft.irfft(numbers, n=length or 2 * (x.shape[axis] - 1), dim=axis)
         return found.unsqueeze(-1).to(x.dtype)
