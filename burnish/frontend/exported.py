@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from burnish.frontend.source_lines import line_of
+from burnish.frontend.source_lines import line_of, noted_origin
 from burnish.ir.errors import CaptureError, InvalidModelError
 from burnish.ir.origin import Origin
 from burnish.ir.second_names import VIEWS
@@ -154,6 +154,9 @@ def _kind(found: Any) -> str:
 
 def _origin(node: fx.Node, prefix: str) -> Origin:
     """Innermost module and source line of the user's program, from what export recorded."""
+    noted = noted_origin(node)
+    if noted is not None:
+        return Origin(*noted)
     modules = list((node.meta.get("nn_module_stack") or {}).values())
     path, kind = modules[-1][:2] if modules else ("", "")
     if node.op != "call_function" or path.startswith("_empty"):  # torch's mark for "no module"

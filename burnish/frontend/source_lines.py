@@ -23,6 +23,7 @@ from torch import fx
 from torch.overrides import TorchFunctionMode
 
 _KEY = "burnish_line"
+ORIGIN = "burnish_origin"  # under which a front end that runs a graph itself notes the fields of an `Origin`
 _SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(__file__) + os.sep)
 _FRAME = re.compile(r'File "(?P<file>[^"]*)", line (?P<line>\d+), in ')
 
@@ -95,6 +96,12 @@ def _noted(method: Callable[[Any], Any], raised: list[Raised]) -> Callable[[Any]
             return method(number)
 
     return noted
+
+
+def noted_origin(node: fx.Node) -> tuple[str, str, str, int, str] | None:
+    """The fields of an `Origin` that were noted for `node` as a whole."""
+    found = (node.meta.get("custom") or {}).get(ORIGIN)
+    return None if found is None else tuple(found)
 
 
 def line_of(node: fx.Node) -> tuple[str, int, str]:
