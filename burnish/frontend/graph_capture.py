@@ -50,7 +50,13 @@ class _Module(nn.Module):
             return self.module(*args, **kwargs)
 
 
-def capture_graph(module: nn.Module, examples: Examples, dynamic_shapes: Any = None) -> Program:
+def capture_graph(
+    module: nn.Module,
+    examples: Examples,
+    dynamic_shapes: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Program:
     """`module` as a program over the values that it has now.
 
     Args:
@@ -58,6 +64,8 @@ def capture_graph(module: nn.Module, examples: Examples, dynamic_shapes: Any = N
         examples: what it is called with: a tuple of arguments, or a dict of them by name.
         dynamic_shapes: as `torch.export.export` takes it: which axes of which inputs may have other sizes than those of
             the examples. None: none.
+        input_names, output_names: what callers call the tensors that it takes and gives, in their order; if None, by
+            its parameters, and by what it gives.
 
     Raises:
         CaptureError: torch.export cannot trace it with these axes dynamic.
@@ -92,7 +100,8 @@ def capture_graph(module: nn.Module, examples: Examples, dynamic_shapes: Any = N
             from burnish.frontend.capture_errors import caught
 
             raise caught(type(module).__name__, model.noted.raised[0])
-    return graph_of(exported, prefix=_PREFIX, input_names=_names(module, args, kwargs))
+    called = input_names or _names(module, args, kwargs)
+    return graph_of(exported, prefix=_PREFIX, input_names=called, output_names=output_names)
 
 
 def graph_of(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from burnish.frontend.capture import evaluating
@@ -45,24 +46,74 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
             raise UsageError("this ExportedProgram has no example inputs: give example_inputs=")
         given = pytree.tree_leaves(examples)
         return GraphSource(program, "exported", _named(program, given))
+    if isinstance(model, str | Path):
+        return _read_onnx(Path(model), examples, dynamic_shapes)
     if isinstance(model, nn.Module):
         program = capture_graph(model, examples, dynamic_shapes)
-        leaves, structure = pytree.tree_flatten(examples)
-        named = _named(program, leaves)
-
-        def call(inputs: Mapping[str, Tensor]) -> Any:
-            tensors = iter(inputs.values())
-            given = [next(tensors) if isinstance(each, Tensor) else each for each in leaves]
-            args, kwargs = arguments(pytree.tree_unflatten(given, structure))
-            return model(*args, **kwargs)
-
-        with evaluating(model), torch.no_grad():
-            check_sizes(program, call, named)
-        return GraphSource(program, type(model).__name__, named)
+        return _checked(program, model, examples, type(model).__name__)
     raise InvalidModelError(
         f"{type(model).__name__} is no module that burnish reads with example_inputs: give an nn.Module or an "
         "ExportedProgram"
     )
+
+
+def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
+    """A file's graph: axes that it leaves open stay so, but for those that the graph itself makes numbers."""
+    from burnish.frontend.onnx import OnnxModule
+    from burnish.frontend.onnx.examples import examples_for
+
+    if dynamic_shapes is not None:
+        raise UsageError("the axes of an ONNX file are dynamic as it says: leave out dynamic_shapes")
+    module = OnnxModule.from_file(path)
+    given = examples_for(module) if examples is None else _by_argument(module, examples)
+    names = [each.name for each in module.inputs], [each.name for each in module.outputs]
+    try:
+        program = capture_graph(module, given, module.dynamic_shapes(), *names)
+    except CaptureError as error:
+        _log.info("the axes as the file names them: %s", error)
+        automatic = {
+            spec.argument: {axis: Dim.AUTO for axis, size in enumerate(spec.shape or ()) if not isinstance(size, int)}
+            for spec in module.inputs
+        }
+        program = capture_graph(module, given, automatic, *names)
+    for declared, spec in zip(program.interface.inputs, module.inputs, strict=True):
+        for place, (axis, size) in enumerate(zip(declared.axes, spec.shape or (), strict=False)):
+            if isinstance(axis, int) and not isinstance(size, int):
+                _log.warning(
+                    "axis %d of the input %s is open in the file, and its graph is for %d", place, spec.name, axis
+                )
+    return _checked(program, module, given, path.stem)
+
+
+def _by_argument(module: Any, examples: Any) -> dict[str, Tensor]:
+    """Example inputs of an ONNX model by argument, from a dict by name or a sequence in order."""
+    specs = module.inputs
+    if not isinstance(examples, Mapping):
+        given = [examples] if isinstance(examples, Tensor) else list(examples)
+        if len(given) != len(specs):
+            raise UsageError(f"example_inputs has {len(given)} tensors, and the model takes {len(specs)}")
+        examples = {spec.name: value for spec, value in zip(specs, given, strict=True)}
+    known = {spec.name: spec.argument for spec in specs} | {spec.argument: spec.argument for spec in specs}
+    if unknown := [name for name in examples if name not in known]:
+        takes = ", ".join(map(str, specs))
+        raise UsageError(f"example_inputs has {unknown[0]!r}, and the model takes {takes}")
+    return {known[name]: torch.as_tensor(value) for name, value in examples.items()}
+
+
+def _checked(program: Program, module: nn.Module, examples: Any, name: str) -> GraphSource:
+    """The source, after comparing the program with the module at the sizes that it has."""
+    leaves, structure = pytree.tree_flatten(examples)
+    named = _named(program, leaves)
+
+    def call(inputs: Mapping[str, Tensor]) -> Any:
+        tensors = iter(inputs.values())
+        given = [next(tensors) if isinstance(each, Tensor) else each for each in leaves]
+        args, kwargs = arguments(pytree.tree_unflatten(given, structure))
+        return module(*args, **kwargs)
+
+    with evaluating(module), torch.no_grad():
+        check_sizes(program, call, named)
+    return GraphSource(program, name, named)
 
 
 def check_sizes(program: Program, call: Callable[[Mapping[str, Tensor]], Any], examples: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,62 @@
+"""Inputs to try an ONNX model with, where its user gives none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from burnish.frontend.onnx.module import OnnxModule, TensorSpec
+from burnish.ir.errors import BurnishError, UsageError
+
+_BATCH = ("batch", "batch_size", "n", "bs", "b")
+_SIZES = (6, 16, 64, 224, 640)  # of axes that are open: ids, features and pictures
+
+
+def examples_for(module: OnnxModule) -> dict[str, Tensor]:
+    """Inputs by argument that the model takes: normal numbers, and ones where there are integers.
+
+    An axis that the file leaves open is 2 rows, where its name or place says so, or the first size that works. Raises
+    UsageError where none does.
+    """
+    failure: BurnishError | None = None
+    for sizes in _attempts(module):
+        found = {spec.argument: _values(spec, sizes) for spec in module.inputs}
+        try:
+            with torch.no_grad():
+                module(**found)
+            return found
+        except BurnishError as error:
+            failure = failure or error
+    raise UsageError(
+        f"no sizes were found that the model takes ({'; '.join(map(str, module.inputs))}): give example_inputs=, a "
+        f"dict of tensors by name. At first: {failure}"
+    ) from failure
+
+
+def _attempts(module: OnnxModule) -> Iterator[dict[tuple[str, int], int]]:
+    """Sizes of the open axes by argument and axis; axes of one name have one size."""
+    for size in _SIZES:
+        named: dict[str, int] = {}
+        found: dict[tuple[str, int], int] = {}
+        for spec in module.inputs:
+            for axis, name in enumerate(spec.shape or ()):
+                if isinstance(name, int):
+                    continue
+                rows = (name or "").lower() in _BATCH or (axis == 0 and len(spec.shape or ()) > 1)
+                # Different sizes: equal ones could be one size for what traces the model.
+                chosen = 2 if rows else size + len(named)
+                found[spec.argument, axis] = named.setdefault(name, chosen) if name else chosen
+        yield found
+        if not found:
+            return
+
+
+def _values(spec: TensorSpec, sizes: dict[tuple[str, int], int]) -> Tensor:
+    if spec.shape is None:
+        raise UsageError(f"the file does not say how many axes the input {spec.name!r} has: give example_inputs=")
+    shape = [each if isinstance(each, int) else sizes[spec.argument, axis] for axis, each in enumerate(spec.shape)]
+    if spec.dtype.is_floating_point:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(spec.dtype)
+    return torch.ones(shape, dtype=spec.dtype)
