@@ -95,7 +95,7 @@ def _read_path(
 
 
 def is_graph(model: Any) -> bool:
-    """Whether it can only be a graph that is no language model's: an ONNX file, or an exported program without tokens."""
+    """Whether it can only be a graph that is no language model: an ONNX file, or an exported program without tokens."""
     if isinstance(model, str | Path):
         return Path(model).suffix.lower() == ".onnx"
     export = sys.modules.get("torch.export")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import inspect
+import keyword
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -124,7 +126,8 @@ def graph_of(
         for spec in signature.input_specs
         if spec.kind is InputKind.USER_INPUT and not isinstance(spec.arg, ConstantArgument)
     ]
-    by_name = {node.name: node for node in operations.nodes if node.op == "placeholder"}
+    # By their targets: a node is not called as a function of Python's is, `input`.
+    by_name = {str(node.target): node for node in operations.nodes if node.op == "placeholder"}
     given = [by_name[name] for name in names]
     called = list(input_names) if input_names is not None else names
     for node, name in zip(given, called, strict=True):
@@ -235,7 +238,7 @@ def _identifiers(names: Sequence[str]) -> list[str]:
     for name in names:
         plain = re.sub(r"\W", "_", name)
         plain = plain if plain[:1].isalpha() else f"input_{plain}"
-        while plain in found:
+        while plain in found or plain in vars(builtins) or keyword.iskeyword(plain):
             plain += "_"
         found.append(plain)
     return found
@@ -279,7 +282,7 @@ def _conditions(exported: ExportedProgram, given: Sequence[fx.Node], symbols: Ma
     Raises CaptureError for what cannot be said so.
     """
     sizes = {
-        f"L['{node.name}'].size()[{axis}]": size_text(size, symbols)
+        f"L['{node.target}'].size()[{axis}]": size_text(size, symbols)
         for node in given
         for axis, size in enumerate(node.meta["val"].shape)
     }

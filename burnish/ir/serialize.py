@@ -86,6 +86,7 @@ _FORBIDDEN_OPS = frozenset({"aten::from_file", "aten::_print"})
 
 _UNCHECKED = frozenset({"as_strided", "as_strided_copy", "as_strided_scatter", "empty", "empty_like", "empty_strided"})
 """They give what happens to be in memory."""
+_RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})  # random in training alone
 
 _CONSTANTS: dict[str, dict[str, Any]] = {
     "dtype": {name: torch_dtype(name) for name in BYTES},
@@ -356,7 +357,7 @@ def _graph_refusal(op: torch._ops.OpOverload[..., Any]) -> str | None:
     if (refusal := _refusal(op)) is not None or is_known(op):
         return refusal
     name = op._schema.name.removeprefix("aten::")
-    unchecked = name.startswith("_") or name in _UNCHECKED or is_random(op)
+    unchecked = name.startswith("_") or name in _UNCHECKED or (is_random(op) and name not in _RECURRENT)
     return "it is none of those that a stored graph calls" if unchecked else None
 
 

@@ -11,7 +11,8 @@ from burnish.frontend.onnx.module import OnnxModule, TensorSpec
 from burnish.ir.errors import BurnishError, UsageError
 
 _BATCH = ("batch", "batch_size", "n", "bs", "b")
-_SIZES = (6, 16, 64, 224, 640)  # of axes that are open: ids, features and pictures
+_ROWS = 2
+_SIZES = (64, 256, 640, 16, 6)  # of axes that are open: pictures, sounds, ids. Large ones first: small ones are special
 
 
 def examples_for(module: OnnxModule) -> dict[str, Tensor]:
@@ -38,19 +39,20 @@ def examples_for(module: OnnxModule) -> dict[str, Tensor]:
 def _attempts(module: OnnxModule) -> Iterator[dict[tuple[str, int], int]]:
     """Sizes of the open axes by argument and axis; axes of one name have one size."""
     for size in _SIZES:
-        named: dict[str, int] = {}
-        found: dict[tuple[str, int], int] = {}
-        for spec in module.inputs:
-            for axis, name in enumerate(spec.shape or ()):
-                if isinstance(name, int):
-                    continue
-                rows = (name or "").lower() in _BATCH or (axis == 0 and len(spec.shape or ()) > 1)
-                # Different sizes: equal ones could be one size for what traces the model.
-                chosen = 2 if rows else size + len(named)
-                found[spec.argument, axis] = named.setdefault(name, chosen) if name else chosen
-        yield found
-        if not found:
-            return
+        for beside in (size, _ROWS):  # of inputs behind the first: as large, or states of the rows
+            named: dict[str, int] = {}
+            found: dict[tuple[str, int], int] = {}
+            for place, spec in enumerate(module.inputs):
+                for axis, name in enumerate(spec.shape or ()):
+                    if isinstance(name, int):
+                        continue
+                    rows = (name or "").lower() in _BATCH or (axis == 0 and len(spec.shape or ()) > 1)
+                    step = min(size, 32) * len(named)  # different sizes: equal ones could be one size for a trace
+                    chosen = _ROWS if rows else size + step if not place or name else beside
+                    found[spec.argument, axis] = named.setdefault(name, chosen) if name else chosen
+            yield found
+            if not found:
+                return
 
 
 def _values(spec: TensorSpec, sizes: dict[tuple[str, int], int]) -> Tensor:

@@ -203,7 +203,8 @@ def _spec(value: ir.Value, taken: set[str]) -> TensorSpec:
         raise UnsupportedError(f"{name!r} is no tensor, or of no type that the file says: tensors are supported")
     shape = None
     if value.shape is not None:
-        shape = tuple(size if isinstance(size, int) else size.value for size in value.shape)
+        sizes = (size if isinstance(size, int) else size.value for size in value.shape)
+        shape = tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)  # -1 is written, too
     return TensorSpec(name, argument, torch_dtype(kind, f"{name!r}"), kind, shape)
 
 
