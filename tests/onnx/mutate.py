@@ -133,7 +133,9 @@ def _empty(field: Any) -> Any:
 
 def _scalar(value: Any, rng: random.Random) -> Any:
     if isinstance(value, str):
-        return rng.choice(("", "x", value + "x", "Conv", "If", "Loop", "../x", "com.microsoft", "a" * 3000, "a" * 5000, "é\0"))
+        return rng.choice(
+            ("", "x", value + "x", "Conv", "If", "Loop", "../x", "com.microsoft", "a" * 3000, "a" * 5000, "é\0")
+        )
     if isinstance(value, bytes):
         return rng.choice((b"", value[:-1], value + b"\0", struct.pack("<q", 2**62), b"\xff" * len(value)))
     if isinstance(value, float):

@@ -207,6 +207,19 @@ def _spec(value: ir.Value, taken: set[str]) -> TensorSpec:
     return TensorSpec(name, argument, torch_dtype(kind, f"{name!r}"), kind, shape)
 
 
+# What torch and numpy raise for operands that do not go together.
+_RAISED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
 class _Run:
     """One run of a graph: values by name, and what each step does to them."""
 
@@ -256,15 +269,7 @@ class _Run:
             found = function(call)
         except BurnishError:
             raise
-        except (
-            MemoryError,
-            RecursionError,
-            ArithmeticError,
-            LookupError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-        ) as error:
+        except _RAISED as error:
             kind = CaptureError if self.exporting else InvalidModelError
             line = str(error).strip().split("\n", 1)[0] or type(error).__name__
             raise kind(f"{step.label} cannot be computed: {line}") from error
