@@ -203,7 +203,9 @@ def _spec(value: ir.Value, taken: set[str]) -> TensorSpec:
         raise UnsupportedError(f"{name!r} is no tensor, or of no type that the file says: tensors are supported")
     shape = None
     if value.shape is not None:
-        shape = tuple(size if isinstance(size, int) else size.value for size in value.shape)
+        sizes = (size if isinstance(size, int) else size.value for size in value.shape)
+        # Exporters write -1 for a size that is not known.
+        shape = tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)
     return TensorSpec(name, argument, torch_dtype(kind, f"{name!r}"), kind, shape)
 
 
