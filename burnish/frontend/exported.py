@@ -104,7 +104,7 @@ def translate(
             copied = graph.node_copy(node, mapping.__getitem__)
             if copied.target in VIEWS:  # passes make values that lie otherwise in memory
                 copied.target = torch.ops.aten.reshape.default
-        copied.meta = {"val": node.meta.get("val"), "origin": _origin(node, prefix)}
+        copied.meta = {"val": node.meta.get("val"), "origin": origin_of_node(node, prefix)}
         mapping[node] = copied
     return graph, weights
 
@@ -152,7 +152,7 @@ def _kind(found: Any) -> str:
     return type(val).__name__
 
 
-def _origin(node: fx.Node, prefix: str) -> Origin:
+def origin_of_node(node: fx.Node, prefix: str = "") -> Origin:
     """Innermost module and source line of the user's program, from what export recorded."""
     noted = noted_origin(node)
     if noted is not None:

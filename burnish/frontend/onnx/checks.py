@@ -18,6 +18,7 @@ from burnish.ir.errors import InvalidModelError, UnsupportedError
 FIRST_OPSET, LAST_OPSET = 7, onnx.defs.onnx_opset_version()
 STANDARD = ("", "ai.onnx")
 _MOST_DEPTH = 16  # of bodies in bodies, and of functions in functions
+_LONGEST_NAME = 4096
 _MOST_GROWTH = 50_000  # nodes that functions may add to what a file has written out
 _Key = tuple[str, str, str]
 
@@ -98,6 +99,7 @@ def _check_graph(
     if graph.sparse_initializer:
         raise UnsupportedError(f"{where}: it has a sparse tensor")
     known: dict[str, int] = {}
+    _check_names(where, (value.name for value in (*graph.input, *graph.initializer, *graph.output)))
     for info in graph.input:
         if not info.name or info.name in known:
             raise InvalidModelError(f"{where}: an input has no name, or that of another one: {info.name!r}")
@@ -113,6 +115,14 @@ def _check_graph(
     for info in graph.output:
         if info.name not in known and info.name not in outer:
             raise InvalidModelError(f"{where}: its output {info.name!r} is made by no node")
+
+
+def _check_names(where: str, names: Iterable[str]) -> None:
+    for name in names:
+        if not isinstance(name, str):  # protobuf gives bytes for what is no UTF-8
+            raise InvalidModelError(f"{where}: the name {name[:40]!r} is no text")
+        if len(name) > _LONGEST_NAME:
+            raise InvalidModelError(f"{where}: a name has {len(name)} characters ({name[:40]!r}...)")
 
 
 def _check_function(
@@ -143,6 +153,7 @@ def _check_nodes(
 ) -> None:
     """Adds to `known` who makes each value."""
     for index, node in enumerate(nodes):
+        _check_names(where, (node.name, node.op_type, node.domain, *node.output))
         if not node.op_type:
             raise InvalidModelError(f"{where}: {_label(node)} has no operator")
         if ("" if node.domain in STANDARD else node.domain) not in domains:

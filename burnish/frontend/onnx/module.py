@@ -204,8 +204,22 @@ def _spec(value: ir.Value, taken: set[str]) -> TensorSpec:
     shape = None
     if value.shape is not None:
         sizes = (size if isinstance(size, int) else size.value for size in value.shape)
-        shape = tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)  # -1 is written, too
+        # Exporters write -1 for a size that is not known.
+        shape = tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)
     return TensorSpec(name, argument, torch_dtype(kind, f"{name!r}"), kind, shape)
+
+
+# What torch and numpy raise for operands that do not go together.
+_RAISED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class _Run:
@@ -257,15 +271,7 @@ class _Run:
             found = function(call)
         except BurnishError:
             raise
-        except (
-            MemoryError,
-            RecursionError,
-            ArithmeticError,
-            LookupError,
-            ValueError,
-            TypeError,
-            RuntimeError,
-        ) as error:
+        except _RAISED as error:
             kind = CaptureError if self.exporting else InvalidModelError
             line = str(error).strip().split("\n", 1)[0] or type(error).__name__
             raise kind(f"{step.label} cannot be computed: {line}") from error

@@ -17,9 +17,9 @@ Fields = tuple[str, str, str, int, str]
 
 def origin_of(node: ir.Node) -> Fields:
     """The fields of an `Origin`: module and its class, file and line, and the node with the code of the line."""
-    properties = node.metadata_props
-    trace = properties.get(_TRACE, "") or (node.doc_string or "")
-    file, line, source = _line(trace)
+    properties = {key: value for key, value in node.metadata_props.items() if isinstance(value, str)}
+    trace = properties.get(_TRACE) or node.doc_string or ""
+    file, line, source = _line(trace if isinstance(trace, str) else "")
     module, kind = _module(properties)
     name = node.name or (node.outputs[0].name or "" if node.outputs else "")
     if not module and "/" in name:  # "/model/layers.0/self_attn/MatMul": how torch's older exporter names nodes
