@@ -137,7 +137,7 @@ def graph_of(
     inputs = dict(zip(given, _identifiers(called), strict=True))
     graph, weights = export_format.translate(exported, operations, inputs, results, {}, prefix)
     symbols, ranges, examples = _sizes(exported, given, called)
-    conditions = _conditions(exported, given, symbols)
+    conditions = _conditions(exported, given, symbols, {symbols[symbol]: size for symbol, size in examples.items()})
     declared = tuple(
         Input(inputs[node], tuple(_axis(size, symbols) for size in node.meta["val"].shape), _dtype(node))
         for node in given
@@ -276,7 +276,9 @@ def _axis_name(environment: Any, symbol: Any, otherwise: str) -> str:
     return next((name for name in named if name and name.isidentifier() and not name.startswith("_")), otherwise)
 
 
-def _conditions(exported: ExportedProgram, given: Sequence[fx.Node], symbols: Mapping[str, str]) -> list[str]:
+def _conditions(
+    exported: ExportedProgram, given: Sequence[fx.Node], symbols: Mapping[str, str], examples: Mapping[str, int]
+) -> list[str]:
     """What the trace takes for granted of the sizes by name, beside their ranges: "(batch % 2) == 0".
 
     Raises CaptureError for what cannot be said so.
@@ -289,7 +291,6 @@ def _conditions(exported: ExportedProgram, given: Sequence[fx.Node], symbols: Ma
     found = []
     for guard in getattr(exported, "_guards_code", ()):
         text = re.sub(r"L\['\w+'\]\.size\(\)\[\d+\]", lambda match: f"({sizes.get(match[0], match[0])})", guard)
-        examples = dict.fromkeys(symbols.values(), 3)
         try:
             holds(text, examples)
         except UnreadCondition as error:

@@ -79,4 +79,6 @@ def _value(node: ast.expr, names: Mapping[str, int]) -> Any:
             values = [_value(each, names) for each in (node.left, *node.comparators)]
             pairs = zip(node.ops, values[:-1], values[1:], strict=True)
             return all(_OPERATORS[type(op)](left, right) for op, left, right in pairs)
+        case ast.Call(func=ast.Name(id="max" | "min" as name), args=arguments, keywords=[]) if arguments:
+            return (max if name == "max" else min)(_value(each, names) for each in arguments)
     raise UnreadCondition(ast.unparse(node))

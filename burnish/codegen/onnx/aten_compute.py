@@ -117,6 +117,16 @@ def _reversed_sub(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     return c.builder.op("Sub", c.tensor(a["other"], dtype), c.tensor(a["self"], dtype))
 
 
+def _remainder(c: Context, node: fx.Node, a: Arguments) -> Result:
+    """With the sign of the divisor."""
+    dtype = dtype_of(node)
+    left, right = c.tensor(a["self"], dtype), c.tensor(a["other"], dtype)
+    if not dtype.is_floating_point:
+        return c.builder.op("Mod", left, right)
+    whole = c.builder.op("Floor", c.builder.op("Div", left, right))
+    return c.builder.op("Sub", left, c.builder.op("Mul", whole, right))
+
+
 def _power(c: Context, node: fx.Node, a: Arguments) -> Result:
     dtype = dtype_of(node)
     base, exponent = c.tensor(a["self"], dtype), a["exponent"]
@@ -318,6 +328,7 @@ COMPUTE: dict[Any, Translate] = {
     **_forms(aten.mul, lambda: _binary("Mul")),
     **_forms(aten.div, lambda: _binary("Div")),
     **_forms(aten.rsub, lambda: _reversed_sub),
+    **_forms(aten.remainder, lambda: _remainder),
     **dict.fromkeys((aten.maximum.default, aten.max.other), _binary("Max")),
     **dict.fromkeys((aten.minimum.default, aten.min.other), _binary("Min")),
     **dict.fromkeys((aten.pow.Tensor_Scalar, aten.pow.Tensor_Tensor), _power),

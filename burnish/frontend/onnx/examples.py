@@ -12,7 +12,8 @@ from burnish.ir.errors import BurnishError, UsageError
 
 _BATCH = ("batch", "batch_size", "n", "bs", "b")
 _ROWS = 2
-_SIZES = (64, 256, 640, 16, 6)  # of axes that are open: pictures, sounds, ids. Large ones first: small ones are special
+_SIZES = (96, 288, 672, 24, 7)  # of open axes: pictures, sounds, ids
+"""Large ones first: small ones are special cases; and such as files do not have, which would be one size in a trace."""
 
 
 def examples_for(module: OnnxModule) -> dict[str, Tensor]:
