@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from burnish.ir.program import Program
 
 _log = logging.getLogger(__name__)
 
+_TRACES = 3  # of one file, with inputs of other sizes
 _TOLERANCE = 1e-3  # of an output's largest number
 
 
@@ -60,22 +62,11 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
 def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
     """A file's graph: axes that it leaves open stay so, but for those that the graph itself makes numbers."""
     from burnish.frontend.onnx import OnnxModule
-    from burnish.frontend.onnx.examples import examples_for
 
     if dynamic_shapes is not None:
         raise UsageError("the axes of an ONNX file are dynamic as it says: leave out dynamic_shapes")
     module = OnnxModule.from_file(path)
-    given = examples_for(module) if examples is None else _by_argument(module, examples)
-    names = [each.name for each in module.inputs], [each.name for each in module.outputs]
-    try:
-        program = capture_graph(module, given, module.dynamic_shapes(), *names)
-    except CaptureError as error:
-        _log.info("the axes as the file names them: %s", error)
-        automatic = {
-            spec.argument: {axis: Dim.AUTO for axis, size in enumerate(spec.shape or ()) if not isinstance(size, int)}
-            for spec in module.inputs
-        }
-        program = capture_graph(module, given, automatic, *names)
+    given, program = _traced(module, None if examples is None else _by_argument(module, examples))
     for declared, spec in zip(program.interface.inputs, module.inputs, strict=True):
         for place, (axis, size) in enumerate(zip(declared.axes, spec.shape or (), strict=False)):
             if isinstance(axis, int) and not isinstance(size, int):
@@ -83,6 +74,27 @@ def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
                     "axis %d of the input %s is open in the file, and its graph is for %d", place, spec.name, axis
                 )
     return _checked(program, module, given, path.stem)
+
+
+def _traced(module: Any, given: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], Program]:
+    """The program of an ONNX model and the inputs that it was traced with: those given, or the first that do."""
+    from burnish.frontend.onnx.examples import examples_for
+
+    names = [each.name for each in module.inputs], [each.name for each in module.outputs]
+    automatic = {
+        spec.argument: {axis: Dim.AUTO for axis, size in enumerate(spec.shape or ()) if not isinstance(size, int)}
+        for spec in module.inputs
+    }
+    failure: CaptureError | None = None
+    for each in [given] if given is not None else islice(examples_for(module), _TRACES):
+        for shapes in (module.dynamic_shapes(), automatic):
+            try:
+                return each, capture_graph(module, each, shapes, *names)
+            except CaptureError as error:
+                _log.info("a trace of the model failed: %s", error)
+                failure = error
+    assert failure is not None
+    raise failure
 
 
 def _by_argument(module: Any, examples: Any) -> dict[str, Tensor]:

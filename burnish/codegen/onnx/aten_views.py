@@ -11,6 +11,8 @@ from torch import fx
 
 from burnish.codegen.onnx.builder import Size, origin_of_size
 from burnish.codegen.onnx.context import Arguments, Context, Heads, Result, Translate, dtype_of, shape_of
+from burnish.ir.errors import UnsupportedError
+from burnish.ir.program import describe
 from burnish.ir.shapes import same_shape, same_size
 
 aten = torch.ops.aten
@@ -115,6 +117,10 @@ def _squeeze(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     chosen = a.get("dim", range(len(before)))
     chosen = [chosen] if isinstance(chosen, int) else list(chosen)
     axes = [axis % len(before) for axis in chosen if same_size(before[axis], 1)]
+    if len(axes) != len(before) - len(shape_of(node)):  # the trace found that a symbolic size is one
+        axes = [axis % len(before) for axis in chosen if not isinstance(before[axis], int) or before[axis] == 1]
+        if len(axes) != len(before) - len(shape_of(node)):
+            raise UnsupportedError(f"{describe(node)} takes away some of the axes of sizes that are not numbers")
     value = c.value(a["self"])
     heads = c.heads(value)
     if heads is not None and axes == [1 if heads.first else 2]:

@@ -16,21 +16,26 @@ _SIZES = (96, 288, 672, 24, 7)  # of open axes: pictures, sounds, ids
 """Large ones first: small ones are special cases; and such as files do not have, which would be one size in a trace."""
 
 
-def examples_for(module: OnnxModule) -> dict[str, Tensor]:
+def examples_for(module: OnnxModule) -> Iterator[dict[str, Tensor]]:
     """Inputs by argument that the model takes: normal numbers, and ones where there are integers.
 
-    An axis that the file leaves open is 2 rows, where its name or place says so, or the first size that works. Raises
-    UsageError where none does.
+    An axis that the file leaves open is 2 rows, where its name or place says so, or one of a few sizes. Raises
+    UsageError where none works.
     """
     failure: BurnishError | None = None
+    worked = False
     for sizes in _attempts(module):
         found = {spec.argument: _values(spec, sizes) for spec in module.inputs}
         try:
             with torch.no_grad():
                 module(**found)
-            return found
         except BurnishError as error:
             failure = failure or error
+            continue
+        worked = True
+        yield found
+    if worked:
+        return
     raise UsageError(
         f"no sizes were found that the model takes ({'; '.join(map(str, module.inputs))}): give example_inputs=, a "
         f"dict of tensors by name. At first: {failure}"
