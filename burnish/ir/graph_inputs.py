@@ -52,7 +52,10 @@ def inputs_of(program: Program, sizes: Mapping[str, int], examples: Tensors) -> 
             found[each.name] = torch.zeros(shape, dtype=example.dtype)
         else:
             places = torch.randint(example.numel(), (count,), generator=generator)
-            found[each.name] = example.reshape(-1)[places].reshape(shape)
+            values = example.reshape(-1)[places]
+            if values.is_floating_point():  # a little less each, so that no two are equal: what is chosen is then one
+                values = values * (1 - 1e-2 * torch.rand(count, generator=generator).to(values.dtype))
+            found[each.name] = values.reshape(shape)
     return found
 
 

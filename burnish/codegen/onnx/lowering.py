@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -68,6 +68,12 @@ def is_assertion(node: fx.Node) -> bool:
 
 def check_translated(program: Program) -> None:
     """UnsupportedError for the first node whose op has no ONNX translation, ours or torch's."""
+    for node, reason in untranslated(program):
+        raise _untranslated(node, reason)
+
+
+def untranslated(program: Program) -> Iterator[tuple[fx.Node, str]]:
+    """The nodes whose op has no ONNX translation, ours or torch's, and why."""
     others = _beside_logits(program)
     for node in program.graph.nodes:
         if node.op != "call_function" or node in others:
@@ -75,7 +81,7 @@ def check_translated(program: Program) -> None:
         if node.target in _TRANSLATIONS or node.target is operator.getitem:
             continue
         if origin_of_size(node) is None and not is_assertion(node) and (reason := torchlib.missing(node)):
-            raise _untranslated(node, reason)
+            yield node, reason
 
 
 def _beside_logits(program: Program) -> set[fx.Node]:
