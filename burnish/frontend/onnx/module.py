@@ -23,6 +23,7 @@ from burnish.frontend.onnx.numbers import Numbers
 from burnish.frontend.onnx.operators import known, operator_of
 from burnish.frontend.onnx.plan import Planner, last_uses
 from burnish.frontend.onnx.read import read_file
+from burnish.frontend.onnx.spelling import turned
 from burnish.frontend.source_lines import ORIGIN
 from burnish.ir.errors import BurnishError, CaptureError, InvalidInputError, InvalidModelError, UnsupportedError
 
@@ -228,6 +229,7 @@ class _Run:
     def __init__(self, values: dict[str, Value], exporting: bool) -> None:
         self.values = values
         self.exporting = exporting
+        self.makers: dict[str, Step] = {}
 
     def graph(
         self, graph: Graph, inputs: Sequence[Value], last_uses: Sequence[Sequence[str]] | None = None
@@ -239,7 +241,9 @@ class _Run:
             self.values[name] = value
         for index, step in enumerate(graph.steps):
             self._step(step)
-            for name in last_uses[index] if last_uses is not None else ():
+            self.makers.update(dict.fromkeys(step.outputs, step))
+            # While a graph is traced its values take no memory, and what made them is looked for.
+            for name in last_uses[index] if last_uses is not None and not self.exporting else ():
                 self.values.pop(name, None)
         return [self.values[name] for name in graph.outputs]
 
@@ -250,7 +254,8 @@ class _Run:
             found = self._results(call)
         else:
             with fx_traceback.annotate({ORIGIN: step.origin}):
-                found = self._results(call)
+                view = turned(step, self.makers, self.values)
+                found = self._results(call) if view is None else [view]
         if len(found) < sum(1 for name in step.outputs if name) and len(found) < len(step.outputs):
             raise call.unsupported(f"it gives {len(found)} outputs, and {len(step.outputs)} are asked for")
         for name, value in zip(step.outputs, found, strict=False):
