@@ -205,8 +205,7 @@ def _spec(value: ir.Value, taken: set[str]) -> TensorSpec:
     shape = None
     if value.shape is not None:
         sizes = (size if isinstance(size, int) else size.value for size in value.shape)
-        # Exporters write -1 for a size that is not known.
-        shape = tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)
+        shape = tuple(_known(size) for size in sizes)
     return TensorSpec(name, argument, torch_dtype(kind, f"{name!r}"), kind, shape)
 
 
@@ -221,6 +220,13 @@ _RAISED = (
     TypeError,
     ValueError,
 )
+
+
+def _known(size: int | str | None) -> int | str | None:
+    """A size, or its name. Exporters write -1, or "?", for one that is not known."""
+    if isinstance(size, int):
+        return size if size >= 0 else None
+    return size if size and re.search(r"[^\W_]", size) else None
 
 
 class _Run:

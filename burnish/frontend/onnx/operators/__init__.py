@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from burnish.frontend.onnx.call import Operator, Table
 from burnish.frontend.onnx import spelling
+from burnish.frontend.onnx.call import Operator, Table
 from burnish.frontend.onnx.operators import (
     activation,
     attention,

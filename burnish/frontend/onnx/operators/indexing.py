@@ -17,6 +17,9 @@ from burnish.frontend.onnx.operators.shape import axis_of, check_size
 from burnish.frontend.onnx.operators.unsigned import from_ordered, narrowed, ordered, through_wider, widened
 
 
+_LONGEST = 10**8  # of an axis whose size is symbolic: what is cut off there is nothing
+
+
 def _gather(c: Call) -> Tensor:
     x = c.tensor(0)
     axis = axis_of(c, x, 0)
@@ -124,6 +127,8 @@ def _slice(c: Call) -> Tensor:
 
 def _slice_axis(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
     if step > 0:
+        if isinstance(end, int) and isinstance(x.shape[axis], torch.SymInt) and end >= _LONGEST:
+            end = 2**63 - 1  # which no guard says to be more than the size
         if isinstance(start, int) and isinstance(end, int) and start == 0 and end >= 2**31 - 1 and step == 1:
             return x
         return torch.ops.aten.slice.Tensor(x, axis, start, end, step)  # type: ignore[no-any-return]
