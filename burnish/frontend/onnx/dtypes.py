@@ -75,6 +75,11 @@ def to_torch(array: np.ndarray[Any, Any], dtype: torch.dtype) -> torch.Tensor:
     return torch.from_numpy(array if array.dtype == wanted else array.astype(wanted))
 
 
+def as_dtype(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` of a dtype; itself, and no cast of it in a traced graph, if it is that already."""
+    return x if x.dtype is dtype else x.to(dtype)
+
+
 def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     """numpy's name for a dtype that it has."""
     return np.dtype(str(dtype).removeprefix("torch."))

@@ -23,6 +23,7 @@ from burnish.frontend.onnx.numbers import Numbers
 from burnish.frontend.onnx.operators import known, operator_of
 from burnish.frontend.onnx.plan import Planner, last_uses
 from burnish.frontend.onnx.read import read_file
+from burnish.frontend.onnx.spelling import turned
 from burnish.frontend.source_lines import ORIGIN
 from burnish.ir.errors import BurnishError, CaptureError, InvalidInputError, InvalidModelError, UnsupportedError
 
@@ -204,8 +205,7 @@ def _spec(value: ir.Value, taken: set[str]) -> TensorSpec:
     shape = None
     if value.shape is not None:
         sizes = (size if isinstance(size, int) else size.value for size in value.shape)
-        # Exporters write -1 for a size that is not known.
-        shape = tuple(None if isinstance(size, int) and size < 0 else size for size in sizes)
+        shape = tuple(_known(size) for size in sizes)
     return TensorSpec(name, argument, torch_dtype(kind, f"{name!r}"), kind, shape)
 
 
@@ -222,12 +222,20 @@ _RAISED = (
 )
 
 
+def _known(size: int | str | None) -> int | str | None:
+    """A size, or its name. Exporters write -1, or "?", for one that is not known."""
+    if isinstance(size, int):
+        return size if size >= 0 else None
+    return size if size and re.search(r"[^\W_]", size) else None
+
+
 class _Run:
     """One run of a graph: values by name, and what each step does to them."""
 
     def __init__(self, values: dict[str, Value], exporting: bool) -> None:
         self.values = values
         self.exporting = exporting
+        self.makers: dict[str, Step] = {}
 
     def graph(
         self, graph: Graph, inputs: Sequence[Value], last_uses: Sequence[Sequence[str]] | None = None
@@ -239,7 +247,9 @@ class _Run:
             self.values[name] = value
         for index, step in enumerate(graph.steps):
             self._step(step)
-            for name in last_uses[index] if last_uses is not None else ():
+            self.makers.update(dict.fromkeys(step.outputs, step))
+            # While a graph is traced its values take no memory, and what made them is looked for.
+            for name in last_uses[index] if last_uses is not None and not self.exporting else ():
                 self.values.pop(name, None)
         return [self.values[name] for name in graph.outputs]
 
@@ -250,7 +260,8 @@ class _Run:
             found = self._results(call)
         else:
             with fx_traceback.annotate({ORIGIN: step.origin}):
-                found = self._results(call)
+                view = turned(step, self.makers, self.values)
+                found = self._results(call) if view is None else [view]
         if len(found) < sum(1 for name in step.outputs if name) and len(found) < len(step.outputs):
             raise call.unsupported(f"it gives {len(found)} outputs, and {len(step.outputs)} are asked for")
         for name, value in zip(step.outputs, found, strict=False):

@@ -16,6 +16,7 @@ from burnish.frontend.onnx.numbers import MOST, Numbers
 from burnish.frontend.onnx.operators import known, operator_of
 from burnish.frontend.onnx.operators.shape import constant
 from burnish.frontend.onnx.origins import origin_of
+from burnish.frontend.onnx.spelling import safe_softmaxes
 from burnish.frontend.onnx.tensors import Reader, as_tensor
 from burnish.ir.errors import BurnishError, InvalidModelError, UnsupportedError
 
@@ -46,7 +47,8 @@ class Planner:
         for value in graph.initializers.values():
             self._name(value)
         whole = self._graph(graph)
-        kept = _needed(whole.steps, whole.outputs)
+        steps = safe_softmaxes(whole.steps, self.constants)
+        kept = _needed(steps, whole.outputs)
         used = {name for step in kept for name in _reads(step)} | set(whole.outputs)
         for step in _all_steps(kept):
             if operator_of(step.domain, step.operator) is None:

@@ -273,7 +273,14 @@ def _read_product(product: fx.Node, match: Match, positions: PositionOnly) -> No
         if beta != 0:
             match.terms.insert(0, ("add", arguments[0], float(beta) * outer_scale))
         arguments = arguments[1:]
-    match.query, match.key_transposed = arguments
+    match.query, keys = arguments
+    # Keys that are scaled, as where the scale's root goes to either side: their heads are found beneath.
+    while (
+        keys.target in (aten.mul.Tensor, aten.mul.Scalar) and (number := constant(keys.args[1], positions)) is not None
+    ):
+        match.scale *= number
+        keys = operands(keys)[0]
+    match.key_transposed = keys
 
 
 def _walk_down(node: fx.Node, match: Match) -> None:

@@ -60,6 +60,15 @@ class Repeated(Attention):
         return (scores * 0.5).softmax(-1) @ v
 
 
+class ScaledOnEitherSide(Attention):
+    """The scale's root on queries and on keys, as torch's own formula has it."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = (x[:, :, None].expand(-1, -1, 2, -1, -1).reshape(x.shape[0], 4, -1, 4) for x in (k, v))
+        scores = (q @ (k.mT * 0.5)).masked_fill(~causal(q.shape[2]), float("-inf"))
+        return torch.ops.aten._safe_softmax(scores, -1) @ v
+
+
 class Interleaved(Attention):
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         k, v = k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
@@ -200,6 +209,7 @@ def ops(program: Program, name: str) -> list[str]:
     ("module", "told", "options"),
     [
         (Repeated(2), "4 query heads, 2 KV heads, mask causal", "scale=0.5, mask='causal'"),
+        (ScaledOnEitherSide(2), "4 query heads, 2 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (Interleaved(2), "4 query heads, 2 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (SoftCapped(), "mask causal, with softcap", "scale=0.25, mask='causal', softcap=3.0"),
         (Multiplied(), "4 query heads, 4 KV heads, mask causal", "scale=0.5, mask='causal'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from burnish.frontend.onnx import spelling
 from burnish.frontend.onnx.call import Operator, Table
 from burnish.frontend.onnx.operators import (
     activation,
@@ -51,7 +52,11 @@ def _joined() -> dict[str, Table]:
     for module in _STANDARD:
         standard.update(module.TABLE)
     standard["SimplifiedLayerNormalization"] = contrib.simplified_layer_norm
-    return {"": standard, "com.microsoft": {**contrib.TABLE, **contrib_attention.TABLE}}
+    return {
+        "": standard,
+        "com.microsoft": {**contrib.TABLE, **contrib_attention.TABLE},
+        spelling.DOMAIN: spelling.TABLE,
+    }
 
 
 TABLES = _joined()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from burnish.frontend.onnx.call import Call, Table
-from burnish.frontend.onnx.dtypes import NARROW_BITS, torch_dtype
+from burnish.frontend.onnx.dtypes import NARROW_BITS, as_dtype, torch_dtype
 
 _KINDS = ir.DataType
 _FLOATS8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
@@ -32,7 +32,7 @@ def cast(c: Call, x: Tensor, kind: ir.DataType, saturate: bool = True, rounding:
         return x if x.dtype is torch.bool else x != 0
     if dtype in (torch.uint16, torch.uint32, torch.uint64) and x.is_floating_point():
         return x.to(torch.int64).to(dtype)
-    return x.to(dtype)
+    return as_dtype(x, dtype)
 
 
 def _wrapped(x: Tensor, kind: ir.DataType) -> Tensor:
@@ -90,7 +90,7 @@ def _cast(c: Call) -> Tensor:
 def _cast_like(c: Call) -> Tensor:
     kind = c.kind(1)
     if kind is None:
-        return c.tensor(0).to(c.tensor(1).dtype)
+        return as_dtype(c.tensor(0), c.tensor(1).dtype)
     return cast(c, c.tensor(0), kind, c.flag("saturate", True), c.text("round_mode", "up"))
 
 

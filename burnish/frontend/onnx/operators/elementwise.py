@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from burnish.frontend.onnx.call import Call, Operator, Table
+from burnish.frontend.onnx.dtypes import as_dtype
 from burnish.frontend.onnx.numbers import Numbers
 from burnish.frontend.onnx.operators import unsigned
 from burnish.frontend.onnx.operators.unsigned import ordered, through_wider
@@ -72,12 +73,12 @@ def _power(c: Call) -> Tensor:
             number = int(number)
         if not isinstance(number, float) and not base.is_floating_point() and number < 0:
             return torch.pow(base.to(torch.float64), number).to(base.dtype)
-        return through_wider(lambda x: torch.pow(x, number).to(x.dtype), base)
+        return through_wider(lambda x: as_dtype(torch.pow(x, number), x.dtype), base)
     power = c.tensor(1)
     if base.is_floating_point() or power.is_floating_point():
         wide = torch.promote_types(unsigned.widened(base).dtype, unsigned.widened(power).dtype)
-        found = torch.pow(unsigned.widened(base).to(wide), unsigned.widened(power).to(wide))
-        return found.to(base.dtype) if base.is_floating_point() else found.to(torch.int64).to(base.dtype)
+        found = torch.pow(as_dtype(unsigned.widened(base), wide), as_dtype(unsigned.widened(power), wide))
+        return as_dtype(found, base.dtype) if base.is_floating_point() else found.to(torch.int64).to(base.dtype)
     return through_wider(lambda x: torch.pow(x, unsigned.widened(power)).to(x.dtype), base)
 
 

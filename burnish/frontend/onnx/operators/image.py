@@ -95,7 +95,12 @@ def _resized(
     found = _by_torch(c, x, sizes, scales, mode, coordinates, rounding, changed)
     if found is not None:
         return found
-    if any(isinstance(size, torch.SymInt) for axis in changed for size in (sizes[axis], x.shape[axis])):
+    symbolic = any(isinstance(size, torch.SymInt) for axis in changed for size in (sizes[axis], x.shape[axis]))
+    if symbolic and mode == "nearest":
+        for axis in changed:
+            x = _nearest(c, x, axis, sizes[axis], scales[axis], coordinates, rounding)
+        return x
+    if symbolic:
         raise c.unsupported(f"the mode {mode} with the coordinates {coordinates} of an axis that has no fixed size")
     dtype = x.dtype
     wide = x if x.is_floating_point() and dtype.itemsize >= 4 else x.to(torch.float32)
@@ -123,6 +128,8 @@ def _by_torch(
 ) -> Tensor | None:
     """By torch's interpolation, if that is the same."""
     found = _TORCH.get((mode, coordinates, rounding if mode == "nearest" else ""))
+    if mode == "nearest" and _is_floor(coordinates, rounding, [scales[axis] for axis in changed]):
+        found = ("nearest", None)
     rank = x.dim() - 2
     if found is None or min(changed) < 2 or (mode, rank) not in _NAMES or not x.is_floating_point():
         return None
@@ -136,6 +143,37 @@ def _by_torch(
         if coordinates == "pytorch_half_pixel" and not isinstance(sizes[axis], symbolic) and sizes[axis] == 1:
             return None
     return F.interpolate(x, size=sizes[2:], mode=_NAMES[mode, rank], align_corners=found[1])
+
+
+def _is_floor(coordinates: str, rounding: str, scales: list[Any]) -> bool:
+    """Whether the nearest pixel is that of the place over the scale, rounded down, as torch has it."""
+    if any(not isinstance(scale, int | float) or scale != int(scale) for scale in scales):
+        return False
+    if coordinates == "asymmetric":
+        return rounding == "round_prefer_floor" and all(scale in (1, 2) for scale in scales)
+    # The middle of a small pixel is less than half of a large one from the middle of that.
+    return coordinates == "half_pixel" and rounding.startswith("round_prefer")
+
+
+def _nearest(c: Call, x: Tensor, axis: int, out: Any, scale: Any, coordinates: str, rounding: str) -> Tensor:
+    """The nearest pixels along an axis, also of a size that is not fixed."""
+    places = torch.arange(out, dtype=torch.float64)
+    if coordinates == "asymmetric":
+        at = places / scale
+    elif coordinates == "half_pixel":
+        at = (places + 0.5) / scale - 0.5
+    else:
+        raise c.unsupported(f"the nearest pixel with the coordinates {coordinates} of an axis that has no fixed size")
+    rounded = {
+        "round_prefer_floor": lambda: torch.ceil(at - 0.5),
+        "round_prefer_ceil": lambda: torch.floor(at + 0.5),
+        "floor": lambda: torch.floor(at),
+        "ceil": lambda: torch.ceil(at),
+    }.get(rounding)
+    if rounded is None:
+        raise c.invalid(f"there is no rounding {rounding!r}")
+    index = torch.clamp(rounded(), 0, x.shape[axis] - 1).to(torch.int64)
+    return torch.index_select(x, axis, index)
 
 
 def _source(

@@ -11,9 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from burnish.frontend.onnx.call import Call, Operator, Result, Table
+from burnish.frontend.onnx.dtypes import as_dtype
 from burnish.frontend.onnx.numbers import greatest, least
 from burnish.frontend.onnx.operators.shape import axis_of, check_size
 from burnish.frontend.onnx.operators.unsigned import from_ordered, narrowed, ordered, through_wider, widened
+
+
+_LONGEST = 10**8  # of an axis whose size is symbolic: what is cut off there is nothing
 
 
 def _gather(c: Call) -> Tensor:
@@ -44,7 +48,7 @@ def _gather(c: Call) -> Tensor:
 
 
 def _positive(indices: Tensor, size: Any) -> Tensor:
-    indices = indices.to(torch.int64)
+    indices = as_dtype(indices, torch.int64)
     return torch.where(indices < 0, indices + size, indices)
 
 
@@ -55,7 +59,7 @@ def _gather_elements(c: Call) -> Tensor:
 
 
 def _gather_nd(c: Call) -> Tensor:
-    x, indices = c.tensor(0), c.tensor(1).to(torch.int64)
+    x, indices = c.tensor(0), as_dtype(c.tensor(1), torch.int64)
     shared = c.integer("batch_dims", 0)
     last = indices.shape[-1]
     places: list[Tensor] = []
@@ -83,7 +87,7 @@ def _scatter_elements(c: Call) -> Tensor:
 
 
 def _scatter_nd(c: Call) -> Tensor:
-    x, indices, updates = c.tensor(0), c.tensor(1).to(torch.int64), c.tensor(2)
+    x, indices, updates = c.tensor(0), as_dtype(c.tensor(1), torch.int64), c.tensor(2)
     how = c.text("reduction", "none")
     places = [_positive(indices[..., place], x.shape[place]) for place in range(indices.shape[-1])]
     if how in ("none", "add"):
@@ -123,6 +127,8 @@ def _slice(c: Call) -> Tensor:
 
 def _slice_axis(x: Tensor, axis: int, start: Any, end: Any, step: int) -> Tensor:
     if step > 0:
+        if isinstance(end, int) and isinstance(x.shape[axis], torch.SymInt) and end >= _LONGEST:
+            end = 2**63 - 1  # which no guard says to be more than the size
         if isinstance(start, int) and isinstance(end, int) and start == 0 and end >= 2**31 - 1 and step == 1:
             return x
         return torch.ops.aten.slice.Tensor(x, axis, start, end, step)  # type: ignore[no-any-return]
@@ -221,7 +227,7 @@ def _unique(c: Call) -> Result:
 
 
 def _reverse_sequence(c: Call) -> Tensor:
-    x, lengths = c.tensor(0), c.tensor(1).to(torch.int64)
+    x, lengths = c.tensor(0), as_dtype(c.tensor(1), torch.int64)
     batch, time = c.integer("batch_axis", 1), c.integer("time_axis", 0)
     if {batch, time} != {0, 1}:
         raise c.invalid("one of the axes of rows and of time is 0, and the other 1")

@@ -127,12 +127,12 @@ def _activations(c: Call, names: Sequence[str]) -> list[Callable[[Tensor], Tenso
 
 def _run(c: Call) -> Result:
     layer, batch_first = _layer(c)
+    if isinstance(layer.x.shape[0], torch.SymInt):  # torch, too, traces it step by step
+        raise c.unsupported("its steps are written out one by one, and there is no fixed number of them: fix that axis")
     plain = layer.is_plain and layer.lengths is None and layer.peepholes is None and not layer.couples
     if plain and (layer.kind != "GRU" or layer.reset_late):
         y, h, cell = _by_torch(layer)
     else:
-        if isinstance(layer.x.shape[0], torch.SymInt):
-            raise c.unsupported("its steps are written out one by one, and there is no fixed number of them")
         y, h, cell = _by_steps(layer)
     if batch_first:
         y, h = y.permute(2, 0, 1, 3), h.transpose(0, 1)

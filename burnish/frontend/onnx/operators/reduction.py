@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from burnish.frontend.onnx.call import Call, Operator, Table
+from burnish.frontend.onnx.dtypes import as_dtype
 from burnish.frontend.onnx.operators.unsigned import from_ordered, narrowed, ordered, widened
 
 Reduction = Callable[[Tensor, list[int], bool], Tensor]
@@ -31,14 +32,15 @@ def _reduce(function: Reduction, chooses: bool = False) -> Operator:
             if x.dtype is torch.bool:
                 return _with_rows(function, wide.to(torch.uint8), axes, keep).to(torch.bool)
             return from_ordered(_with_rows(function, wide, axes, keep), x.dtype)
-        return narrowed(function(widened(x), axes, keep).to(widened(x).dtype), x.dtype)
+        wide = widened(x)
+        return narrowed(as_dtype(function(wide, axes, keep), wide.dtype), x.dtype)
 
     return run
 
 
 def _of_one(function: Reduction, x: Tensor, chooses: bool) -> Tensor:
     """Of each element alone."""
-    return x if chooses else function(x.unsqueeze(-1), [-1], False).to(x.dtype)
+    return x if chooses else as_dtype(function(x.unsqueeze(-1), [-1], False), x.dtype)
 
 
 def _with_rows(function: Reduction, x: Tensor, axes: list[int], keep: bool) -> Tensor:
