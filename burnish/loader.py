@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.runtime.artifact import Artifact
-from burnish.runtime.backends import Accuracy, Backend
+from burnish.runtime.backends import Accuracy, Backend, Trust
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.model import load as load_by_runtime
@@ -20,6 +20,7 @@ def load(
     backend: Backend | None = None,
     threads: int | None = None,
     accuracy: Accuracy | None = None,
+    trust: Trust | None = None,
 ) -> CompiledModel:
     """Load an artifact that `save` or `burnish compile` wrote.
 
@@ -32,13 +33,15 @@ def load(
             PyTorch's threads for the whole process.)
         accuracy: for native kernels: "fast" rounds what is multiplied with weights of integers to 8 bits, in groups of
             32, as others do: prompts are read at twice the speed; "exact" (None) leaves it in floats.
+        trust: for native kernels: "native" runs the machine code that the artifact brings, whoever built it; without
+            it (None) that runs only where this user built it, and else this installation's own.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.
         UsageError: there is no such backend, or the artifact was not compiled for it, or it needs a GPU that is not
             here.
     """
-    return load_by_runtime(path, backend, threads, {"triton-interpret": interpreted}, accuracy)
+    return load_by_runtime(path, backend, threads, {"triton-interpret": interpreted}, accuracy, trust)
 
 
 def interpreted(artifact: Artifact) -> Executor:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import settings
 
 from burnish.runtime.native import build
+from burnish.runtime.native.levels import LEVELS
 
 build._FLAGS = (*build._FLAGS, "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-for level in set(build.LEVELS) - {"x86-64-v3"}:
-    del build.LEVELS[level]
+for level in set(LEVELS) - {"x86-64-v3"}:
+    del LEVELS[level]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

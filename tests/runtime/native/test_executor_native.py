@@ -82,7 +82,7 @@ def test_every_instruction_set_and_number_of_threads(saved: Path, level: str, th
     artifact = reference.artifact
     weights = weight_bytes(artifact)
     executor = NativeExecutor(
-        read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy="exact", level=level
+        read_plan(artifact), weights, library(level), row_tables(artifact, weights), threads, accuracy="exact"
     )
     states = States.allocate(artifact.states, 2, 30, NUMPY, in_place=True)
     found = executor.step(Step(ids, torch.zeros(2).long(), torch.arange(30)), states).array
