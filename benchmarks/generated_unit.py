@@ -28,9 +28,8 @@ from typing import Any
 from unittest import mock
 
 import burnish
-from burnish.runtime import executor_native
 from burnish.runtime.model import CompiledModel
-from burnish.runtime.native import build, library
+from burnish.runtime.native import build, carried, library
 
 PROMPT, NEW, ROUNDS = 512, 64, 9
 
@@ -72,7 +71,7 @@ def key_of(operation: Any, slots: tuple[library.Slot, ...]) -> Key:
 @contextmanager
 def running_by(found: library.Library) -> Iterator[None]:
     """Models that are loaded within it run by this library."""
-    with mock.patch.object(executor_native, "library", return_value=found):
+    with mock.patch.object(carried, "library_for", return_value=found):
         yield
 
 

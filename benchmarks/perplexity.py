@@ -1,11 +1,12 @@
-"""Perplexity by native kernels, for each format of weights: beside the same weights in float32 arithmetic by PyTorch.
+"""Perplexity by native kernels, for each format of weights and caches: beside the same numbers in PyTorch's arithmetic.
 
     .venv/bin/python benchmarks/perplexity.py [MODEL.gguf ...]
 
-Of SmolLM2-135M-Instruct a variant for each format that it can be stored in, and each file that is named as it is. An
+Of SmolLM2-135M-Instruct a variant for each format that it can be stored in, or each file that is named, as it is. An
 artifact runs in three ways: node by node by PyTorch, in floats, over what its panels stand for; natively, "exact"; and
-natively, "fast", which rounds activations to 8 bits. The text is examples/texts/held_out.txt, 8 windows of 512 tokens.
-Exits with 1 where "exact" is more than 0.1% away from PyTorch.
+natively, "fast", which rounds activations to 8 bits, or bfloat16 where weights are that. The text is
+examples/texts/held_out.txt, 8 windows of 512 tokens. Adds its lines to benchmarks/results/perplexity.jsonl, and exits
+with 1 where "exact" is more than 0.1% away from PyTorch.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from cpu import smollm2
+from cpu import INT4, INT8, smollm2
 from gguf import GGMLQuantizationType, quantize
 from torch import Tensor
 
 import burnish
+from burnish import Quantize, QuantizeCache
+from burnish.benchmark.machine import device
+from burnish.benchmark.runner import append
 from burnish.calibration_text import text_ids
 from burnish.frontend.dequantize import weight_of
 from burnish.frontend.gguf_file import Tensor as GGUFTensor
@@ -37,8 +42,34 @@ TEXT = Path(__file__).parents[1] / "examples" / "texts" / "held_out.txt"
 LENGTH, WINDOWS = 512, 8
 ALLOWED = 1e-3
 WAYS = ("PyTorch", "exact", "fast")
-TYPES = ("Q8_0", "Q5_0", "Q5_1", "Q4_0", "Q4_1")
-FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FILES_OWN = "the file's own"
+RESULTS = Path(__file__).parent / "results" / "perplexity.jsonl"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How SmolLM2 is stored: its weights, and what attention remembers."""
+
+    dtype: torch.dtype | None = None
+    transforms: tuple[Any, ...] = ()
+    rounded: str = ""  # one of GGML's types, for the weights that the file has integers for
+
+
+VARIANTS = {
+    "float32": Variant(torch.float32),
+    "bfloat16, and caches": Variant(torch.bfloat16),
+    "float16, and caches": Variant(torch.float16),
+    "fp8": Variant(transforms=(Quantize("fp8"),)),
+    "int8, a scale a row": Variant(transforms=(INT8,)),
+    "int4, groups of 32": Variant(transforms=(INT4,)),
+    "int4, groups of 32, zero points": Variant(transforms=(Quantize("int4", group=32, method="nearest"),)),
+    FILES_OWN: Variant(),
+    **{kind: Variant(rounded=kind) for kind in ("Q8_0", "Q5_0", "Q5_1", "Q4_0")},
+    "int4, bfloat16 caches": Variant(torch.bfloat16, (INT4,)),
+    "int4, float16 caches": Variant(torch.float16, (INT4,)),
+    "int4, int8 caches": Variant(transforms=(INT4, QuantizeCache("int8"))),
+    "int4, fp8 caches": Variant(transforms=(INT4, QuantizeCache("fp8"))),
+}
 
 
 @dataclass(frozen=True)
@@ -65,18 +96,15 @@ class RoundTo:
         return program
 
 
-def compile_variant(model: Path, name: str, folder: Path) -> Path:
-    """The artifact of `model` with weights in `name`: floats, fp8, one of GGML's types, or "the file's own"."""
+def compile_variant(model: Path, variant: Variant, folder: Path) -> Path:
+    """The artifact of `model` in that way."""
 
     def passes(usual: list[Pass]) -> Sequence[Pass]:
-        return [RoundTo(name), *usual] if name in TYPES else usual
+        return [RoundTo(variant.rounded), *usual] if variant.rounded else usual
 
-    changes = [burnish.Quantize("fp8")] if name == "fp8" else []
-    compiled = burnish.compile(
-        model, backend="native", dtype=FLOATS.get(name), transforms=changes, passes=passes, verify=False
-    )
-    compiled.save(folder)
-    compiled.close()
+    options: dict[str, Any] = {"dtype": variant.dtype, "transforms": variant.transforms, "passes": passes}
+    with burnish.compile(model, backend="native", verify=False, **options) as compiled:
+        compiled.save(folder)
     return folder
 
 
@@ -100,18 +128,22 @@ def qualities(artifact: Path, tokens: Tensor | None = None) -> dict[str, Quality
 
 def main() -> None:
     """Print a table of all formats."""
-    chosen = [(smollm2(), name) for name in (*FLOATS, "fp8", *TYPES)] if len(sys.argv) == 1 else []
-    chosen += [(Path(each), "the file's own") for each in sys.argv[1:]]
+    chosen = [(Path(each), FILES_OWN) for each in sys.argv[1:]]
+    chosen = chosen or [(smollm2(), name) for name in VARIANTS]
+    date = datetime.now(UTC).isoformat(timespec="seconds")
     print("| model | weights | PyTorch | exact | fast | fast: the same likeliest token |\n|---|---|---|---|---|---|")
     wrong = []
     for model, name in chosen:
         with tempfile.TemporaryDirectory() as folder:
-            found = qualities(compile_variant(model, name, Path(folder) / "model.burnish"))
+            found = qualities(compile_variant(model, VARIANTS[name], Path(folder) / "model.burnish"))
         gc.collect()
         base = found["PyTorch"].perplexity
         changes = {way: found[way].perplexity / base - 1 for way in WAYS[1:]}
         shown = " | ".join(f"{change:+.4%}" for change in changes.values())
         print(f"| {model.stem} | {name} | {base:.4f} | {shown} | {found['fast'].agreement:.1%} |", flush=True)
+        ways = {way: {"perplexity": each.perplexity, "agreement": each.agreement} for way, each in found.items()}
+        about = {"date": date, "device": device(), "model": model.stem, "weights": name, "tokens": found["fast"].tokens}
+        append(RESULTS, [{**about, "by": ways}])
         if abs(changes["exact"]) > ALLOWED:
             wrong.append(f"{model.stem} in {name}")
     if wrong:

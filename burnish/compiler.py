@@ -78,8 +78,10 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         example_inputs: for a module that is no language model: what it is called with, a tuple of arguments or a dict
             of them by name. Their sizes are those that it is compiled for, but for those in `dynamic_shapes`.
         max_length: the most tokens of prompt and answer together; the model's own limit if None.
-        target: "cpu"; "cuda" for this machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which
-            needs no GPU: the model that it gives can be saved, and runs on such a machine.
+        target: "cpu"; "cpu:x86-64-v4,cpu:aarch64", which puts native kernels for these instruction sets into the
+            artifact, for machines without a compiler, where they run if they are trusted (see `load`); "cuda" for this
+            machine's NVIDIA GPU; or "cuda:sm_90" (or several, "cuda:sm_80,sm_90"), which needs no GPU: the model that
+            it gives can be saved, and runs on such a machine.
         backend: who executes it. "native" for CPUs, which is our own kernels, "onnxruntime" for CPUs, and "cuda"; if
             None, for CPUs the first of these that there is here. "reference" runs the graph node by node in PyTorch,
             "triton-interpret" the kernels for GPUs by Triton's interpreter, slowly and on any machine.

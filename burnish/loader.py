@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from burnish.ir.errors import UsageError
 from burnish.runtime.artifact import Artifact
-from burnish.runtime.backends import Accuracy, Backend
+from burnish.runtime.backends import Accuracy, Backend, Trust
 from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.model import load as load_by_runtime
 
@@ -20,6 +20,7 @@ def load(
     backend: Backend | None = None,
     threads: int | None = None,
     accuracy: Accuracy | None = None,
+    trust: Trust | None = None,
 ) -> Any:
     """Load an artifact that `save` or `burnish compile` wrote: a `CompiledModel`, of other modules a `CompiledModule`.
 
@@ -32,6 +33,8 @@ def load(
             PyTorch's threads for the whole process.)
         accuracy: for native kernels: "fast" rounds what is multiplied with weights of integers to 8 bits, in groups of
             32, as others do: prompts are read at twice the speed; "exact" (None) leaves it in floats.
+        trust: for native kernels: "native" runs the machine code that the artifact brings, whoever built it; without
+            it (None) that runs only where this user built it, and else this installation's own.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.
@@ -42,10 +45,11 @@ def load(
     if artifact.manifest.graph is not None:
         from burnish.runtime.load_module import module_of
 
-        if accuracy is not None:
-            raise UsageError(f"accuracy= is for native kernels, and {path} has none: leave it out")
+        for name, given in (("accuracy", accuracy), ("trust", trust)):
+            if given is not None:
+                raise UsageError(f"{name}= is for native kernels, and {path} has none: leave it out")
         return module_of(artifact, backend, threads)
-    return load_by_runtime(artifact, backend, threads, {"triton-interpret": interpreted}, accuracy)
+    return load_by_runtime(artifact, backend, threads, {"triton-interpret": interpreted}, accuracy, trust)
 
 
 def interpreted(artifact: Artifact) -> Executor:

@@ -33,6 +33,7 @@ from burnish.runtime.executor_cuda import CudaExecutor
 from burnish.runtime.hashing import digest
 from burnish.runtime.model import CompiledModel
 from burnish.runtime.native.build import build
+from burnish.runtime.native.levels import levels_here
 from burnish.runtime.plan import Plan
 from burnish.runtime.states import States
 from burnish.runtime.torch_memory import ON_CPU
@@ -335,6 +336,7 @@ def for_target(**options: Any) -> Callable[[Path], object]:
 
 case("an architecture that is not known", UsageError)(for_target(target="cuda:sm_70"))
 case("a target that does not exist", UsageError)(for_target(target="rocm"))
+case("an instruction set that does not exist", UsageError)(for_target(target="cpu:x86-64-v5"))
 case("a backend that does not execute the target", UsageError)(for_target(target="cuda:sm_90", backend="onnxruntime"))
 case("half precision by ONNX Runtime", UsageError)(for_target(dtype=torch.bfloat16, backend="onnxruntime"))
 case("a quantization that does not exist", UsageError)(for_target(target="cuda:sm_90", quantize="int3"))
@@ -343,6 +345,11 @@ case("an artifact for another backend", UsageError)(
 )
 case("an accuracy for a backend that has none", UsageError)(
     lambda folder: burnish.load(save_tiny(folder)[0], accuracy="exact")
+)
+
+
+case("trust in what runs no machine code of an artifact", UsageError)(
+    lambda folder: burnish.load(save_tiny(folder)[0], trust="native")
 )
 
 
@@ -356,7 +363,7 @@ def _too_many_threads(folder: Path) -> None:
 @case("native kernels where there is no compiler", NativeBuildError)
 def _no_compiler(folder: Path) -> None:
     with mock.patch.dict(os.environ, {"PATH": str(folder), "CXX": "", "BURNISH_CACHE": str(folder)}):
-        build("portable")
+        build(levels_here()[-1])
 
 
 class NoAttention(nn.Module):

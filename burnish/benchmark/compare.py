@@ -20,17 +20,25 @@ from burnish.benchmark.peers import prepare
 from burnish.benchmark.reads import of_artifact
 from burnish.benchmark.runner import DISTURBED, Entrant, Progress, Result, Settings, measure, same_tokens
 from burnish.runtime.artifact import Artifact
+from burnish.runtime.backends import Trust
 
 
 def compare(
-    artifact: Path, source: Path | None, peers: Sequence[str], settings: Settings, progress: Progress
+    artifact: Path,
+    source: Path | None,
+    peers: Sequence[str],
+    settings: Settings,
+    progress: Progress,
+    trust: Trust | None = None,
 ) -> list[Result]:
     """Measure an artifact and, on the model that it was compiled from, `peers`; burnish's result comes first.
+
+    `trust`: see `burnish.load`.
 
     Raises BenchmarkError if a contender cannot be prepared or fails.
     """
     settings = dataclasses.replace(settings, vocabulary=Artifact.open(artifact).signature.token_limit)
-    entrants = [Entrant("burnish", Path(sys.executable), artifact, reads=of_artifact(artifact))]
+    entrants = [Entrant("burnish", Path(sys.executable), artifact, trust=trust, reads=of_artifact(artifact))]
     for peer in peers:
         assert source is not None
         entrants.append(prepare(peer, source, lambda what: progress(what, 0, settings.repeats)))

@@ -57,6 +57,7 @@ class Entrant:
     kind: str = ""  # of worker.CONTENDERS; the name, if it says nothing else
     accuracy: str | None = None  # of burnish's native kernels
     reads: Reads | None = None  # what a step of it reads; None if nobody counted
+    trust: str | None = None  # in the native kernels that burnish's artifact brings
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ class _Process:
             "length": settings.prompt_length + settings.new_tokens,
             "batch": settings.batch,
             **({} if entrant.accuracy is None else {"accuracy": entrant.accuracy}),
+            **({} if entrant.trust is None else {"trust": entrant.trust}),
         }
         self.complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed in __exit__); a pipe that nobody reads would fill up
         self.process = subprocess.Popen(

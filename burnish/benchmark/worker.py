@@ -50,10 +50,18 @@ class Contender(Protocol):
 class Burnish:
     """A compiled artifact."""
 
-    def __init__(self, folder: str, threads: int, length: int, batch: int, accuracy: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        threads: int,
+        length: int,
+        batch: int,
+        accuracy: str | None = None,
+        trust: str | None = None,
+    ) -> None:
         from burnish.runtime.model import load
 
-        self.model = load(folder, threads=threads, accuracy=accuracy)  # type: ignore[arg-type]
+        self.model = load(folder, threads=threads, accuracy=accuracy, trust=trust)  # type: ignore[arg-type]
 
     def versions(self) -> dict[str, str]:
         return _versions("burnish", "onnxruntime", "torch")

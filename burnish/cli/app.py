@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from burnish.cli.verbosity import set_verbosity
 from burnish.ir.errors import BurnishError, UsageError
 from burnish.ir.similar import did_you_mean
+from burnish.runtime.native.levels import LEVELS
 from burnish.version import __version__
 
 _SHARED = "Of every command"
@@ -81,6 +82,22 @@ class Accuracy(StrEnum):
 
     EXACT = "exact"
     FAST = "fast"
+
+
+class Trust(StrEnum):
+    """What an artifact brings that runs, whoever made it."""
+
+    NATIVE = "native"
+
+
+TrustOption = Annotated[
+    Trust | None,
+    typer.Option(
+        **one_of(Trust),
+        help="Run the machine code of native kernels that an artifact brings, whoever built it.",
+        show_default="what you built",
+    ),
+]
 
 
 def complete_path(begun: str) -> list[str]:
@@ -161,7 +178,9 @@ TargetOption = Annotated[
     str | None,
     typer.Option(
         metavar="TARGET",
-        help="cpu; cuda for this machine's GPU; or cuda:sm_90 (cuda:sm_80,sm_90), which needs no GPU to compile.",
+        help="cpu; cpu:x86-64-v4,cpu:aarch64 (any of "
+        f"{', '.join(LEVELS)}), with native kernels for these, for machines without a compiler; cuda for this "
+        "machine's GPU; or cuda:sm_90 (cuda:sm_80,sm_90), which needs no GPU to compile.",
         show_default="cpu",
     ),
 ]

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from burnish.benchmark.names import PEERS, parse_peers
-from burnish.cli.app import ArtifactOrModel, TrustRemoteCode, app, reported
+from burnish.cli.app import ArtifactOrModel, TrustOption, TrustRemoteCode, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import compiled_model, find_model
 from burnish.ir.errors import NativeBuildError, UsageError
@@ -34,6 +34,7 @@ def bench(
         Path | None, typer.Option(metavar="FILE", help="Also add the results to this file of JSON lines.")
     ] = None,
     trust_remote_code: TrustRemoteCode = False,
+    trust: TrustOption = None,
 ) -> None:
     """Measure how fast a model reads and writes, beside others if asked, in turns in one run."""
     with reported():
@@ -42,6 +43,8 @@ def bench(
         origin = source if is_artifact or source is not None else Path(model)
         if peers and (origin is None or not origin.exists()):
             raise UsageError("--vs needs the model that others can read, a folder or a .gguf file: say --model MODEL")
+        if trust is not None and not is_artifact:
+            raise UsageError(f"--trust is for artifacts, and {model} is a model: leave it out")
         from burnish.benchmark.bandwidth import measure_bandwidth
         from burnish.benchmark.compare import compare, records, results_view
         from burnish.benchmark.machine import cores
@@ -62,7 +65,7 @@ def bench(
                 def show(what: str, done: int, total: int) -> None:
                     progress.update(task, description=what, completed=done, total=total)
 
-                found = compare(artifact, origin, peers, settings, show)
+                found = compare(artifact, origin, peers, settings, show, None if trust is None else "native")
                 show("measuring the machine", repeats, repeats)
                 bandwidth = None
                 try:

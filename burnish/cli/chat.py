@@ -15,7 +15,16 @@ from burnish.cli.answering import (
     TopP,
     given,
 )
-from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, TrustRemoteCode, app, reported
+from burnish.cli.app import (
+    ArtifactOrModel,
+    BackendOption,
+    MaxLength,
+    TokenizerOption,
+    TrustOption,
+    TrustRemoteCode,
+    app,
+    reported,
+)
 from burnish.cli.models import loaded_model
 
 
@@ -36,11 +45,12 @@ def chat(
     backend: BackendOption = None,
     threads: Threads = None,
     accuracy: AccuracyOption = None,
+    trust: TrustOption = None,
 ) -> None:
     """Talk with a model, which remembers what was said. A MODEL is compiled first, and not kept."""
     with (
         reported(),
-        loaded_model(model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code) as compiled,
+        loaded_model(model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code, trust) as compiled,
     ):
         from burnish.cli.conversation import converse
 

@@ -46,7 +46,7 @@ from burnish.cli.transforms import (
 from burnish.config import CONFIG_FILE, Config, read_config, transforms_of, write_config
 from burnish.ir.errors import UsageError
 from burnish.preflight import check_destination, check_heads, check_text_file
-from burnish.runtime.target_names import check_driver, check_name, check_options
+from burnish.runtime.target_names import check_means, check_name, check_options
 
 
 @app.command()
@@ -176,7 +176,7 @@ def compile(
             from burnish.inspect.onnx_dump import OnnxFolder  # imports onnx, which takes most of a second
 
             stages = OnnxFolder(onnx)
-        on_gpu = options["target"] != "cpu" or options.get("backend") in ("cuda", "triton-interpret")
+        on_gpu = options["target"].startswith("cuda") or options.get("backend") in ("cuda", "triton-interpret")
         rounded = quantize_of(numbers, on_gpu, group, quantize_method, symmetric, head, size)
         if rounded is not None:
             del options["quantize"]
@@ -218,7 +218,7 @@ def check_before(options: Mapping[str, Any], output: Path) -> None:
     """What is wrong with names, files and the destination, before PyTorch is imported."""
     target, backend, dtype = options["target"], options.get("backend"), options.get("dtype")
     check_options(target, backend, options.get("quantize"), options.get("tiles"))
-    check_driver(target)
+    check_means(target)
     if dtype is not None:
         check_name("number to compute in", dtype, [each.value for each in Dtype])
     if "calibration" in options:

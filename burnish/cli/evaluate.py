@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from burnish.cli.app import MODEL_HELP, BackendOption, TrustRemoteCode, app, reported
+from burnish.cli.app import MODEL_HELP, BackendOption, TrustOption, TrustRemoteCode, app, reported
 from burnish.cli.console import err, out
 from burnish.cli.models import loaded_model
 
@@ -28,6 +28,7 @@ def evaluate(
     ] = None,
     backend: BackendOption = None,
     trust_remote_code: TrustRemoteCode = False,
+    trust: TrustOption = None,
 ) -> None:
     """Measure on a text how well a model predicts it, and how far another one's predictions are from its own."""
     with reported(), ExitStack() as stack:
@@ -36,7 +37,7 @@ def evaluate(
 
         names = [first] if second is None else [first, second]
         models = [
-            stack.enter_context(loaded_model(name, None, backend, trust_remote_code=trust_remote_code))
+            stack.enter_context(loaded_model(name, None, backend, trust_remote_code=trust_remote_code, trust=trust))
             for name in names
         ]
         with err.status(f"reading {text}"):

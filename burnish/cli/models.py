@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.cli.app import MODEL_HELP, Accuracy, Backend
+from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Trust
 from burnish.frontend.folder_checks import check_folder
 from burnish.hub import snapshot
 from burnish.ir.errors import InvalidModelError, UsageError
@@ -132,13 +132,14 @@ def loaded_model(
     accuracy: Accuracy | None = None,
     tokenizer: Path | None = None,
     trust_remote_code: bool = False,
+    trust: Trust | None = None,
 ) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
     if not (path / "manifest.json").exists() and path.suffix != ".burnish":
-        if threads is not None or accuracy is not None:
+        if any(each is not None for each in (threads, accuracy, trust)):
             raise UsageError(
-                f"--threads and --accuracy are for artifacts: `burnish compile {model} -o NAME.burnish` first"
+                f"--threads, --accuracy and --trust are for artifacts: `burnish compile {model} -o NAME.burnish` first"
             )
         with compiled_model(
             find_model(model),
@@ -160,6 +161,7 @@ def loaded_model(
         backend=None if backend is None else backend.value,
         threads=threads,
         accuracy=None if accuracy is None else accuracy.value,
+        trust=None if trust is None else "native",
     ) as compiled:
         _ = compiled.artifact.signature  # of a language model: all commands are for these
         yield compiled

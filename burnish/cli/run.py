@@ -23,7 +23,16 @@ from burnish.cli.answering import (
     given,
     speed,
 )
-from burnish.cli.app import ArtifactOrModel, BackendOption, MaxLength, TokenizerOption, TrustRemoteCode, app, reported
+from burnish.cli.app import (
+    ArtifactOrModel,
+    BackendOption,
+    MaxLength,
+    TokenizerOption,
+    TrustOption,
+    TrustRemoteCode,
+    app,
+    reported,
+)
 from burnish.cli.models import loaded_model
 from burnish.ir.errors import UsageError
 
@@ -56,11 +65,14 @@ def run(
     backend: BackendOption = None,
     threads: Threads = None,
     accuracy: AccuracyOption = None,
+    trust: TrustOption = None,
 ) -> None:
     """Answer PROMPT, word by word. A MODEL is compiled first, and not kept."""
     with reported():
         text = _prompt(model, prompt, raw)
-        with loaded_model(model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code) as compiled:
+        with loaded_model(
+            model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code, trust
+        ) as compiled:
             settings = given(
                 temperature=temperature,
                 top_k=top_k,

@@ -6,7 +6,8 @@ NAME.burnish/
                          formulas in place of tables of positions (burnish.ir.position_table)
   step.json              the step graph, for the reference executor (burnish.ir.serialize)
   model.onnx             for CPUs: the lowered step graph, its weights pointing into weights.safetensors
-  plan.json, kernels/    for GPUs: the launch plan, and its kernels (burnish.runtime.kernel_files)
+  plan.json              for native kernels and GPUs: the launch plan (burnish.runtime.kernel_files)
+  kernels/, native/      its kernels for GPUs; native kernels, if they were asked for
   tokenizer/             tokenizer.json and chat_template.jinja, if the model has a tokenizer
   trace/                 trace.json, and the program after each pass: as text, NN-PASS.txt, and in nodes.json
 """

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # each imports what it computes by
 
 Backend = Literal["onnxruntime", "native", "reference", "cuda", "triton-interpret"]
 Accuracy = Literal["exact", "fast"]
+Trust = Literal["native"]
 _RUNS: dict[str, tuple[str, str]] = {
     "onnxruntime": ("onnxruntime", MODEL_FILE),
     "native": ("native", PLAN_FILE),
@@ -22,15 +23,19 @@ _RUNS: dict[str, tuple[str, str]] = {
 """What each backend runs: artifacts for which target, by which of their files. The reference runs all of them."""
 
 
-def executor_of(artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None) -> Executor:
+def executor_of(
+    artifact: Artifact, backend: Backend, threads: int | None, accuracy: Accuracy | None, trust: Trust | None
+) -> Executor:
     """The executor of a backend, which alone imports what it needs: native kernels need no PyTorch."""
     if backend == "native":
         from burnish.runtime.executor_native import NativeExecutor
         from burnish.runtime.mapped_bytes import weight_bytes
+        from burnish.runtime.native.carried import library_for
         from burnish.runtime.row_tables import row_tables
 
-        weights = weight_bytes(artifact)
-        return NativeExecutor(read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy)
+        plan, weights = read_plan(artifact), weight_bytes(artifact)
+        library = library_for(artifact, trust == "native")
+        return NativeExecutor(plan, weights, library, row_tables(artifact, weights), threads, accuracy)
     if backend == "triton-interpret":
         raise UsageError("the kernels' sources are in the compiler, which the runtime does without: use burnish.load")
     from burnish.runtime.torch_executors import cuda_executor, onnx_executor, reference_executor

@@ -14,7 +14,7 @@ from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.runtime.executor import Step, StepResult, of_last_step
 from burnish.runtime.memory import NUMPY, Memory, View, bits, floats_of_bits
 from burnish.runtime.native.launcher import NativeLauncher
-from burnish.runtime.native.library import best_level, library
+from burnish.runtime.native.library import Library
 from burnish.runtime.plan import Plan
 from burnish.runtime.plan_runner import BoundStep, PlanRunner
 from burnish.runtime.position_rows import RowTable
@@ -52,18 +52,17 @@ class NativeExecutor:
         self,
         plan: Plan,
         weights: Mapping[str, NDArray[Any]],
+        library: Library,
         tables: Mapping[str, RowTable] | None = None,
         threads: int | None = None,
         accuracy: Accuracy | None = None,
-        level: str | None = None,
     ) -> None:
-        """`threads`: None for all processors; `level`: an instruction set of `LEVELS`, None for this machine's best.
+        """`threads`: None for all processors.
 
         accuracy: "fast" rounds what is multiplied with integers to 8 bits, in groups of 32; "exact" (None) does not.
-        Raises NativeBuildError where there is no library and none can be built, ArtifactError for a plan that is not
-        for it.
+        Raises ArtifactError for a plan that is not for the library.
         """
-        self.launcher = NativeLauncher(plan.kernels, library(level or best_level()), threads or processors())
+        self.launcher = NativeLauncher(plan.kernels, library, threads or processors())
         self.launcher.rounded = accuracy == "fast"
         self._runner: PlanRunner | None = PlanRunner(plan, weights, NUMPY, self.launcher, tables)
         self._bound: WeakKeyDictionary[States, dict[tuple[object, ...], _Bound]] = WeakKeyDictionary()

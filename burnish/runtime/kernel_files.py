@@ -1,5 +1,6 @@
 """The launch plan of an artifact and its kernels: plan.json, kernels/sm_90.json and kernels/sm_90/KEY.cubin.
 
+native/ has libraries of native kernels by instruction set, where such were asked for (burnish.runtime.native.carried).
 kernels/source/ has the Triton source that they were compiled from, and kernels/tiles.json the tiles that `burnish tune`
 found for some, to read.
 """
@@ -50,6 +51,7 @@ class PlannedCode:
     kernels: Mapping[int, Mapping[str, tuple[CompiledKernel, bytes]]] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)  # by file name
     tiles: bytes | None = None  # the file of those that `burnish tune` found and that were used
+    libraries: Mapping[str, bytes] = field(default_factory=dict)  # of native kernels, by file name
 
 
 def files_of(code: PlannedCode) -> Iterator[tuple[str, bytes]]:
@@ -62,6 +64,8 @@ def files_of(code: PlannedCode) -> Iterator[tuple[str, bytes]]:
             yield f"kernels/sm_{architecture}/{key}.cubin", cubin
     if code.tiles is not None:
         yield "kernels/tiles.json", code.tiles
+    for name, library in code.libraries.items():
+        yield f"native/{name}", library
     for name, text in code.sources.items():
         yield f"kernels/source/{name}", text.encode()
 

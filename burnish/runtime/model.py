@@ -18,7 +18,7 @@ from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.signature import Signature
 from burnish.ir.sizes import size_text
 from burnish.runtime.artifact import Artifact, path_of
-from burnish.runtime.backends import Accuracy, Backend, default_backend, executor_of, runs
+from burnish.runtime.backends import Accuracy, Backend, Trust, default_backend, executor_of, runs
 from burnish.runtime.processors import processors
 
 if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
@@ -302,6 +302,7 @@ def load(
     threads: int | None = None,
     executors: Mapping[Backend, Callable[[Artifact], Executor]] | None = None,
     accuracy: Accuracy | None = None,
+    trust: Trust | None = None,
 ) -> CompiledModel:
     """Load an artifact that `save` or `burnish compile` wrote.
 
@@ -315,6 +316,8 @@ def load(
         executors: what makes the executors of backends that the runtime does not bring.
         accuracy: for native kernels: "fast" rounds what is multiplied with weights of integers to 8 bits, in groups of
             32, as others do: prompts are read at twice the speed; "exact" (None) leaves it in floats.
+        trust: for native kernels: "native" runs the machine code that the artifact brings, whoever built it; without
+            it (None) that runs only where this user built it, and else this installation's own.
 
     Raises:
         ArtifactError: something in the folder is missing, was changed, or is from a newer version.
@@ -329,6 +332,8 @@ def load(
         )
     if accuracy not in (None, *get_args(Accuracy)):
         raise UsageError(f"there is no accuracy {accuracy!r}: there are {' and '.join(get_args(Accuracy))}")
+    if trust not in (None, *get_args(Trust)):
+        raise UsageError(f'trust is "native", for machine code of native kernels, or None, not {trust!r}')
     artifact = path if isinstance(path, Artifact) else Artifact.open(path)
     path = artifact.path
     _ = artifact.signature  # of a language model
@@ -339,8 +344,9 @@ def load(
             f"{path} was compiled for {artifact.manifest.target} and cannot run by {chosen}: load it with "
             f'backend="{default_backend(artifact)}", or compile the model again'
         )
-    if accuracy is not None and chosen != "native":
-        raise UsageError(f"accuracy= is for native kernels, and {path} runs by {chosen}: leave it out")
+    for name, given in (("accuracy", accuracy), ("trust", trust)):
+        if given is not None and chosen != "native":
+            raise UsageError(f"{name}= is for native kernels, and {path} runs by {chosen}: leave it out")
     # The weights, most of the bytes, are verified while the executor is made, and the tokenizer: nothing is computed
     # with them before all are done.
     with ThreadPoolExecutor(2, thread_name_prefix="burnish-load") as pool:
@@ -348,7 +354,7 @@ def load(
         verifying = pool.submit(artifact.verify, others=False, threads=threads)
         try:
             made = (executors or {}).get(chosen)
-            executor = executor_of(artifact, chosen, threads, accuracy) if made is None else made(artifact)
+            executor = executor_of(artifact, chosen, threads, accuracy, trust) if made is None else made(artifact)
         finally:
             verifying.result()  # a changed byte explains whatever else went wrong
         return CompiledModel(artifact, executor, chosen, reading.result())

@@ -11,6 +11,8 @@ from typing import get_args
 from burnish.ir.errors import UsageError
 from burnish.ir.similar import did_you_mean
 from burnish.runtime.backends import Backend
+from burnish.runtime.native.build import check_buildable
+from burnish.runtime.native.levels import LEVELS
 
 # Known architectures, and how many multiprocessors a GPU of each has: A100, RTX 3090, RTX 4090, H100, B200, RTX 5090.
 MULTIPROCESSORS_OF = {80: 108, 86: 82, 89: 128, 90: 132, 100: 148, 120: 170}
@@ -25,13 +27,27 @@ def check_name(what: str, name: str, known: Iterable[str]) -> None:
         raise UsageError(f"there is no {what} {name!r}{did_you_mean(name, known)}: there are {', '.join(known)}")
 
 
+def levels_named(target: str) -> tuple[str, ...]:
+    """ "cpu:x86-64-v4,cpu:aarch64" -> ("x86-64-v4", "aarch64"), each once. UsageError for one that is not known."""
+    names = dict.fromkeys(each.removeprefix("cpu:") for each in target.split(","))
+    for name in names:
+        if name not in LEVELS:
+            meant = did_you_mean(name, LEVELS)
+            raise UsageError(
+                f"there is no instruction set {name!r} to compile for{meant}: there are {', '.join(LEVELS)}, as in "
+                "target='cpu:x86-64-v3,cpu:aarch64'"
+            )
+    return tuple(names)
+
+
 def architectures_named(target: str) -> tuple[int, ...]:
     """ "cuda:sm_80,sm_90" -> (80, 90). UsageError for an architecture that is not known, and for no such text."""
     found = re.fullmatch(r"cuda:(\w+(?:,\w+)*)", target)
     if found is None:
-        meant = did_you_mean(target, ("cpu", "cuda", *(f"cuda:{each}" for each in _SPELLED)))
+        targets = ("cpu", "cuda", *(f"cpu:{each}" for each in LEVELS), *(f"cuda:{each}" for each in _SPELLED))
         raise UsageError(
-            f"there is no target {target!r}{meant}: there are cpu, cuda (this machine's GPU) and cuda:sm_90"
+            f"there is no target {target!r}{did_you_mean(target, targets)}: there are cpu, cpu:x86-64-v4 (with kernels "
+            "for that), cuda (this machine's GPU) and cuda:sm_90"
         )
     for name in found[1].split(","):
         if name not in _SPELLED:
@@ -55,21 +71,34 @@ def check_options(target: str, backend: str | None, quantize: str | None, tiles:
         check_name("backend", backend, get_args(Backend))
     if quantize is not None:
         check_name("quantization", quantize, ("int8", "int4", "fp8"))
-    if target == "cpu":
+    if target == "cpu" or target.startswith("cpu:"):
         if tiles is not None:
             raise UsageError(f"{tiles} has tiles for GPUs: give target='cuda', or leave tiles out")
         if backend == "cuda":
             raise UsageError("backend='cuda' needs target='cuda', or target='cuda:sm_90' for the GPU of that name")
+        if target != "cpu":
+            levels_named(target)
+            if backend not in (None, "native"):
+                raise _other_backend(target, "native", backend)
         return
     if target != "cuda":
         architectures_named(target)
     if backend not in (None, "cuda"):
-        what = f"target={target!r} is executed by the backend cuda, not by {backend}"
-        raise UsageError(f"{what}: leave one of them out")
+        raise _other_backend(target, "cuda", backend)
 
 
-def check_driver(target: str) -> None:
-    """UsageError where "cuda" can be none of this machine, as one sees without PyTorch."""
+def _other_backend(target: str, runs: Backend, backend: str) -> UsageError:
+    what = f"target={target!r} is executed by the backend {runs}, not by {backend}"
+    return UsageError(f"{what}: leave one of them out")
+
+
+def check_means(target: str) -> None:
+    """What one sees without PyTorch: UsageError where "cuda" can be none of this machine.
+
+    NativeBuildError where native kernels are asked for, and there is no compiler for them.
+    """
+    if target.startswith("cpu:"):
+        check_buildable(levels_named(target))
     if target == "cuda" and not _has_driver():
         raise no_gpu("there is no driver for NVIDIA GPUs here")
 

@@ -9,7 +9,7 @@ import torch
 
 from burnish.ir.errors import NativeBuildError, UsageError
 from burnish.runtime.backends import Backend
-from burnish.runtime.native.library import best_level, library
+from burnish.runtime.native.library import own_library
 from burnish.runtime.target_names import check_options
 from burnish.targets.base import Target
 from burnish.targets.cpu import CpuTarget
@@ -25,6 +25,8 @@ def choose(
     check_options(target, backend, quantize, tiles)
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
         raise UsageError(f"there is no computing in {dtype}: there are float32, bfloat16 and float16")
+    if target.startswith("cpu:"):
+        return NativeTarget.named(target)
     if target != "cpu":
         from burnish.targets.gpu import GpuTarget  # imports triton, which CPUs do without
 
@@ -42,7 +44,7 @@ def choose(
     told = ""
     if backend is None:
         try:
-            library(best_level())
+            own_library()
             return NativeTarget()
         except (NativeBuildError, UsageError) as error:
             told = f"ONNX Runtime executes it, and not native kernels: {error}"

@@ -36,7 +36,8 @@ def test_exact_is_what_pytorch_says_and_fast_is_near(perplexity: Any, tmp_path: 
     names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down", "ffn_gate")
     kinds = {f"blk.0.{name}.weight": gguf.GGMLQuantizationType.Q8_0 for name in names}
     write(tmp_path / "model.gguf", kinds=kinds, sizes={"num_hidden_layers": 1})
-    found = perplexity.qualities(perplexity.compile_variant(tmp_path / "model.gguf", "Q5_1", tmp_path / "out"), TOKENS)
+    variant = perplexity.Variant(rounded="Q5_1")
+    found = perplexity.qualities(perplexity.compile_variant(tmp_path / "model.gguf", variant, tmp_path / "out"), TOKENS)
     assert list(found) == ["PyTorch", "exact", "fast"]
     base = found["PyTorch"].perplexity
     assert abs(found["exact"].perplexity / base - 1) < 1e-5

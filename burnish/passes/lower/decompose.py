@@ -71,16 +71,17 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             except Refusal:
                 raise
             except Exception as error:  # whatever PyTorch's own decompositions raise
-                raise Refusal(f"PyTorch cannot take {op} apart: {error}") from error
+                raise Refusal(f"PyTorch cannot take {op} apart: {error}", self.node) from error
         if found is NotImplemented:
-            raise Refusal(f"PyTorch does not take {op} apart")
+            raise Refusal(f"PyTorch does not take {op} apart", self.node)
         if isinstance(found, Tensor):
             self.node.replace_all_uses_with(self._node(found))
         else:
             parts = [None if each is None else self._node(each) for each in found]
-            for user in list(self.node.users):
-                if user.target is not operator.getitem or parts[user.args[1]] is None:  # type: ignore[index]
-                    raise Refusal(f"a result of {op} is read that its parts do not give")
+            readers = list(self.node.users)
+            if any(each.target is not operator.getitem or parts[each.args[1]] is None for each in readers):  # type: ignore[index]
+                raise Refusal(f"a result of {op} is read that its parts do not give", self.node)
+            for user in readers:
                 user.replace_all_uses_with(parts[user.args[1]])  # type: ignore[index,arg-type]
         return self.names
 
@@ -96,7 +97,7 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _node(self, value: Tensor) -> fx.Node:
         if id(value) not in self.nodes:
-            raise Refusal(f"{self.node.target} reads a tensor that no node gives")
+            raise Refusal(f"{self.node.target} reads a tensor that no node gives", self.node)
         return self.nodes[id(value)][0]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -106,7 +107,7 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not any(isinstance(each, Tensor) for each in leaves):
             return result  # a size or a stride
         if func._schema.is_mutable:
-            raise Refusal(f"{self.node.target} writes in place where it is taken apart ({func})")
+            raise Refusal(f"{self.node.target} writes in place where it is taken apart ({func})", self.node)
         read = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
         args, kwargs = pytree.tree_map_only(torch.SymInt, self._size, read)
         call = self.editor.call(func, *args, like=self.node, **kwargs)
@@ -137,7 +138,9 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 None,
             )
             if place is None:
-                raise Refusal(f"no input has the size {symbol}, which the parts of {self.node.target} ask for")
+                raise Refusal(
+                    f"no input has the size {symbol}, which the parts of {self.node.target} ask for", self.node
+                )
             known[symbol] = fx.Proxy(self.editor.call(aten.sym_size.int, *place, like=self.node))
         if expression.is_Symbol:
             found = known[expression].node

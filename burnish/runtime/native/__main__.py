@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from burnish.ir.errors import BurnishError
-from burnish.runtime.native.build import LEVELS, build, build_ahead
+from burnish.runtime.native.build import build, build_ahead
+from burnish.runtime.native.levels import LEVELS, PORTABLE
 from burnish.runtime.native.library import best_level
 
 parser = argparse.ArgumentParser(prog="python -m burnish.runtime.native", description=__doc__)
-parser.add_argument("--level", choices=list(LEVELS), help="the instruction set; the best of this machine")
+parser.add_argument("--level", choices=[*LEVELS, PORTABLE], help="the instruction set; the best of this machine")
 parser.add_argument("--output", type=Path, metavar="DIR", help="a folder for the library, in place of the cache's")
 given = parser.parse_args()
 if given.level and not given.output:

@@ -13,26 +13,16 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from burnish.ir.errors import NativeBuildError
+from burnish.runtime.native.levels import level_of, levels_here
 
 SOURCES = Path(__file__).parent / "cpp"
 BROUGHT = Path(__file__).parent / "lib"
 """Libraries that came with the package."""
-
-LEVELS: dict[str, tuple[str, ...]] = {
-    "x86-64-v4-amx": ("-march=x86-64-v4", "-mavx512vnni", "-mamx-tile", "-mamx-int8"),
-    "x86-64-v4": ("-march=x86-64-v4", "-mavx512vnni"),
-    "x86-64-v3": ("-march=x86-64-v3",),
-    "aarch64-dotprod": ("-march=armv8.2-a+dotprod",),
-    "portable": (),
-}
-"""Instruction sets, those of an architecture the best first, and what asks a compiler for them."""
-
-_ARCHITECTURES = {"x86-64": "x86_64", "aarch64": "aarch64"}
-"""What the system calls an architecture, by what the names of its instruction sets begin with."""
 
 _FLAGS = (
     "-std=c++17",
@@ -50,22 +40,24 @@ _FLAGS = (
 _log = logging.getLogger(__name__)
 
 
-def architecture_of(level: str) -> str:
-    """The architecture of an instruction set, as the system calls it: of "portable" the one that this machine has."""
-    return next((name for prefix, name in _ARCHITECTURES.items() if level.startswith(prefix)), platform.machine())
-
-
 def _compilers(level: str) -> list[str]:
-    """The names of C++ compilers for an instruction set: CXX has the only one, if it is there."""
-    if named := os.environ.get("CXX"):
+    """The names of C++ compilers for an instruction set: CXX has the only one, if it is for that architecture."""
+    architecture = level_of(level).architecture
+    named = os.environ.get("CXX")
+    if named and (shutil.which(named) is None or _machine_of(named) in ("", architecture)):
         return [named]
-    architecture = architecture_of(level)
-    return ["g++", "clang++", "c++"] if architecture == platform.machine() else [f"{architecture}-linux-gnu-g++"]
+    return ["g++", "clang++", "c++"] if _is_here(architecture) else [f"{architecture}-linux-gnu-g++"]
 
 
-def compiler(level: str = "portable") -> str | None:
-    """The C++ compiler for an instruction set, None if there is none."""
-    return next((found for name in _compilers(level) if (found := shutil.which(name))), None)
+def _is_here(architecture: str) -> bool:
+    """Whether compilers are for it as they come: libraries are for Linux."""
+    return (platform.system(), platform.machine()) == ("Linux", architecture)
+
+
+def compiler(level: str | None = None) -> str | None:
+    """The C++ compiler for an instruction set, None if there is none. Without `level` for this machine."""
+    names = _compilers(level or levels_here()[-1])
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def _said(compiler: str, option: str) -> str:
@@ -75,6 +67,12 @@ def _said(compiler: str, option: str) -> str:
     except OSError as error:
         raise NativeBuildError(f"the C++ compiler {compiler} cannot be started: {error.strerror or error}") from error
     return said.split("\n")[0]
+
+
+def _machine_of(compiler: str) -> str:
+    """The architecture that a compiler compiles for, on Linux; empty if it does not say."""
+    said = _said(compiler, "-dumpmachine")
+    return said.split("-")[0] if "linux" in said else said
 
 
 @cache
@@ -88,7 +86,7 @@ def _hash(*facts: object) -> str:
 
 def flags(level: str) -> tuple[str, ...]:
     """What asks a compiler for a library of an instruction set."""
-    return (*_FLAGS, *LEVELS[level])
+    return (*_FLAGS, *level_of(level).flags)
 
 
 def cache_folder() -> Path:
@@ -97,45 +95,74 @@ def cache_folder() -> Path:
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "burnish"
 
 
+def name_of(level: str) -> str:
+    """The file name of the library for an instruction set: with a hash of what it is made of."""
+    return f"{level}-{_hash(level_of(level).architecture, flags(level))}.so"
+
+
+def _cached_name(level: str) -> str:
+    """`name_of`, but who names a compiler in CXX gets one by that compiler, of that version."""
+    if os.environ.get("CXX") not in _compilers(level):
+        return name_of(level)
+    version = _said(_compiler_for(level), "--version")
+    return f"{level}-{_hash(level_of(level).architecture, flags(level), version)}.so"
+
+
+def found(level: str) -> Path | None:
+    """The library for an instruction set, if there is one: beside this package, or built by this user."""
+    name = _cached_name(level)
+    return next((folder / name for folder in (BROUGHT, built_folder()) if (folder / name).exists()), None)
+
+
+def held(level: str) -> list[Path]:
+    """All libraries for an instruction set that are here, whatever built them, of whatever version."""
+    return [file for folder in (BROUGHT, built_folder()) for file in folder.glob(f"{level}-{'?' * 16}.so")]
+
+
 def build(level: str) -> Path:
-    """The library for an instruction set of this machine: one that is there already, or is built now.
-
-    Who names a compiler in CXX gets one by that compiler. Raises NativeBuildError where there is none, or it fails.
-    """
-    facts: tuple[object, ...] = (platform.machine(), flags(level))
-    if os.environ.get("CXX"):
-        facts = (*facts, _said(_compiler_for(level), "--version"))
-    name, built = f"{level}-{_hash(*facts)}.so", cache_folder() / "native"
-    for folder in (BROUGHT, built):
-        if (folder / name).exists():
-            return folder / name
-    return _compiled(level, _compiler_for(level), built / name)
-
-
-def build_ahead(level: str, output: Path) -> Path:
-    """The library for an instruction set of this machine or another, under the name by which `build` finds it there.
+    """The library for an instruction set, of this machine or another: one that is there already, or is built now.
 
     Raises NativeBuildError where there is no compiler for it, or it fails.
     """
-    found = _compiler_for(level)
-    architecture = _said(found, "-dumpmachine").split("-")[0]
-    return _compiled(level, found, output / f"{level}-{_hash(architecture, flags(level))}.so")
+    return found(level) or _compiled(level, _compiler_for(level), built_folder() / _cached_name(level))
+
+
+def build_ahead(level: str, output: Path) -> Path:
+    """A new library, in the folder `output`, under the name by which it is found beside this package or in the cache.
+
+    Raises NativeBuildError where there is no compiler for it, or it fails.
+    """
+    return _compiled(level, _compiler_for(level), output / name_of(level))
+
+
+def check_buildable(levels: Iterable[str]) -> None:
+    """Raise NativeBuildError unless there is a library, or a compiler, for each of the instruction sets."""
+    for level in levels:
+        if found(level) is None:
+            _compiler_for(level)
+
+
+def built_folder() -> Path:
+    """Where libraries are that this user built, or put there."""
+    return cache_folder() / "native"
 
 
 def _compiler_for(level: str) -> str:
-    found = compiler(level)
-    if found is None:
-        named = os.environ.get("CXX")
-        missing = f"this machine has none that is called {' or '.join(_compilers(level))}"
-        if named:
-            missing = f"CXX names {named!r}, which is no program"
-        architecture = architecture_of(level)
-        package = "g++" if architecture == platform.machine() else f"g++-{architecture.replace('_', '-')}-linux-gnu"
-        raise NativeBuildError(
-            f"native kernels are built by a C++ compiler, and {missing}: install one (on Debian: apt "
-            f'install {package}), or use backend="onnxruntime"'
-        )
-    return found
+    there = compiler(level)
+    if there is not None:
+        return there
+    names, architecture = _compilers(level), level_of(level).architecture
+    missing = f"this machine has none that is called {' or '.join(names)}"
+    if names == [os.environ.get("CXX")]:
+        missing = f"CXX names {names[0]!r}, which is no program"
+    what, package, otherwise = "", "g++", 'compile with backend="onnxruntime"'
+    if not _is_here(architecture):
+        what, otherwise = f" for {level}", f"leave {level} out"
+        package = f"g++-{architecture.replace('_', '-')}-linux-gnu"
+    raise NativeBuildError(
+        f"native kernels{what} are built by a C++ compiler, and {missing}: install one (on Debian: apt install "
+        f"{package}), or {otherwise}"
+    )
 
 
 def _compiled(level: str, compiler: str, target: Path) -> Path:

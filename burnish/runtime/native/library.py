@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -10,20 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from burnish.ir.errors import NativeBuildError, UsageError
-from burnish.runtime.native.build import LEVELS, architecture_of, build
-
-_AVX512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512_vnni"}
-_BY_TILES = "x86-64-v4-amx"
-_NEEDED = {
-    _BY_TILES: {*_AVX512, "amx_tile", "amx_int8"},
-    "x86-64-v4": _AVX512,
-    "x86-64-v3": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
-    "aarch64-dotprod": {"asimd", "asimddp", "asimdrdm", "atomics", "crc32"},
-}
-"""What /proc/cpuinfo has to name for an instruction set."""
+from burnish.runtime.native.build import build, found
+from burnish.runtime.native.levels import BY_TILES, level_of, levels_here
 
 _ASK_FOR_TILES = (158, 0x1023, 18)
 """arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), of x86-64."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,15 +56,24 @@ def levels() -> list[str]:
     """The instruction sets of this machine that there are kernels for, the best first. UsageError if it is no Linux."""
     if platform.system() != "Linux":
         raise UsageError(f'native kernels run on Linux, and this is {platform.system()}: use backend="onnxruntime"')
-    here = features()
-    ours = [level for level in LEVELS if architecture_of(level) == platform.machine()]
-    found = [level for level in ours if _NEEDED.get(level, set()) <= here]
-    return found if "amx_tile" not in here or _may_use_tiles() else [each for each in found if each != _BY_TILES]
+    return [level for level in levels_here() if not lacking(level)]
 
 
 def best_level() -> str:
     """The best of `levels`."""
     return levels()[0]
+
+
+def lacking(level: str) -> str:
+    """What this machine lacks of an instruction set, in words; empty if it has all of it."""
+    wanted = level_of(level)
+    if wanted.architecture != platform.machine():
+        return f"this machine is {platform.machine()}"
+    missing = wanted.needs - features()
+    if missing:
+        return f"this processor lacks {', '.join(sorted(missing))}"
+    refused = level == BY_TILES and not _may_use_tiles()
+    return "the system refuses this process the registers of AMX" if refused else ""
 
 
 @cache
@@ -89,12 +92,39 @@ def features() -> frozenset[str]:
     return frozenset()
 
 
+def own_library() -> Library:
+    """The kernels of this installation for the best instruction set of this machine.
+
+    Where there are none, and none can be built, those for the next one that there are some for, which is told. Raises
+    NativeBuildError where there are none at all, UsageError if it is no Linux.
+    """
+    best, *others = levels()
+    try:
+        return library(best)
+    except NativeBuildError as error:
+        for level in others:
+            if found(level) is not None:
+                _log.warning("native kernels for %s run, and not for %s: %s", level, best, error)
+                return library(level)
+        raise
+
+
 @cache
 def library(level: str) -> Library:
     """The library for an instruction set, built if need be. Raises NativeBuildError, UsageError."""
-    if level not in levels():
-        raise UsageError(f"there is no {level} here: native kernels can be for {', '.join(levels())}")
-    functions = _loaded(build(level))
+    if lacks := lacking(level):
+        raise UsageError(f"there is no {level} here, {lacks}: native kernels can be for {', '.join(levels())}")
+    try:
+        return opened(level, build(level))
+    except OSError as error:  # it was cut short, say, or its folder is on a disk that nothing may be run from
+        raise NativeBuildError(
+            f"native kernels cannot be loaded ({error}): delete that file, or name another folder in BURNISH_CACHE"
+        ) from error
+
+
+def opened(level: str, path: Path) -> Library:
+    """The library in a file. Raises OSError where it cannot be loaded."""
+    functions = ctypes.CDLL(str(path))
     functions.burnish_kernel_name.restype = functions.burnish_kernel_slots.restype = ctypes.c_char_p
     functions.burnish_open.restype = ctypes.c_void_p
     functions.burnish_close.argtypes = [ctypes.c_void_p]
@@ -120,15 +150,6 @@ def library(level: str) -> Library:
         for number in range(functions.burnish_kernels())
     }
     return Library(level, functions, kernels)
-
-
-def _loaded(path: Path) -> Any:
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:  # it was cut short, say, or its folder is on a disk that nothing may be run from
-        raise NativeBuildError(
-            f"native kernels cannot be loaded ({error}): delete that file, or name another folder in BURNISH_CACHE"
-        ) from error
 
 
 def _slot(text: str) -> Slot:

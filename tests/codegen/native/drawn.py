@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from burnish.codegen.native import spec
-from burnish.runtime.native.library import best_level
+from burnish.runtime.native.library import best_level, levels
 
 STRANGE = (float("nan"), float("inf"), float("-inf"), 0.0, -0.0)
-MACHINES = st.tuples(st.sampled_from([None, "portable"]), st.sampled_from([1, 3]))
+PLAIN = levels()[-1]
+MACHINES = st.tuples(st.sampled_from([None, PLAIN]), st.sampled_from([1, 3]))
 """An instruction set, None for the best, and a number of threads."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import struct
 import subprocess
@@ -57,12 +58,26 @@ class Machine:
 
 def machine(level: str, processor: str, folder: Path) -> Machine:
     """One with the library for an instruction set, which is built now, into that empty folder."""
-    with mock.patch.dict("os.environ", {"CXX": CROSS}):  # which of "portable" says the architecture
-        library = build_ahead(level, folder)
+    return machine_with(build_ahead(level, folder), processor, folder)
+
+
+def machine_with(library: Path, processor: str, folder: Path) -> Machine:
+    """One with that library, and in the folder what else it takes."""
     driver = folder / "driver"
-    options = ["-std=c++17", "-O1", "-I", str(SOURCES), f"-Wl,-rpath,{folder}"]
+    options = ["-std=c++17", "-O1", "-I", str(SOURCES), f"-Wl,-rpath,{library.parent}"]
     subprocess.run([CROSS, *options, str(_DRIVER), str(library), "-o", str(driver)], check=True)
     return Machine(processor, library, driver)
+
+
+def instructions(library: Path) -> dict[str, set[str]]:
+    """Those of each function."""
+    command = [OBJDUMP, "-d", "-C", "--no-show-raw-insn", str(library)]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found: dict[str, set[str]] = {}
+    for part in re.split(r"\n(?=[0-9a-f]{16} <)", listing)[1:]:
+        name = part[part.index("<") + 1 : part.index(">:\n")]
+        found[name] = set(re.findall(r"^ *[0-9a-f]+:\t(\S+)", part, re.MULTILINE))
+    return found
 
 
 class _Launcher:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +14,7 @@ from burnish.codegen.native.spec import ROUNDED, THREADS
 from burnish.ir.ops import burnish_ops
 from burnish.ir.panel_formats import FORMATS, Format, is_integer
 from burnish.ir.panels import RowOrder
-from tests.codegen.native.emulation import MISSING, OBJDUMP, Machine, machine
+from tests.codegen.native.emulation import MISSING, Machine, instructions, machine
 from tests.codegen.native.test_products import in_groups, packed
 from tests.tolerances import assert_near
 
@@ -43,7 +41,7 @@ def with_sdot(tmp_path_factory: pytest.TempPathFactory) -> Machine:
 @pytest.fixture(scope="module")
 def without(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A processor of the first version of aarch64."""
-    return machine("portable", "cortex-a53", tmp_path_factory.mktemp("without"))
+    return machine("aarch64", "cortex-a53", tmp_path_factory.mktemp("without"))
 
 
 @pytest.fixture(params=["with_sdot", "without"])
@@ -127,19 +125,8 @@ def test_functions(name: str, there: Machine) -> None:
     torch.testing.assert_close(found, function(x), rtol=2e-6, atol=5e-6, equal_nan=True)
 
 
-def instructions(built: Machine) -> dict[str, set[str]]:
-    """Those of each function of a library."""
-    command = [OBJDUMP, "-d", "-C", "--no-show-raw-insn", str(built.library)]
-    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found: dict[str, set[str]] = {}
-    for part in re.split(r"\n(?=[0-9a-f]{16} <)", listing)[1:]:
-        name = part[part.index("<") + 1 : part.index(">:\n")]
-        found[name] = set(re.findall(r"^ *[0-9a-f]+:\t(\S+)", part, re.MULTILINE))
-    return found
-
-
 def test_integers_are_multiplied_by_sdot_and_floats_by_fmla(with_sdot: Machine, without: Machine) -> None:
-    ahead, plain = instructions(with_sdot), instructions(without)
+    ahead, plain = instructions(with_sdot.library), instructions(without.library)
     for number, form in enumerate(FORMATS):
         exact = f"void panel_product<{number}, false>"
         assert "fmla" in next(found for name, found in ahead.items() if name.startswith(exact))

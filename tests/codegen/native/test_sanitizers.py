@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from burnish.runtime.native.build import LEVELS, SOURCES, compiler
+from burnish.runtime.native.build import SOURCES, compiler
+from burnish.runtime.native.levels import LEVELS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -26,7 +27,7 @@ def level() -> None:
 @pytest.mark.slow("thousands of steps under ThreadSanitizer, which is five times as slow")
 def test_a_team_of_threads_has_no_races(tmp_path: Path) -> None:
     program = tmp_path / "team"
-    flags = ["-std=c++17", "-O1", "-g1", "-pthread", "-Wno-psabi", "-fsanitize=thread", *LEVELS["x86-64-v3"]]
+    flags = ["-std=c++17", "-O1", "-g1", "-pthread", "-Wno-psabi", "-fsanitize=thread", *LEVELS["x86-64-v3"].flags]
     built = subprocess.run(
         [str(compiler()), *flags, "-I", str(SOURCES), str(HERE / "team.cpp"), "-o", str(program)],
         capture_output=True,

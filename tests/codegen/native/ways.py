@@ -9,11 +9,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from burnish.codegen.native.spec import LEVEL, THREADS
+from burnish.runtime.native.library import levels
 
 Way = tuple[str | None, int]
 
-ways: st.SearchStrategy[Way] = st.tuples(st.sampled_from([None, "portable"]), st.sampled_from([1, 3]))
-ALL: list[Way] = [(None, 1), (None, 3), ("portable", 1), ("portable", 3)]
+PLAIN = levels()[-1]
+ways: st.SearchStrategy[Way] = st.tuples(st.sampled_from([None, PLAIN]), st.sampled_from([1, 3]))
+ALL: list[Way] = [(None, 1), (None, 3), (PLAIN, 1), (PLAIN, 3)]
 
 cases = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 

@@ -11,8 +11,10 @@ import pytest
 
 from burnish.ir.errors import NativeBuildError
 from burnish.runtime.native import build, library
+from burnish.runtime.native.levels import levels_here
 
 Compiler = Callable[[str], Path]
+HERE = levels_here()[-1]
 
 
 @pytest.fixture
@@ -36,28 +38,28 @@ def compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compiler:
 
 def test_one_that_came_with_the_package_needs_no_compiler(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(platform.machine())
-    ahead = build.build_ahead("portable", build.BROUGHT)
+    ahead = build.build_ahead(HERE, build.BROUGHT)
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", "")
-    assert build.build("portable") == ahead
+    assert build.build(HERE) == ahead
     with pytest.raises(NativeBuildError, match="install one"):
         build.build("x86-64-v3")
 
 
 def test_one_in_the_cache_needs_no_compiler(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler(platform.machine())
-    ahead = build.build_ahead("portable", build.cache_folder() / "native")
+    ahead = build.build_ahead(HERE, build.cache_folder() / "native")
     monkeypatch.delenv("CXX")
     monkeypatch.setenv("PATH", "")
-    assert build.build("portable") == ahead
+    assert build.build(HERE) == ahead
 
 
-@pytest.mark.parametrize("other", ["architecture", "flags", "sources"])
+@pytest.mark.parametrize("other", ["flags", "sources"])
 def test_another_one_is_not_taken(
     other: str, compiler: Compiler, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    compiler("m68k" if other == "architecture" else platform.machine())
-    build.build_ahead("portable", build.BROUGHT)
+    compiler(platform.machine())
+    build.build_ahead(HERE, build.BROUGHT)
     if other == "flags":
         monkeypatch.setattr(build, "_FLAGS", (*build._FLAGS, "-O3"))
     if other == "sources":
@@ -68,20 +70,38 @@ def test_another_one_is_not_taken(
     monkeypatch.setenv("PATH", "")
     try:
         with pytest.raises(NativeBuildError, match="install one"):
-            build.build("portable")
+            build.build(HERE)
     finally:
         build._hash.cache_clear()
 
 
 def test_who_names_a_compiler_gets_its_library(compiler: Compiler) -> None:
     compiler(platform.machine())
-    assert build.build("portable") != build.build_ahead("portable", build.cache_folder() / "native")
+    assert build.build(HERE) != build.build_ahead(HERE, build.cache_folder() / "native")
 
 
 def test_what_cannot_be_loaded_says_so(compiler: Compiler) -> None:
     compiler(platform.machine())
     with pytest.raises(NativeBuildError, match="cannot be loaded"):
-        library.library.__wrapped__("portable")
+        library.library.__wrapped__(HERE)
+
+
+def test_a_compiler_for_another_architecture_is_not_asked(compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
+    cross = compiler("aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("PATH", "")
+    assert build.compiler("aarch64-dotprod") == str(cross)
+    with pytest.raises(NativeBuildError, match=r"none that is called g\+\+ .*apt install g\+\+\), or compile with"):
+        build.build("x86-64-v3")
+    compiler("x86_64")
+    said = (
+        r"for aarch64 are .*called aarch64-linux-gnu-g\+\+: install .*g\+\+-aarch64-linux-gnu\), or leave aarch64 out"
+    )
+    with pytest.raises(NativeBuildError, match=said):
+        build.check_buildable(["x86-64-v3", "aarch64"])
+    build.BROUGHT.mkdir()
+    (build.BROUGHT / build.name_of("aarch64")).touch()
+    build.check_buildable(["x86-64-v3", "aarch64"])
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

@@ -82,7 +82,7 @@ def test_every_instruction_set_and_number_of_threads(saved: Path, level: str, th
     artifact = reference.artifact
     weights = weight_bytes(artifact)
     executor = NativeExecutor(
-        read_plan(artifact), weights, row_tables(artifact, weights), threads, accuracy="exact", level=level
+        read_plan(artifact), weights, library(level), row_tables(artifact, weights), threads, accuracy="exact"
     )
     states = States.allocate(artifact.states, 2, 30, NUMPY, in_place=True)
     found = executor.step(Step(ids, torch.zeros(2).long(), torch.arange(30)), states).array
@@ -172,12 +172,12 @@ def test_steps_leave_nothing_behind(saved: Path) -> None:
     with burnish.load(saved) as found:
         before = 0
         for run in range(5):
-            for _ in range(60):
-                found.generate([1, 2, 3], max_new_tokens=3)
+            for _ in range(40):
+                found.generate([1, 2, 3], max_new_tokens=50)
             gc.collect()
             if run == 1:
                 before = process.memory_info().rss
-        assert process.memory_info().rss - before < 4_000_000
+        assert process.memory_info().rss - before < 1_000_000
     assert process.num_threads() < 100
 
 

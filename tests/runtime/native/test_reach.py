@@ -20,6 +20,7 @@ from burnish.runtime.kernel_files import read_plan
 from burnish.runtime.mapped_bytes import weight_bytes
 from burnish.runtime.memory import NUMPY
 from burnish.runtime.model import CompiledModel
+from burnish.runtime.native.library import own_library
 from burnish.runtime.plan import Plan
 from burnish.runtime.row_tables import row_tables
 from burnish.runtime.states import States
@@ -40,7 +41,7 @@ def run(model: CompiledModel, plan: Plan) -> None:
     """A prompt and a token behind it."""
     artifact = model.artifact
     weights = weight_bytes(artifact)
-    executor = NativeExecutor(plan, weights, row_tables(artifact, weights), threads=2)
+    executor = NativeExecutor(plan, weights, own_library(), row_tables(artifact, weights), threads=2)
     states = States.allocate(artifact.states, 2, CAPACITY, NUMPY, in_place=True)
     try:
         for position, tokens in ((0, 5), (5, 1)):

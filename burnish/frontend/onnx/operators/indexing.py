@@ -16,7 +16,6 @@ from burnish.frontend.onnx.numbers import greatest, least
 from burnish.frontend.onnx.operators.shape import axis_of, check_size
 from burnish.frontend.onnx.operators.unsigned import from_ordered, narrowed, ordered, through_wider, widened
 
-
 _LONGEST = 10**8  # of an axis whose size is symbolic: what is cut off there is nothing
 
 
