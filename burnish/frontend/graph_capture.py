@@ -120,6 +120,7 @@ def graph_of(
     """
     with quiet():
         exported, operations = functional(exported)
+    export_format.check_keeps_nothing(exported, prefix)
     signature = exported.graph_signature
     names = [
         spec.arg.name

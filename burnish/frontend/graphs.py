@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from burnish.frontend import opened_onnx
 from burnish.frontend.capture import evaluating
 from burnish.frontend.graph_capture import arguments, capture_graph, graph_of
 from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
@@ -49,7 +50,12 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
         given = pytree.tree_leaves(examples)
         return GraphSource(program, "exported", _named(program, given))
     if isinstance(model, str | Path):
-        return _read_onnx(Path(model), examples, dynamic_shapes)
+        from burnish.frontend.onnx import OnnxModule
+
+        path = Path(model)
+        return _read_onnx(OnnxModule.from_file(path), path.stem, examples, dynamic_shapes)
+    if (onnx := opened_onnx(model)) is not None:
+        return _read_onnx(onnx.module, onnx.path.stem, examples, dynamic_shapes)
     if isinstance(model, nn.Module):
         program = capture_graph(model, examples, dynamic_shapes)
         return _checked(program, model, examples, type(model).__name__)
@@ -59,13 +65,10 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
     )
 
 
-def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
+def _read_onnx(module: Any, name: str, examples: Any, dynamic_shapes: Any) -> GraphSource:
     """A file's graph: axes that it leaves open stay so, but for those that the graph itself makes numbers."""
-    from burnish.frontend.onnx import OnnxModule
-
     if dynamic_shapes is not None:
         raise UsageError("the axes of an ONNX file are dynamic as it says: leave out dynamic_shapes")
-    module = OnnxModule.from_file(path)
     given, program = _traced(module, None if examples is None else _by_argument(module, examples))
     for declared, spec in zip(program.interface.inputs, module.inputs, strict=True):
         for place, (axis, size) in enumerate(zip(declared.axes, spec.shape or (), strict=False)):
@@ -73,7 +76,7 @@ def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
                 _log.warning(
                     "axis %d of the input %s is open in the file, and its graph is for %d", place, spec.name, axis
                 )
-    return _checked(program, module, given, path.stem)
+    return _checked(program, module, given, name)
 
 
 def _traced(module: Any, given: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], Program]:
