@@ -55,7 +55,10 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
         path = Path(model)
         return _read_onnx(OnnxModule.from_file(path), path.stem, examples, dynamic_shapes)
     if (onnx := opened_onnx(model)) is not None:
-        return _read_onnx(onnx.module, onnx.path.stem, examples, dynamic_shapes)
+        try:
+            return _read_onnx(onnx.module, onnx.path.stem, examples, dynamic_shapes)
+        except UsageError as error:
+            raise UsageError(f"{error}. It is no language model, as {onnx.reason}") from error
     if isinstance(model, nn.Module):
         program = capture_graph(model, examples, dynamic_shapes)
         return _checked(program, model, examples, type(model).__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -20,6 +20,8 @@ _log = logging.getLogger(__name__)
 _TOKENS = ("input_ids", "tokens", "input_tokens", "token_ids", "ids", "idx", "input")
 _LOGITS = ("logits", "lm_logits", "output", "scores")
 _TOLERANCE = 1e-3  # of the largest logit
+_OF_TOKENS = re.compile("past|seq|len|tokens", re.IGNORECASE)  # in the name of an axis
+_WIDTHS = (64, 128, 80, 96, 256, *range(8, 520, 8), 576)  # of heads: the usual ones first
 _ROWS, _FIRST, _SECOND = 2, 4, 3  # of the texts that a decoder is tried with
 
 
@@ -75,12 +77,21 @@ class Past:
     present: int
     rows: int
     grows: int | None  # None: it has one size, whatever was read
+    width: int | None = None  # of an axis that the file leaves open, and the model does not
+
+    @property
+    def has_width(self) -> bool:
+        """Whether there is such an axis."""
+        shape = self.spec.shape or ()
+        return any(not isinstance(size, int) and axis not in (self.rows, self.grows) for axis, size in enumerate(shape))
 
     def at_start(self, rows: Any) -> Tensor:
         """Its value before the first token: empty where it grows, zeros where it does not."""
         assert self.spec.shape is not None
-        sizes: dict[int, Any] = {self.rows: rows} | ({} if self.grows is None else {self.grows: 0})
-        shape: list[Any] = [sizes.get(axis, size) for axis, size in enumerate(self.spec.shape)]
+        shape: list[Any] = [size if isinstance(size, int) else self.width for size in self.spec.shape]
+        shape[self.rows] = rows
+        if self.grows is not None:
+            shape[self.grows] = 0
         return torch.zeros(shape, dtype=self.spec.dtype)
 
 
@@ -132,8 +143,26 @@ def decoder_of(module: OnnxModule) -> Decoder:
     bound = tuple(spec for spec in rest if _key(spec) in _BOUND and not spec.dtype.is_floating_point)
     past = _pasts(module, [spec for spec in rest if spec not in bound], tokens, logits)
     decoder = Decoder(tokens, logits, bound, past)
+    if any(each.has_width for each in past):
+        decoder = _with_width(module, decoder)
     _try(module, decoder)
     return decoder
+
+
+@torch.no_grad()
+def _with_width(module: OnnxModule, decoder: Decoder) -> Decoder:
+    """`decoder` with the size of an axis of its cache that the file leaves open: the first that fits its products."""
+    for width in _WIDTHS:
+        past = tuple(replace(each, width=width) if each.has_width else each for each in decoder.past)
+        found = replace(decoder, past=past)
+        try:
+            found(module, torch.zeros(1, 2, dtype=torch.int64))
+        except BurnishError:
+            continue
+        return found
+    raise NoDecoder(
+        f"no size was found for the open axes of {next(each.spec for each in decoder.past if each.has_width)}"
+    )
 
 
 def _tokens(module: OnnxModule) -> TensorSpec:
@@ -168,9 +197,10 @@ def _pasts(module: OnnxModule, specs: list[TensorSpec], tokens: TensorSpec, logi
         open_ = [axis for axis, size in enumerate(spec.shape) if not isinstance(size, int)]
         rows = next((axis for axis in open_ if spec.shape[axis] == tokens.shape[0] is not None), min(open_, default=0))
         others = [axis for axis in open_ if axis != rows]
-        if not open_ or len(others) > 1:
+        grows = [axis for axis in others if len(others) == 1 or _OF_TOKENS.search(str(spec.shape[axis]))]
+        if not open_ or (others and len(grows) != 1) or len(others) > 2:
             raise NoDecoder(f"{spec} has other open axes than its rows and its tokens")
-        found.append(Past(spec, present, rows, others[0] if others else None))
+        found.append(Past(spec, present, rows, grows[0] if grows else None))
     return tuple(found)
 
 
