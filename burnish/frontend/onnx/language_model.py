@@ -56,7 +56,8 @@ def read_decoder(file: OnnxFile, max_length: int | None, tokenizer: Any) -> Sour
     texts = (settings.get("config.json", {}), settings.get("genai_config.json", {}).get("model", {}))
     limits = (each.get(name) for each in texts for name in (*LENGTH_NAMES, "context_length"))
     limit = next((each for each in limits if isinstance(each, int) and each > 1), None)
-    program = capture(file.module, max_length=max_length, call=file.decoder, limit=limit)
+    weights = file.module.widen_packed()
+    program = capture(file.module, max_length=max_length, call=file.decoder, weights=weights, limit=limit)
     ends = next((each["eos_token_id"] for each in texts if each.get("eos_token_id") is not None), None)
     generation = {} if ends is None else {"eos_token_id": ends}
     generation |= keep_defaults(settings.get("generation_config.json", {}))
