@@ -17,8 +17,8 @@ from burnish.ir.errors import BurnishError
 
 _log = logging.getLogger(__name__)
 
-_TOKENS = ("input_ids", "tokens", "input_tokens", "token_ids", "ids", "idx", "input")
-_LOGITS = ("logits", "lm_logits", "output", "scores")
+_TOKENS = ("input_ids", "tokens", "input_tokens", "token_ids", "ids", "idx")
+_LOGITS = ("logits", "lm_logits")
 _TOLERANCE = 1e-3  # of the largest logit
 _OF_TOKENS = re.compile("past|seq|len|tokens", re.IGNORECASE)  # in the name of an axis
 _WIDTHS = (64, 128, 80, 96, 256, *range(8, 520, 8), 576)  # of heads: the usual ones first
@@ -138,7 +138,8 @@ def decoder_of(module: OnnxModule) -> Decoder:
     What names suggest is tried: no logits may change with later tokens, and a text in two parts, the first part's cache
     given to the second, has the logits of the text at once.
     """
-    tokens, logits = _tokens(module), _logits(module)
+    tokens = _tokens(module)
+    logits = _logits(module, tokens)
     rest = [spec for spec in module.inputs if spec is not tokens]
     bound = tuple(spec for spec in rest if _key(spec) in _BOUND and not spec.dtype.is_floating_point)
     past = _pasts(module, [spec for spec in rest if spec not in bound], tokens, logits)
@@ -166,21 +167,32 @@ def _with_width(module: OnnxModule, decoder: Decoder) -> Decoder:
 
 
 def _tokens(module: OnnxModule) -> TensorSpec:
-    ids = [spec for spec in module.inputs if spec.name in _TOKENS and spec.dtype in (torch.int64, torch.int32)]
-    if not ids:
+    ids = [spec for spec in module.inputs if _key(spec) not in _BOUND and spec.dtype in (torch.int64, torch.int32)]
+    named = [spec for spec in ids if spec.name in _TOKENS]
+    if not named and len(ids) != 1:
         raise NoDecoder(f"none of its inputs is called {_TOKENS[0]} and has integers")
-    found = min(ids, key=lambda spec: _TOKENS.index(spec.name))
+    found = min(named, key=lambda spec: _TOKENS.index(spec.name), default=ids[0])
     if found.shape is None or len(found.shape) != 2 or any(isinstance(size, int) for size in found.shape):
         raise NoDecoder(f"{found} is not [batch, sequence], both of any size")
     return found
 
 
-def _logits(module: OnnxModule) -> int:
-    for name in _LOGITS:
-        for place, spec in enumerate(module.outputs):
-            if spec.name == name and spec.dtype.is_floating_point and (spec.shape is None or len(spec.shape) == 3):
-                return place
-    raise NoDecoder(f"none of its outputs is called {_LOGITS[0]} and has three axes")
+def _logits(module: OnnxModule, tokens: TensorSpec) -> int:
+    """By their name, or as the one output that has a number for each id that is embedded."""
+    fitting = [
+        place
+        for place, spec in enumerate(module.outputs)
+        if spec.dtype.is_floating_point and (spec.shape is None or len(spec.shape) == 3)
+    ]
+    named = [place for place in fitting if module.outputs[place].name in _LOGITS]
+    if named:
+        return min(named, key=lambda place: _LOGITS.index(module.outputs[place].name))
+    ids = module.embedded(tokens.name)
+    for place in fitting:
+        size = (module.outputs[place].shape or (None,))[-1]
+        if ids is not None and isinstance(size, int) and size >= ids:
+            return place
+    raise NoDecoder(f"none of its outputs is called {_LOGITS[0]} and has three axes, or has a number for each id")
 
 
 def _pasts(module: OnnxModule, specs: list[TensorSpec], tokens: TensorSpec, logits: int) -> tuple[Past, ...]:

@@ -150,6 +150,14 @@ class OnnxModule(nn.Module):
             self._widened[name] = module, leaf
         return found
 
+    def embedded(self, name: str) -> int | None:
+        """How many ids the table has that the input `name` picks rows of; None if it picks none of a weight."""
+        for step in self._graph.steps:
+            table = self._graph.constants.get(step.inputs[0]) if step.inputs else None
+            if step.operator == "Gather" and step.inputs[1] == name and isinstance(table, torch.Tensor):
+                return int(table.shape[0])
+        return None
+
     # ---------------------------------------------------------------- running
 
     def _with_signature(self) -> Callable[..., tuple[torch.Tensor, ...]]:
