@@ -31,7 +31,7 @@ def read(
 
     Args:
         model: a transformers `PreTrainedModel`, a folder, org/name[@revision] of one in the local Hugging Face cache, a
-            `.gguf` file, an ONNX file that is opened, an `nn.Module`, an `ExportedProgram`.
+            `.gguf` or `.onnx` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
         tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
         context: "short" or "long", for a model of transformers whose rotary frequencies change at a length: for texts
@@ -60,9 +60,7 @@ def read(
     if context is not None:
         raise UsageError(f"context={context!r} is for models of transformers: leave it out")
     if (onnx := opened_onnx(model)) is not None:
-        from burnish.frontend.onnx.language_model import read_decoder
-
-        return read_decoder(onnx, max_length, _tokenizer_data(tokenizer))
+        return _read_onnx(onnx, max_length, tokenizer)
     if isinstance(model, nn.Module):
         return Source(capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
@@ -92,11 +90,23 @@ def _read_path(
         )
     if not path.exists():
         raise InvalidModelError(f"there is no file or folder {path}: give {ACCEPTED}")
+    if is_onnx(path):
+        from burnish.frontend.onnx.language_model import open_onnx
+
+        return _read_onnx(open_onnx(path), max_length, tokenizer)
     if path.suffix.lower() != ".gguf":
-        raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {ACCEPTED}")
+        raise InvalidModelError(f"{path} is a file, but neither .gguf nor .onnx: give {ACCEPTED}")
     from burnish.frontend.gguf import read_gguf
 
     return read_gguf(path, max_length=max_length, tokenizer=tokenizer, context=context)
+
+
+def _read_onnx(file: OnnxFile, max_length: int | None, tokenizer: Any) -> Source:
+    if file.decoder is None:
+        raise InvalidModelError(f"{file.path} is no language model: {file.reason}")
+    from burnish.frontend.onnx.language_model import read_decoder
+
+    return read_decoder(file, max_length, _tokenizer_data(tokenizer))
 
 
 def is_onnx(model: Any) -> bool:

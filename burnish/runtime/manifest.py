@@ -85,6 +85,10 @@ class TensorEntry(msgspec.Struct, forbid_unknown_fields=True):
     dtype: str
     axes: list[int | str]
 
+    def __str__(self) -> str:
+        """As "float32[batch, 3, 224, 224]"."""
+        return f"{self.dtype}[{', '.join(map(str, self.axes))}]"
+
 
 class GraphEntry(msgspec.Struct, forbid_unknown_fields=True):
     """What a program that is no language model's takes and gives.

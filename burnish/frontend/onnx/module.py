@@ -150,6 +150,10 @@ class OnnxModule(nn.Module):
             self._widened[name] = module, leaf
         return found
 
+    def operators(self) -> list[str]:
+        """The operators of its nodes, those of its bodies left out."""
+        return [step.operator for step in self._graph.steps]
+
     def embedded(self, name: str) -> int | None:
         """How many ids the table has that the input `name` picks rows of; None if it picks none of a weight."""
         for step in self._graph.steps:
