@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from burnish.frontend import opened_onnx
 from burnish.frontend.capture import evaluating
 from burnish.frontend.graph_capture import arguments, capture_graph, graph_of
-from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
+from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UnsupportedError, UsageError
 from burnish.ir.graph_inputs import difference_of, inputs_of, several_sizes, told
 from burnish.ir.interpreter import run_by_name, without_assertions
 from burnish.ir.program import Program
@@ -91,12 +91,12 @@ def _traced(module: Any, given: dict[str, Tensor] | None) -> tuple[dict[str, Ten
         spec.argument: {axis: Dim.AUTO for axis, size in enumerate(spec.shape or ()) if not isinstance(size, int)}
         for spec in module.inputs
     }
-    failure: CaptureError | None = None
+    failure: BurnishError | None = None
     for each in [given] if given is not None else islice(examples_for(module), _TRACES):
         for shapes in (module.dynamic_shapes(), automatic):
             try:
                 return each, capture_graph(module, each, shapes, *names)
-            except CaptureError as error:
+            except (CaptureError, UnsupportedError) as error:
                 _log.info("a trace of the model failed: %s", error)
                 failure = error
     assert failure is not None

@@ -35,6 +35,9 @@ FIRST_NAMES: dict[Any, Any] = (
         aten.__and__.Tensor: aten.bitwise_and.Tensor,
         aten.__or__.Tensor: aten.bitwise_or.Tensor,
         aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+        aten.__and__.Scalar: aten.bitwise_and.Scalar,
+        aten.__or__.Scalar: aten.bitwise_or.Scalar,
+        aten.__xor__.Scalar: aten.bitwise_xor.Scalar,
         aten._unsafe_index.Tensor: aten.index.Tensor,
     }
     | {
