@@ -144,7 +144,7 @@ def _from_exported(
     logits = export_format.logits_node(exported, operations)
     graph, found = export_format.translate(exported, operations, {tokens: "tokens"}, [logits], weights or {}, prefix)
     traced = range_limit(exported, sequence)
-    check_length(max_length, traced)
+    check_length(max_length, traced, export_format.kept_of_size(exported, traced))
     length = max_length or min((each for each in (limit, traced) if each is not None), default=None)
     if limit is None:
         longest = position_limit(graph, found, length or DEFAULT_MAX_LENGTH)

@@ -71,6 +71,12 @@ def check_keeps_nothing(exported: ExportedProgram, prefix: str) -> None:
             )
 
 
+def kept_of_size(exported: ExportedProgram, size: int | None) -> list[str]:
+    """The module's tensors that are neither parameters nor buffers and have an axis of `size`: "mask [20, 20]"."""
+    constants = {name: value for name, value in exported.constants.items() if isinstance(value, torch.Tensor)}
+    return [f"{name.split('.')[-1]} {list(each.shape)}" for name, each in constants.items() if size in each.shape]
+
+
 def translate(
     exported: ExportedProgram,
     operations: fx.Graph,

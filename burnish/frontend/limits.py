@@ -45,12 +45,18 @@ def range_floor(exported: ExportedProgram, size: torch.SymInt) -> int:
     return int(found.lower) if found is not None and found.lower.is_Integer else 0
 
 
-def check_length(max_length: int | None, limit: int | None) -> None:
-    """Raises UsageError unless a model that takes `limit` tokens takes `max_length`."""
+def check_length(max_length: int | None, limit: int | None, kept: Sequence[str] = ()) -> None:
+    """Raises UsageError unless a model that takes `limit` tokens takes `max_length`.
+
+    kept: tensors of that many tokens that are no buffers, as a module makes them in a call and keeps them.
+    """
     if max_length is not None and max_length < 2:
         raise UsageError(f"max_length is {max_length}: a prompt and an answer take at least two tokens")
     if max_length is not None and limit is not None and max_length > limit:
-        raise UsageError(f"max_length is {max_length}, but the model takes at most {limit} tokens: ask for fewer")
+        told = f"max_length is {max_length}, but the model takes at most {limit} tokens: ask for fewer"
+        if kept:
+            told += f", or, if it keeps {kept[0]} from an earlier call, compile one that has not been called"
+        raise UsageError(told)
 
 
 def token_limit(graph: fx.Graph, vocabulary: int) -> int:

@@ -349,3 +349,24 @@ def test_a_module_keeps_nothing_of_its_trace() -> None:
     assert not hasattr(module, "mask")
     assert module.training
     assert type(module(torch.ones(1, 4, dtype=torch.int64))) is Tensor
+
+
+class KeepsAMaskOfACall(Model):
+    """As somebody saves making it again for shorter texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mask: Tensor | None = None
+
+    def mix(self, x: Tensor) -> Tensor:
+        size = x.shape[1]
+        if self.mask is None or self.mask.shape[0] < size:
+            self.mask = torch.ones(size, size).tril()
+        return self.mask[:size, :size] @ x
+
+
+def test_a_tensor_of_an_earlier_call_that_limits_the_length_is_told() -> None:
+    module = KeepsAMaskOfACall()
+    module(torch.zeros(1, 20, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"at most 20 tokens: .* if it keeps mask \[20, 20\] from an earlier call"):
+        capture(module, max_length=64)

@@ -58,6 +58,7 @@ class Call:
     operands: tuple[Value | None, ...]
     run: Callable[[Graph, Sequence[Value]], list[Value]]
     exporting: bool = False
+    of_weight: bool = False  # the first operand is a parameter, or one turned
 
     @property
     def version(self) -> int:

@@ -286,7 +286,7 @@ class _Run:
 
     def _step(self, step: Step) -> None:
         operands = tuple(self.values[name] if name else None for name in step.inputs)
-        call = Call(step, operands, self.graph, self.exporting)
+        call = Call(step, operands, self.graph, self.exporting, self._is_weight(step))
         if not self.exporting:
             found = self._results(call)
         else:
@@ -298,6 +298,14 @@ class _Run:
         for name, value in zip(step.outputs, found, strict=False):
             if name and value is not None:
                 self.values[name] = value
+
+    def _is_weight(self, step: Step) -> bool:
+        """Whether the first operand is one of the file's weights, as it is or turned."""
+        name = step.inputs[0] if step.inputs else ""
+        maker = self.makers.get(name)
+        if maker is not None and maker.operator == "Transpose":
+            name = maker.inputs[0]
+        return bool(name) and name not in self.makers and isinstance(self.values.get(name), nn.Parameter)
 
     def _results(self, call: Call) -> Sequence[Value | None]:
         step = call.step

@@ -42,6 +42,8 @@ class Canonicalize:
         for node in list(program.graph.nodes):
             if node.target is aten.matmul.default:
                 _matmul_to_linear(program, node, editor, log)
+            elif node.target is aten.embedding.default:
+                _turn_table(program, node, editor, log)
             elif node.target is aten.addmm.default:
                 _addmm_to_linear(program, node, editor, log)
             elif node.target is burnish_ops.moe_linear.default:
@@ -77,6 +79,18 @@ def _matmul_to_linear(program: Program, node: fx.Node, editor: Editor, log: Log)
     log.rewrite(node, "matmul by a weight as a linear")
 
 
+def _turn_table(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
+    """Rows of a table that is stored on its side, as the head that it is tied to multiplies with it."""
+    turned = operands(node)[0]
+    if turned.op != "call_function" or turned.target not in _TRANSPOSES or not _swaps_last(turned):
+        return
+    table = operands(turned)[0]
+    if table.op == "get_attr" and table.meta["val"].dim() == 2:
+        with editor.before(node):
+            node.update_arg(0, _transposed(program, editor, table))
+        log.rewrite(node, "rows of a table on its side as rows of the table")
+
+
 def _swaps_last(node: fx.Node) -> bool:
     """Whether a transposition swaps the last two axes and nothing else."""
     rank = node.meta["val"].dim()
@@ -92,6 +106,11 @@ def _transposed(program: Program, editor: Editor, weight: fx.Node) -> fx.Node:
     source = program.weights[name]
     order = (*range(len(source.shape) - 2), len(source.shape) - 1, len(source.shape) - 2)
     turned = source.source if isinstance(source, Permute) and source.order == order else Permute(source, order)
+    for node in program.graph.nodes:  # what was turned before, as a table that is tied to a head
+        if node.op == "get_attr" and node.target == f"{name}.transposed":
+            known = program.weights[node.target]
+            if isinstance(known, Permute) and known.source is source and known.order == order:
+                return node  # type: ignore[no-any-return]
     return editor.weight(f"{name}.transposed", turned)
 
 

@@ -42,6 +42,12 @@ class Mask:
         at_start = not isinstance(self.before, Tensor) and n.equal(self.before, 0) is True
         return self.given is None and self.left < 0 and self.right < 0 and self.lengths is None and at_start
 
+    @property
+    def sees_itself(self) -> bool:
+        """Whether each query is sure to see a key: the one in its own place."""
+        counted = not isinstance(self.before, Tensor)
+        return self.given is None and self.lengths is None and self.causal and counted
+
     def seen(self, q: Tensor, k: Tensor) -> Tensor | None:
         """True where a key is seen, of all but the mask that is given; None if that is everywhere."""
         if not self.causal and self.left < 0 and self.right < 0 and self.lengths is None:
@@ -108,10 +114,11 @@ def spelled_out(
     mode: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The same by its steps, and the scores after the `mode`-th of them."""
-    if k.shape[1] != q.shape[1]:
-        k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
     root = math.sqrt(scale)
-    scores = torch.matmul(q * root, (k * root).transpose(-1, -2))
+    scaled = k * root
+    if k.shape[1] != q.shape[1]:
+        scaled, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (scaled, v))
+    scores = torch.matmul(q * root, scaled.transpose(-1, -2))
     kept = scores
     if softcap > 0:
         scores = torch.tanh(scores / softcap) * softcap
@@ -123,7 +130,7 @@ def spelled_out(
     if mode == 2:
         kept = scores
     probabilities = torch.softmax(scores if precision is None else scores.to(precision), -1)
-    if bias is not None:  # a query that sees nothing is no number, and gives zeros
+    if bias is not None and not mask.sees_itself:  # a query that sees nothing is no number, and gives zeros
         hidden = ~bias.any(-1, keepdim=True) if bias.dtype is torch.bool else bias.amax(-1, keepdim=True) == -math.inf
         probabilities = torch.where(hidden, torch.zeros_like(probabilities), probabilities)
     probabilities = probabilities.to(q.dtype)

@@ -30,7 +30,7 @@ def _gather(c: Call) -> Tensor:
             raise c.invalid(f"the index {index} is outside of an axis of {size} elements")
         return x.select(axis, index)
     indices = c.tensor(1)
-    if isinstance(x, torch.nn.Parameter) and x.dim() == 2 and axis == 0 and known is None:
+    if c.of_weight and x.dim() == 2 and axis == 0 and known is None:
         return F.embedding(indices, x)  # of which the rows are counted from the first one
     if known is None or known.is_symbolic or (known.array < 0).any():
         indices = torch.where(indices < 0, indices + x.shape[axis], indices)
