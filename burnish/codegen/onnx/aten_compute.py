@@ -12,6 +12,7 @@ from torch import fx
 from burnish.codegen.onnx.builder import CONTRIB, origin_of_size
 from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, shape_of
 from burnish.ir.arguments import arguments
+from burnish.ir.program import Stage
 from burnish.ir.shapes import same_size
 
 aten = torch.ops.aten
@@ -23,6 +24,8 @@ def _linear(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     x, weight, bias = a["input"], a["weight"], a["bias"]
     if len(shape_of(x)) < 2 or len(shape_of(weight)) != 2:
         return None
+    if c.program.stage is Stage.GRAPH and bias is not None and dtype_of(node) == torch.float32 and shape_of(x)[-1]:
+        return _affine(c, node, a)
     if dtype_of(node) == torch.float32:
         # The weight stays [out, in], as torch has it: nothing is transposed, and a tied embedding is stored once.
         product = c.builder.op("FusedMatMul", c.value(x), c.value(weight), domain=CONTRIB, transB=1)
@@ -30,6 +33,14 @@ def _linear(c: Context, node: fx.Node, a: Arguments) -> Result | None:
         turned = c.builder.op("Transpose", c.value(weight), perm=[1, 0])
         product = c.builder.op("MatMul", c.value(x), turned)
     return product if bias is None else c.builder.op("Add", product, c.value(bias))
+
+
+def _affine(c: Context, node: fx.Node, a: Arguments) -> ir.Value:
+    """By rows, with the bias inside: ONNX Runtime would add it in a slow kernel with the GELU behind it."""
+    x, before, after = c.value(a["input"]), shape_of(a["input"]), shape_of(node)
+    rows = x if len(before) == 2 else c.builder.op("Reshape", x, c.builder.constant([-1, int(before[-1])]))
+    product = c.builder.op("Gemm", rows, c.value(a["weight"]), c.value(a["bias"]), transB=1)
+    return product if len(before) == 2 else c.builder.op("Reshape", product, c.builder.shape(after))
 
 
 def _turned_weight(node: fx.Node) -> fx.Node | None:

@@ -14,6 +14,7 @@ from torch import fx
 from burnish.codegen.onnx import torchlib
 from burnish.codegen.onnx.aten_axes import AXES
 from burnish.codegen.onnx.aten_compute import COMPUTE
+from burnish.codegen.onnx.aten_images import IMAGES
 from burnish.codegen.onnx.aten_recurrent import RECURRENT
 from burnish.codegen.onnx.aten_views import VIEWS, getitem
 from burnish.codegen.onnx.attention import cached_attention, plan_cached_attention, reads_only_shape
@@ -32,7 +33,7 @@ from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11
-_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **RECURRENT, **BURNISH}
+_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **IMAGES, **RECURRENT, **BURNISH}
 
 
 def output_name(state: str) -> str:
