@@ -83,7 +83,8 @@ def capture(
             layers = AlikeLayers(model)
             with layers.tracing():
                 exported = _export(model, length)
-            program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit, (model, layers))
+            copied = (model, layers) if layers.calls else None
+            program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit, copied)
         except (NotACopy, NeedsTracing, CaptureError) as reason:
             if not layers.calls:
                 raise

@@ -35,6 +35,7 @@ FIRST_NAMES: dict[Any, Any] = (
         aten.__and__.Tensor: aten.bitwise_and.Tensor,
         aten.__or__.Tensor: aten.bitwise_or.Tensor,
         aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+        aten._unsafe_index.Tensor: aten.index.Tensor,
     }
     | {
         getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)

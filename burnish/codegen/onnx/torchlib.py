@@ -14,10 +14,13 @@ from typing import Any
 
 import onnx_ir as ir
 import onnxscript
+import torch
 from onnxscript import evaluator
 from torch import fx
 from torch.onnx._internal.exporter import _building, _dispatching, _registration, _tensors
 
+_OF_FOUR_AXES = {torch.ops.aten.scaled_dot_product_attention.default}
+"""Ops that torch's table has, but not for tensors of other than four axes."""
 _TABLE_OPSET = 18  # what torch's functions are written in; all that they use means the same up to opset 24
 
 
@@ -56,6 +59,8 @@ class TableError(Exception):
 
 def missing(node: fx.Node) -> str:
     """Why torch's table has no translation of a node's op; empty if it has one."""
+    if node.target in _OF_FOUR_AXES and node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
+        return "its tensors have four axes there"
     function, reason = _dispatching.dispatch(node, _registry())
     return reason if function is None else ""
 
