@@ -1,0 +1,125 @@
+"""What layouts cost the backends: which ops they run in which, and what it takes to get from one to another.
+
+The numbers are factors of a tensor's bytes, read and written once. How they were found: benchmarks/layout.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from burnish.ir.arguments import arguments
+from burnish.ir.errors import UsageError
+from burnish.ir.program import operands, value
+from burnish.ir.shapes import same_shape
+from burnish.ir.turns import Order
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = frozenset({aten.conv2d.default, aten.conv2d.padding})
+POOLS = frozenset({aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default})
+CHANNELS_LAST = (0, 2, 3, 1)
+_BLOCK = 16  # channels, where vectors have 512 bits; with fewer it is a divisor of this
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a tensor lies in memory: its axes in an order or, as they are written, with its channels in blocks."""
+
+    order: Order
+    blocked: bool = False
+
+    def __str__(self) -> str:
+        return "in blocks of channels" if self.blocked else f"in the order {list(self.order)}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One backend's.
+
+    blocks: whether an op can work on blocks of channels, as the backend itself lays them out.
+    only_blocks: ops that work on nothing else.
+    last: ops on images that can also work channels last: permutes right before and behind them are not carried out.
+    first: what these cost where channels come first, of what they read and write.
+    absorbs: ops in front of which tensors go from another order to blocks at once; before others they go over the
+        order in which they are written.
+    """
+
+    name: str
+    blocks: Callable[[fx.Node], bool]
+    only_blocks: frozenset[object] = frozenset()
+    last: frozenset[object] = frozenset()
+    first: float = 0.0
+    absorbs: frozenset[object] = frozenset()
+
+    def converts(self, before: Form, after: Form, reader: fx.Node) -> float:
+        """What it costs to get from one form to another, of the tensor's bytes."""
+        if before == after:
+            return 0.0
+        written = after.order == tuple(range(len(after.order)))
+        two_steps = after.blocked and before.order != after.order and reader.target not in self.absorbs
+        return 2.0 if two_steps and written else 1.0
+
+
+def _never(node: fx.Node) -> bool:
+    return False
+
+
+def _alike(node: fx.Node) -> bool:
+    """Whether all tensors that an op reads are images of the shape that it gives."""
+    tensors = [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
+    return value(node).dim() == 4 and all(same_shape(value(each).shape, value(node).shape) for each in tensors)
+
+
+_BLOCKED_POINTWISE = frozenset(
+    {
+        aten.add.Tensor,
+        aten.mul.Tensor,
+        aten.relu.default,
+        aten.sigmoid.default,
+        aten.tanh.default,
+        aten.hardswish.default,
+        aten.hardsigmoid.default,
+    }
+)
+
+
+def _blocked_by_onnxruntime(node: fx.Node) -> bool:
+    """What ONNX Runtime's NCHWc transformer takes (onnxruntime 1.32, x86)."""
+    val = node.meta.get("val")
+    if not isinstance(val, Tensor) or val.dtype != torch.float32 or val.dim() != 4:
+        return False
+    if node.target in _BLOCKED_POINTWISE:
+        return _alike(node)
+    if node.target is aten.cat.default:
+        parts = operands(node)[0]
+        channels = [value(each).shape[1] for each in parts]
+        whole = all(isinstance(each, int) and each % _BLOCK == 0 for each in channels)
+        return arguments(node)["dim"] % 4 == 1 and whole
+    return node.target in CONVOLUTIONS or node.target in POOLS or node.target is aten.batch_norm.default
+
+
+ONNX_RUNTIME = Table(
+    "onnxruntime", _blocked_by_onnxruntime, only_blocks=CONVOLUTIONS | POOLS, absorbs=CONVOLUTIONS | POOLS
+)
+"""Its convolutions are blocked, whatever they are given; what it blocks by itself the passes leave as it is written."""
+
+_LAST = CONVOLUTIONS | POOLS | {aten.conv_transpose2d.input, aten.batch_norm.default}
+
+PYTORCH = Table("pytorch", _never, last=_LAST, first=1.0)
+"""oneDNN's convolutions on CPUs: channels last as they are, channels first by way of a copy on either side."""
+
+AS_WRITTEN = Table("as written", _never)
+"""Any backend: convolutions stay as they are, all else goes by what is moved."""
+
+TABLES = {each.name: each for each in (ONNX_RUNTIME, PYTORCH)}
+
+
+def table_of(backend: str) -> Table:
+    """The table of a backend. Raises UsageError for one that has none."""
+    if backend not in TABLES:
+        raise UsageError(f"no layouts are known of {backend!r}: there are tables of {', '.join(TABLES)}")
+    return TABLES[backend]
