@@ -21,6 +21,7 @@ from burnish.codegen.onnx.attention import cached_attention, plan_cached_attenti
 from burnish.codegen.onnx.builder import CONTRIB, OPSET, Builder, onnx_dtype, origin_of_size
 from burnish.codegen.onnx.burnish_ops import BURNISH
 from burnish.codegen.onnx.context import Context, Result, Translate, dtype_of, shape_of
+from burnish.codegen.onnx.whole_attention import WHOLE_ATTENTION
 from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
 from burnish.ir.interpreter import needed_only_for
@@ -33,7 +34,7 @@ from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11
-_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **IMAGES, **RECURRENT, **BURNISH}
+_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **IMAGES, **RECURRENT, **WHOLE_ATTENTION, **BURNISH}
 
 
 def output_name(state: str) -> str:

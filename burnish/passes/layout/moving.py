@@ -1,291 +1,37 @@
-"""Orders of axes for all tensors of a program, chosen together, and the program rewritten to them.
-
-The candidates come from the program itself: each permute may be carried out where it stands, or not at all, and then
-what is in front of it or behind it works in its order, as far as that reaches; and from the backend's table. Each is a
-label for the whole graph. `labelling` chooses among them for each op by itself: what a conversion moves against what
-the ops cost in each layout.
-"""
+"""A program rewritten so that each tensor lies as was chosen for it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from burnish.ir.cost import CostCounter
 from burnish.ir.edit import Editor
 from burnish.ir.program import Program, operands, value
 from burnish.ir.sizes import size_text
 from burnish.ir.turns import Order, turned
 from burnish.ir.weights import Permute
 from burnish.passes.base import Log
-from burnish.passes.layout.labelling import Edge, Problem, solve
-from burnish.passes.layout.orders import Get, Plan, between, frame, identity, inverse, plan, working
-from burnish.passes.layout.tables import CHANNELS_LAST, Form, Table
+from burnish.passes.layout.layouts import Conversion, Layouts
+from burnish.passes.layout.orders import between, identity
+from burnish.passes.layout.tables import Table
 
 aten = torch.ops.aten
-_ROUNDS = 2  # of proposals that stand in each other's way
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """A tensor that is brought into another form for somebody who reads it."""
-
-    tensor: fx.Node
-    after: Form
-
-
-@dataclass
-class Layouts:
-    """The choice of forms for a program's ops, and what it costs."""
-
-    program: Program
-    table: Table
-    forms: dict[fx.Node, Form] = field(default_factory=dict)  # in which each op works, where it is not as written
-    proposals: list[dict[fx.Node, Form]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._counter = CostCounter(self.program)
-        self._plans: dict[tuple[fx.Node, Order], Plan | None] = {}
-        self._nodes = [node for node in self.program.graph.nodes if node.op in ("call_function", "output")]
-        self._bytes: dict[fx.Node, int] = {}
-
-    # ------------------------------------------------------------ what ops need
-
-    def written(self, node: fx.Node) -> Form:
-        """The form in which an op works if nothing is changed."""
-        rank = frame(node)
-        if rank is None:
-            rank = value(node).dim() if isinstance(node.meta.get("val"), Tensor) else 0
-        return Form(identity(rank), node.target in self.table.only_blocks)
-
-    def plan(self, node: fx.Node, order: Order) -> Plan | None:
-        """How an op works in an order, by this backend."""
-        key = node, order
-        if key not in self._plans:
-            image = node.target in self.table.last and order == CHANNELS_LAST and value(node).dim() == 4
-            self._plans[key] = _channels_last(node) if image else plan(node, order)
-        return self._plans[key]
-
-    def gives(self, node: fx.Node, form: Form) -> Form | None:
-        """The form of an op's result; None if it gives no tensor, or cannot work in `form`."""
-        if not isinstance(node.meta.get("val"), Tensor):
-            return None
-        if form.order == identity(len(form.order)) and turned(node) is None:
-            return Form(identity(value(node).dim()), form.blocked)
-        made = self.plan(node, form.order)
-        return None if made is None else Form(made.gives)
-
-    def reads(self, node: fx.Node, form: Form) -> dict[fx.Node, Form]:
-        """The forms in which an op reads its tensors."""
-        if form.order == identity(len(form.order)):
-            tensors = [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
-            return {
-                each: Form(identity(value(each).dim()), form.blocked and value(each).dim() == 4) for each in tensors
-            }
-        made = self.plan(node, form.order)
-        assert made is not None
-        return {each: Form(order) for each, order in made.reads.items()}
-
-    def bytes_of(self, node: fx.Node) -> int:
-        """Bytes of a tensor, read and written; nothing for weights, which are stored as they are read."""
-        if node not in self._bytes:
-            size = 0 if node.op == "get_attr" else 2 * self._counter.bytes_of(node.meta["val"])
-            self._bytes[node] = size
-        return self._bytes[node]
-
-    def cost(self, node: fx.Node, form: Form) -> float:
-        """What an op costs in a form, in bytes, beside what it costs in all."""
-        if node.target not in self.table.last or form.order != identity(len(form.order)) or form.blocked:
-            return 0.0
-        first = operands(node)[0]
-        return self.table.first * (self.bytes_of(first) + self.bytes_of(node)) / 2
-
-    # ------------------------------------------------------------ the choice
-
-    def blocked(self) -> dict[fx.Node, Form]:
-        """What the backend lays out in blocks by itself, in a program that is left as it is written."""
-        return {
-            node: Form(identity(4), True) for node in self._nodes if node.op != "output" and self.table.blocks(node)
-        }
-
-    def propose(self) -> None:
-        """Fill `proposals`: ops by the form in which they would work."""
-        turns = [node for node in self._nodes if (turned(node) or ()) != identity(len(turned(node) or ()))]
-        images = [node for node in self._nodes if node.target in self.table.last and value(node).dim() == 4]
-        if images:
-            self._propose([(node, CHANNELS_LAST) for node in images])
-        self._propose([(node, turned(node) or ()) for node in reversed(turns)])
-        self._propose([(node, identity(len(turned(node) or ()))) for node in turns])
-        if blocked := self.blocked():
-            self.proposals.append(blocked)
-
-    def _propose(self, seeds: list[tuple[fx.Node, Order]]) -> None:
-        for _ in range(_ROUNDS):
-            if not seeds:
-                return
-            found = self._spread(seeds)
-            if found:
-                self.proposals.append({node: Form(order) for node, order in found.items()})
-            seeds = [(node, order) for node, order in seeds if found.get(node) != order]
-
-    def _spread(self, seeds: Iterable[tuple[fx.Node, Order]]) -> dict[fx.Node, Order]:
-        """Seeds, and what can work in the orders of its neighbours, and so on."""
-        found: dict[fx.Node, Order] = {}
-        for seed in seeds:  # the first goes as far as it can
-            queue = [seed]
-            for node, order in queue:  # grows as it is walked
-                if node in found or (made := self.plan(node, order)) is None:
-                    continue
-                found[node] = order
-                if order == identity(len(order)) and turned(node) is None:
-                    continue
-                for operand, wanted in made.reads.items():
-                    if wanted != identity(len(wanted)) and (before := self._working(operand, wanted)) is not None:
-                        queue.append((operand, before))
-                if made.gives != identity(len(made.gives)):
-                    queue += [(user, made.gives) for user in node.users if self._takes(user, node, made.gives)]
-        return found
-
-    def _working(self, node: fx.Node, gives: Order) -> Order | None:
-        if node.target in self.table.last:
-            return gives if gives == CHANNELS_LAST else None
-        return working(node, gives)
-
-    def _takes(self, user: fx.Node, node: fx.Node, order: Order) -> bool:
-        made = self.plan(user, order) if user.op == "call_function" and isinstance(user.meta["val"], Tensor) else None
-        return made is not None and made.reads.get(node) == order
-
-    def choose(self) -> None:
-        """Fill `forms` with what costs least: as it is, one proposal wherever it is possible, or what cuts find.
-
-        A tensor that several read in another form is converted once, which edges between two nodes cannot say: they
-        say it as if each reader converted it, and as if each paid for its share.
-        """
-        self.propose()
-        labels = [self._labels(node) for node in self._nodes]
-        labellings = [[label] * len(labels) for label in range(len(self.proposals) + 1)]
-        labellings += [solve(self._problem(labels, shared))[: len(labels)] for shared in (False, True)]
-        least = None
-        for labelling in labellings:
-            chosen = zip(self._nodes, labels, labelling, strict=True)
-            self.forms = {node: forms[label] for node, forms, label in chosen if forms[label] != self.written(node)}
-            total = sum(self.conversions().values()) + sum(self.cost(node, self.form(node)) for node in self._nodes)
-            if least is None or total < least[0]:
-                least = total, self.forms
-        self.forms = least[1] if least else {}
-
-    def _labels(self, node: fx.Node) -> list[Form]:
-        """The forms that a node would have as it is, and by each of the proposals."""
-        written = self.written(node)
-        forms = [each.get(node, written) for each in self.proposals]
-        return [written, *(form if form.blocked or not written.blocked else written for form in forms)]
-
-    def _problem(self, labels: Sequence[Sequence[Form]], shared: bool) -> Problem:
-        """The choice as a labelling; its last node stands for all inputs, which lie as they are written."""
-        places = {node: place for place, node in enumerate(self._nodes)}
-        costs = [[self.cost(node, form) for form in forms] for node, forms in zip(self._nodes, labels, strict=True)]
-        count = len(self.proposals) + 1
-        edges: list[Edge] = []
-        for node, forms in zip(self._nodes, labels, strict=True):
-            for operand in _tensors(node):
-                share = 1 / len(operand.users) if shared else 1.0
-                sources = labels[places[operand]] if operand in places else [None] * count
-                matrix = tuple(
-                    tuple(share * self._pair(operand, one, node, other) for other in forms) for one in sources
-                )
-                if any(any(row) for row in matrix):
-                    edges.append(Edge(places.get(operand, len(costs)), places[node], matrix))
-        return Problem([*costs, [0.0] * count], edges)
-
-    def _pair(self, operand: fx.Node, source: Form | None, node: fx.Node, form: Form) -> float:
-        """What it costs to read a tensor that is made in one form for an op in another."""
-        given = Form(identity(value(operand).dim())) if source is None else self.gives(operand, source)
-        wanted = self.reads(node, form).get(operand)
-        if given is None or wanted is None:
-            return 0.0
-        return self.table.converts(given, wanted, node) * self.bytes_of(operand)
-
-    # ------------------------------------------------------------ what is left
-
-    def form(self, node: fx.Node) -> Form:
-        """The form that an op works in."""
-        return self.forms.get(node) or self.written(node)
-
-    def conversions(self) -> dict[Conversion, float]:
-        """The conversions that are left, each once however many read it, and what each costs in bytes."""
-        found: dict[Conversion, float] = {}
-        for node in self._nodes:
-            for operand, wanted in self.reads(node, self.form(node)).items():
-                source = self.form(operand) if operand.op == "call_function" else None
-                cost = self._pair(operand, source, node, self.form(node))
-                if cost:
-                    found[Conversion(operand, wanted)] = cost
-        return found
-
-    def otherwise(self, node: fx.Node) -> tuple[Form, float] | None:
-        """The best other form for one op alone, the rest as it is, and how many bytes more that would cost."""
-        current = self.form(node)
-        others = {form for each in self.proposals if (form := each.get(node)) is not None} | {self.written(node)}
-        costs = [(self._around(node, form), form) for form in others if form != current]
-        if not costs:
-            return None
-        cost, form = min(costs, key=lambda each: (each[0], str(each[1])))
-        return form, cost - self._around(node, current)
-
-    def _around(self, node: fx.Node, form: Form) -> float:
-        total = self.cost(node, form)
-        for operand in self.reads(node, form):
-            total += self._pair(operand, self.form(operand) if operand.op == "call_function" else None, node, form)
-        for user in node.users:
-            total += self._pair(node, form, user, self.form(user))
-        return total
-
-
-def _tensors(node: fx.Node) -> list[fx.Node]:
-    return [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
-
-
-def _channels_last(node: fx.Node) -> Plan | None:
-    """An op on images [B, C, H, W] between permutes that its backend does not carry out."""
-    source = operands(node)[0]
-    if value(source).dim() != 4:
-        return None
-
-    def emit(editor: Editor, get: Get) -> fx.Node:
-        first = get(source)
-        if first.target is aten.permute.default and operands(first)[1] == list(CHANNELS_LAST):
-            first = operands(first)[0]  # that of another such op
-        else:
-            first = editor.call(aten.permute.default, first, list(inverse(CHANNELS_LAST)), like=node)
-        named: Any = node.kwargs
-        made = editor.call(node.target, first, *node.args[1:], like=node, **named)
-        return editor.call(aten.permute.default, made, list(CHANNELS_LAST), like=node)
-
-    return Plan({source: CHANNELS_LAST}, CHANNELS_LAST, emit)
-
-
-# ---------------------------------------------------------------- the rewrite
 
 
 def assign(program: Program, table: Table, log: Log) -> None:
     """Choose the forms of a program's tensors by a backend's table, and rewrite it to them, in place."""
     layouts = Layouts(program, table)
-    layouts.forms = layouts.blocked()
+    layouts.forms = as_it_is = layouts.as_it_is()
     before = layouts.conversions()
-    layouts.forms = {}
     layouts.choose()
     after = layouts.conversions()
-    if not after and not before:
-        return
+    if before or after:
+        log.note(f"conversions: {_summary(before)} before, {_summary(after)} after")
     told = [(each.tensor, _why_left(layouts, each)) for each in after if each.tensor.op == "call_function"]
-    _Rewriter(layouts).run(log)
+    if layouts.forms != as_it_is:
+        _Rewriter(layouts).run(log)
     for node, text in told:
         log.refuse(node, text)
-    log.note(f"conversions: {_summary(before)} before, {_summary(after)} after")
 
 
 def _why_left(layouts: Layouts, conversion: Conversion) -> str:
@@ -298,11 +44,15 @@ def _why_left(layouts: Layouts, conversion: Conversion) -> str:
     if other is None:
         return f"{text}, which works in nothing else"
     form, more = other
-    return f"{text}: {size_text(int(more))} more would be moved if that worked {form}"
+    return f"{text}: {_size(more)} more would be moved if that worked {form}"
 
 
 def _summary(conversions: dict[Conversion, float]) -> str:
-    return f"{len(conversions)} that move {size_text(int(sum(conversions.values())))}"
+    return f"{len(conversions)} that move {_size(sum(conversions.values()))}"
+
+
+def _size(bytes_moved: float) -> str:
+    return size_text(max(int(bytes_moved), 0))
 
 
 def _told(layouts: Layouts, node: fx.Node) -> str:
@@ -312,7 +62,7 @@ def _told(layouts: Layouts, node: fx.Node) -> str:
         as_it_lies = any(layouts.reads(user, layouts.form(user)).get(node) == given for user in node.users)
         return "not carried out: who reads it works in the order that there is" if as_it_lies else ""
     other = layouts.otherwise(node)
-    return f"{layouts.form(node)}" + (f": {size_text(int(other[1]))} more would be moved {other[0]}" if other else "")
+    return f"{layouts.form(node)}" + (f": {_size(other[1])} more would be moved {other[0]}" if other else "")
 
 
 class _Rewriter:
@@ -361,9 +111,7 @@ class _Rewriter:
             name = str(new.target)
             weight = Permute(self.layouts.program.weights[name], between(lies, order))
             return self.editor.weight(f"{name}.permuted", weight)
-        if turned(node) is not None and order == identity(len(order)):
-            source = self.made.get(operands(node)[0], (operands(node)[0], ()))[0]
-            if turned(node) == between(lies, order):
-                node.replace_input_with(operands(node)[0], source)
-                return node
+        if order == identity(len(order)) and turned(node) == between(lies, order):  # what it gives is what it gave
+            node.replace_input_with(operands(node)[0], new)
+            return node
         return self.editor.call(aten.permute.default, new, list(between(lies, order)), like=node)

@@ -18,7 +18,7 @@ from burnish.ir.arguments import arguments
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import operands, value
-from burnish.ir.shapes import size_expression
+from burnish.ir.shapes import same_size, size_expression
 from burnish.ir.traits import is_random, traits
 from burnish.ir.turns import Order, turned
 
@@ -53,6 +53,12 @@ def between(before: Order, after: Order) -> Order:
 def inverse(order: Order) -> Order:
     """The `permute` that undoes another."""
     return between(order, identity(len(order)))
+
+
+def moves(before: Order, after: Order, shape: Sequence[Any]) -> bool:
+    """Whether elements move between two orders: axes of one may stand anywhere."""
+    one, other = ([axis for axis in order if not same_size(shape[axis], 1)] for order in (before, after))
+    return one != other
 
 
 def frame(node: fx.Node) -> int | None:
@@ -173,7 +179,7 @@ def _again(editor: Editor, node: fx.Node, get: Get, **changed: Any) -> fx.Node:
     while len(names) > len(node.args) and names[-1] not in changed and names[-1] not in node.kwargs:
         names.pop()  # a default
     placed: Any = [given[name] for name in names]
-    named: Any = {name: each for name, each in given.items() if name in by_name and each is not None}
+    named: Any = {name: each for name, each in given.items() if name in by_name and name in node.kwargs}
     tensors = set(_tensors(node))
     args, kwargs = fx.map_arg((placed, named), lambda each: get(each) if each in tensors else each)
     return editor.call(node.target, *args, like=node, **kwargs)
@@ -241,6 +247,8 @@ def _last_axes(count: Callable[[fx.Node], int]) -> Callable[[fx.Node, Order], Pl
 
 def _padded(node: fx.Node, order: Order) -> Plan | None:
     pad, rank = arguments(node)["pad"], len(order)
+    if arguments(node).get("mode", "constant") != "constant":
+        return None  # it copies pixels, of the last axes alone
     pairs = {rank - 1 - place: pad[2 * place : 2 * place + 2] for place in range(len(pad) // 2)}
     sizes = [size for axis in reversed(order) for size in pairs.get(axis, (0, 0))]
     return _planned(node, order, order, lambda: {"pad": sizes})
@@ -359,7 +367,7 @@ _PLANS: dict[Any, Callable[[fx.Node, Order], Plan | None]] = {
         ),
         _reduced,
     ),
-    aten.constant_pad_nd.default: _padded,
+    **dict.fromkeys((aten.constant_pad_nd.default, aten.pad.default), _padded),
     **dict.fromkeys(_RESHAPES, _reshaped),
     aten.unsqueeze.default: _inserted,
     aten.expand.default: _expanded,

@@ -5,8 +5,8 @@ The numbers are factors of a tensor's bytes, read and written once. How they wer
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
@@ -37,13 +37,25 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Other:
+    """An order in which an op can work, too: its first `operands` tensors and its result lie in it.
+
+    written: what it costs where they lie as they are written, of what it reads and writes.
+    """
+
+    order: Order
+    operands: int = 1
+    written: float = 0.0
+
+
+@dataclass(frozen=True)
 class Table:
     """One backend's.
 
     blocks: whether an op can work on blocks of channels, as the backend itself lays them out.
     only_blocks: ops that work on nothing else.
-    last: ops on images that can also work channels last: permutes right before and behind them are not carried out.
-    first: what these cost where channels come first, of what they read and write.
+    others: ops that can also work in another order than the one in which they are written: permutes right in front of
+        them and behind them are not carried out.
     absorbs: ops in front of which tensors go from another order to blocks at once; before others they go over the
         order in which they are written.
     """
@@ -51,8 +63,7 @@ class Table:
     name: str
     blocks: Callable[[fx.Node], bool]
     only_blocks: frozenset[object] = frozenset()
-    last: frozenset[object] = frozenset()
-    first: float = 0.0
+    others: Mapping[object, Other] = field(default_factory=dict)
     absorbs: frozenset[object] = frozenset()
 
     def converts(self, before: Form, after: Form, reader: fx.Node) -> float:
@@ -102,15 +113,32 @@ def _blocked_by_onnxruntime(node: fx.Node) -> bool:
     return node.target in CONVOLUTIONS or node.target in POOLS or node.target is aten.batch_norm.default
 
 
+_HEADS_LAST = (0, 2, 1, 3)  # of queries, keys and values [B, H, S, D]
+_ATTENTION = aten.scaled_dot_product_attention.default
+
 ONNX_RUNTIME = Table(
-    "onnxruntime", _blocked_by_onnxruntime, only_blocks=CONVOLUTIONS | POOLS, absorbs=CONVOLUTIONS | POOLS
+    "onnxruntime",
+    _blocked_by_onnxruntime,
+    only_blocks=CONVOLUTIONS | POOLS,
+    others={_ATTENTION: Other(_HEADS_LAST, 3, written=1.0)},
+    absorbs=CONVOLUTIONS | POOLS,
 )
-"""Its convolutions are blocked, whatever they are given; what it blocks by itself the passes leave as it is written."""
+"""Its convolutions are blocked, whatever they are given; what it blocks by itself the passes leave as it is written.
 
-_LAST = CONVOLUTIONS | POOLS | {aten.conv_transpose2d.input, aten.batch_norm.default}
+Its attention takes heads behind tokens, and joins others to these by a copy.
+"""
 
-PYTORCH = Table("pytorch", _never, last=_LAST, first=1.0)
-"""oneDNN's convolutions on CPUs: channels last as they are, channels first by way of a copy on either side."""
+_IMAGES = CONVOLUTIONS | POOLS | {aten.conv_transpose2d.input, aten.batch_norm.default}
+
+PYTORCH = Table(
+    "pytorch",
+    _never,
+    others={**dict.fromkeys(_IMAGES, Other(CHANNELS_LAST, written=1.0)), _ATTENTION: Other(_HEADS_LAST, 3)},
+)
+"""oneDNN's convolutions on CPUs: channels last as they are, channels first by way of a copy on either side.
+
+Its attention reads heads wherever they lie.
+"""
 
 AS_WRITTEN = Table("as written", _never)
 """Any backend: convolutions stay as they are, all else goes by what is moved."""

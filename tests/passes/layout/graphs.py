@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from burnish.frontend.graph_capture import capture_graph
+from burnish.ir.cost import CostCounter
 from burnish.ir.edit import Editor
 from burnish.ir.interpreter import run_by_name
 from burnish.ir.program import Program
@@ -18,6 +19,7 @@ from burnish.ir.text import node_text, symbol_names
 from burnish.ir.turns import turned
 from burnish.passes.base import Log, Pass
 from burnish.passes.check import check
+from burnish.passes.layout.orders import identity, moves
 from burnish.passes.raise_.clean import Clean
 
 
@@ -77,6 +79,17 @@ def text_of(program: Program) -> str:
     return "\n".join(re.sub(r"%(\w+)", lambda found: numbers.get(found[1], found[0]), line) for line in lines)
 
 
-def permutes(program: Program) -> int:
-    """How many ops of a program give the axes of a tensor in another order."""
-    return sum(turned(node) is not None for node in program.graph.nodes)
+def permutes(program: Program) -> list[fx.Node]:
+    """The ops of a program that give the axes of a tensor in another order, and move elements by that."""
+    turns = [node for node in program.graph.nodes if turned(node) is not None]
+    return [node for node in turns if moves(identity(rank_of(node)), turned(node), node.args[0].meta["val"].shape)]
+
+
+def rank_of(node: fx.Node) -> int:
+    return node.meta["val"].dim()
+
+
+def moved(program: Program) -> int:
+    """The bytes that a program's permutes give."""
+    counter = CostCounter(program)
+    return sum(counter.bytes_of(node.meta["val"]) for node in permutes(program))

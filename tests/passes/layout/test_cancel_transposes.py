@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.export import Dim
 
-from burnish.ir.cost import CostCounter
 from burnish.ir.program import Program
-from burnish.ir.turns import turned
 from burnish.passes.base import Pass
 from burnish.passes.layout.assign_layout import AssignLayout
 from burnish.passes.layout.cancel_transposes import CancelTransposes
-from tests.passes.layout.graphs import graph, of_calls, permutes, rewritten, text_of
+from tests.passes.layout.graphs import graph, moved, of_calls, permutes, rewritten, text_of
 
 aten = torch.ops.aten
 IMAGE = (2, 3, 4, 5)
@@ -66,7 +64,7 @@ NORM, LINEAR = nn.LayerNorm(3), nn.Linear(3, 3)
         (lambda x: F.pad(x.permute(LAST), (1, 2, 0, 3)).permute(FIRST), 0),
         (lambda x: x.permute(LAST).cumsum(1).permute(FIRST), 0),
         (lambda x: x.permute(LAST).flip(1, 3).permute(FIRST), 0),
-        (lambda x: (x.permute(LAST) * torch.arange(3.0) + torch.ones(5, 1)).permute(FIRST), 0),
+        (lambda x: (x.permute(LAST) * torch.arange(3.0) + torch.ones(5, 1)).permute(FIRST), 1),
         (lambda x: x.flatten(2).transpose(1, 2).relu().transpose(1, 2).unflatten(2, (4, 5)), 0),
         (lambda x: x.permute(LAST).reshape(2, 20, 3).transpose(1, 2), 0),
         (lambda x: x.permute(LAST).unsqueeze(1).relu().squeeze(1).permute(FIRST), 0),
@@ -78,7 +76,7 @@ NORM, LINEAR = nn.LayerNorm(3), nn.Linear(3, 3)
 )
 def test_permutes_cancel_through(function: Callable[[Tensor], Any], left: int) -> None:
     after, log = rewritten(graph(function, IMAGE), CancelTransposes())
-    assert permutes(after) == left
+    assert len(permutes(after)) == left
     assert log.rewrites
 
 
@@ -104,8 +102,8 @@ def test_what_several_read_is_converted_once() -> None:
         return x
 
     program = graph(chain, IMAGE, NORM)
-    assert permutes(program) == 6
-    assert permutes(rewritten(program, CancelTransposes())[0]) == 2
+    assert len(permutes(program)) == 6
+    assert len(permutes(rewritten(program, CancelTransposes())[0])) == 2
 
 
 @pytest.mark.parametrize(
@@ -123,7 +121,7 @@ def test_it_stays_away(function: Callable[[Tensor], Any]) -> None:
     after, log = rewritten(program, CancelTransposes())
     assert text_of(after) == text_of(program)
     assert log.rewrites == []
-    assert len(log.refusals) == permutes(program)
+    assert len(log.refusals) == len(permutes(program))
 
 
 def test_sizes_that_are_not_known_stay_so() -> None:
@@ -135,7 +133,7 @@ def test_sizes_that_are_not_known_stay_so() -> None:
 
     program = graph(tokens, IMAGE, NORM, LINEAR, shapes={"x": {0: Dim("rows")}})
     after, log = rewritten(program, CancelTransposes())
-    assert permutes(after) == 2
+    assert len(permutes(after)) == 2
     assert log.rewrites == []  # two are needed, wherever they stand
 
 
@@ -197,11 +195,6 @@ def _broadcasts(node: Any, sizes: list[int]) -> bool:
     shape = [int(size) for size in node.meta["val"].shape]
     pairs = zip(reversed(shape), reversed(sizes), strict=False)
     return len(shape) <= len(sizes) and all(one in (1, other) for one, other in pairs)
-
-
-def moved(program: Program) -> int:
-    counter = CostCounter(program)
-    return sum(counter.bytes_of(node.meta["val"]) for node in program.graph.nodes if turned(node) is not None)
 
 
 @pytest.mark.parametrize("by", [CancelTransposes(), AssignLayout("pytorch"), AssignLayout("onnxruntime")])
