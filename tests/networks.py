@@ -214,7 +214,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 """How each is made, and the height and width of the images that it is run on."""
 
 SMALL: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "ResNet-50": (lambda: ResNet50(0.125, (2, 1, 1, 1)), 64),
+    "ResNet-50": (lambda: ResNet50(0.25, (2, 1, 1, 1)), 64),
     "MobileNetV3": (lambda: MobileNetV3(8), 64),
     "ConvNeXt": (lambda: ConvNeXt(0.125, (2, 1, 1, 1)), 64),
     "U-Net": (lambda: UNet(8, 2), 32),

@@ -13,6 +13,8 @@ from burnish.passes.fuse.linears import FuseLinears
 from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
+from burnish.passes.layout.assign_layout import AssignLayout
+from burnish.passes.layout.cancel_transposes import CancelTransposes
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.lower.keep_integers import KeepIntegers
 from burnish.passes.lower.narrow_caches import NarrowCaches
@@ -179,12 +181,14 @@ def default_passes(
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
 
 
-def graph_passes() -> list[Pass]:
+def graph_passes(backend: str = "onnxruntime") -> list[Pass]:
     """All that `compile` runs for a graph that is no language model's: what does not ask which axis has tokens."""
     return [
         Clean(),
         RAISE_NORMS,
         RAISE_ACTIVATIONS,
+        # Last: norms and activations that are one op have one layout. Cancels permutes, too, by what they cost here.
+        AssignLayout("pytorch" if backend == "reference" else backend),
     ]
 
 
@@ -196,7 +200,8 @@ def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
     narrow = [*lower_for_native(torch.bfloat16), *lower_for_gpu(torch.bfloat16)]  # behind what is as it comes
-    listed = [*default_passes(transforms=transforms), *lower_for_onnxruntime(), *narrow]
+    listed = [*default_passes(transforms=transforms), *lower_for_onnxruntime(), *narrow, *graph_passes()]
+    listed.append(CancelTransposes())
     found: dict[str, Pass] = {}
     for each in listed:
         found.setdefault(each.name, each)

@@ -64,7 +64,7 @@ NORM, LINEAR = nn.LayerNorm(3), nn.Linear(3, 3)
         (lambda x: F.pad(x.permute(LAST), (1, 2, 0, 3)).permute(FIRST), 0),
         (lambda x: x.permute(LAST).cumsum(1).permute(FIRST), 0),
         (lambda x: x.permute(LAST).flip(1, 3).permute(FIRST), 0),
-        (lambda x: (x.permute(LAST) * torch.arange(3.0) + torch.ones(5, 1)).permute(FIRST), 1),
+        (lambda x: (x.permute(LAST) * torch.arange(3.0) + torch.ones(5, 1)).permute(FIRST), 0),
         (lambda x: x.flatten(2).transpose(1, 2).relu().transpose(1, 2).unflatten(2, (4, 5)), 0),
         (lambda x: x.permute(LAST).reshape(2, 20, 3).transpose(1, 2), 0),
         (lambda x: x.permute(LAST).unsqueeze(1).relu().squeeze(1).permute(FIRST), 0),
