@@ -143,7 +143,7 @@ _SIZES: dict[str, int] = {
 
 @pytest.mark.parametrize(("make", "left"), [(_vit, 1), (_clip_image, 1), (_clip_text, 2), (_whisper, 1)])
 def test_attention_loses_the_transposes_around_heads(make: Callable[[], tuple[nn.Module, Tensor]], left: int) -> None:
-    """What is left brings patches or frames behind the convolutions into rows, or is of indices (CLIP's end of text)."""
+    """What is left brings what convolutions give into rows, or is of indices (CLIP's end of text)."""
     torch.manual_seed(0)
     module, given = make()
     module.eval()
