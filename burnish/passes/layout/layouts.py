@@ -19,12 +19,13 @@ from burnish.ir.cost import CostCounter
 from burnish.ir.edit import Editor
 from burnish.ir.program import Program, operands, value
 from burnish.ir.turns import Order, turned
+from burnish.ir.weights import Permute
 from burnish.passes.layout.labelling import Edge, Problem, solve
 from burnish.passes.layout.orders import Get, Plan, frame, identity, inverse, moves, plan, working
 from burnish.passes.layout.tables import Form, Other, Table
 
 aten = torch.ops.aten
-_CHANGED = 1.0  # bytes that a change of an op has to save
+_CHANGED = 0.5  # bytes that a change of an op has to save
 _ROUNDS = 2  # of proposals that stand in each other's way
 
 
@@ -293,9 +294,20 @@ def _between_permutes(node: fx.Node, other: Other) -> Plan | None:
                 given[each] = operands(lies)[0]
             else:
                 given[each] = editor.call(aten.permute.default, lies, back, like=node)
+        if other.weight and (weight := node.args[1]) in rest and weight.op == "get_attr":  # type: ignore[union-attr]
+            given[weight] = _stored(editor, weight, order, back)  # type: ignore[index,arg-type]
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: given.get(each, each))
         named: Any = kwargs
         made = editor.call(node.target, *args, like=node, **named)
         return editor.call(aten.permute.default, made, order, like=node)
 
     return Plan({**dict.fromkeys(turned_ones, other.order), **rest}, other.order, emit)
+
+
+def _stored(editor: Editor, weight: fx.Node, order: list[int], back: list[int]) -> fx.Node:
+    """A weight that is stored with its axes in an order, as it is written: a view."""
+    name = f"{weight.target}.{''.join(map(str, order))}"
+    known = next((node for node in editor.graph.nodes if node.op == "get_attr" and node.target == name), None)
+    if known is None:
+        known = editor.weight(name, Permute(editor.program.weights[str(weight.target)], tuple(order)))
+    return editor.call(aten.permute.default, known, back, like=weight)

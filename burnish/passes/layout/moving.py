@@ -12,7 +12,7 @@ from burnish.ir.turns import Order, turned
 from burnish.ir.weights import Permute
 from burnish.passes.base import Log
 from burnish.passes.layout.layouts import Conversion, Layouts
-from burnish.passes.layout.orders import between, identity
+from burnish.passes.layout.orders import between, identity, moves
 from burnish.passes.layout.tables import Table
 
 aten = torch.ops.aten
@@ -28,10 +28,24 @@ def assign(program: Program, table: Table, log: Log) -> None:
     if before or after:
         log.note(f"conversions: {_summary(before)} before, {_summary(after)} after")
     told = [(each.tensor, _why_left(layouts, each)) for each in after if each.tensor.op == "call_function"]
+    rewriter = _Rewriter(layouts)
+    decided = {node: name for node in program.graph.nodes if (name := _name(layouts, node))}
     if layouts.forms != as_it_is:
-        _Rewriter(layouts).run(log)
+        rewriter.run(log)
+    for node, name in decided.items():
+        rewriter.made.get(node, (node,))[0].meta["layout"] = name
     for node, text in told:
         log.refuse(node, text)
+
+
+def _name(layouts: Layouts, node: fx.Node) -> str:
+    """What the layout of an op's result is called; empty where there was nothing to decide."""
+    if node.op != "call_function" or turned(node) is not None or layouts.otherwise(node) is None:
+        return ""
+    form = layouts.form(node)
+    if form.blocked:
+        return "blocks of channels"
+    return "as written" if form.order == identity(len(form.order)) else str(list(form.order))
 
 
 def _why_left(layouts: Layouts, conversion: Conversion) -> str:
@@ -113,5 +127,9 @@ class _Rewriter:
             return self.editor.weight(f"{name}.permuted", weight)
         if order == identity(len(order)) and turned(node) == between(lies, order):  # what it gives is what it gave
             node.replace_input_with(operands(node)[0], new)
-            return node
-        return self.editor.call(aten.permute.default, new, list(between(lies, order)), like=node)
+            made = node
+        else:
+            made = self.editor.call(aten.permute.default, new, list(between(lies, order)), like=node)
+        if self.layouts.table.views and moves(lies, order, value(node).shape):
+            made = self.editor.call(aten.clone.default, made, like=node, memory_format=torch.contiguous_format)
+        return made

@@ -41,11 +41,13 @@ class Other:
     """An order in which an op can work, too: its first `operands` tensors and its result lie in it.
 
     written: what it costs where they lie as they are written, of what it reads and writes.
+    weight: its second operand, a weight, is stored in that order, too, for this.
     """
 
     order: Order
     operands: int = 1
     written: float = 0.0
+    weight: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Table:
     only_blocks: ops that work on nothing else.
     others: ops that can also work in another order than the one in which they are written: permutes right in front of
         them and behind them are not carried out.
+    views: a permute alone moves nothing: the copy behind it does.
     absorbs: ops in front of which tensors go from another order to blocks at once; before others they go over the
         order in which they are written.
     """
@@ -64,6 +67,7 @@ class Table:
     blocks: Callable[[fx.Node], bool]
     only_blocks: frozenset[object] = frozenset()
     others: Mapping[object, Other] = field(default_factory=dict)
+    views: bool = False
     absorbs: frozenset[object] = frozenset()
 
     def converts(self, before: Form, after: Form, reader: fx.Node) -> float:
@@ -133,7 +137,12 @@ _IMAGES = CONVOLUTIONS | POOLS | {aten.conv_transpose2d.input, aten.batch_norm.d
 PYTORCH = Table(
     "pytorch",
     _never,
-    others={**dict.fromkeys(_IMAGES, Other(CHANNELS_LAST, written=1.0)), _ATTENTION: Other(_HEADS_LAST, 3)},
+    others={
+        **dict.fromkeys(_IMAGES, Other(CHANNELS_LAST, written=1.0)),
+        **dict.fromkeys(CONVOLUTIONS, Other(CHANNELS_LAST, written=1.0, weight=True)),
+        _ATTENTION: Other(_HEADS_LAST, 3),
+    },
+    views=True,
 )
 """oneDNN's convolutions on CPUs: channels last as they are, channels first by way of a copy on either side.
 
