@@ -136,6 +136,7 @@ def _from_exported(
     guards: Sequence[str] = getattr(exported, "_guards_code", ())
     with quiet():
         exported, operations = functional(exported, again=layers is None)
+    export_format.check_keeps_nothing(exported, prefix)
     if layers is not None:
         write_layers(operations, layers[1].calls, layers[0], exported)
     tokens = export_format.tokens_of(exported, operations)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
+from burnish.codegen.onnx.aten_attention import ATTENTION
 from burnish.codegen.onnx.builder import CONTRIB
 from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, shape_of
 from burnish.ir.shapes import same_shape, same_size
@@ -20,6 +21,12 @@ aten = torch.ops.aten
 
 
 def _attention(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """By plain operators, or torch's own table, where heads cannot be joined."""
+    found = _joined(c, a)
+    return ATTENTION[node.target](c, node, a) if found is None else found
+
+
+def _joined(c: Context, a: Arguments) -> Result | None:
     """None for what MultiHeadAttention cannot say: grouped heads, other numbers, causal over unequal lengths."""
     query, key, value = a["query"], a["key"], a["value"]
     shapes = [shape_of(each) for each in (query, key, value)]

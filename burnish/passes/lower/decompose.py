@@ -123,6 +123,8 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result  # a size or a stride
         if func._schema.is_mutable:
             raise Refusal(f"{self.node.target} writes in place where it is taken apart ({func})", self.node)
+        if func is torch.ops.prims.prod.default and len(args[1]) == 1:  # what an artifact can hold
+            func, args, kwargs = aten.prod.dim_int, (args[0], args[1][0]), {}
         read = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
         args, kwargs = pytree.tree_map_only(torch.SymInt, self._size, read)
         call = self.editor.call(FIRST_NAMES.get(func, func), *args, like=self.node, **kwargs)
