@@ -22,7 +22,7 @@ from burnish.ir.turns import Order, turned
 from burnish.ir.weights import Permute
 from burnish.passes.layout.labelling import Edge, Problem, solve
 from burnish.passes.layout.orders import Get, Plan, frame, identity, inverse, moves, plan, working
-from burnish.passes.layout.tables import Form, Other, Table
+from burnish.passes.layout.tables import CHANNELS_LAST, Form, Other, Table
 
 aten = torch.ops.aten
 _CHANGED = 0.5  # bytes that a change of an op has to save
@@ -51,11 +51,19 @@ class Layouts:
         self._plans: dict[tuple[fx.Node, Order], Plan | None] = {}
         self._nodes = [node for node in self.program.graph.nodes if node.op in ("call_function", "output")]
         self._bytes: dict[fx.Node, int] = {}
+        self._written: dict[fx.Node, Form] = {}
+        self._given: dict[tuple[fx.Node, Form], Form | None] = {}
+        self._read: dict[tuple[fx.Node, Form], dict[fx.Node, Form]] = {}
 
     # ------------------------------------------------------------ what ops need
 
     def written(self, node: fx.Node) -> Form:
         """The form in which an op works if nothing is changed."""
+        if node not in self._written:
+            self._written[node] = self._as_written(node)
+        return self._written[node]
+
+    def _as_written(self, node: fx.Node) -> Form:
         rank = frame(node)
         if rank is None:
             rank = value(node).dim() if isinstance(node.meta.get("val"), Tensor) else 0
@@ -77,6 +85,11 @@ class Layouts:
 
     def gives(self, node: fx.Node, form: Form) -> Form | None:
         """The form of an op's result; None if it gives no tensor, or cannot work in `form`."""
+        if (node, form) not in self._given:
+            self._given[node, form] = self._gives(node, form)
+        return self._given[node, form]
+
+    def _gives(self, node: fx.Node, form: Form) -> Form | None:
         if not isinstance(node.meta.get("val"), Tensor):
             return None
         if form.order == identity(len(form.order)) and turned(node) is None:
@@ -86,6 +99,11 @@ class Layouts:
 
     def reads(self, node: fx.Node, form: Form) -> dict[fx.Node, Form]:
         """The forms in which an op reads its tensors."""
+        if (node, form) not in self._read:
+            self._read[node, form] = self._reads(node, form)
+        return self._read[node, form]
+
+    def _reads(self, node: fx.Node, form: Form) -> dict[fx.Node, Form]:
         if form.order == identity(len(form.order)):
             tensors = [each for each in node.all_input_nodes if isinstance(each.meta.get("val"), Tensor)]
             return {
@@ -115,20 +133,15 @@ class Layouts:
 
     # ------------------------------------------------------------ the choice
 
-    def blocked(self) -> dict[fx.Node, Form]:
-        """What the backend lays out in blocks by itself, in a program that is left as it is written."""
-        return {
-            node: Form(identity(4), True) for node in self._nodes if node.op != "output" and self.table.blocks(node)
-        }
-
     def propose(self) -> None:
         """Fill `proposals`: ops by the form in which they would work."""
         turns = [node for node in self._nodes if (turned(node) or ()) != identity(len(turned(node) or ()))]
         self._propose([(node, other.order) for node in self._nodes if (other := self.other(node)) is not None])
         self._propose([(node, turned(node) or ()) for node in reversed(turns)])
         self._propose([(node, identity(len(turned(node) or ()))) for node in turns])
-        if blocked := self.blocked():
-            self.proposals.append(blocked)
+        blocked = [node for node in self._nodes if node.op != "output" and self.table.blocks(node)]
+        if blocked:
+            self.proposals.append({node: Form(identity(4), True) for node in blocked})
 
     def _propose(self, seeds: list[tuple[fx.Node, Order]]) -> None:
         for _ in range(_ROUNDS):
@@ -168,17 +181,27 @@ class Layouts:
         return made is not None and made.reads.get(node) == order
 
     def as_it_is(self) -> dict[fx.Node, Form]:
-        """The forms that ops have if the program stays as it is: blocks, and orders by the permutes around an op."""
-        found = self.blocked()
+        """The forms that ops have if the program stays as it is: blocks, and orders by the permutes around an op.
+
+        A backend that has its own blocks goes on with them as long as all that an op reads lies in them.
+        """
+        found: dict[fx.Node, Form] = {}
+        in_blocks: set[fx.Node] = set()
         for node in self._nodes:
+            images = [each for each in _tensors(node) if value(each).dim() == 4 and each.op != "get_attr"]
+            if node.target in self.table.only_blocks:
+                in_blocks.add(node)
+            elif images and in_blocks.issuperset(images):
+                if node.op != "output" and self.table.blocks(node):
+                    in_blocks.add(node)
+                    found[node] = Form(identity(4), True)
+                elif turned(node) == CHANNELS_LAST:
+                    found[node] = Form(CHANNELS_LAST)  # it goes there at once
             other = self.other(node)
-            if other is None or other.order == identity(len(other.order)):
-                continue
-            around = [turned(each) for each in _tensors(node)[: other.operands]]
-            if all(turn is not None and inverse(turn) == other.order for turn in around):
+            around = [turned(each) for each in _tensors(node)[: other.operands]] if other else []
+            if other and all(turn is not None and inverse(turn) == other.order for turn in around):
                 found[node] = Form(other.order)
-                behind = [user for user in node.users if turned(user) is not None]
-                found |= {user: Form(other.order) for user in behind}
+                found |= {user: Form(other.order) for user in node.users if turned(user) is not None}
         return found
 
     def total(self) -> float:
@@ -232,7 +255,7 @@ class Layouts:
         """What it costs to read a tensor that is made in one form for an op in another."""
         given = Form(identity(value(operand).dim())) if source is None else self.gives(operand, source)
         wanted = self.reads(node, form).get(operand)
-        if given is None or wanted is None:
+        if given is None or wanted is None or given == wanted:
             return 0.0
         if given.blocked == wanted.blocked and not moves(given.order, wanted.order, value(operand).shape):
             return 0.0

@@ -13,7 +13,7 @@ from burnish.ir.weights import Permute
 from burnish.passes.base import Log
 from burnish.passes.layout.layouts import Conversion, Layouts
 from burnish.passes.layout.orders import between, identity, moves
-from burnish.passes.layout.tables import Table
+from burnish.passes.layout.tables import Form, Table
 
 aten = torch.ops.aten
 
@@ -23,12 +23,13 @@ def assign(program: Program, table: Table, log: Log) -> None:
     layouts = Layouts(program, table)
     layouts.forms = as_it_is = layouts.as_it_is()
     before = layouts.conversions()
+    told_before = {node for node in program.graph.nodes if _is_read_as_it_lies(layouts, node)}
     layouts.choose()
     after = layouts.conversions()
     if before or after:
         log.note(f"conversions: {_summary(before)} before, {_summary(after)} after")
     told = [(each.tensor, _why_left(layouts, each)) for each in after if each.tensor.op == "call_function"]
-    rewriter = _Rewriter(layouts)
+    rewriter = _Rewriter(layouts, as_it_is, told_before)
     decided = {node: name for node in program.graph.nodes if (name := _name(layouts, node))}
     if layouts.forms != as_it_is:
         rewriter.run(log)
@@ -72,18 +73,29 @@ def _size(bytes_moved: float) -> str:
 def _told(layouts: Layouts, node: fx.Node) -> str:
     """What is said of an op that is rewritten: its form, and what the best other one would cost."""
     if turned(node) is not None:
-        given = layouts.gives(node, layouts.form(node))
-        as_it_lies = any(layouts.reads(user, layouts.form(user)).get(node) == given for user in node.users)
+        as_it_lies = _is_read_as_it_lies(layouts, node)
         return "not carried out: who reads it works in the order that there is" if as_it_lies else ""
     other = layouts.otherwise(node)
     return f"{layouts.form(node)}" + (f": {_size(other[1])} more would be moved {other[0]}" if other else "")
 
 
+def _is_read_as_it_lies(layouts: Layouts, node: fx.Node) -> bool:
+    """Whether a permute is not carried out for somebody who reads it."""
+    if turned(node) is None:
+        return False
+    given = layouts.gives(node, layouts.form(node))
+    return any(layouts.reads(user, layouts.form(user)).get(node) == given for user in node.users)
+
+
 class _Rewriter:
-    def __init__(self, layouts: Layouts) -> None:
+    def __init__(self, layouts: Layouts, as_it_is: dict[fx.Node, Form], cancelled: set[fx.Node]) -> None:
+        """Of the forms that ops have without any change, and of permutes that are `cancelled` so, nothing is told."""
         self.layouts = layouts
         self.editor = Editor(layouts.program)
-        self.texts = {node: _told(layouts, node) for node in layouts.program.graph.nodes if node.op == "call_function"}
+        changed = [node for node, form in layouts.forms.items() if form != as_it_is.get(node) and node.op != "output"]
+        turns = [node for node in layouts.program.graph.nodes if turned(node) is not None]
+        told = [node for node in (*turns, *changed) if node not in cancelled]
+        self.texts = {node: _told(layouts, node) for node in dict.fromkeys(told)}
         self.made: dict[fx.Node, tuple[fx.Node, Order]] = {}  # what stands for each value, and the order of its axes
         self.ordered: dict[tuple[fx.Node, Order], fx.Node] = {}
 
@@ -101,8 +113,8 @@ class _Rewriter:
                             node.replace_input_with(operand, found)
                     continue
                 self._make(node, form.order)
-            if self.texts[node]:
-                log.rewrite(node, self.texts[node])
+            if text := self.texts.get(node):
+                log.rewrite(node, text)
 
     def _make(self, node: fx.Node, order: Order) -> None:
         """An op in another order than the one in which it is written; of a permute, what it reads."""

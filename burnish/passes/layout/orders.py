@@ -18,7 +18,7 @@ from burnish.ir.arguments import arguments
 from burnish.ir.edit import Editor
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import operands, value
-from burnish.ir.shapes import same_size, size_expression
+from burnish.ir.shapes import size_expression
 from burnish.ir.traits import is_random, traits
 from burnish.ir.turns import Order, turned
 
@@ -57,7 +57,8 @@ def inverse(order: Order) -> Order:
 
 def moves(before: Order, after: Order, shape: Sequence[Any]) -> bool:
     """Whether elements move between two orders: axes of one may stand anywhere."""
-    one, other = ([axis for axis in order if not same_size(shape[axis], 1)] for order in (before, after))
+    large = {axis for axis, size in enumerate(shape) if not (isinstance(size, int) and size == 1)}
+    one, other = ([axis for axis in order if axis in large] for order in (before, after))
     return one != other
 
 

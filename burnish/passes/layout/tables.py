@@ -59,8 +59,8 @@ class Table:
     others: ops that can also work in another order than the one in which they are written: permutes right in front of
         them and behind them are not carried out.
     views: a permute alone moves nothing: the copy behind it does.
-    absorbs: ops in front of which tensors go from another order to blocks at once; before others they go over the
-        order in which they are written.
+    absorbs: ops in front of which tensors go to blocks at once, from whatever order; before others that is twice as
+        dear, as the backend does it for the sake of these alone.
     """
 
     name: str
@@ -74,9 +74,7 @@ class Table:
         """What it costs to get from one form to another, of the tensor's bytes."""
         if before == after:
             return 0.0
-        written = after.order == tuple(range(len(after.order)))
-        two_steps = after.blocked and before.order != after.order and reader.target not in self.absorbs
-        return 2.0 if two_steps and written else 1.0
+        return 2.0 if after.blocked and reader.target not in self.absorbs else 1.0
 
 
 def _never(node: fx.Node) -> bool:
