@@ -57,7 +57,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "layout.jsonl"
-BURNISH, WITHOUT = "burnish", "burnish without assign-layout"
+BURNISH, WITHOUT = "burnish", "burnish without its layout passes"
 CONTENDERS = (
     BURNISH,
     WITHOUT,
@@ -99,10 +99,11 @@ def prepared(contender: str, name: str, threads: int, folder: Path) -> Callable[
     if contender in (BURNISH, WITHOUT):
         import burnish
         from burnish.passes.layout.assign_layout import AssignLayout
+        from burnish.passes.layout.split_joins import SplitJoins
 
         keep: Any = None
         if contender == WITHOUT:
-            keep = lambda listed: [each for each in listed if not isinstance(each, AssignLayout)]  # noqa: E731
+            keep = lambda listed: [each for each in listed if not isinstance(each, (AssignLayout, SplitJoins))]  # noqa: E731
         burnish.compile(module, (image,), passes=keep).save(folder / "it.burnish")
         loaded: Any = burnish.load(folder / "it.burnish", threads=threads)
         return lambda: loaded(image)

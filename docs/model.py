@@ -93,16 +93,17 @@ class Mixer(nn.Module):
 
 
 class Images(nn.Module):
-    """Images to the mean of what two mixers make of them."""
+    """Images to the mean of what two mixers make of them, beside what they made it of."""
 
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, channels, 4, 4)
         self.mixers = nn.ModuleList(Mixer(channels) for _ in range(2))
-        self.norm = nn.LayerNorm(channels)
+        self.join, self.norm = nn.Conv2d(2 * channels, channels, 1), nn.LayerNorm(channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        x = self.stem(pixels)
+        x = first = self.stem(pixels)
         for mixer in self.mixers:
             x = mixer(x)
+        x = self.join(torch.cat((first, x), 1))
         return self.norm(x.permute(0, 2, 3, 1)).mean((1, 2))

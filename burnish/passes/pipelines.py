@@ -15,6 +15,7 @@ from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
 from burnish.passes.layout.assign_layout import AssignLayout
 from burnish.passes.layout.cancel_transposes import CancelTransposes
+from burnish.passes.layout.split_joins import SplitJoins
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.lower.keep_integers import KeepIntegers
 from burnish.passes.lower.narrow_caches import NarrowCaches
@@ -187,6 +188,8 @@ def graph_passes(backend: str = "onnxruntime") -> list[Pass]:
         Clean(),
         RAISE_NORMS,
         RAISE_ACTIVATIONS,
+        # Blocked convolutions add to what is there. PyTorch's do not.
+        *([SplitJoins()] if backend == "onnxruntime" else []),
         # Last: norms and activations that are one op have one layout. Cancels permutes, too, by what they cost here.
         AssignLayout("pytorch" if backend == "reference" else backend),
     ]
