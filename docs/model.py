@@ -80,15 +80,16 @@ class Decoder(nn.Module):
 
 
 class Mixer(nn.Module):
-    """A depthwise convolution on images [B, C, H, W], then a norm and a linear on their channels."""
+    """A depthwise convolution on images [B, C, H, W], then a norm and a scaled linear on their channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm, self.linear = nn.LayerNorm(channels), nn.Linear(channels, channels)
+        self.scale = nn.Parameter(torch.full((channels,), 0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.linear(self.norm(self.convolution(x).permute(0, 2, 3, 1)))
+        y = self.scale * self.linear(self.norm(self.convolution(x).permute(0, 2, 3, 1)))
         return x + y.permute(0, 3, 1, 2)
 
 

@@ -156,6 +156,26 @@ class Offset:
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """A weight [out, ...] times a factor for each of its first axis."""
+
+    source: Weight
+    factor: Weight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        source = self.source.materialize()
+        return source * self.factor.materialize().reshape(-1, *[1] * (source.dim() - 1))
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """`length` of a weight's entries along `axis`, from `start` on."""
 

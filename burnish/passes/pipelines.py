@@ -9,6 +9,7 @@ import torch
 from burnish.ir.errors import UsageError
 from burnish.passes.base import Pass
 from burnish.passes.fuse.elementwise import FuseElementwise
+from burnish.passes.fuse.fold_scales import FOLD_SCALES
 from burnish.passes.fuse.linears import FuseLinears
 from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.fuse.projections import FuseProjections
@@ -188,6 +189,7 @@ def graph_passes(backend: str = "onnxruntime") -> list[Pass]:
         Clean(),
         RAISE_NORMS,
         RAISE_ACTIVATIONS,
+        FOLD_SCALES,
         # Blocked convolutions add to what is there. PyTorch's do not.
         *([SplitJoins()] if backend == "onnxruntime" else []),
         # Last: norms and activations that are one op have one layout. Cancels permutes, too, by what they cost here.
