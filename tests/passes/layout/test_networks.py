@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 import burnish
 from burnish.passes.layout.assign_layout import AssignLayout
@@ -43,6 +44,18 @@ def test_networks_give_the_same(name: str, backend: str) -> None:
     compiled, found, wanted = compiled_and_wanted(module, (image,), backend)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     compiled.close()
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_for_any_number_of_rows(name: str, backend: str) -> None:
+    module, image = network(name, SMALL)
+    shapes = {"pixels": {0: Dim("rows")}}
+    with burnish.compile(module, (image.expand(2, -1, -1, -1),), dynamic_shapes=shapes, backend=backend) as compiled:
+        images = torch.randn(3, *image.shape[1:])
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(images), module(images), rtol=1e-4, atol=1e-4)
+        assert backend == "onnxruntime" or conversions(compiled)[1] <= 2
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
