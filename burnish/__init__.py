@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from burnish.passes.transforms.quantize import Quantize
     from burnish.passes.transforms.quantize_cache import QuantizeCache
     from burnish.passes.transforms.sparsify import Sparsify
+    from burnish.runtime.compiled_module import CompiledModule
     from burnish.runtime.model import CompiledModel
 
 __all__ = [
     "BurnishError",
     "CompiledModel",
+    "CompiledModule",
     "ConvertToGQA",
     "DropLayers",
     "Quantize",
@@ -44,6 +46,7 @@ __all__ = [
 # On demand: loading an artifact must not import the compiler, nor compiling wait for what it does not use.
 _HOMES = {
     "CompiledModel": "burnish.runtime.model",
+    "CompiledModule": "burnish.runtime.compiled_module",
     "ConvertToGQA": "burnish.passes.transforms.convert_to_gqa",
     "DropLayers": "burnish.passes.transforms.drop_layers",
     "Quantize": "burnish.passes.transforms.quantize",

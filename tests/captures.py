@@ -81,7 +81,7 @@ def _key(module: nn.Module, options: dict[str, Any]) -> Any:
     try:
         parts = tuple((path, type(part), *_attributes(part)) for path, part in module.named_modules())
         given = tuple((name, _told(value)) for name, value in sorted(options.items()) if value is not None)
-    except _Untold:
+    except (_Untold, RecursionError):
         return None
     return parts, given, tuple((name, each.requires_grad, _hash(each)) for name, each in tensors)
 

@@ -123,7 +123,7 @@ class Decoder:
         """What inputs are bound to, in words."""
         found = [f"{each.name} is given {_BOUND[_key(each)](1, 1, 1)[1]}" for each in self.bound]
         if self.past:
-            names = f"{self.past[0].spec.name} and {len(self.past) - 1} more"
+            names = self.past[0].spec.name + (f" and {len(self.past) - 1} more" if self.past[1:] else "")
             found.append(f"its cache ({names}) begins empty, and burnish makes its own states of it")
         return found
 
