@@ -239,6 +239,7 @@ class NormedBias:
         return self.mean.dtype
 
     def materialize(self) -> torch.Tensor:
+        """See `Weight.materialize`."""
         mean = self.mean.materialize()
         moved = -mean.double() if self.bias is None else self.bias.materialize().double() - mean.double()
         found = moved * _norm_factor(self.scale, self.variance, self.eps)

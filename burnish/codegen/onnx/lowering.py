@@ -15,6 +15,7 @@ from burnish.codegen.onnx import torchlib
 from burnish.codegen.onnx.aten_axes import AXES
 from burnish.codegen.onnx.aten_compute import COMPUTE
 from burnish.codegen.onnx.aten_images import IMAGES
+from burnish.codegen.onnx.aten_products import PRODUCTS
 from burnish.codegen.onnx.aten_recurrent import RECURRENT
 from burnish.codegen.onnx.aten_views import VIEWS, getitem
 from burnish.codegen.onnx.attention import cached_attention, plan_cached_attention, reads_only_shape
@@ -34,7 +35,16 @@ from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11
-_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **IMAGES, **RECURRENT, **WHOLE_ATTENTION, **BURNISH}
+_TRANSLATIONS: dict[Any, Translate] = {
+    **VIEWS,
+    **COMPUTE,
+    **PRODUCTS,
+    **AXES,
+    **IMAGES,
+    **RECURRENT,
+    **WHOLE_ATTENTION,
+    **BURNISH,
+}
 
 
 def output_name(state: str) -> str:
