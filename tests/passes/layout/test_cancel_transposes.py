@@ -203,3 +203,20 @@ def _broadcasts(node: Any, sizes: list[int]) -> bool:
 def test_any_program_gives_the_same_and_moves_no_more(by: Pass, program: Program) -> None:
     after, _ = rewritten(program, by)
     assert moved(after) <= moved(program)
+
+
+class Factors(nn.Module):
+    """A weight for each of the last three axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.randn(4, 5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors
+
+
+def test_a_weight_is_stored_in_the_order_in_which_it_is_read() -> None:
+    program = graph(lambda x, factors: factors(x.permute(LAST)).permute(FIRST), IMAGE, Factors())
+    after, _ = rewritten(program, CancelTransposes())
+    assert text_of(after) == "%0: f32[2, 3, 4, 5] = aten.mul.Tensor(%x, @layers.0.factors.permuted)"
