@@ -138,8 +138,11 @@ def test_sizes_that_are_not_known_stay_so() -> None:
 
 
 @st.composite
-def programs(draw: Any) -> Program:
-    """Up to 12 ops, a third of them permutes, on any value so far; the last two are given."""
+def programs(draw: Any, pools: bool = False) -> Program:
+    """Up to 12 ops, a third of them permutes, on any value so far; the last two are given.
+
+    pools: with those, too, which backends run in an order of their own.
+    """
     shape = tuple(draw(st.lists(st.integers(1, 4), min_size=2, max_size=4)))
 
     def build(editor: Any, x: Any) -> list[Any]:
@@ -156,7 +159,7 @@ def programs(draw: Any) -> Program:
                 call(aten.unsqueeze.default, at, draw(st.integers(0, rank))) if rank < 2 else None
                 continue
             axis = draw(st.integers(-rank, rank - 1))
-            kind = draw(st.integers(0, 17))
+            kind = draw(st.integers(0, 20 if pools and rank == 4 else 17))
             if kind <= 5:
                 call(aten.permute.default, at, draw(st.permutations(range(rank))))
             elif kind == 6:
@@ -184,8 +187,10 @@ def programs(draw: Any) -> Program:
                 call(aten.transpose.int, at, axis, draw(st.integers(-rank, rank - 1)))
             elif kind == 16:
                 call(aten.constant_pad_nd.default, at, [1, 0, 0, 2])
-            else:
+            elif kind == 17:
                 call(aten.select.int, at, axis, 0)
+            else:
+                call(aten.max_pool2d.default, at, [min(2, sizes[2]), 1], [1, 1])
         return values[-2:]
 
     return of_calls(shape, build)
@@ -203,6 +208,13 @@ def _broadcasts(node: Any, sizes: list[int]) -> bool:
 def test_any_program_gives_the_same_and_moves_no_more(by: Pass, program: Program) -> None:
     after, _ = rewritten(program, by)
     assert moved(after) <= moved(program)
+
+
+@pytest.mark.parametrize("by", [CancelTransposes(), AssignLayout("pytorch"), AssignLayout("onnxruntime")])
+@settings(max_examples=150, deadline=None)
+@given(program=programs(pools=True))
+def test_any_program_with_pools_gives_the_same(by: Pass, program: Program) -> None:
+    rewritten(program, by)
 
 
 class Factors(nn.Module):
