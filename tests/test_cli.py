@@ -318,3 +318,11 @@ def test_a_module_is_compiled_kept_and_run(tmp_path: Path, monkeypatch: pytest.M
     passing = call("run", "counting:Counting", "1 2 3", "-n", 5, "--max-length", 20)
     assert passing.stdout == kept.stdout
     assert sorted(file.name for file in tmp_path.glob("[!_]*")) == ["counting.burnish", "counting.py"]
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
+def test_the_side_of_a_model_whose_frequencies_change_is_chosen_as_it_is_compiled(command: str, artifact: Path) -> None:
+    words = ["w5"] if command == "run" else []
+    done = call(command, artifact, *words, "--context", "long")
+    assert done.exit_code == 2
+    assert "--context is chosen when a model is compiled; this is an artifact" in done.stderr

@@ -18,6 +18,7 @@ from burnish.cli.answering import (
 from burnish.cli.app import (
     ArtifactOrModel,
     BackendOption,
+    ContextOption,
     MaxLength,
     TokenizerOption,
     TrustOption,
@@ -40,6 +41,7 @@ def chat(
     seed: Seed = None,
     system: System = None,
     max_length: MaxLength = None,
+    context: ContextOption = None,
     tokenizer: TokenizerOption = None,
     trust_remote_code: TrustRemoteCode = False,
     backend: BackendOption = None,
@@ -50,7 +52,9 @@ def chat(
     """Talk with a model, which remembers what was said. A MODEL is compiled first, and not kept."""
     with (
         reported(),
-        loaded_model(model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code, trust) as compiled,
+        loaded_model(
+            model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code, trust, context
+        ) as compiled,
     ):
         from burnish.cli.conversation import converse
 

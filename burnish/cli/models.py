@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Trust
+from burnish.cli.app import MODEL_HELP, Accuracy, Backend, Context, Trust
 from burnish.frontend.folder_checks import check_folder
 from burnish.hub import snapshot
 from burnish.ir.errors import InvalidModelError, UsageError
@@ -138,6 +138,7 @@ def loaded_model(
     tokenizer: Path | None = None,
     trust_remote_code: bool = False,
     trust: Trust | None = None,
+    context: Context | None = None,
 ) -> Iterator[CompiledModel]:
     """The artifact or, compiled into a temporary one, the model."""
     path = Path(model)
@@ -151,6 +152,7 @@ def loaded_model(
             max_length=max_length,
             backend=None if backend is None else backend.value,
             tokenizer=tokenizer,
+            context=None if context is None else context.value,
             trust_remote_code=trust_remote_code,
         ) as compiled:
             yield compiled
@@ -159,6 +161,8 @@ def loaded_model(
         raise UsageError("--tokenizer goes into an artifact when a model is compiled; this is an artifact")
     if max_length is not None:
         raise UsageError("--max-length is chosen when a model is compiled; this is an artifact")
+    if context is not None:
+        raise UsageError("--context is chosen when a model is compiled; this is an artifact")
     import burnish
 
     with burnish.load(

@@ -26,6 +26,7 @@ from burnish.cli.answering import (
 from burnish.cli.app import (
     ArtifactOrModel,
     BackendOption,
+    ContextOption,
     MaxLength,
     TokenizerOption,
     TrustOption,
@@ -60,6 +61,7 @@ def run(
     system: System = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as it is: no chat template.")] = False,
     max_length: MaxLength = None,
+    context: ContextOption = None,
     tokenizer: TokenizerOption = None,
     trust_remote_code: TrustRemoteCode = False,
     backend: BackendOption = None,
@@ -71,7 +73,7 @@ def run(
     with reported():
         text = _prompt(model, prompt, raw)
         with loaded_model(
-            model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code, trust
+            model, max_length, backend, threads, accuracy, tokenizer, trust_remote_code, trust, context
         ) as compiled:
             settings = given(
                 temperature=temperature,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from burnish.ir.arguments import argument
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.ops import burnish_ops
 from burnish.ir.program import Program, operands
-from burnish.ir.shapes import is_sequence
+from burnish.ir.shapes import is_sequence, same_size
 from burnish.ir.weights import Permute
 from burnish.passes.base import Effect, Log
 
@@ -173,15 +174,27 @@ def _std_to_variance(node: fx.Node, editor: Editor, log: Log) -> None:
 def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log) -> None:
     equation = str(node.args[0]).replace(" ", "")
     factors: list[fx.Node] = list(operands(node)[1])
-    inputs, arrow, output = equation.partition("->")
+    inputs, arrow, output = _lettered(equation, [each.meta["val"].dim() for each in factors]).partition("->")
     terms = inputs.split(",")
-    if len(terms) != 2 or not arrow or "." in equation or any(len(set(term)) != len(term) for term in terms):
+    if len(terms) != 2 or not arrow or "." in output or any(len(set(term)) != len(term) for term in terms):
         log.refuse(node, f"einsum {equation!r} is not a product of two operands with all axes named")
         return
     sizes: dict[str, Any] = {}
     for term, operand in zip(terms, factors, strict=True):
-        sizes.update(zip(term, operand.meta["val"].shape, strict=True))
+        for axis, size in zip(term, operand.meta["val"].shape, strict=True):
+            if not same_size(sizes.setdefault(axis, size), size):
+                log.refuse(node, f"einsum {equation!r} repeats an axis of {terms} to fit the other one's")
+                return
     left, right = (set(term) for term in terms)
+    if left | right == set(output):
+        with editor.before(node):
+            first, second = (
+                _arrange(editor, factor, term, list(output), [], node)
+                for factor, term in zip(factors, terms, strict=True)
+            )
+            editor.replace(node, editor.call(aten.mul.Tensor, first, second, like=node))
+        log.rewrite(node, f"einsum {equation} as a product of elements")
+        return
     summed = [letter for letter in terms[0] if letter in right and letter not in output]
     if len(summed) != 1 or (left | right) - set(output) - set(summed):
         log.refuse(node, f"einsum {equation!r} sums over {len(summed)} shared axes, not one")
@@ -194,14 +207,28 @@ def _einsum_to_matmul(program: Program, node: fx.Node, editor: Editor, log: Log)
         second = _arrange(editor, factors[1], terms[1], batch, [summed[0], column], node)
         result = editor.call(aten.matmul.default, first, second, like=node)
         order = [*batch, row, column]
-        for letter, axis in ((row, -2), (column, -1)):  # in this order: the last axis is the last before and after
+        for letter, place in ((row, -2), (column, -1)):  # in this order: the last axis is the last before and after
             if letter is None:
-                result = editor.call(aten.squeeze.dim, result, axis, like=node)
+                result = editor.call(aten.squeeze.dim, result, place, like=node)
         order = [letter for letter in order if letter is not None]
         if order != list(output):
             result = editor.call(aten.permute.default, result, [order.index(letter) for letter in output], like=node)
     editor.replace(node, result)
     log.rewrite(node, f"einsum {equation} as a matrix product")
+
+
+def _lettered(equation: str, ranks: list[int]) -> str:
+    """The equation with letters for the axes that "..." stands for, the last of them the same in all terms."""
+    if "..." not in equation:
+        return equation
+    inputs, arrow, output = equation.partition("->")
+    terms = inputs.split(",")
+    counts = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    free = [letter for letter in ascii_uppercase if letter not in equation][: max(counts)]
+    lettered = [
+        term.replace("...", "".join(free[len(free) - count :])) for term, count in zip(terms, counts, strict=True)
+    ]
+    return f"{','.join(lettered)}{arrow}{output.replace('...', ''.join(free))}"
 
 
 def _own_axis(program: Program, term: str, other: set[str], output: str, sizes: dict[str, Any]) -> str | None:

@@ -53,6 +53,16 @@ class Einsum(Model):
         return torch.einsum("bsk,kn->bsn", x, self.weight)
 
 
+class EinsumOfTheRest(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        return torch.einsum("...k,kn->...n", x, self.weight)
+
+
+class EinsumOfElements(Model):
+    def mix(self, x: Tensor) -> Tensor:
+        return torch.einsum("...nd,...ne->...nde", x, x[..., :1])[..., 0] @ self.weight
+
+
 class TimesWeight(Model):
     def mix(self, x: Tensor) -> Tensor:
         return x @ self.weight
@@ -95,6 +105,18 @@ def calls(program: Program) -> list[str]:
     [
         (Conv1D(), ["aten.linear(%embedding, @weight.transposed, @bias)"]),
         (Einsum(), ["aten.linear(%embedding, @weight.transposed)"]),
+        (EinsumOfTheRest(), ["aten.linear(%embedding, @weight.transposed)"]),
+        (
+            EinsumOfElements(),
+            [
+                "aten.slice.Tensor(%embedding, 2, 0, 1)",
+                "aten.unsqueeze(%embedding, 3)",
+                "aten.unsqueeze(%slice_1, 2)",
+                "aten.mul.Tensor(%unsqueeze_default, %unsqueeze_default_1)",
+                "aten.select.int(%mul_tensor, 3, 0)",
+                "aten.linear(%select, @weight.transposed)",
+            ],
+        ),
         (TimesWeight(), ["aten.linear(%embedding, @weight.transposed)"]),
         (
             TimesTransposed(),
