@@ -50,7 +50,7 @@ def compile_graph(
         raise UsageError(f"graphs that are no language models run by {' or '.join(GRAPH_BACKENDS)}, not by {backend}")
     with phases("capture"):
         source = read_graph(model, example_inputs, dynamic_shapes)
-    listed = graph_passes() if passes is None or callable(passes) else list(passes)
+    listed = graph_passes(backend or "onnxruntime") if passes is None or callable(passes) else list(passes)
     listed = list(passes(listed)) if callable(passes) else listed
     run = Run(source.program, trace, observer, on_failure)
     with phases("passes"):

@@ -23,11 +23,14 @@ import torch
 
 import burnish.passes
 from burnish.frontend.capture import capture
+from burnish.frontend.graph_capture import capture_graph
 from burnish.inspect.table import reasons
 from burnish.ir.trace import PassRecord, Trace
 from burnish.passes.base import Pass
+from burnish.passes.layout.cancel_transposes import CancelTransposes
 from burnish.passes.pipeline import run_passes
 from burnish.passes.pipelines import (
+    graph_passes,
     lower_for_gpu,
     lower_for_native,
     lower_for_onnxruntime,
@@ -44,9 +47,9 @@ EFFECTS = {
 
 
 def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
-    """Each pass with the records of the program before and after it: to the step program, and on for each backend."""
+    """Each pass with the records of the program before and after it: to a step, on for each backend, and of a graph."""
     sys.path.insert(0, str(DOCS))
-    from model import Decoder
+    from model import Decoder, Images
 
     torch.manual_seed(0)
     program = capture(Decoder(), max_length=128)
@@ -60,6 +63,11 @@ def runs() -> list[tuple[Pass, PassRecord, PassRecord]]:
         run_passes(step.copy(), passes, lowering)
         records = lowering.passes[len(common) - 1 :]
         found += zip(passes, records[:-1], records[1:], strict=True)
+    images = capture_graph(Images().eval(), (torch.randn(1, 3, 32, 32),))
+    for passes in (graph_passes(), [*graph_passes()[:-1], CancelTransposes()]):
+        lowering = Trace()
+        run_passes(images, passes, lowering)
+        found += zip(passes, lowering.passes[:-1], lowering.passes[1:], strict=True)
     return found
 
 

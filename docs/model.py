@@ -1,4 +1,4 @@
-"""The model that the pages on passes show: a small decoder as somebody would write it for training."""
+"""The models that the pages on passes show: a small decoder as somebody would write it for training, and images."""
 
 from __future__ import annotations
 
@@ -77,3 +77,34 @@ class Decoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
+
+
+class Mixer(nn.Module):
+    """A depthwise convolution on images [B, C, H, W], then a norm and a scaled linear on their channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm, self.linear = nn.LayerNorm(channels), nn.Linear(channels, channels)
+        self.scale = nn.Parameter(torch.full((channels,), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.scale * self.linear(self.norm(self.convolution(x).permute(0, 2, 3, 1)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class Images(nn.Module):
+    """Images to the mean of what two mixers make of them, beside what they made it of."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 4, 4)
+        self.mixers = nn.ModuleList(Mixer(channels) for _ in range(2))
+        self.join, self.norm = nn.Conv2d(2 * channels, channels, 1), nn.LayerNorm(channels)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = first = self.stem(pixels)
+        for mixer in self.mixers:
+            x = mixer(x)
+        x = self.join(torch.cat((first, x), 1))
+        return self.norm(x.permute(0, 2, 3, 1)).mean((1, 2))

@@ -148,6 +148,8 @@ def trace_view(trace: Trace) -> RenderableType:
     parts: list[RenderableType] = [pass_table(trace)]
     if stages := trace.stages():
         parts.append(Text(f"stages: {stages}"))
+    if layouts := trace.layouts():
+        parts.append(Text(f"conversions of layout: {layouts}"))
     if trace.phases:
         phases = " · ".join(f"{name} {seconds:.1f}" for name, seconds in trace.phases.items())
         parts.append(Text(f"seconds: {phases}"))

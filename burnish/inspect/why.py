@@ -6,20 +6,23 @@ import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx
 
-from burnish.frontend import read
+from burnish.frontend import is_graph, is_onnx, read
+from burnish.frontend.graphs import read_graph
 from burnish.inspect.where import Site, Where, op_name
 from burnish.ir.errors import BurnishError, UsageError
-from burnish.ir.program import Program
+from burnish.ir.program import Program, Stage
 from burnish.ir.similar import did_you_mean
 from burnish.ir.trace import Trace
 from burnish.passes.base import Log, Pass
+from burnish.passes.layout.cancel_transposes import CancelTransposes
 from burnish.passes.pipeline import run_passes
-from burnish.passes.pipelines import default_passes
+from burnish.passes.pipelines import default_passes, graph_passes
 from burnish.passes.rules import Rules
 from burnish.rewrite.engine import Attempt, Lookalike, rewrite
 from burnish.rewrite.pattern import roots, size
@@ -96,6 +99,7 @@ def why(
     *,
     max_length: int | None = None,
     trust_remote_code: bool = False,
+    example_inputs: Any = None,
 ) -> Why:
     """What the pass `pass_name` did to `model`, and the nearest to what it did not do.
 
@@ -103,23 +107,25 @@ def why(
         model: what `burnish.compile` takes, or a captured `Program`.
         pass_name: a pass of the compiler by name ("raise-norms") or, of those for native kernels, number ("5").
         where: a module or part of its path (`layers.*.mlp`), an op, a node, or `file:line`; the whole program if None.
-        max_length, trust_remote_code: as in `burnish.compile`.
+        max_length, trust_remote_code, example_inputs: as in `burnish.compile`.
 
     Raises:
         UsageError: for a pass or a place that does not exist.
     """
-    passes = default_passes()
-    for others in (default_passes("onnxruntime"), default_passes("cuda", dtype=torch.bfloat16)):
-        if pass_name not in {each.name for each in passes}:
-            passes = others if pass_name in {each.name for each in others} else passes
+    if is_onnx(model):
+        from burnish.frontend.onnx.language_model import open_onnx  # imports onnx, which takes most of a second
+
+        model = open_onnx(Path(model))
+    program = model if isinstance(model, Program) else None
+    of_graph = example_inputs is not None or is_graph(model) or (program is not None and program.stage is Stage.GRAPH)
+    passes = _passes(pass_name, of_graph)
     place = _find(passes, pass_name)
     asked = passes[place]
     trace = Trace()
-    program = (
-        model
-        if isinstance(model, Program)
-        else read(model, max_length=max_length, trust_remote_code=trust_remote_code).program
-    )
+    if program is None and of_graph:
+        program = read_graph(model, example_inputs).program
+    elif program is None:
+        program = read(model, max_length=max_length, trust_remote_code=trust_remote_code).program
     reached, told, error, ended_by = place, _Told(), "", ""
     try:
         program = run_passes(program, passes[:place], trace)
@@ -154,6 +160,16 @@ def why(
         error=error,
         ended_by=ended_by,
     )
+
+
+def _passes(name: str, of_graph: bool) -> list[Pass]:
+    """The passes to ask: those of the target that has the one that is named, the first that there is otherwise."""
+    if of_graph:
+        lists = [graph_passes()]
+    else:
+        lists = [default_passes(), default_passes("onnxruntime"), default_passes("cuda", dtype=torch.bfloat16)]
+    lists.append([*lists[0], CancelTransposes()])  # of no target's list
+    return next((each for each in lists if name in {one.name for one in each}), lists[0])
 
 
 def _find(passes: Sequence[Pass], name: str) -> int:

@@ -21,6 +21,7 @@ from burnish.ir.program import Program, Stage, operands
 from burnish.ir.quantized_ops import quantized_ops
 from burnish.ir.states import context_of
 from burnish.ir.traits import traits
+from burnish.ir.turns import turned
 
 aten = torch.ops.aten
 
@@ -28,6 +29,22 @@ aten = torch.ops.aten
 _INTEGER_GATHERS = {quantized_ops.quantized_embedding.default}
 # Beside others, they write the new tokens into states: operands 2 and 3, and results 1 and 2.
 _PROJECTIONS = {fused_ops.attention_projection.default}
+
+
+# Images with their channels first or last, queries with their heads in front of tokens or behind them.
+EITHER_ORDER = frozenset(
+    {
+        aten.conv2d.default,
+        aten.conv2d.padding,
+        aten.conv_transpose2d.input,
+        aten.max_pool2d.default,
+        aten.avg_pool2d.default,
+        aten.adaptive_avg_pool2d.default,
+        aten.batch_norm.default,
+        aten.scaled_dot_product_attention.default,
+        burnish_ops.attention.default,
+    }
+)
 
 
 def is_view(node: fx.Node) -> bool:
@@ -102,6 +119,25 @@ class CostCounter:
         except RuntimeError:
             return True
         return False
+
+    def conversions(self) -> tuple[int, int]:
+        """How many permutes move elements for one more token, and the bytes that they read and write.
+
+        A permute right in front of an op that its backends run in either order of axes, or behind it, is part of it.
+        """
+        moved = [self.bytes_of(node.meta["val"]) for node in self._program.graph.nodes if self._converts(node)]
+        return len(moved), 2 * sum(moved)
+
+    def _converts(self, node: fx.Node) -> bool:
+        order = turned(node)
+        if order is None or node.all_input_nodes[0].op == "get_attr":
+            return False
+        source = node.all_input_nodes[0]
+        shape = [self._number(size) for size in source.meta["val"].shape]
+        moving = [axis for axis in order if shape[axis] != 1]
+        if moving == sorted(moving) or source.target in EITHER_ORDER:
+            return False
+        return not all(user.target in EITHER_ORDER for user in node.users)
 
     def floor(self) -> int:
         """The bytes that no way of computing one more token can do without; 0 for a program without states.

@@ -43,7 +43,7 @@ def inputs_of(program: Program, sizes: Mapping[str, int], examples: Tensors) -> 
         shape = [axis if isinstance(axis, int) else number(axis, sizes) for axis in each.axes]
         example = examples[each.name]
         if list(example.shape) == shape:
-            found[each.name] = example
+            found[each.name] = example.contiguous()
             continue
         count = torch.Size(shape).numel()
         if count > max(_MOST, example.numel()):

@@ -21,7 +21,10 @@ def node_records(program: Program) -> tuple[NodeRecord, ...]:
     for node in program.graph.nodes:
         call = call_text(node) if node.op == "call_function" else ""
         reads = tuple(argument.name for argument in node.all_input_nodes)
-        val, key = node.meta.get("val"), (call, reads, node.meta.get("history", ()), stepwise, node.target)
+        val, key = (
+            node.meta.get("val"),
+            (call, reads, node.meta.get("history", ()), stepwise, node.target, layout_of(node)),
+        )
         known = node.meta.get(_KEY)
         if known is None or known[0] is not val or known[1] != key:
             known = node.meta[_KEY] = (val, key, _record(node, call, reads, symbols, counter))
@@ -48,4 +51,10 @@ def _record(
         history=tuple(node.meta.get("history", ())),
         launches=cost.launches,
         bytes_moved=cost.bytes_moved,
+        layout=layout_of(node),
     )
+
+
+def layout_of(node: fx.Node) -> str:
+    """How a node's value was decided to lie in memory; empty if nobody decided."""
+    return str(node.meta.get("layout", ""))

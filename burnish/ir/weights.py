@@ -155,6 +155,102 @@ class Offset:
         return self.source.materialize() + self.amount
 
 
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """A weight [out, ...] times a factor for each of its first axis."""
+
+    source: Weight
+    factor: Weight
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        source = self.source.materialize()
+        return source * self.factor.materialize().reshape(-1, *[1] * (source.dim() - 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """`length` of a weight's entries along `axis`, from `start` on."""
+
+    source: Weight
+    axis: int
+    start: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.source.shape[: self.axis], self.length, *self.source.shape[self.axis + 1 :])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        return self.source.materialize().narrow(self.axis, self.start, self.length).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class NormedWeight:
+    """A convolution's weight [out, ...] with the norm over the batch behind it: times scale / sqrt(variance + eps)."""
+
+    source: Weight
+    scale: Weight | None
+    variance: Weight
+    eps: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.source.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.source.dtype
+
+    def materialize(self) -> torch.Tensor:
+        source = self.source.materialize()
+        factor = _norm_factor(self.scale, self.variance, self.eps).reshape(-1, *[1] * (source.dim() - 1))
+        return (source * factor).to(source.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class NormedBias:
+    """The bias to it: (bias - mean) * scale / sqrt(var + eps) + shift; one that is None is 0, a scale 1."""
+
+    bias: Weight | None
+    scale: Weight | None
+    shift: Weight | None
+    mean: Weight
+    variance: Weight
+    eps: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.mean.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.mean.dtype
+
+    def materialize(self) -> torch.Tensor:
+        """See `Weight.materialize`."""
+        mean = self.mean.materialize()
+        moved = -mean.double() if self.bias is None else self.bias.materialize().double() - mean.double()
+        found = moved * _norm_factor(self.scale, self.variance, self.eps)
+        return (found if self.shift is None else found + self.shift.materialize().double()).to(mean.dtype)
+
+
+def _norm_factor(scale: Weight | None, variance: Weight, eps: float) -> torch.Tensor:
+    factor = torch.rsqrt(variance.materialize().double() + eps)
+    return factor if scale is None else factor * scale.materialize().double()
+
+
 @dataclass
 class Weights(Mapping[str, Weight]):
     """The weights of a program by name. Adding never replaces: a name means one thing for a whole compilation."""

@@ -136,6 +136,8 @@ def _record(
     seconds: float,
 ) -> PassRecord:
     nodes = node_records(after)
+    counter = CostCounter(after)
+    conversions, conversion_bytes = counter.conversions()
     return PassRecord(
         number=number,
         name=name,
@@ -153,7 +155,9 @@ def _record(
         bytes_moved=sum(node.bytes_moved for node in nodes),
         text=program_text(after),
         nodes=nodes,
-        floor_bytes=CostCounter(after).floor(),
+        floor_bytes=counter.floor(),
+        conversions=conversions,
+        conversion_bytes=conversion_bytes,
         declarations=declarations(after),
         stage=after.stage.value,
     )

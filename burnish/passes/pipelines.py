@@ -9,10 +9,14 @@ import torch
 from burnish.ir.errors import UsageError
 from burnish.passes.base import Pass
 from burnish.passes.fuse.elementwise import FuseElementwise
+from burnish.passes.fuse.fold_scales import FOLD_SCALES
 from burnish.passes.fuse.linears import FuseLinears
 from burnish.passes.fuse.pack_linears import PackLinears
 from burnish.passes.fuse.projections import FuseProjections
 from burnish.passes.fuse.spell_out import SpellOut
+from burnish.passes.layout.assign_layout import AssignLayout
+from burnish.passes.layout.cancel_transposes import CancelTransposes
+from burnish.passes.layout.split_joins import SplitJoins
 from burnish.passes.lower.choose_ids import ChooseIds
 from burnish.passes.lower.keep_integers import KeepIntegers
 from burnish.passes.lower.narrow_caches import NarrowCaches
@@ -179,12 +183,17 @@ def default_passes(
     return [*raise_operations(), *transforms, *insert_states(), *lowering]
 
 
-def graph_passes() -> list[Pass]:
+def graph_passes(backend: str = "onnxruntime") -> list[Pass]:
     """All that `compile` runs for a graph that is no language model's: what does not ask which axis has tokens."""
     return [
         Clean(),
         RAISE_NORMS,
         RAISE_ACTIVATIONS,
+        FOLD_SCALES,
+        # Blocked convolutions add to what is there. PyTorch's do not.
+        *([SplitJoins()] if backend == "onnxruntime" else []),
+        # Last: norms and activations that are one op have one layout. Cancels permutes, too, by what they cost here.
+        AssignLayout("pytorch" if backend == "reference" else backend),
     ]
 
 
@@ -196,7 +205,8 @@ def known_passes() -> list[Pass]:
     """Each pass that there is, with its default options: those of all targets, and the transforms."""
     transforms: list[Pass] = [DropLayers(), ConvertToGQA(1), Sparsify(), Quantize(), QuantizeCache()]
     narrow = [*lower_for_native(torch.bfloat16), *lower_for_gpu(torch.bfloat16)]  # behind what is as it comes
-    listed = [*default_passes(transforms=transforms), *lower_for_onnxruntime(), *narrow]
+    listed = [*default_passes(transforms=transforms), *lower_for_onnxruntime(), *narrow, *graph_passes()]
+    listed.append(CancelTransposes())
     found: dict[str, Pass] = {}
     for each in listed:
         found.setdefault(each.name, each)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,3 +179,27 @@ def test_layers_of_sequences(module: nn.Module) -> None:
 def test_functions_of_tensors(function: Callable[[Tensor], Any]) -> None:
     torch.manual_seed(0)
     _checked(Calls(function), torch.randn(SOUND))
+
+
+def test_convolutions_are_such_as_onnx_runtime_keeps_in_blocks() -> None:
+    """A norm is folded into a convolution that has no bias, and both are blocked, as far as the pool of all pixels."""
+    layers = nn.Sequential(nn.Conv2d(4, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 1))
+    module = Calls(lambda layers, x: layers(x).mean((2, 3)), layers).eval()
+    with burnish.compile(module, (torch.randn(PICTURE),)) as compiled:
+        assert blocked_ops(compiled) == ["Conv", "Conv", "GlobalAveragePool", "ReorderOutput"]
+
+
+def blocked_ops(compiled: CompiledModule) -> list[str]:
+    """The operators on blocks of channels that ONNX Runtime makes of an artifact, in order."""
+    import onnx
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        compiled.save(Path(folder) / "it.burnish")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = f"{folder}/optimized.onnx"
+        model = f"{folder}/it.burnish/model.onnx"
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
+    return [node.op_type for node in nodes if node.domain == "com.microsoft.nchwc"]

@@ -66,10 +66,11 @@ def decoded(data: dict[str, Any], place: int) -> tuple[NodeRecord, ...]:
     columns = ("name", "op", "target", "type", "call", "module", "module_type", "source", "code")
     nodes = []
     for index in data["passes"][place]["nodes"]:
-        *texts, launches, moved, history, reads, _ = data["nodes"][index]
+        *texts, launches, moved, history, reads, layout, _ = data["nodes"][index]
         values = {column: data["strings"][text] for column, text in zip(columns, texts, strict=True)}
         steps = tuple((number, which) for number, which in history)
         names = tuple(data["strings"][read] for read in reads)
+        values |= {"layout": data["strings"][layout]}
         nodes.append(NodeRecord(**values, launches=launches, bytes_moved=moved, history=steps, reads=names))
     return tuple(nodes)
 
@@ -117,12 +118,12 @@ def test_what_passes_share_is_written_once() -> None:
 
 
 def test_the_columns_of_the_script_are_those_of_the_data() -> None:
-    (line,) = re.findall(r"^const \[(NAME, .*?)\] = Array\((\d+)\)", (PAGE / "data.js").read_text(), re.MULTILINE)
+    (line,) = re.findall(r"^const \[(NAME, .*?)\] =\s+Array\((\d+)\)", (PAGE / "data.js").read_text(), re.MULTILINE)
     assert line[0].split(", ") == [
         *("NAME", "OP", "TARGET", "TYPE", "CALL", "MODULE", "CLASS", "SOURCE", "CODE"),
-        *("LAUNCHES", "BYTES", "HISTORY", "READS", "KERNELS"),
+        *("LAUNCHES", "BYTES", "HISTORY", "READS", "LAYOUT", "KERNELS"),
     ]
-    assert int(line[1]) == len(data_of(report(layered(), "model"))["nodes"][0]) == 14
+    assert int(line[1]) == len(data_of(report(layered(), "model"))["nodes"][0]) == 15
 
 
 def test_rewrites_and_refusals_are_grouped_by_what_they_say() -> None:

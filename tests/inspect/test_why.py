@@ -227,3 +227,30 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = CliRunner().invoke(app, ["why", where, "raise-morms"])
     assert wrong.exit_code == 2
     assert "did you mean raise-norms" in " ".join(wrong.stderr.split())
+
+
+class Shortcut(nn.Module):
+    """A convolution, and a norm over its channels between permutes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(16, 16, 3, padding=1), nn.LayerNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = x + self.norm(self.convolution(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x
+
+
+def test_of_a_layout_it_says_what_the_other_would_have_cost(tmp_path: Path) -> None:
+    image = torch.randn(1, 16, 8, 8)
+    told = why(Shortcut(), "assign-layout", "add", example_inputs=(image,))
+    assert [each.site.op for each in told.rewritten] == ["aten.add.Tensor"] * 3
+    text = plain_text(why_view(told), 160)
+    assert "in the order [0, 2, 3, 1]: " in text
+    assert "more would be moved in the order [0, 1, 2, 3]" in text
+    torch.onnx.export(Shortcut(), (image,), tmp_path / "it.onnx", dynamo=True, verbose=False)
+    result = CliRunner().invoke(app, ["why", str(tmp_path / "it.onnx"), "assign-layout"])
+    assert result.exit_code == 0, result.output
+    assert "more would be moved" in result.output.replace("\n", " ")
+    assert why(Shortcut(), "cancel-transposes", example_inputs=(image,)).pass_name == "cancel-transposes"

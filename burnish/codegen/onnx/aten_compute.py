@@ -1,4 +1,4 @@
-"""Translations of ATen ops that compute: products, and pointwise ops with torch's type promotion."""
+"""Translations of pointwise ATen ops, with torch's type promotion."""
 
 from __future__ import annotations
 
@@ -11,76 +11,9 @@ from torch import fx
 
 from burnish.codegen.onnx.builder import CONTRIB, origin_of_size
 from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, dtype_of, shape_of
-from burnish.ir.arguments import arguments
 from burnish.ir.shapes import same_size
 
 aten = torch.ops.aten
-
-# ---------------------------------------------------------------- products
-
-
-def _linear(c: Context, node: fx.Node, a: Arguments) -> Result | None:
-    x, weight, bias = a["input"], a["weight"], a["bias"]
-    if len(shape_of(x)) < 2 or len(shape_of(weight)) != 2:
-        return None
-    if dtype_of(node) == torch.float32:
-        # The weight stays [out, in], as torch has it: nothing is transposed, and a tied embedding is stored once.
-        product = c.builder.op("FusedMatMul", c.value(x), c.value(weight), domain=CONTRIB, transB=1)
-    else:
-        turned = c.builder.op("Transpose", c.value(weight), perm=[1, 0])
-        product = c.builder.op("MatMul", c.value(x), turned)
-    return product if bias is None else c.builder.op("Add", product, c.value(bias))
-
-
-def _turned_weight(node: fx.Node) -> fx.Node | None:
-    """The weight, as it is stored, that `node` is the transpose of."""
-    if node.op != "call_function" or len(node.all_input_nodes) != 1 or node.all_input_nodes[0].op != "get_attr":
-        return None
-    if len(shape_of(node)) != 2:
-        return None
-    if node.target is aten.permute.default:
-        turns = [axis % 2 for axis in arguments(node)["dims"]] == [1, 0]
-    elif node.target is aten.transpose.int:
-        turns = arguments(node)["dim0"] % 2 != arguments(node)["dim1"] % 2
-    else:
-        turns = node.target in (aten.t.default, aten.numpy_T.default, aten.mT.default)
-    return node.all_input_nodes[0] if turns else None
-
-
-def _addmm(c: Context, node: fx.Node, a: Arguments) -> Result:
-    return c.builder.op(
-        "Gemm",
-        c.value(a["mat1"]),
-        c.value(a["mat2"]),
-        c.value(a["self"]),
-        alpha=float(a["alpha"]),
-        beta=float(a["beta"]),
-    )
-
-
-def _matmul(c: Context, node: fx.Node, a: Arguments) -> Result:
-    left, right = (argument for argument in a.values() if isinstance(argument, fx.Node))
-    weight = _turned_weight(right)
-    if weight is not None and len(shape_of(left)) >= 2 and dtype_of(node) == torch.float32:
-        return c.builder.op("FusedMatMul", c.value(left), c.value(weight), domain=CONTRIB, transB=1)
-    return c.builder.op("MatMul", c.value(left), c.value(right))
-
-
-def _convolution_1d(c: Context, node: fx.Node, a: Arguments) -> Result | None:
-    if isinstance(a["padding"], str):
-        return None
-    padding = list(a["padding"]) * 2
-    return c.builder.op(
-        "Conv",
-        c.value(a["input"]),
-        c.value(a["weight"]),
-        None if a["bias"] is None else c.value(a["bias"]),
-        strides=list(a["stride"]),
-        pads=padding,
-        dilations=list(a["dilation"]),
-        group=a["groups"],
-    )
-
 
 # ---------------------------------------------------------------- pointwise
 
@@ -346,13 +279,9 @@ def _forms(op: Any, make: Callable[[], Translate]) -> dict[Any, Translate]:
 
 COMPUTE: dict[Any, Translate] = {
     aten.sigmoid.default: _sigmoid,
-    aten.linear.default: _linear,
     aten.view.dtype: _view_as_dtype,
     aten.signbit.default: _sign_bit,
     **_forms(aten.copysign, lambda: _copy_sign),
-    aten.addmm.default: _addmm,
-    **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default), _matmul),
-    aten.conv1d.default: _convolution_1d,
     aten.add.Tensor: _add,
     aten.add.Scalar: _plain_add,
     **_forms(aten.sub, lambda: _binary("Sub")),

@@ -12,15 +12,17 @@ from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPa
 from torch import fx
 
 from burnish.codegen.onnx import torchlib
-from burnish.codegen.onnx.aten_attention import ATTENTION
 from burnish.codegen.onnx.aten_axes import AXES
 from burnish.codegen.onnx.aten_compute import COMPUTE
+from burnish.codegen.onnx.aten_images import IMAGES
+from burnish.codegen.onnx.aten_products import PRODUCTS
 from burnish.codegen.onnx.aten_recurrent import RECURRENT
 from burnish.codegen.onnx.aten_views import VIEWS, getitem
 from burnish.codegen.onnx.attention import cached_attention, plan_cached_attention, reads_only_shape
 from burnish.codegen.onnx.builder import CONTRIB, OPSET, Builder, onnx_dtype, origin_of_size
 from burnish.codegen.onnx.burnish_ops import BURNISH
 from burnish.codegen.onnx.context import Context, Result, Translate, dtype_of, shape_of
+from burnish.codegen.onnx.whole_attention import WHOLE_ATTENTION
 from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
 from burnish.ir.interpreter import needed_only_for
@@ -33,7 +35,16 @@ from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11
-_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **ATTENTION, **RECURRENT, **BURNISH}
+_TRANSLATIONS: dict[Any, Translate] = {
+    **VIEWS,
+    **COMPUTE,
+    **PRODUCTS,
+    **AXES,
+    **IMAGES,
+    **RECURRENT,
+    **WHOLE_ATTENTION,
+    **BURNISH,
+}
 
 
 def output_name(state: str) -> str:
@@ -79,7 +90,8 @@ def untranslated(program: Program) -> Iterator[tuple[fx.Node, str]]:
     for node in program.graph.nodes:
         if node.op != "call_function" or node in others:
             continue
-        if node.target in _TRANSLATIONS or node.target is operator.getitem:
+        ours = node.target in _TRANSLATIONS and node.target not in WHOLE_ATTENTION  # which leaves some to the table
+        if ours or node.target is operator.getitem:
             continue
         if origin_of_size(node) is None and not is_assertion(node) and (reason := torchlib.missing(node)):
             yield node, reason

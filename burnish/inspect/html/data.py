@@ -100,6 +100,7 @@ class _Tables:
                     record.bytes_moved,
                     record.history,
                     [self.string(read) for read in record.reads],
+                    self.string(record.layout),
                     [],
                 ]
             )
@@ -127,6 +128,8 @@ def _pass(record: PassRecord, tables: _Tables) -> dict[str, Any]:
         "launches": record.launches,
         "bytes_moved": record.bytes_moved,
         "floor_bytes": record.floor_bytes,
+        "conversions": record.conversions,
+        "conversion_bytes": record.conversion_bytes,
         "bytes_a_token": record.bytes_a_token,
         "weight_bytes": record.weight_bytes,
         "notes": record.notes,

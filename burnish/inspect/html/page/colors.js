@@ -22,8 +22,10 @@ const COLORS = [
   ["kinds", "kinds of ops"],
   ["bytes", "bytes moved"],
   ["launches", "launches"],
+  ["layouts", "layouts"],
   ["none", "none"],
 ];
+const LAYOUT_KINDS = ["linear", "norm", "activation", "position"]; // whose tints the layouts that were decided on have
 const SHARES = [0, 0.003, 0.01, 0.03, 0.1, 0.3]; // from which share of the whole program on a box has each heat
 
 const kindsByOp = new Map();
@@ -38,9 +40,20 @@ function kindOfOp(row) {
 
 const shareOf = (part, of) => part.totals[of] / Math.max(1, part.graph.root.totals[of]);
 
+/** The layouts that the shown graphs have, in a fixed order. */
+const layouts = () => {
+  const found = new Set(shownPanes().flatMap((pane) => pane.graph.rows.map((row) => text(row[LAYOUT]))));
+  return [...found].filter(Boolean).sort();
+};
+const layoutClass = (layout) => `kind-${LAYOUT_KINDS[layouts().indexOf(layout) % LAYOUT_KINDS.length]}`;
+
 /** The class that colours a part's box. */
 function colorOf(part) {
   if (state.colors === "none") return "";
+  if (state.colors === "layouts") {
+    const layout = part.kind === "node" ? text(part.graph.rows[part.first][LAYOUT]) : "";
+    return layout && layoutClass(layout);
+  }
   if (state.colors === "kinds") {
     const kind = part.kind === "node" ? kindOfOp(part.graph.rows[part.first]) : "";
     return kind && `kind-${kind}`;
@@ -51,7 +64,7 @@ function colorOf(part) {
 
 /** Where bytes or launches are coloured, those of a box, to be written in it; else null. */
 function heatText(part) {
-  if (state.colors === "none" || state.colors === "kinds" || !part.totals[state.colors]) return null;
+  if (["none", "kinds", "layouts"].includes(state.colors) || !part.totals[state.colors]) return null;
   const amount = part.totals[state.colors];
   const told = state.colors === "bytes" ? bytesText(amount) : many(amount, "launch", "launches");
   const share = 100 * shareOf(part, state.colors);
@@ -74,6 +87,10 @@ function mixOf(part) {
 /** What the colours mean, of those that the shown graphs have. */
 function colorLegend() {
   if (state.colors === "none") return [];
+  if (state.colors === "layouts") {
+    const legend = (layout) => element("span", {}, element("i", { class: layoutClass(layout) }), layout);
+    return layouts().map(legend);
+  }
   if (state.colors === "kinds") {
     const used = new Set(shownPanes().flatMap((pane) => pane.graph.rows.map(kindOfOp)));
     return KINDS.filter(([kind]) => used.has(kind)).map(([kind, label]) => {

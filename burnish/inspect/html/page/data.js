@@ -2,7 +2,8 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const text = (index) => data.strings[index];
-const [NAME, OP, TARGET, TYPE, CALL, MODULE, CLASS, SOURCE, CODE, LAUNCHES, BYTES, HISTORY, READS, KERNELS] = Array(14).keys();
+const [NAME, OP, TARGET, TYPE, CALL, MODULE, CLASS, SOURCE, CODE, LAUNCHES, BYTES, HISTORY, READS, LAYOUT, KERNELS] =
+  Array(15).keys();
 
 /** An element. Children and attribute values from the model become text, never markup. */
 function element(tag, attributes = {}, ...children) {

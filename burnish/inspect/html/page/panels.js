@@ -175,6 +175,7 @@ function nodeDetails(graph, index, place, actions) {
       ["type", text(row[TYPE]) && element("code", {}, text(row[TYPE]))],
       ["module", module],
       ["class", text(row[CLASS])],
+      ["layout", text(row[LAYOUT])],
       ["launches", isCall(row) ? whole(row[LAUNCHES]) : ""],
       ["moved", isCall(row) ? bytesText(row[BYTES]) : ""],
     ]),
