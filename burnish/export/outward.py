@@ -117,17 +117,24 @@ class _Outward:
         for state, node in zip(self.given.states, self.given.state_inputs, strict=True):
             if state.kind in _GROWS and state.dtype in (torch.bfloat16, torch.float16):
                 raise UnsupportedError(
-                    f"the cache {state.name} is {state.dtype_name}, and ONNX Runtime attends to float32 or int8: compile "
+                    f"the cache {state.name} is {state.dtype_name}, and ONNX Runtime attends to float32: compile "
                     "the model without dtype="
                 )
-            axes = _axes(state)
-            shape = [made.sizes[size] if isinstance(size, str) else size for size in axes]
-            self.nodes[node] = self._input(names[state.name][0], axes, shape, state.dtype)
+            named = state_axes(state)
+            shape = [made.sizes[size] if isinstance(size, str) else size for size in named]
+            self.nodes[node] = self._input(names[state.name][0], named, shape, state.dtype)
         if mask is not None:
             self._read_mask(mask, growing[0])
         elif growing:
             past = self._length(growing[0])
-            self.position = self.call(aten.full.default, [self.size(0), ], past, dtype=torch.int64)
+            self.position = self.call(
+                aten.full.default,
+                [
+                    self.size(0),
+                ],
+                past,
+                dtype=torch.int64,
+            )
 
     def _input(self, name: str, axes: tuple[int | str, ...], shape: Any, dtype: torch.dtype) -> fx.Node:
         identifier = "".join(letter if letter.isalnum() else "_" for letter in name)
@@ -240,8 +247,8 @@ class _Outward:
         return None if node is None else self._mapped(node)
 
 
-def _axes(state: State) -> tuple[int | str, ...]:
-    """A state's shape by the names of its sizes."""
+def state_axes(state: State) -> tuple[int | str, ...]:
+    """A state as a past: its shape by the names of its sizes."""
     grows = state.kind in _GROWS
     return tuple(
         BATCH_SIZE if axis == 0 else PAST_LENGTH if grows and axis == state.axis else size
@@ -353,7 +360,9 @@ def _fused_linear(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
 
 def _check_floats(o: _Outward, a: dict[str, Any]) -> None:
     if a["scales"] is not None:
-        raise UnsupportedError(f"{describe(o.like)} has weights as kernels for GPUs read them: compile for target='cpu'")
+        raise UnsupportedError(
+            f"{describe(o.like)} has weights as kernels for GPUs read them: compile for target='cpu'"
+        )
 
 
 def _projection(o: _Outward, a: dict[str, Any], node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node]:
@@ -374,9 +383,7 @@ def _projection(o: _Outward, a: dict[str, Any], node: fx.Node) -> tuple[fx.Node,
         key = o.call(burnish_ops.rms_norm.default, key, o._mapped(a["key_norm"]), a["head_eps"])
     if a["cos"] is not None:
         cos, sin = (o.call(aten.unsqueeze.default, o._mapped(a[name]), 1) for name in ("cos", "sin"))
-        query, key = (
-            o.call(burnish_ops.rotary.default, each, cos, sin, a["interleaved"]) for each in (query, key)
-        )
+        query, key = (o.call(burnish_ops.rotary.default, each, cos, sin, a["interleaved"]) for each in (query, key))
     return query, o.written(key_state, key, 2), o.written(value_state, value, 2)
 
 

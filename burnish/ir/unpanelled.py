@@ -40,7 +40,7 @@ class Unpanelled:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Of a weight of integers in panels the integers (0), as `burnish.ir.quantization` lays them out, scales, minima."""
+    """Of a weight of integers in panels: 0, integers as `burnish.ir.quantization` has them; 1, scales; 2, minima."""
 
     of: Unpanelled
     number: int
@@ -88,6 +88,6 @@ def unpanelled(panels: Weight, form: str, rows: int, size: int, order: RowOrder)
     floats = Unpanelled(panels, form, rows, size, order)
     if form not in INTEGERS or size % GROUP:
         return floats
-    kind = INTEGERS[cast(Format, form)]
+    kind = INTEGERS[form]
     values, scales, minima = (_Part(floats, number) for number in range(3))
     return Quantized(values, scales, None, values.bits, values.group, minima if kind.minima else None)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -158,6 +158,15 @@ class CompiledModule:
     def save(self, path: Path | str) -> None:
         """Write the artifact to the folder `path`, all of it or nothing. For errors see `CompiledModel.save`."""
         self.artifact.copy(path)
+
+    def export(self, path: Path | str, flavor: Literal["standard", "ort"] = "standard", *, verify: bool = True) -> Path:
+        """Write the module as the ONNX file `path`, which plain ONNX Runtime runs, from any language; its path.
+
+        Inputs and outputs have their names here. For the arguments and errors see `CompiledModel.export`.
+        """
+        from burnish.export import export  # what almost no module is asked for
+
+        return export(self, path, flavor, verify=verify)
 
     def close(self) -> None:
         """Free memory, and the files of a module that was never saved. It cannot run afterwards."""

@@ -1,0 +1,53 @@
+"""`export`: an artifact as an ONNX file that plain ONNX Runtime runs, or a folder for onnxruntime-genai."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish.codegen.onnx.past_attention import Flavor
+from burnish.export.files import write
+from burnish.export.genai import check_genai, genai_files
+from burnish.export.models import model_of
+from burnish.export.verify import verify_graph, verify_language_model
+from burnish.ir.errors import UsageError
+from burnish.runtime.compiled_module import CompiledModule
+
+if TYPE_CHECKING:
+    from burnish.runtime.model import CompiledModel
+
+FLAVORS: tuple[Flavor, ...] = ("standard", "ort")
+SUFFIX = ".onnx"
+_IN_A_FOLDER = "model.onnx"
+
+
+def export(
+    compiled: CompiledModel | CompiledModule,
+    path: Path | str,
+    flavor: str = "standard",
+    genai: bool = False,
+    verify: bool = True,
+) -> Path:
+    """See `CompiledModel.export`. Gives the path of the ONNX file."""
+    artifact, path = compiled.artifact, Path(path)
+    chosen = next((each for each in FLAVORS if each == flavor), None)
+    if chosen is None:
+        raise UsageError(f"there is no flavor {flavor!r}: there are {' and '.join(FLAVORS)}")
+    if genai:
+        check_genai(artifact)
+        path = path if path.suffix == SUFFIX else path / _IN_A_FOLDER
+    elif path.suffix != SUFFIX:
+        raise UsageError(f"{path} should end with {SUFFIX}: it is the file to write")
+    model = model_of(artifact, chosen)
+    beside = genai_files(artifact, model, path.name) if genai else {}
+
+    def check(file: Path) -> None:
+        if not verify:
+            return
+        if isinstance(compiled, CompiledModule):
+            verify_graph(compiled, file)
+        else:
+            verify_language_model(compiled, file)
+
+    write(model, path, beside, check)
+    return path
