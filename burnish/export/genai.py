@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.export.models import end_tokens
+from burnish.export.models import end_tokens, session_settings
 from burnish.ir.errors import UsageError
 from burnish.ir.past_present import ATTENTION_MASK, INPUT_IDS, LOGITS, state_names
 from burnish.ir.states import State
@@ -78,7 +78,11 @@ def _config(artifact: Artifact, model: ir.Model, file: str) -> dict[str, Any]:
             "eos_token_id": ends if len(ends) > 1 else ends[0],
             "pad_token_id": generation.get("pad_token_id", ends[0]),
             "decoder": {
-                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "session_options": {
+                    "log_id": "onnxruntime-genai",
+                    "provider_options": [],
+                    **session_settings(artifact),
+                },
                 "filename": file,
                 "head_size": size,
                 "hidden_size": heads * size if isinstance(heads, int) and isinstance(size, int) else 0,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from burnish.export.models import session_settings
 from burnish.ir.conditions import UnreadCondition, holds, number
 from burnish.ir.errors import UsageError, VerificationError
 from burnish.ir.past_present import ATTENTION_MASK, BATCH_SIZE, INPUT_IDS, LOGITS, PAST_LENGTH, POSITION, STATES
@@ -26,11 +27,10 @@ _MOST = 2e-2  # difference of logits, as a part of their spread: both round, in 
 
 
 class OnnxModel:
-    """A language model that was exported, by plain ONNX Runtime: tokens in, logits out, pasts kept in between."""
+    """A language model that was exported, by a session of plain ONNX Runtime: tokens in, logits out, pasts kept in between."""
 
-    def __init__(self, file: Path, rows: int) -> None:
-        """Raises ArtifactError where ONNX Runtime refuses the file."""
-        self.session: Any = create_session(file, processors())
+    def __init__(self, session: Any, rows: int) -> None:
+        self.session = session
         self.takes = {each.name for each in self.session.get_inputs()}
         self.states = json.loads(self.session.get_modelmeta().custom_metadata_map[STATES])
         self.mask = np.zeros((rows, 0), np.int64)
@@ -63,7 +63,8 @@ def verify_language_model(compiled: CompiledModel, file: Path) -> None:
     length = min(sum(_PIECES), signature.max_length)
     ids = np.random.default_rng(0).integers(0, signature.token_limit, (2, length))
     wanted = array_of(compiled(torch.from_numpy(ids)).float())
-    exported, found, at = OnnxModel(file, 2), [], 0
+    session = create_session(file, processors(), session_settings(compiled.artifact))
+    exported, found, at = OnnxModel(session, 2), [], 0
     for count in _PIECES:
         if at < length:
             found.append(exported(ids[:, at : at + count]))
@@ -73,7 +74,7 @@ def verify_language_model(compiled: CompiledModel, file: Path) -> None:
         return
     short = length - 4  # of the second row; the first has one token more than fits beside padding in front
     for where in ("in front", "behind"):
-        exported, row, mask = OnnxModel(file, 2), ids[1].copy(), np.ones((2, length - 1), np.int64)
+        exported, row, mask = OnnxModel(session, 2), ids[1].copy(), np.ones((2, length - 1), np.int64)
         row = np.concatenate([ids[1, :3], ids[1, :short]] if where == "in front" else [ids[1, :short], ids[1, :3]])
         mask[1, slice(0, 3) if where == "in front" else slice(short, None)] = 0
         first = exported(np.stack([ids[0, :-1], row]), mask)

@@ -80,7 +80,8 @@ class _Rewriter:
         """A new initializer."""
         while name in self.initializers:
             name += "_"
-        value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype))
+        shape, kind = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+        value = ir.Value(name=name, const_value=tensor, shape=shape, type=kind)
         self.initializers[name] = value
         return value
 
