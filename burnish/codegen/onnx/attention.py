@@ -156,7 +156,7 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
         *(None if each.scales is None else c.value(each.scales) for each in (key, value)),
         None,
         None,
-        new_tokens_of(c, batch, new_tokens),
+        _counts(c, batch, new_tokens),
         count=3,
         domain=CONTRIB,
         num_heads=heads,
@@ -205,7 +205,7 @@ def _last_positions(c: Context, position: fx.Node, new_tokens: Size) -> ir.Value
     return c.builder.once(("last positions", position, str(new_tokens)), make)
 
 
-def new_tokens_of(c: Context, batch: Size, new_tokens: Size) -> ir.Value:
+def _counts(c: Context, batch: Size, new_tokens: Size) -> ir.Value:
     """The number of new tokens for each row, int32[B]."""
     key = ("counts", str(batch), str(new_tokens))
     return c.builder.once(key, lambda: c.builder.op("Expand", int32_of(c, new_tokens), c.builder.size(batch)))

@@ -19,7 +19,6 @@ from burnish.codegen.onnx.attention import (
     bias_of_scores,
     hidden,
     int32_of,
-    new_tokens_of,
     reads_only_shape,
     visible_keys,
 )
@@ -151,6 +150,8 @@ def _grouped(c: Context, node: fx.Node, a: Arguments, plan: PastAttention) -> ir
     """ONNX Runtime's GroupQueryAttention. All rows are as long as the longest: padding is hidden by what is added.
 
     So are windows then: the operator counts slots, and with padding among them a token is in another than it counts.
+    It takes several rows in the first call and one token a row after it; one row alone in pieces: it refuses others.
+    (Its input for the numbers of new tokens would allow them, which ONNX Runtime before 1.32 does not know.)
     """
     assert plan.key is not None
     assert plan.value is not None
@@ -176,8 +177,6 @@ def _grouped(c: Context, node: fx.Node, a: Arguments, plan: PastAttention) -> ir
         None,
         None,
         bias_of_scores(c, a, needs_mask=not plain),
-        *[None] * 5,
-        new_tokens_of(c, shape_of(query)[0], shape_of(query)[2]),  # without it rows in pieces would be refused
         count=3,
         domain=CONTRIB,
         num_heads=heads,
