@@ -14,7 +14,7 @@ from burnish.codegen.onnx.builder import CONTRIB
 from burnish.codegen.onnx.lowering import check_translated, lower_to_model
 from burnish.codegen.onnx.past_attention import Flavor
 from burnish.codegen.onnx.standard import make_standard
-from burnish.export.outward import outward, state_axes
+from burnish.export.outward import outward, past_dtype, state_axes
 from burnish.ir import past_present
 from burnish.ir.errors import UsageError
 from burnish.ir.past_present import state_names
@@ -170,7 +170,7 @@ def _metadata(artifact: Artifact, flavor: Flavor) -> dict[str, str]:
                 "kind": state.kind.value,
                 "axis": state.axis,
                 "shape": state_axes(state),
-                "dtype": state.dtype_name,
+                "dtype": past_dtype(state),
                 "module": state.module,
             }
             for state in artifact.states

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from burnish.export.unfused import UNFUSED
 from burnish.ir.arguments import arguments
 from burnish.ir.code_ops import code_ops
 from burnish.ir.edit import remove_dead
 from burnish.ir.errors import UnsupportedError
-from burnish.ir.fused_ops import fused_ops
 from burnish.ir.infer import infer
 from burnish.ir.ops import burnish_ops
 from burnish.ir.origin import Origin
-from burnish.ir.panels import RowOrder, panel_ops, unpacked_shape
 from burnish.ir.past_present import (
     ATTENTION_MASK,
     BATCH_SIZE,
@@ -35,14 +34,15 @@ from burnish.ir.program import Program, Stage, describe, operands, origin
 from burnish.ir.signature import Input, Interface
 from burnish.ir.states import State, StateKind
 from burnish.ir.symbols import TypedGraph
-from burnish.ir.unpanelled import unpanelled
-from burnish.ir.weights import Reshape, Rows, Weight
+from burnish.ir.torch_types import torch_dtype
+from burnish.ir.weights import Rows, Weight
 
 aten = torch.ops.aten
 
 _GROWS = (StateKind.CACHE, StateKind.RING)
 _ATTENTIONS = (burnish_ops.attention.default, code_ops.coded_attention.default)
 _END = 2**63 - 1
+_NOWHERE = 2**31  # a position that no table has
 
 
 def outward(program: Program) -> Program:
@@ -50,10 +50,12 @@ def outward(program: Program) -> Program:
 
     UnsupportedError, with the node, for what has no such form.
     """
-    return _Outward(program).run()
+    return Outward(program).run()
 
 
-class _Outward:
+class Outward:
+    """The translation of one program."""
+
     def __init__(self, program: Program) -> None:
         self.given = program
         self.made = TypedGraph()
@@ -64,9 +66,12 @@ class _Outward:
         self.sizes: dict[int, fx.Node] = {}  # of the new tokens, by axis
         self.inputs: list[tuple[str, Input]] = []
         self.position: fx.Node | None = None
-        self.key_positions: fx.Node | None = None
+        self.positions: fx.Node | None = None  # of each new token, where there is a mask
+        self.slots: tuple[fx.Node, fx.Node] | None = None  # for attentions: see `seen_by`
+        self.counts: tuple[fx.Node, fx.Node] | None = None
 
     def run(self) -> Program:
+        """The program as others run it."""
         self._declare()
         for node in self.given.graph.nodes:
             if node.op == "get_attr":
@@ -80,7 +85,7 @@ class _Outward:
         interface = Interface(
             tuple(each for _, each in self.inputs), tuple(results), tuple(name for name, _ in self.inputs)
         )
-        nodes = [self._mapped(node) for node in results.values()]
+        nodes = [self.mapped(node) for node in results.values()]
         made = self.made.program(*nodes, signature=interface, stage=Stage.GRAPH)
         remove_dead(made)
         self._forget_unread(made)
@@ -115,26 +120,13 @@ class _Outward:
             self.position = self._input(POSITION, (BATCH_SIZE,), (batch,), torch.int64)
         names = state_names(list(self.states))
         for state, node in zip(self.given.states, self.given.state_inputs, strict=True):
-            if state.kind in _GROWS and state.dtype in (torch.bfloat16, torch.float16):
-                raise UnsupportedError(
-                    f"the cache {state.name} is {state.dtype_name}, and ONNX Runtime attends to float32: compile "
-                    "the model without dtype="
-                )
             named = state_axes(state)
             shape = [made.sizes[size] if isinstance(size, str) else size for size in named]
-            self.nodes[node] = self._input(names[state.name][0], named, shape, state.dtype)
+            self.nodes[node] = self._input(names[state.name][0], named, shape, torch_dtype(past_dtype(state)))
         if mask is not None:
             self._read_mask(mask, growing[0])
         elif growing:
-            past = self._length(growing[0])
-            self.position = self.call(
-                aten.full.default,
-                [
-                    self.size(0),
-                ],
-                past,
-                dtype=torch.int64,
-            )
+            self.position = self._length_of_rows(self._length(growing[0]))
 
     def _input(self, name: str, axes: tuple[int | str, ...], shape: Any, dtype: torch.dtype) -> fx.Node:
         identifier = "".join(letter if letter.isalnum() else "_" for letter in name)
@@ -156,21 +148,57 @@ class _Outward:
 
     def _length(self, state: State) -> fx.Node:
         """How many tokens came before, of a row without padding."""
-        return self.call(aten.sym_size.int, self._mapped(self.given.inputs[state.name]), state.axis)
+        return self.call(aten.sym_size.int, self.mapped(self.given.inputs[state.name]), state.axis)
 
     def _read_mask(self, mask: fx.Node, state: State) -> None:
-        """Positions count the tokens that are no padding, which has negative ones as keys.
+        """Positions count the tokens that are no padding; slots count all, of which padding is none that is seen.
 
-        Of a row's new tokens the first that is no padding is where its position says: padding in front has less.
+        What asks which token came first asks for slots, and any can be masked. What asks how far apart two are (windows,
+        chunks, slopes) takes a row's new tokens for neighbours, from the first that is no padding: if some of them are
+        masked in between, the position of each is one that no table has, which ONNX Runtime refuses.
         """
-        past = self._length(state)
+        past, total = self._length(state), self.call(aten.sym_size.int, mask, 1)
+        new = self.call(aten.slice.Tensor, mask, 1, past, _END)
+        counted = self.call(aten.cumsum.default, mask, 1)
+        self.slots = self._length_of_rows(past), self._hidden(self.call(aten.arange.start, 1, self._more(total)), mask)
+        places = self.call(aten.slice.Tensor, self.call(aten.sub.Tensor, counted, 1), 1, past, _END)
+        self.positions = self.call(aten.clamp.default, places, 0)
+        if all(self._asks_for_slots(node) for node in self.given.graph.nodes if node.target in _ATTENTIONS):
+            return
         before = self.call(aten.sum.dim_IntList, self.call(aten.slice.Tensor, mask, 1, 0, past), [1])
-        padding = self.call(aten.argmax.default, self.call(aten.slice.Tensor, mask, 1, past, _END), 1)
-        self.position = self.call(aten.sub.Tensor, before, padding)
-        counted = self.call(aten.sub.Tensor, self.call(aten.cumsum.default, mask, 1), 1)
-        hidden = self.call(aten.sub.Tensor, mask, 1)  # 0 for a token, -1 for padding
-        seen = self.call(aten.mul.Tensor, counted, mask)
-        self.key_positions = self.call(aten.add.Tensor, seen, hidden)
+        first = self.call(aten.argmax.default, new, 1)
+        self.counts = self.call(aten.sub.Tensor, before, first), self._hidden(counted, mask)
+        steps = self.call(aten.arange.default, self.size(1))
+        last = self.call(aten.amax.default, self.call(aten.mul.Tensor, new, steps), [1])
+        seen = self.call(aten.clamp.default, self.call(aten.sum.dim_IntList, new, [1]), 1)
+        gap = self.call(aten.sub.Tensor, self.call(aten.sub.Tensor, last, first), self.call(aten.sub.Tensor, seen, 1))
+        far = self.call(aten.unsqueeze.default, self.call(aten.mul.Tensor, gap, _NOWHERE), 1)
+        if any(node.target is burnish_ops.positions.default for node in self.given.graph.nodes):
+            self.positions = self.call(aten.add.Tensor, self.positions, far)
+        else:
+            tokens = self.nodes[self.given.tokens]
+            self.nodes[self.given.tokens] = self.call(aten.add.Tensor, tokens, far)
+
+    def _more(self, size: fx.Node) -> fx.Node:
+        return self.call(operator.add, size, 1)
+
+    def _hidden(self, counted: fx.Node, mask: fx.Node) -> fx.Node:
+        """What counts tokens from 1 on, from 0 on; -1 for padding."""
+        return self.call(aten.sub.Tensor, self.call(aten.mul.Tensor, counted, mask), 1)
+
+    def _length_of_rows(self, past: fx.Node) -> fx.Node:
+        return self.call(aten.full.default, [self.size(0)], past, dtype=torch.int64)
+
+    @staticmethod
+    def _asks_for_slots(attention: fx.Node) -> bool:
+        a = arguments(attention)
+        return a["mask"] == "causal" and a["slopes"] is None
+
+    def seen_by(self, attention: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
+        """The positions of the first new token of each row, and of all keys, for an attention."""
+        if self.slots is None or self.counts is None:
+            return self.slots or (self.position, None)
+        return self.slots if self._asks_for_slots(attention) else self.counts
 
     # ------------------------------------------------------------ nodes
 
@@ -202,7 +230,8 @@ class _Outward:
             raise UnsupportedError(f"{describe(self.like)} reads a weight that is computed")
         return self.weight(name, Rows(self.made.weights[str(node.target)], order), ("rows", node.target, name))
 
-    def _mapped(self, node: fx.Node) -> fx.Node:
+    def mapped(self, node: fx.Node) -> fx.Node:
+        """What a node became. UnsupportedError where it is none by itself."""
         found = self.nodes.get(node)
         if isinstance(found, fx.Node):
             return found
@@ -220,7 +249,7 @@ class _Outward:
             state = self.states.get(read.name) if read.op == "placeholder" else None
             if state is not None and state.kind in _GROWS:
                 return self._reads_cache(node, state)
-        args, kwargs = fx.map_arg((node.args, node.kwargs), self._mapped)
+        args, kwargs = fx.map_arg((node.args, node.kwargs), self.mapped)
         return self.call(node.target, *args, name=node.name, **kwargs)
 
     def _reads_cache(self, node: fx.Node, state: State) -> fx.Node:
@@ -229,7 +258,7 @@ class _Outward:
         if node.target is aten.cat.default:
             parts, *axis = operands(node)
             if len(parts) == 2 and parts[0] is placeholder and (axis or [0])[0] == state.axis:
-                return self.written(placeholder, self._mapped(parts[1]), state.axis)
+                return self.written(placeholder, self.mapped(parts[1]), state.axis)
         raise UnsupportedError(f"{describe(node)} reads the state {state.name} as it was, which no exported model has")
 
     def written(self, placeholder: fx.Node, new: fx.Node, axis: int) -> fx.Node:
@@ -238,13 +267,16 @@ class _Outward:
         if placeholder.op != "placeholder" or name not in self.states:
             raise UnsupportedError(f"{describe(self.like)} writes to what is no state")
         if name not in self.grown:
-            past = self._mapped(placeholder)
+            past, state = self.mapped(placeholder), self.states[name]
+            for dtype in (state.dtype, past.meta["val"].dtype):  # what is remembered in less is rounded so here, too
+                if new.meta["val"].dtype != dtype:
+                    new = self.call(aten._to_copy.default, new, dtype=dtype)
             self.grown[name] = self.call(aten.cat.default, [past, new], axis)
         return self.grown[name]
 
     def maybe(self, node: fx.Node | None) -> fx.Node | None:
         """What a node became, if there is one."""
-        return None if node is None else self._mapped(node)
+        return None if node is None else self.mapped(node)
 
 
 def state_axes(state: State) -> tuple[int | str, ...]:
@@ -256,135 +288,53 @@ def state_axes(state: State) -> tuple[int | str, ...]:
     )
 
 
+def past_dtype(state: State) -> str:
+    """The dtype of a state as a past: floats are float32, which is what ONNX Runtime attends to."""
+    return "float32" if state.dtype_name in ("bfloat16", "float16") else state.dtype_name
+
+
 # ---------------------------------------------------------------- what the steps of our runtime have
 
 
-def _write(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
-    return o.written(a["state"], o._mapped(a["new"]), a["axis"] % len(o.states[a["state"].name].shape))
+def _write(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
+    return o.written(a["state"], o.mapped(a["new"]), a["axis"] % len(o.states[a["state"].name].shape))
 
 
-def _positions(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
-    return o.call(burnish_ops.positions.default, o._mapped(a["tokens"]), o.position, name=node.name)
+def _positions(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
+    if o.positions is not None:
+        return o.positions
+    return o.call(burnish_ops.positions.default, o.mapped(a["tokens"]), o.position, name=node.name)
 
 
-def _ring_positions(o: _Outward, a: dict[str, Any], node: fx.Node) -> None:
+def _ring_positions(o: Outward, a: dict[str, Any], node: fx.Node) -> None:
     """Attentions know it of the mask, or of the slots: nothing else asks for it."""
 
 
-def _selected(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
+def _selected(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
     """Logits are given of all tokens."""
     if a["index"].op == "placeholder":
-        return o._mapped(a["self"])
-    return o.call(aten.index_select.default, o._mapped(a["self"]), a["dim"], o._mapped(a["index"]), name=node.name)
+        return o.mapped(a["self"])
+    return o.call(aten.index_select.default, o.mapped(a["self"]), a["dim"], o.mapped(a["index"]), name=node.name)
 
 
-def _bias(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
-    args = (o._mapped(a["table"]), o.position, o._mapped(a["query"]), o._mapped(a["key"]))
+def _bias(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
+    args = (o.mapped(a["table"]), o.position, o.mapped(a["query"]), o.mapped(a["key"]))
     return o.call(burnish_ops.attention_bias.default, *args, name=node.name)
 
 
-def _attention(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
+def _attention(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
     if node.target is code_ops.coded_attention.default:
         key, value = (
-            o.call(code_ops.from_codes.default, o._mapped(a[name]), o._mapped(a[f"{name}_scales"]))
+            o.call(code_ops.from_codes.default, o.mapped(a[name]), o.mapped(a[f"{name}_scales"]))
             for name in ("key", "value")
         )
     else:
-        key, value = o._mapped(a["key"]), o._mapped(a["value"])
+        key, value = o.mapped(a["key"]), o.mapped(a["value"])
     given = (o.maybe(a[name]) for name in ("bias", "sinks", "slopes"))
     options = {name: a[name] for name in ("scale", "mask", "extent", "softcap")}
-    args = (o._mapped(a["query"]), key, value, o.position, *given, o.key_positions)
+    position, key_positions = o.seen_by(node)
+    args = (o.mapped(a["query"]), key, value, position, *given, key_positions)
     return o.call(burnish_ops.attention.default, *args, name=node.name, **options)
-
-
-# ---------------------------------------------------------------- what our kernels have as one
-
-
-def _weight(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
-    stored, form, rows, size = str(a["panels"].target), a["form"], a["rows"], a["size"]
-    order = RowOrder(a["head"], a["pairs"])
-    found = unpanelled(o.given.weights[stored], form, rows, size, order)
-    if a["experts"]:
-        found = Reshape(found, unpacked_shape(rows, size, a["experts"]))
-    return o.weight(stored.removesuffix(f".{form}"), found, (stored, form, rows, size, order, a["experts"]))
-
-
-def _normalized(o: _Outward, a: dict[str, Any]) -> fx.Node:
-    x = o._mapped(a["x"])
-    if a["norm"] == "none":
-        return x
-    weight, bias = o.maybe(a["norm_weight"]), o.maybe(a["norm_bias"])
-    if a["norm"] == "rms":
-        return o.call(burnish_ops.rms_norm.default, x, weight, a["eps"])
-    return o.call(aten.layer_norm.default, x, [int(x.meta["val"].shape[-1])], weight, bias, a["eps"])
-
-
-def _split(o: _Outward, x: fx.Node, sizes: list[int]) -> list[fx.Node]:
-    parts = o.call(aten.split_with_sizes.default, x, sizes, -1)
-    return [o.call(operator.getitem, parts, place) for place in range(len(sizes))]
-
-
-_ACTIVATIONS: dict[str, tuple[Any, dict[str, str]]] = {
-    "silu": (aten.silu.default, {}),
-    "relu": (aten.relu.default, {}),
-    "sigmoid": (aten.sigmoid.default, {}),
-    "gelu": (aten.gelu.default, {}),
-    "gelu_tanh": (aten.gelu.default, {"approximate": "tanh"}),
-}
-
-
-def _fused_linear(o: _Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
-    x, weight, bias = _normalized(o, a), o._mapped(a["weight"]), o.maybe(a["bias"])
-    _check_floats(o, a)
-    if a["gated"]:
-        count = int(weight.meta["val"].shape[0])
-        order = torch.arange(count).reshape(-1, 2).t().flatten()  # gates and ups take turns: each is together again
-        names = [None if each is None else str(each.target).removesuffix(".interleaved") for each in (weight, bias)]
-        weight = o.rows(weight, order, names[0] or "")  # type: ignore[assignment]
-        bias = o.rows(bias, order, names[1] or "")
-        both = o.call(aten.linear.default, x, weight, bias)
-        gate, up = _split(o, both, [count // 2] * 2)
-        y = o.call(burnish_ops.gated_activation.default, gate, up, a["activation"])
-    else:
-        y = o.call(aten.linear.default, x, weight, bias)
-        if a["activation"] != "none":
-            target, options = _ACTIVATIONS[a["activation"]]
-            y = o.call(target, y, **options)
-    if a["scale"] != 1.0:
-        y = o.call(aten.mul.Tensor, y, a["scale"])
-    if a["softcap"]:
-        cap = a["softcap"]
-        y = o.call(aten.mul.Tensor, o.call(aten.tanh.default, o.call(aten.div.Tensor, y, cap)), cap)
-    return y if a["residual"] is None else o.call(aten.add.Tensor, o._mapped(a["residual"]), y)
-
-
-def _check_floats(o: _Outward, a: dict[str, Any]) -> None:
-    if a["scales"] is not None:
-        raise UnsupportedError(
-            f"{describe(o.like)} has weights as kernels for GPUs read them: compile for target='cpu'"
-        )
-
-
-def _projection(o: _Outward, a: dict[str, Any], node: fx.Node) -> tuple[fx.Node, fx.Node, fx.Node]:
-    """See `burnish.ir.fused_ops.attention_projection`."""
-    _check_floats(o, a)
-    key_state, value_state = (a[name] for name in ("key_state", "value_state"))
-    heads, (_, kv_heads, _, size) = a["heads"], o.states[key_state.name].shape
-    assert isinstance(kv_heads, int)
-    assert isinstance(size, int)
-    y = o.call(aten.linear.default, _normalized(o, a), o._mapped(a["weight"]), o.maybe(a["bias"]))
-    parts = _split(o, y, [heads * size, kv_heads * size, kv_heads * size])
-    shapes = [[o.size(0), o.size(1), count, size] for count in (heads, kv_heads, kv_heads)]
-    apart = [o.call(aten.reshape.default, part, shape) for part, shape in zip(parts, shapes, strict=True)]
-    query, key, value = (o.call(aten.transpose.int, part, 1, 2) for part in apart)
-    if a["query_norm"] is not None:
-        query = o.call(burnish_ops.rms_norm.default, query, o._mapped(a["query_norm"]), a["head_eps"])
-    if a["key_norm"] is not None:
-        key = o.call(burnish_ops.rms_norm.default, key, o._mapped(a["key_norm"]), a["head_eps"])
-    if a["cos"] is not None:
-        cos, sin = (o.call(aten.unsqueeze.default, o._mapped(a[name]), 1) for name in ("cos", "sin"))
-        query, key = (o.call(burnish_ops.rotary.default, each, cos, sin, a["interleaved"]) for each in (query, key))
-    return query, o.written(key_state, key, 2), o.written(value_state, value, 2)
 
 
 _TRANSLATIONS: dict[Any, Any] = {
@@ -395,7 +345,5 @@ _TRANSLATIONS: dict[Any, Any] = {
     burnish_ops.attention_bias.default: _bias,
     **dict.fromkeys(_ATTENTIONS, _attention),
     aten.index_select.default: _selected,
-    panel_ops.from_panels.default: _weight,
-    fused_ops.fused_linear.default: _fused_linear,
-    fused_ops.attention_projection.default: _projection,
+    **UNFUSED,
 }
