@@ -132,13 +132,17 @@ def _name_by_modules(model: ir.Model, program: Program) -> None:
         if path:
             node.metadata_props["namespace"] = path
         for place, output in enumerate(node.outputs):
-            if output.name and output.name not in kept:
+            if node.op_type.startswith("Skip") and not output.uses() and not output.is_graph_output():
+                output.name = ""  # means and deviations: who is asked for them by name has to give them
+            elif output.name and output.name not in kept:
                 output.name = f"{node.name}_output_{place}"
 
 
 def _weight_module(node: ir.Node, initializers: Mapping[str, Any]) -> str:
-    """The module of the weight that a node multiplies with, or looks up in."""
-    for value in node.inputs:
+    """The module of the weight that a node multiplies with; of a table that it looks up in, which others may multiply
+    with, nothing.
+    """
+    for value in () if node.op_type.startswith("Gather") else node.inputs:
         if value is not None and value.name and value.name in initializers and ".weight" in value.name:
             return value.name.partition(".weight")[0]
     return ""

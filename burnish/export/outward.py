@@ -153,8 +153,8 @@ class Outward:
     def _read_mask(self, mask: fx.Node, state: State) -> None:
         """Positions count the tokens that are no padding; slots count all, of which padding is none that is seen.
 
-        What asks which token came first asks for slots, and any can be masked. What asks how far apart two are (windows,
-        chunks, slopes) takes a row's new tokens for neighbours, from the first that is no padding: if some of them are
+        What asks which token came first asks for slots, and any can be masked. What asks how far apart two are (by
+        windows, chunks, slopes) takes a row's new tokens for neighbours, from the first that is no padding: if some are
         masked in between, the position of each is one that no table has, which ONNX Runtime refuses.
         """
         past, total = self._length(state), self.call(aten.sym_size.int, mask, 1)
