@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from burnish.codegen.onnx.past_attention import Flavor
 from burnish.export.files import write
@@ -12,9 +11,8 @@ from burnish.export.models import model_of
 from burnish.export.verify import verify_graph, verify_language_model
 from burnish.ir.errors import UsageError
 from burnish.runtime.compiled_module import CompiledModule
-
-if TYPE_CHECKING:
-    from burnish.runtime.model import CompiledModel
+from burnish.runtime.exportable import Exportable
+from burnish.runtime.model import CompiledModel
 
 FLAVORS: tuple[Flavor, ...] = ("standard", "ort")
 SUFFIX = ".onnx"
@@ -22,13 +20,14 @@ _IN_A_FOLDER = "model.onnx"
 
 
 def export(
-    compiled: CompiledModel | CompiledModule,
+    compiled: Exportable,
     path: Path | str,
     flavor: str = "standard",
     genai: bool = False,
     verify: bool = True,
 ) -> Path:
-    """See `CompiledModel.export`. Gives the path of the ONNX file."""
+    """See `Exportable.export`. Gives the path of the ONNX file."""
+    assert isinstance(compiled, CompiledModel | CompiledModule)
     artifact, path = compiled.artifact, Path(path)
     chosen = next((each for each in FLAVORS if each == flavor), None)
     if chosen is None:

@@ -21,9 +21,7 @@ def check_genai(artifact: Artifact) -> None:
     if artifact.manifest.graph is not None:
         raise UsageError(f"{artifact.path} is no language model: export it without genai=")
     if artifact.manifest.tokenizer is None:
-        raise UsageError(
-            f"{artifact.path} has no tokenizer: compile the model with tokenizer=FOLDER, or leave out genai="
-        )
+        raise UsageError(f"{artifact.path} has no tokenizer: compile the model with tokenizer=, or leave out genai=")
     if not end_tokens(artifact):
         raise UsageError(f"{artifact.path} names no token that ends a text, which genai asks for: leave out genai=")
     names = state_names([state.name for state in artifact.states])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.sizes import size_text
 from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.artifact import Artifact
+from burnish.runtime.exportable import Exportable
 from burnish.runtime.manifest import GraphEntry, TensorEntry
 from burnish.runtime.torch_memory import array_of
 
@@ -41,7 +42,7 @@ class GraphExecutor(Protocol):
         ...
 
 
-class CompiledModule:
+class CompiledModule(Exportable):
     """What `burnish.compile(model, example_inputs)` gives, and `burnish.load` of what it saved."""
 
     def __init__(self, artifact: Artifact, executor: GraphExecutor, backend: Backend) -> None:
@@ -158,15 +159,6 @@ class CompiledModule:
     def save(self, path: Path | str) -> None:
         """Write the artifact to the folder `path`, all of it or nothing. For errors see `CompiledModel.save`."""
         self.artifact.copy(path)
-
-    def export(self, path: Path | str, flavor: Literal["standard", "ort"] = "standard", *, verify: bool = True) -> Path:
-        """Write the module as the ONNX file `path`, which plain ONNX Runtime runs, from any language; its path.
-
-        Inputs and outputs have their names here. For the arguments and errors see `CompiledModel.export`.
-        """
-        from burnish.export import export  # what almost no module is asked for
-
-        return export(self, path, flavor, verify=verify)
 
     def close(self) -> None:
         """Free memory, and the files of a module that was never saved. It cannot run afterwards."""

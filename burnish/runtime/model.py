@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from burnish.ir.errors import BurnishError, InvalidInputError, UsageError
 from burnish.ir.signature import Signature
 from burnish.ir.sizes import size_text
 from burnish.runtime.artifact import Artifact, path_of
 from burnish.runtime.backends import Accuracy, Backend, Trust, default_backend, executor_of, runs
+from burnish.runtime.exportable import Exportable
 from burnish.runtime.processors import processors
 
 if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # what computes is imported while other threads read the arti
 _log = logging.getLogger(__name__)
 
 
-class CompiledModel:
+class CompiledModel(Exportable):
     """A model that runs without its source code: `load` and `burnish.compile` give one."""
 
     def __init__(self, artifact: Artifact, executor: Executor, backend: Backend, tokenizer: Tokenizer | None) -> None:
@@ -218,33 +219,6 @@ class CompiledModel:
         """
         if os.path.realpath(path_of(path)) != os.path.realpath(self.artifact.path):
             self.artifact.copy(path)
-
-    def export(
-        self,
-        path: Path | str,
-        flavor: Literal["standard", "ort"] = "standard",
-        *,
-        genai: bool = False,
-        verify: bool = True,
-    ) -> Path:
-        """Write the model as the ONNX file `path`, which plain ONNX Runtime runs, from any language; its path.
-
-        Large weights lie beside it, in PATH.data. Inputs, outputs and metadata are called as the guide says: caches are
-        inputs that grow from call to call.
-
-        Args:
-            path: the file, OUT.onnx; with `genai` it may be a folder.
-            flavor: "standard" for ONNX's own operators (opset 24), "ort" for ONNX Runtime's where it has some.
-            genai: write what onnxruntime-genai reads beside the model, too: genai_config.json and the tokenizer.
-            verify: compare what ONNX Runtime gives with what this model gives, on random tokens.
-
-        Raises:
-            UsageError: for an artifact that has to be compiled otherwise, which the message says how.
-            UnsupportedError: for what ONNX, or the flavor, has no operators for.
-        """
-        from burnish.export import export  # what almost no model is asked for
-
-        return export(self, path, flavor, genai, verify)
 
     def to(self, device: str) -> CompiledModel:
         """The same model on "cuda" or "cpu"; itself if it is there. Both can be used, and closed, each by itself.

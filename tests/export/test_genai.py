@@ -108,7 +108,7 @@ def test_genai_gives_our_tokens(model: CompiledModel, flavor: Any, tmp_path: Pat
 
 def test_what_genai_cannot_run_is_refused_by_name(tmp_path: Path) -> None:
     silent = burnish.compile(build("llama"), max_length=64, verify=False)
-    with pytest.raises(UsageError, match="has no tokenizer: compile the model with tokenizer=FOLDER"):
+    with pytest.raises(UsageError, match="has no tokenizer: compile the model with tokenizer="):
         silent.export(tmp_path, genai=True)
     hybrid = burnish.compile(build("lfm2"), max_length=64, tokenizer=_tokenizer(), verify=False)
     hybrid.artifact.manifest.generation["eos_token_id"] = 258

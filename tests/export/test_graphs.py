@@ -70,7 +70,7 @@ def test_a_language_model_compiled_again_as_a_graph(flavor: Any, tmp_path: Path)
 
     def given(before: int, new: int, hidden: int) -> dict[str, Tensor]:
         roles = [f"past_key_values.{number}.{role}" for number in range(2) for role in ("key", "value")]
-        mask = (torch.arange(before + new) >= hidden).long().expand(2, -1)
+        mask = (torch.arange(before + new) >= hidden).long().repeat(2, 1)
         ids = torch.randint(0, 131, (2, new), generator=generator)
         return {"input_ids": ids, "attention_mask": mask} | {name: torch.zeros(2, 2, before, 16) for name in roles}
 

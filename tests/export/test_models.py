@@ -208,3 +208,14 @@ def test_refusals(compiled: Any, tmp_path: Path) -> None:
             model.export(tmp_path / "out.onnx")
     finally:
         manifest.target = target
+
+
+def test_what_the_guide_shows(compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+    code = guide.partition("## For others, as ONNX")[2].partition("```python\n")[2].partition("```")[0]
+    model = compiled("llama")
+    model.export(tmp_path / "out.onnx")
+    monkeypatch.chdir(tmp_path)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    assert shown["tokens"] == PROMPT + _tokens(model, 16)
