@@ -68,8 +68,8 @@ class _Part:
     def materialize(self) -> Tensor:
         """The numbers."""
         of, form = self.of, cast(Format, self.of.form)
-        q, parts = integer_parts(of.panels.materialize(), form)
-        found = (q, *parts)[self.number]
+        numbers, parts = integer_parts(of.panels.materialize(), form)
+        found = parts[self.number - 1] if self.number else numbers()
         found = found.transpose(1, 2).flatten(2).flatten(0, 1)  # [places, ...]
         places = of.order.places(of.rows)
         kept = places >= 0

@@ -179,10 +179,8 @@ def _matmul_bits(r: _Rewriter, node: ir.Node) -> list[ir.Value]:
         scales, ".T", (blocks, rows), ir.DataType.FLOAT, lambda x: np.ascontiguousarray(x.reshape(rows, -1).T)
     )
     if zeros is None:
-        zero = r.derived(
-            scales, ".zeros", (blocks, rows), dtype,
-            lambda x: np.full((blocks, rows), _INT8_ZERO if bits == 8 else _INT4_ZERO, np.uint8),
-        )  # fmt: skip
+        middle = np.full((blocks, rows), _INT8_ZERO if bits == 8 else _INT4_ZERO, np.uint8)
+        zero = r.initializer(f"{values.name}.zeros", ir.tensor(middle, dtype=dtype))
     else:
         zero = r.derived(zeros, ".T", (blocks, rows), dtype, zero_points)
     weight = r.op("DequantizeLinear", q, scale, zero, axis=0, block_size=block)
