@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from burnish.calibration_text import Text, calibration_for
-from burnish.frontend import is_graph, read
+from burnish.frontend import is_graph, is_onnx, read, why_graph
 from burnish.graph_compiler import compile_graph
 from burnish.ir.errors import MixedRowsError, NotCausalError, UnsupportedError, UsageError
 from burnish.ir.program import Program
@@ -120,13 +120,18 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
         BurnishError: the subclass says what stood in the way; NotCausalError, for one, names the line of the model
             that lets a token see later ones.
     """
+    if is_onnx(model) and example_inputs is None and dynamic_shapes is None:
+        from burnish.frontend.onnx.language_model import open_onnx  # imports onnx, which takes most of a second
+
+        model = open_onnx(Path(model))
     if example_inputs is not None or dynamic_shapes is not None or is_graph(model):
         language = {
             "max_length": max_length, "dtype": dtype, "quantize": quantize, "transforms": transforms or None,
             "calibration": calibration, "tokenizer": tokenizer, "context": context, "tiles": tiles,
         }  # fmt: skip
         if given := [name for name, value in language.items() if value is not None]:
-            raise UsageError(f"{given[0]}= is for language models: leave it out, or leave out example_inputs=")
+            why = why_graph(model) or "leave it out, or leave out example_inputs="
+            raise UsageError(f"{given[0]}= is for language models: {why}")
         if target != "cpu":
             raise UsageError(f"graphs that are no language models are compiled for target='cpu', not {target!r}")
         trace = Trace()

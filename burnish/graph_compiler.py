@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from burnish.frontend.graphs import read_graph
-from burnish.ir.errors import UsageError
+from burnish.frontend.graphs import GraphSource, read_graph
+from burnish.ir.errors import ArtifactError, UnsupportedError, UsageError
 from burnish.ir.program import Program
-from burnish.ir.trace import Trace
+from burnish.ir.trace import Check, Trace
 from burnish.passes.base import Pass
 from burnish.passes.pipeline import Failure, Observer
 from burnish.passes.pipelines import graph_passes
@@ -23,6 +25,8 @@ from burnish.runtime.weights_writer import plan_weights
 
 if TYPE_CHECKING:
     from burnish.compiler import Phases
+
+_log = logging.getLogger(__name__)
 
 GRAPH_BACKENDS = ("onnxruntime", "reference")
 
@@ -40,9 +44,8 @@ def compile_graph(
     on_failure: Callable[[Failure], None],
 ) -> CompiledModule:
     """See `burnish.compile`. Raises UsageError for a backend that graphs do not have."""
-    chosen = backend or "onnxruntime"
-    if chosen not in GRAPH_BACKENDS:
-        raise UsageError(f"graphs that are no language models run by {' or '.join(GRAPH_BACKENDS)}, not by {chosen}")
+    if backend not in (None, *GRAPH_BACKENDS):
+        raise UsageError(f"graphs that are no language models run by {' or '.join(GRAPH_BACKENDS)}, not by {backend}")
     with phases("capture"):
         source = read_graph(model, example_inputs, dynamic_shapes)
     listed = graph_passes() if passes is None or callable(passes) else list(passes)
@@ -50,15 +53,32 @@ def compile_graph(
     run = Run(source.program, trace, observer, on_failure)
     with phases("passes"):
         run.passes(listed)
+    checks = GraphVerifier(source.program, source.examples) if verify else None
+    before, count = run.program, len(trace.passes)
+    try:
+        return _finished(source, run, trace, backend or "onnxruntime", checks, phases)
+    except UnsupportedError as error:
+        if backend is not None:
+            raise
+        _log.warning("it runs node by node in PyTorch: %s", error)
+        run.program = before
+        del trace.passes[count:]
+        trace.checks = [Check(str(error), "not run by ONNX Runtime")]
+        return _finished(source, run, trace, "reference", checks, phases)
+
+
+def _finished(
+    source: GraphSource, run: Run, trace: Trace, chosen: str, checks: GraphVerifier | None, phases: Phases
+) -> CompiledModule:
+    """The program of `run` lowered, written, loaded and compared. Raises UnsupportedError where `chosen` cannot."""
+    with phases("lower"):
         if chosen == "onnxruntime":
             from burnish.passes.lower.take_apart import take_apart
 
             take_apart(run)
-    with phases("lower"):
         layout = plan_weights(run.program.weights)
         lowered = _lowered(run.program, layout) if chosen == "onnxruntime" else None
     folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
-    checks = GraphVerifier(source.program, source.examples) if verify else None
     if checks is not None:
         trace.checks += checks.checks(f"the backend {chosen}")
     with phases("write"):
@@ -73,7 +93,13 @@ def compile_graph(
         )
         write(folder, contents)
     with phases("load"):
-        compiled = load_module(folder)
+        try:
+            compiled = load_module(folder)
+        except ArtifactError as error:
+            if chosen != "onnxruntime":
+                raise
+            shutil.rmtree(folder.parent)
+            raise UnsupportedError(f"{error}. The reference backend runs it") from error
         compiled.own(folder)
     if checks is not None:
         with phases("verify"):

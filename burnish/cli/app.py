@@ -46,8 +46,8 @@ app = typer.Typer(
 _shared = {"debug": 0, "verbose": 0, "quiet": 0}
 
 MODEL_HELP = (
-    "A folder with config.json and safetensors, org/name of one in the local Hugging Face cache, a .gguf file, or "
-    "package.module:name of an nn.Module or of a function that makes one."
+    "A folder with config.json and safetensors, org/name of one in the local Hugging Face cache, a .gguf or "
+    ".onnx file, or package.module:name of an nn.Module or of a function that makes one."
 )
 
 

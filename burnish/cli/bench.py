@@ -55,8 +55,8 @@ def bench(
             artifact = Path(model)
             if not is_artifact:
                 artifact = Path(folder) / "model.burnish"
-                options = {"backend": "onnxruntime", "trust_remote_code": trust_remote_code}
-                with compiled_model(find_model(model), **options) as compiled:
+                found = find_model(model)
+                with compiled_model(found, backend="onnxruntime", trust_remote_code=trust_remote_code) as compiled:
                     compiled.save(artifact)
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
             with Progress(*columns, console=err, transient=True) as progress:

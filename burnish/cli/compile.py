@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -47,6 +47,12 @@ from burnish.config import CONFIG_FILE, Config, read_config, transforms_of, writ
 from burnish.ir.errors import UsageError
 from burnish.preflight import check_destination, check_heads, check_text_file
 from burnish.runtime.target_names import check_means, check_name, check_options
+
+if TYPE_CHECKING:
+    from burnish.runtime.model import CompiledModel
+
+if TYPE_CHECKING:
+    from burnish.runtime.model import CompiledModel
 
 
 @app.command()
@@ -188,7 +194,7 @@ def compile(
         chosen = chosen_passes(passes, skip or [], only_until)
         # No option of the file: one that lies in a folder from elsewhere would trust the code beside it.
         options |= {"observer": stages, "transforms": transforms, "trust_remote_code": trust_remote_code}
-        with compiled_model(found, passes=chosen, **options) as compiled:
+        with compiled_model(found, graphs=True, passes=chosen, **options) as compiled:
             compiled.save(output)
             seconds = time.perf_counter() - started
             err.print(pass_table(compiled.trace))
@@ -210,8 +216,16 @@ def compile(
             err.print(f"wrote {html}: open it in a browser", markup=False, soft_wrap=True)
         if stages is not None:
             err.print(stages.view(), soft_wrap=True)
-        prompt = "'1 2 3'" if compiled.tokenizer is None else "'Why is the sky blue?'"
-        err.print(f"Try it: burnish run {output} {prompt}", style="dim", markup=False, soft_wrap=True)
+        err.print(f"Try it: {use_of(compiled, output)}", style="dim", markup=False, soft_wrap=True)
+
+
+def use_of(compiled: CompiledModel, output: Path) -> str:
+    """What runs an artifact."""
+    if compiled.artifact.manifest.graph is not None:
+        given = ", ".join(f"{each.called}=..." for each in compiled.artifact.manifest.graph.inputs)
+        return f"python -c 'import burnish; print(burnish.load(\"{output}\")({given}))'"
+    prompt = "'1 2 3'" if compiled.artifact.manifest.tokenizer is None else "'Why is the sky blue?'"
+    return f"burnish run {output} {prompt}"
 
 
 def check_before(options: Mapping[str, Any], output: Path) -> None:

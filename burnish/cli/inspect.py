@@ -49,7 +49,7 @@ def inspect(
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Also compare every file with its checksum.")] = False,
 ) -> None:
-    """Show what an artifact holds and what each pass did to the model."""
+    """Show what an artifact holds and what each pass did to the model; or what is in an ONNX file."""
     with reported():
         if full and dump is None:
             raise UsageError("--full says how --dump writes: add --dump DIR")
@@ -60,6 +60,11 @@ def inspect(
             return
         if onnx is not None:
             raise UsageError("--onnx takes the text of one program, with --run; burnish compile --onnx writes all")
+        if artifact.suffix.lower() == ".onnx" and artifact.is_file():
+            if other is not None or diff is not None or rewrites or verify or full:
+                raise UsageError(f"{artifact} is not compiled, and has no passes yet: --dump and --html show it")
+            show_onnx(artifact, dump, html)
+            return
         from burnish.runtime.artifact import Artifact
 
         opened = Artifact.open(artifact)  # before what shows it, which imports PyTorch
@@ -100,6 +105,25 @@ def inspect(
             else:
                 then = f"compare two with: diff {files[0]} {files[-1]}"
             out.print(f"{len(files)} texts in {dump}; {then}", soft_wrap=True)
+
+
+def show_onnx(path: Path, dump: Path | None, html: Path | None) -> None:
+    """Show what is in an ONNX file, before any compiling."""
+    from burnish.inspect.onnx_summary import read_program
+    from burnish.inspect.summary import dump_texts
+    from burnish.inspect.table import trace_view
+
+    with err.status("reading it"):
+        summary, _, trace = read_program(path)
+    out.print(summary)
+    out.print(trace_view(trace))
+    if html is not None:
+        from burnish.inspect.html import write_report
+
+        write_report(trace, path.name, html, {})
+        out.print(f"wrote {html}: open it in a browser", soft_wrap=True)
+    if dump is not None:
+        out.print(f"its text is {dump_texts(trace, dump)[0]}", soft_wrap=True)
 
 
 def run_dump(path: Path, onnx: Path | None) -> None:

@@ -107,8 +107,11 @@ def chosen_passes(
 
 
 @contextmanager
-def compiled_model(model: Any, **options: Any) -> Iterator[CompiledModel]:
-    """What `find_model` found, compiled, its progress shown. Options as `compile` has them, a dtype by its name."""
+def compiled_model(model: Any, graphs: bool = False, **options: Any) -> Iterator[CompiledModel]:
+    """What `find_model` found, compiled, its progress shown. Options as `compile` has them, a dtype by its name.
+
+    Raises UsageError for what is no language model, unless `graphs`, too, are taken.
+    """
     import torch
 
     import burnish
@@ -120,6 +123,8 @@ def compiled_model(model: Any, **options: Any) -> Iterator[CompiledModel]:
             model, dtype=None if dtype is None else getattr(torch, dtype), progress=begin, **options
         )
     with compiled:
+        if not graphs:
+            _ = compiled.artifact.signature
         yield compiled
 
 

@@ -14,6 +14,7 @@ from burnish.ir.errors import InvalidModelError, UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from burnish.frontend.onnx.language_model import OnnxFile
     from burnish.frontend.rotary_scaling import Context
     from burnish.frontend.source import Source
 
@@ -30,7 +31,7 @@ def read(
 
     Args:
         model: a transformers `PreTrainedModel`, a folder, org/name[@revision] of one in the local Hugging Face cache, a
-            `.gguf` file, an `nn.Module`, an `ExportedProgram`.
+            `.gguf` or `.onnx` file, an `nn.Module`, an `ExportedProgram`.
         max_length: the most tokens that the program must take; the model's own limit if None.
         tokenizer: a tokenizer of transformers, or the folder of one; a folder's or file's own if None.
         context: "short" or "long", for a model of transformers whose rotary frequencies change at a length: for texts
@@ -58,6 +59,8 @@ def read(
         return read_model(model, max_length=max_length, tokenizer=tokenizer, context=context)
     if context is not None:
         raise UsageError(f"context={context!r} is for models of transformers: leave it out")
+    if (onnx := opened_onnx(model)) is not None:
+        return _read_onnx(onnx, max_length, tokenizer)
     if isinstance(model, nn.Module):
         return Source(capture_own(model, max_length), type(model).__name__, _tokenizer_data(tokenizer))
     if isinstance(model, ExportedProgram):
@@ -87,17 +90,40 @@ def _read_path(
         )
     if not path.exists():
         raise InvalidModelError(f"there is no file or folder {path}: give {ACCEPTED}")
+    if is_onnx(path):
+        from burnish.frontend.onnx.language_model import open_onnx
+
+        return _read_onnx(open_onnx(path), max_length, tokenizer)
     if path.suffix.lower() != ".gguf":
-        raise InvalidModelError(f"{path} is a file, but not a .gguf file: give {ACCEPTED}")
+        raise InvalidModelError(f"{path} is a file, but neither .gguf nor .onnx: give {ACCEPTED}")
     from burnish.frontend.gguf import read_gguf
 
     return read_gguf(path, max_length=max_length, tokenizer=tokenizer, context=context)
 
 
+def _read_onnx(file: OnnxFile, max_length: int | None, tokenizer: Any) -> Source:
+    if file.decoder is None:
+        raise InvalidModelError(f"{file.path} is no language model: {file.reason}")
+    from burnish.frontend.onnx.language_model import read_decoder
+
+    return read_decoder(file, max_length, _tokenizer_data(tokenizer))
+
+
+def is_onnx(model: Any) -> bool:
+    """Whether it is the path of an ONNX file."""
+    return isinstance(model, str | Path) and Path(model).suffix.lower() == ".onnx"
+
+
+def opened_onnx(model: Any) -> OnnxFile | None:
+    """The ONNX file that `model` is, if one was opened."""
+    module = sys.modules.get("burnish.frontend.onnx.language_model")
+    return model if module is not None and isinstance(model, module.OnnxFile) else None
+
+
 def is_graph(model: Any) -> bool:
-    """Whether it can only be a graph that is no language model: an ONNX file, or an exported program without tokens."""
-    if isinstance(model, str | Path):
-        return Path(model).suffix.lower() == ".onnx"
+    """Whether it can only be a graph that is no language model: an exported program, or ONNX file, without tokens."""
+    if (onnx := opened_onnx(model)) is not None:
+        return onnx.decoder is None
     export = sys.modules.get("torch.export")
     if export is None or not isinstance(model, export.ExportedProgram):
         return False
@@ -108,6 +134,12 @@ def is_graph(model: Any) -> bool:
     except InvalidModelError:
         return True
     return False
+
+
+def why_graph(model: Any) -> str:
+    """Why an ONNX file is no language model; "" for what is none."""
+    onnx = opened_onnx(model)
+    return "" if onnx is None else f"{onnx.path.name} is compiled as a graph, as {onnx.reason}"
 
 
 def _is_pretrained(module: nn.Module) -> bool:

@@ -83,7 +83,8 @@ def capture(
             layers = AlikeLayers(model)
             with layers.tracing():
                 exported = _export(model, length)
-            program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit, (model, layers))
+            copied = (model, layers) if layers.calls else None
+            program, fewest, others = _from_exported(exported, max_length, given, _PREFIX, limit, copied)
         except (NotACopy, NeedsTracing, CaptureError) as reason:
             if not layers.calls:
                 raise
@@ -135,6 +136,7 @@ def _from_exported(
     guards: Sequence[str] = getattr(exported, "_guards_code", ())
     with quiet():
         exported, operations = functional(exported, again=layers is None)
+    export_format.check_keeps_nothing(exported, prefix)
     if layers is not None:
         write_layers(operations, layers[1].calls, layers[0], exported)
     tokens = export_format.tokens_of(exported, operations)

@@ -61,6 +61,16 @@ def size_symbols(tokens: fx.Node) -> tuple[torch.SymInt, torch.SymInt]:
     return sizes[0], sizes[1]
 
 
+def check_keeps_nothing(exported: ExportedProgram, prefix: str) -> None:
+    """InvalidModelError for a forward that changes the module's own tensors."""
+    for result in exported.graph_signature.output_specs:
+        if result.kind is not OutputKind.USER_OUTPUT:
+            raise InvalidModelError(
+                f"the forward changes {str(result.target).removeprefix(prefix)} in place: what it gives may depend on "
+                "earlier calls. Give a forward that keeps nothing (no cache of its own)."
+            )
+
+
 def translate(
     exported: ExportedProgram,
     operations: fx.Graph,
@@ -75,12 +85,6 @@ def translate(
     the weights to use instead of the tensors of those names. `prefix` is taken off names.
     """
     signature = exported.graph_signature
-    for result in signature.output_specs:
-        if result.kind is not OutputKind.USER_OUTPUT:
-            raise InvalidModelError(
-                f"the forward changes {str(result.target).removeprefix(prefix)} in place: what it gives may depend on "
-                "earlier calls. Give a forward that keeps nothing (no cache of its own)."
-            )
     targets = {
         spec.arg.name: str(spec.target)
         for spec in signature.input_specs

@@ -24,7 +24,7 @@ from burnish.frontend.functional import functional
 from burnish.frontend.source_lines import Noted, noted_lines
 from burnish.ir.conditions import UnreadCondition, holds
 from burnish.ir.dtypes import name_of
-from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
+from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UsageError
 from burnish.ir.program import Program, Stage
 from burnish.ir.signature import Input, Interface
 from burnish.ir.text import size_text
@@ -93,6 +93,8 @@ def capture_graph(
                     dynamic_shapes=shapes,
                     strict=False,
                 )
+        except BurnishError:  # of an ONNX model, which names its node
+            raise
         except Exception as error:
             raise CaptureError(
                 f"{type(module).__name__} cannot be traced: {first_line(error)}\nA forward that branches on the values "
@@ -120,6 +122,7 @@ def graph_of(
     """
     with quiet():
         exported, operations = functional(exported)
+    export_format.check_keeps_nothing(exported, prefix)
     signature = exported.graph_signature
     names = [
         spec.arg.name

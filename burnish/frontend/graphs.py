@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from burnish.frontend import opened_onnx
 from burnish.frontend.capture import evaluating
 from burnish.frontend.graph_capture import arguments, capture_graph, graph_of
-from burnish.ir.errors import CaptureError, InvalidModelError, UsageError
+from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UnsupportedError, UsageError
 from burnish.ir.graph_inputs import difference_of, inputs_of, several_sizes, told
 from burnish.ir.interpreter import run_by_name, without_assertions
 from burnish.ir.program import Program
@@ -49,7 +50,15 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
         given = pytree.tree_leaves(examples)
         return GraphSource(program, "exported", _named(program, given))
     if isinstance(model, str | Path):
-        return _read_onnx(Path(model), examples, dynamic_shapes)
+        from burnish.frontend.onnx import OnnxModule
+
+        path = Path(model)
+        return _read_onnx(OnnxModule.from_file(path), path.stem, examples, dynamic_shapes)
+    if (onnx := opened_onnx(model)) is not None:
+        try:
+            return _read_onnx(onnx.module, onnx.path.stem, examples, dynamic_shapes)
+        except UsageError as error:
+            raise UsageError(f"{error}. It is no language model, as {onnx.reason}") from error
     if isinstance(model, nn.Module):
         program = capture_graph(model, examples, dynamic_shapes)
         return _checked(program, model, examples, type(model).__name__)
@@ -59,13 +68,10 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
     )
 
 
-def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
+def _read_onnx(module: Any, name: str, examples: Any, dynamic_shapes: Any) -> GraphSource:
     """A file's graph: axes that it leaves open stay so, but for those that the graph itself makes numbers."""
-    from burnish.frontend.onnx import OnnxModule
-
     if dynamic_shapes is not None:
         raise UsageError("the axes of an ONNX file are dynamic as it says: leave out dynamic_shapes")
-    module = OnnxModule.from_file(path)
     given, program = _traced(module, None if examples is None else _by_argument(module, examples))
     for declared, spec in zip(program.interface.inputs, module.inputs, strict=True):
         for place, (axis, size) in enumerate(zip(declared.axes, spec.shape or (), strict=False)):
@@ -73,7 +79,7 @@ def _read_onnx(path: Path, examples: Any, dynamic_shapes: Any) -> GraphSource:
                 _log.warning(
                     "axis %d of the input %s is open in the file, and its graph is for %d", place, spec.name, axis
                 )
-    return _checked(program, module, given, path.stem)
+    return _checked(program, module, given, name)
 
 
 def _traced(module: Any, given: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], Program]:
@@ -85,12 +91,12 @@ def _traced(module: Any, given: dict[str, Tensor] | None) -> tuple[dict[str, Ten
         spec.argument: {axis: Dim.AUTO for axis, size in enumerate(spec.shape or ()) if not isinstance(size, int)}
         for spec in module.inputs
     }
-    failure: CaptureError | None = None
+    failure: BurnishError | None = None
     for each in [given] if given is not None else islice(examples_for(module), _TRACES):
         for shapes in (module.dynamic_shapes(), automatic):
             try:
                 return each, capture_graph(module, each, shapes, *names)
-            except CaptureError as error:
+            except (CaptureError, UnsupportedError) as error:
                 _log.info("a trace of the model failed: %s", error)
                 failure = error
     assert failure is not None

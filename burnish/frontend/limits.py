@@ -18,7 +18,8 @@ from burnish.ir.weights import Weights
 
 _log = logging.getLogger(__name__)
 
-_LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+LENGTH_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
+"""What configurations call the most tokens that a model takes."""
 
 
 def declared_limit(module: nn.Module) -> int | None:
@@ -26,7 +27,7 @@ def declared_limit(module: nn.Module) -> int | None:
     config = getattr(module, "config", None)
     get_text_config = getattr(config, "get_text_config", None)
     config = get_text_config() if callable(get_text_config) else config
-    found = (getattr(config, name, None) for name in _LENGTH_NAMES)
+    found = (getattr(config, name, None) for name in LENGTH_NAMES)
     return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
 
 

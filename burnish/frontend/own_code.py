@@ -7,7 +7,8 @@ from pathlib import Path
 
 ACCEPTED = (
     "a transformers PreTrainedModel, a folder with config.json and safetensors, org/name of one in the local Hugging "
-    "Face cache, a .gguf file, a torch.nn.Module or a torch.export.ExportedProgram that maps token ids to logits"
+    "Face cache, a .gguf or .onnx file, a torch.nn.Module or a torch.export.ExportedProgram that maps token ids to "
+    "logits"
 )
 """What `read` takes."""
 

@@ -22,7 +22,7 @@ from burnish.runtime.artifact import Artifact
 
 def summary(artifact: Artifact) -> RenderableType:
     """The manifest in a few rows: model, sizes, states, tokenizer, files."""
-    manifest, signature = artifact.manifest, artifact.signature
+    manifest = artifact.manifest
     table = Table(box=box.SIMPLE, show_header=False, padding=(0, 1), pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -32,8 +32,21 @@ def summary(artifact: Artifact) -> RenderableType:
 
     add("model", manifest.name)
     add("made by", f"burnish {manifest.burnish}, for {manifest.target}")
+    weights = f"{len(manifest.weights)}, {size_text(artifact.manifest.weight_bytes)}"
+    if manifest.graph is not None:
+        add("inputs", "\n".join(f"{each.called}: {each}" for each in manifest.graph.inputs))
+        add("outputs", "\n".join(f"{each.called}: {each}" for each in manifest.graph.outputs))
+        sizes = [
+            f"{name} from {least} on" if most is None else f"{name} from {least} to {most}"
+            for name, (least, most) in manifest.graph.sizes.items()
+        ]
+        add("sizes", "\n".join([*sizes, *manifest.graph.conditions]) or "as they are above, and no others")
+        add("weights", weights)
+        add("files", files_line(artifact))
+        return table
+    signature = artifact.signature
     add("tokens", f"vocabulary of {signature.vocabulary}; at most {signature.max_length} in a conversation")
-    add("weights", f"{len(manifest.weights)}, {size_text(artifact.manifest.weight_bytes)}")
+    add("weights", weights)
     add("states", "\n".join(state_lines(artifact)) or "none")
     if manifest.tokenizer is None:
         add("tokenizer", "none: it reads and writes token ids")
@@ -42,10 +55,14 @@ def summary(artifact: Artifact) -> RenderableType:
         add("tokenizer", "with a chat template" if template else "without a chat template")
     if manifest.generation:
         add("generation", ", ".join(f"{key}={value}" for key, value in manifest.generation.items()))
-    sizes = sorted(manifest.files.items(), key=lambda item: -item[1].bytes)
-    main = [f"{name} {size_text(entry.bytes)}" for name, entry in sizes if not name.startswith("trace/")]
-    add("files", ", ".join(main))
+    add("files", files_line(artifact))
     return table
+
+
+def files_line(artifact: Artifact) -> str:
+    """The files of an artifact and their sizes, the largest first, without those of its trace."""
+    sizes = sorted(artifact.manifest.files.items(), key=lambda item: -item[1].bytes)
+    return ", ".join(f"{name} {size_text(entry.bytes)}" for name, entry in sizes if not name.startswith("trace/"))
 
 
 def state_lines(artifact: Artifact) -> list[str]:

@@ -71,8 +71,8 @@ def pass_table(trace: Trace) -> Table:
         padding=0,
         pad_edge=False,
         header_style="bold",
-        caption="numbers: = exact, ≈ but for the order of additions, ≠ lossy; launches and bytes moved: of one more "
-        f"token after {trace.context}, ≥ the least there can be: weights, cache, in and out, each once",
+        caption="numbers: = exact, ≈ but for the order of additions, ≠ lossy; launches and bytes moved: of "
+        f"{trace.counted_for}, ≥ the least there can be: weights, cache, in and out, each once",
         caption_justify="left",
     )
     longest = max((len(record.name) for record in trace.passes), default=0)

@@ -49,8 +49,9 @@ class Editor:
     def weight(self, name: str, weight: Weight) -> fx.Node:
         """A new `get_attr` node for a weight that the program does not have yet."""
         name = self.program.weights.add(name, weight)
-        last = self.program.placeholders[-1]
-        with self.graph.inserting_before(last.next):
+        inputs = self.program.placeholders
+        first = inputs[-1].next if inputs else next(iter(self.graph.nodes))
+        with self.graph.inserting_before(first):
             node = self.graph.create_node("get_attr", name, name=_identifier(name))
         node.meta["val"] = fake_weight(weight, self.mode)
         self.program.made.append(node)

@@ -35,6 +35,14 @@ FIRST_NAMES: dict[Any, Any] = (
         aten.__and__.Tensor: aten.bitwise_and.Tensor,
         aten.__or__.Tensor: aten.bitwise_or.Tensor,
         aten.__xor__.Tensor: aten.bitwise_xor.Tensor,
+        aten.__and__.Scalar: aten.bitwise_and.Scalar,
+        aten.__or__.Scalar: aten.bitwise_or.Scalar,
+        aten.__xor__.Scalar: aten.bitwise_xor.Scalar,
+        aten.__lshift__.Tensor: aten.bitwise_left_shift.Tensor,
+        aten.__rshift__.Tensor: aten.bitwise_right_shift.Tensor,
+        aten.__lshift__.Scalar: aten.bitwise_left_shift.Tensor_Scalar,
+        aten.__rshift__.Scalar: aten.bitwise_right_shift.Tensor_Scalar,
+        aten._unsafe_index.Tensor: aten.index.Tensor,
     }
     | {
         getattr(getattr(aten, second), overload): getattr(getattr(aten, first), overload)

@@ -116,6 +116,12 @@ class Trace:
     checks: list[Check] = field(default_factory=list)  # of the whole program; without verification, none
     quality: list[QualityRecord] = field(default_factory=list)  # where there are transforms and calibration text
     context: int = 512  # tokens before the one whose launches and bytes are counted (burnish.ir.states.context_of)
+    #                     or 0: they are counted for a graph that is no language model
+
+    @property
+    def counted_for(self) -> str:
+        """What launches and bytes are counted for."""
+        return f"one more token after {self.context:,}" if self.context else "one run, of the sizes it was traced with"
 
     def __repr__(self) -> str:
         nodes = [str(record.nodes_after) for record in self.passes]

@@ -100,7 +100,7 @@ def check_clauses(before: Program, after: Program, pass_name: str, log: Log, end
     everywhere = [clause for clause in clauses_of(after.stage) if not clause.by]
     raising = () if after.stage.is_step else RAISED
     own = [clause for clause in raising if ended and clause.by == pass_name]
-    gone = before.raised_by if before.stage is Stage.CAPTURED else RAISED_BY
+    gone = before.raised_by if before.stage in (Stage.CAPTURED, Stage.GRAPH) else RAISED_BY
     others = [clause for clause in raising if clause.by in gone and clause.by != pass_name]
     made = [node for node in after.graph.nodes if (node.name, node.target) not in known] if others else []
     left = breaches(after, after.graph.nodes, [*everywhere, *own])

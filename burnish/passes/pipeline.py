@@ -54,8 +54,8 @@ def run_passes(
     """
     if not trace.passes:
         check_captured(program)
-        if program.stage is not Stage.GRAPH:
-            trace.context = context_of(program.signature.max_length)
+        graph = program.stage is Stage.GRAPH
+        trace.context = 0 if graph else context_of(program.signature.max_length)
         trace.passes.append(_record(0, "captured", {}, Effect.EXACT, Log(), program, program, 0.0))
         if observer is not None:
             observer(trace.passes[0], program)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from burnish.ir.errors import VerificationError
@@ -12,7 +13,8 @@ from burnish.ir.interpreter import run_by_name, without_assertions
 from burnish.ir.program import Program
 from burnish.ir.trace import Check
 
-TOLERANCE = 1e-4  # of an output's largest number
+TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 4e-3}  # of an output's largest number, by the narrowest floats
+TOLERANCE = 1e-4  # of wider ones
 
 
 class GraphVerifier:
@@ -20,6 +22,8 @@ class GraphVerifier:
 
     def __init__(self, captured: Program, examples: Tensors) -> None:
         program = without_assertions(captured)
+        found = {val.dtype for node in program.graph.nodes if isinstance(val := node.meta.get("val"), Tensor)}
+        self._tolerance = next((allowed for dtype, allowed in TOLERANCES.items() if dtype in found), TOLERANCE)
         self._runs: list[tuple[dict[str, int], dict[str, Tensor], dict[str, Tensor]]] = []
         for sizes in several_sizes(program):
             inputs = inputs_of(program, sizes, examples)
@@ -38,11 +42,11 @@ class GraphVerifier:
             found = run(inputs)
             for name, wanted in expected.items():
                 difference = difference_of(found[name], wanted)
-                if not difference <= TOLERANCE:  # also true for NaN
+                if not difference <= self._tolerance:  # also true for NaN
                     raise VerificationError(
                         f"{by} gives another {name} than the module for {told(sizes)}: it is "
                         f"{list(found[name].shape)}, and the relative difference {difference:.2e} (allowed: "
-                        f"{TOLERANCE:.0e})"
+                        f"{self._tolerance:.0e})"
                     )
                 worst = max(worst, difference)
         return worst

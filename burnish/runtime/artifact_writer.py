@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from burnish.ir.dtypes import name_of
 from burnish.ir.program import Program
@@ -131,6 +133,12 @@ def _manifest(contents: Contents, files: dict[str, FileEntry]) -> Manifest:
     )
 
 
+def _axis(size: int | torch.SymInt, symbols: Mapping[str, str]) -> int | str:
+    if isinstance(size, int):
+        return size
+    return manifests.ANY_SIZE if free_unbacked_symbols(size) else size_text(size, symbols)
+
+
 def _graph_entry(program: Program) -> manifests.GraphEntry | None:
     if not isinstance(program.interface, Interface):
         return None
@@ -140,6 +148,6 @@ def _graph_entry(program: Program) -> manifests.GraphEntry | None:
     outputs = []
     for name, node in program.results.items():
         val = node.meta["val"]
-        axes = [size if isinstance(size, int) else size_text(size, symbols) for size in val.shape]
+        axes = [_axis(size, symbols) for size in val.shape]
         outputs.append(manifests.TensorEntry(node.name, name, name_of(val.dtype), axes))
     return manifests.GraphEntry(inputs, outputs, program.details["ranges"], program.details["conditions"])

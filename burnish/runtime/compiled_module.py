@@ -57,12 +57,12 @@ class CompiledModule(Exportable):
     @property
     def inputs(self) -> dict[str, str]:
         """What it takes, in order: "float32[batch, 3, 224, 224]" by name."""
-        return {each.called: _type_text(each) for each in self._graph.inputs}
+        return {each.called: str(each) for each in self._graph.inputs}
 
     @property
     def outputs(self) -> dict[str, str]:
         """What it gives, in order, as `inputs` says it."""
-        return {each.called: _type_text(each) for each in self._graph.outputs}
+        return {each.called: str(each) for each in self._graph.outputs}
 
     @cached_property
     def trace(self) -> Trace:
@@ -148,8 +148,7 @@ class CompiledModule(Exportable):
             if expected != found:
                 shape = list(tensors[each.called].shape)
                 raise InvalidInputError(
-                    f"{each.called} is {shape}, and has to be {_type_text(each)}: axis {place} is {found}, "
-                    f"not {expected}"
+                    f"{each.called} is {shape}, and has to be {each}: axis {place} is {found}, not {expected}"
                 )
         for condition in self._graph.conditions:
             if not holds(condition, sizes):
@@ -190,10 +189,6 @@ class CompiledModule(Exportable):
         )
 
 
-def _type_text(entry: TensorEntry) -> str:
-    return f"{entry.dtype}[{', '.join(map(str, entry.axes))}]"
-
-
 def _tensor(entry: TensorEntry, value: Any) -> Tensor:
     """A value as a contiguous tensor on the CPU. Raises InvalidInputError where dtype or rank are others."""
     wanted = torch_dtype(entry.dtype)
@@ -209,7 +204,7 @@ def _tensor(entry: TensorEntry, value: Any) -> Tensor:
             f".to(torch.{entry.dtype})"
         )
     if tensor.dim() != len(entry.axes):
-        raise InvalidInputError(f"{entry.called} is {list(tensor.shape)}, and has to be {_type_text(entry)}")
+        raise InvalidInputError(f"{entry.called} is {list(tensor.shape)}, and has to be {entry}")
     return tensor.detach().to("cpu").contiguous()
 
 

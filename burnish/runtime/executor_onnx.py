@@ -27,12 +27,20 @@ ONNX_TYPES = {
     torch.float32: (1, "tensor(float)"),
     torch.uint8: (2, "tensor(uint8)"),
     torch.int8: (3, "tensor(int8)"),
+    torch.uint16: (4, "tensor(uint16)"),
+    torch.int16: (5, "tensor(int16)"),
     torch.int32: (6, "tensor(int32)"),
     torch.int64: (7, "tensor(int64)"),
     torch.bool: (9, "tensor(bool)"),
     torch.float16: (10, "tensor(float16)"),
     torch.float64: (11, "tensor(double)"),
+    torch.uint32: (12, "tensor(uint32)"),
+    torch.uint64: (13, "tensor(uint64)"),
     torch.bfloat16: (16, "tensor(bfloat16)"),
+    torch.float8_e4m3fn: (17, "tensor(float8e4m3fn)"),
+    torch.float8_e4m3fnuz: (18, "tensor(float8e4m3fnuz)"),
+    torch.float8_e5m2: (19, "tensor(float8e5m2)"),
+    torch.float8_e5m2fnuz: (20, "tensor(float8e5m2fnuz)"),
 }
 _SMALLEST = 5e-324  # the least positive double: zero as soon as it is used where denormals are flushed
 

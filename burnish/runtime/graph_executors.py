@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
 
 from burnish.ir.errors import ArtifactError, InvalidProgramError
 from burnish.ir.interpreter import run_by_name
@@ -62,9 +63,16 @@ class OnnxGraphExecutor:
 
 def _tensor(value: Any) -> Tensor:
     """An output, in memory of its own."""
-    if value.data_type() == ONNX_TYPES[torch.bfloat16][1]:  # which numpy lacks
-        return from_dlpack(value._get_c_value().to_dlpack()).clone()
-    return torch.from_numpy(value.numpy())
+    kind = value.data_type()
+    dtype = next(dtype for dtype, (_, name) in ONNX_TYPES.items() if name == kind)
+    if "float8" not in kind and dtype not in (torch.bfloat16, torch.uint64):
+        return torch.from_numpy(value.numpy())
+    shape = value.shape()  # of types that numpy lacks, or has by another name
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    place = (ctypes.c_uint8 * size).from_address(value.data_ptr())
+    return torch.frombuffer(place, dtype=torch.uint8).clone().view(dtype).reshape(shape)
 
 
 class ReferenceGraphExecutor:

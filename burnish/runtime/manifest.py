@@ -77,6 +77,10 @@ class SignatureEntry(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     longer_than: int = 0
 
 
+ANY_SIZE = "?"
+"""Of an axis of an output: its size is found as the graph runs."""
+
+
 class TensorEntry(msgspec.Struct, forbid_unknown_fields=True):
     """An input or output of a graph: an axis is a number, or an expression of the sizes by name."""
 
@@ -84,6 +88,10 @@ class TensorEntry(msgspec.Struct, forbid_unknown_fields=True):
     called: str
     dtype: str
     axes: list[int | str]
+
+    def __str__(self) -> str:
+        """As "float32[batch, 3, 224, 224]"."""
+        return f"{self.dtype}[{', '.join(map(str, self.axes))}]"
 
 
 class GraphEntry(msgspec.Struct, forbid_unknown_fields=True):
@@ -287,7 +295,8 @@ def interface_of(graph: GraphEntry) -> Interface:
         for each in (*graph.inputs, *graph.outputs):
             known_dtype(each.dtype, each.called)
             for axis in each.axes:
-                number(str(axis), examples)
+                if axis != ANY_SIZE or each in graph.inputs:
+                    number(str(axis), examples)
         for condition in graph.conditions:
             holds(condition, examples)
     except UnreadCondition as error:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # what runs by native kernels alone does without
     from burnish.ir.torch_types import Tensor
 
 _ALIGNMENT = 64  # a cache line, and the widest vector
-_NOT_NUMPYS = {"bfloat16", "float8_e4m3fn", "float8_e5m2"}
+_NOT_NUMPYS = {name for name in BYTES if name.startswith(("bfloat", "float8"))}
 
 
 class Memory(Protocol):

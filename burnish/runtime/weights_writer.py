@@ -141,6 +141,8 @@ def write_weights(layout: WeightLayout, path: Path) -> PieceHasher:
                     f"the weight {name!r} was said to be {placement.dtype_name} {list(placement.shape)} "
                     f"and came out as {name_of(values.dtype)} {list(values.shape)}"
                 )
+            if not values.numel():  # of which there is no view
+                continue
             data: memoryview = values.contiguous().reshape(-1).view(torch.uint8).numpy().data
             put(data)
             put(memoryview(bytes(-placement.length % ALIGNMENT)))

@@ -132,7 +132,7 @@ def test_inputs_are_buffers_by_name_and_a_fourth_is_one_more() -> None:
         active = program.graph.placeholder("active")
     with program.graph.inserting_before(program.output):
         program.graph.call_function(aten.logical_not.default, (active,))
-    program.signature = replace(program.signature, inputs=(*STEP_INPUTS, Input("active", ("batch",), "bool")))
+    program.interface = replace(program.signature, inputs=(*STEP_INPUTS, Input("active", ("batch",), "bool")))
     launches, _ = plan(program, HostFunctions({}, copy), REGIMES)
     (call,) = [step for step in launches.variants[1].steps if isinstance(step, Call) and "logical_not" in step.op]
     tensor = call.arguments[0]["tensor"]

@@ -213,7 +213,7 @@ def test_the_command(make: Callable[..., Artifact]) -> None:
 def test_settings_are_compared(make: Callable[..., Artifact]) -> None:
     first, second = make(), make("again")
     second.manifest.signature.max_length = 64
-    second.signature = type(first.signature)(20, 64, 20)
+    second.interface = type(first.signature)(20, 64, 20)
     second.manifest.generation["temperature"] = 0.5
     diff = diff_artifacts(first, second)
     assert diff.settings == {"longest text": ("32", "64"), "generation": ("none", "temperature=0.5")}

@@ -15,10 +15,11 @@ import onnx
 import onnx_ir as ir
 import torch
 
+import burnish
 from burnish.frontend.onnx import OnnxModule
 from burnish.frontend.onnx.dtypes import DTYPES, to_torch
 from burnish.frontend.onnx.read import from_proto
-from burnish.ir.errors import BurnishError, UnsupportedError
+from burnish.ir.errors import BurnishError, CaptureError, UnsupportedError
 
 _OTHER_DOMAINS = "another domain than ai.onnx"
 _SEQUENCE = ("Sequence", "SplitToSequence", "ConcatFromSequence")
@@ -147,15 +148,19 @@ def difference(case: Any, found: Sequence[torch.Tensor], wanted: Sequence[Any]) 
     return ""
 
 
-def run(case: Any, export: bool) -> Outcome:
-    """A test, by the module itself or by the program that it exports to.
+WAYS = ("itself", "exported", "reference", "onnxruntime")
+"""The module that a file becomes; what `torch.export` makes of it; compiled, by the two backends of graphs."""
+
+
+def run(case: Any, way: str) -> Outcome:
+    """A test, by one of WAYS.
 
     A program has its shapes before it runs: where a test gives as an input what these depend on, or which axis is
     meant, the program is made with that input as a constant.
     """
     outcome = Outcome("refused", "")
-    for least in (0, 1, 2) if export else (0,):
-        outcome = _run(case, export, least)
+    for least in (0,) if way == "itself" else (0, 1, 2):
+        outcome = _run(case, way, least)
         if outcome.kind != "refused" or "data" not in outcome.reason:
             break
     if outcome.kind == "wrong" and case.name in ROUNDING:
@@ -172,7 +177,17 @@ def _fixed(case: Any, data: list[torch.Tensor], least: int) -> dict[str, torch.T
     return {name: each for name, each in (pairs if least == 2 else pairs[1:]) if each.dim() <= 1}
 
 
-def _run(case: Any, export: bool, least: int) -> Outcome:
+def _results(module: OnnxModule, way: str, given: tuple[torch.Tensor, ...]) -> Sequence[torch.Tensor]:
+    if way == "itself":
+        return module(*given)  # type: ignore[no-any-return]
+    if way == "exported":
+        return torch.export.export(module, given).module()(*given)  # type: ignore[no-any-return]
+    with burnish.compile(module, given, backend=way) as compiled:  # type: ignore[arg-type]
+        named = {spec.argument: each for spec, each in zip(module.inputs, given, strict=True)}
+        return list(compiled.run(named).values())
+
+
+def _run(case: Any, way: str, least: int) -> Outcome:
     try:
         for inputs, outputs in case.data_sets:
             tensors = [to_tensor(each) for each in inputs]
@@ -182,13 +197,14 @@ def _run(case: Any, export: bool, least: int) -> Outcome:
             given = tuple(
                 each for info, each in zip(case.model.graph.input, tensors, strict=True) if info.name in names
             )
-            call: Any = torch.export.export(module, given).module() if export else module
             with torch.no_grad():
-                found = difference(case, call(*given), outputs)
+                found = difference(case, _results(module, way, given), outputs)
             if found:
                 return Outcome("wrong", found)
     except UnsupportedError as error:
         return Outcome("refused", str(error))
+    except CaptureError as error:
+        return Outcome("refused" if "the node" in str(error) else "wrong", str(error))
     except BurnishError as error:
         return Outcome("wrong", f"{type(error).__name__}: {error}")
     except Exception as error:

@@ -34,8 +34,8 @@ def main() -> int:
             left_out[reason] += 1
             continue
         name = operator_of(case)
-        eager[name].append(run(case, export=False))
-        exported[name].append(run(case, export=True))
+        eager[name].append(run(case, "itself"))
+        exported[name].append(run(case, "exported"))
     text = page(eager, exported, left_out)
     if options.output:
         options.output.write_text(text, encoding="utf-8")

@@ -31,12 +31,12 @@ def _check(outcomes: dict[str, Outcome]) -> None:
 def test_the_module_itself() -> None:
     cases = counted()
     assert len(cases) > 1500
-    _check({case.name: run(case, export=False) for case in cases})
+    _check({case.name: run(case, "itself") for case in cases})
 
 
 def test_exported_programs() -> None:
     cases = random.Random(0).sample(counted(), _SAMPLE)
-    _check({case.name: run(case, export=True) for case in cases})
+    _check({case.name: run(case, "exported") for case in cases})
 
 
 @pytest.mark.parametrize("name", ["test_dft_inverse", "test_dft_inverse_opset19"])

@@ -107,7 +107,7 @@ def test_an_input_of_another_type_is_seen_after_the_pass_that_made_it(programs: 
     wrong.inputs["position"].meta["val"] = wrong.inputs["tokens"].meta["val"]
     with pytest.raises(InvalidProgramError, match=r"the input position is torch.int64 of 2 axes, not torch.int64\['ba"):
         check(wrong, "a pass")
-    wrong.signature = replace(wrong.signature, inputs=(TOKENS, POSITION))
+    wrong.interface = replace(wrong.signature, inputs=(TOKENS, POSITION))
     with pytest.raises(InvalidProgramError, match=r"the inputs are tokens, position, logits_index, .*declared: tokens"):
         check(wrong, "a pass")
 

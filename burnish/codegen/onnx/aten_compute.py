@@ -123,8 +123,27 @@ def _remainder(c: Context, node: fx.Node, a: Arguments) -> Result:
     left, right = c.tensor(a["self"], dtype), c.tensor(a["other"], dtype)
     if not dtype.is_floating_point:
         return c.builder.op("Mod", left, right)
-    whole = c.builder.op("Floor", c.builder.op("Div", left, right))
-    return c.builder.op("Sub", left, c.builder.op("Mul", whole, right))
+    op, zero = c.builder.op, c.builder.constant(0, dtype)
+    left_over = op("Mod", left, right, fmod=1)  # with the sign of what is divided
+    apart = op("Xor", op("Less", left_over, zero), op("Less", right, zero))
+    moved = op("And", apart, op("Not", op("Equal", left_over, zero)))
+    return op("Where", moved, op("Add", left_over, right), left_over)
+
+
+def _view_as_dtype(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """The bits of an integer as those of one with a sign, or without: what a cast makes of them."""
+    before, after = dtype_of(a["self"]), dtype_of(node)
+    if before.is_floating_point or after.is_floating_point or before.itemsize != after.itemsize:
+        return None
+    return c.cast(c.value(a["self"]), before, after)
+
+
+def _sign_bit(c: Context, node: fx.Node, a: Arguments) -> Result:
+    """Below zero, or the zero that is."""
+    dtype = dtype_of(a["self"])
+    x, zero = c.value(a["self"]), c.builder.constant(0, dtype)
+    inverse = c.builder.op("Div", c.builder.constant(1, dtype), x)
+    return c.builder.op("Less", c.builder.op("Where", c.builder.op("Equal", x, zero), inverse, x), zero)
 
 
 def _power(c: Context, node: fx.Node, a: Arguments) -> Result:
@@ -319,6 +338,8 @@ def _forms(op: Any, make: Callable[[], Translate]) -> dict[Any, Translate]:
 COMPUTE: dict[Any, Translate] = {
     aten.sigmoid.default: _sigmoid,
     aten.linear.default: _linear,
+    aten.view.dtype: _view_as_dtype,
+    aten.signbit.default: _sign_bit,
     aten.addmm.default: _addmm,
     **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default), _matmul),
     aten.conv1d.default: _convolution_1d,

@@ -33,8 +33,15 @@ DTYPES = {
     torch.int32: ir.DataType.INT32,
     torch.int16: ir.DataType.INT16,
     torch.int8: ir.DataType.INT8,
+    torch.uint64: ir.DataType.UINT64,
+    torch.uint32: ir.DataType.UINT32,
+    torch.uint16: ir.DataType.UINT16,
     torch.uint8: ir.DataType.UINT8,
     torch.bool: ir.DataType.BOOL,
+    torch.float8_e4m3fn: ir.DataType.FLOAT8E4M3FN,
+    torch.float8_e4m3fnuz: ir.DataType.FLOAT8E4M3FNUZ,
+    torch.float8_e5m2: ir.DataType.FLOAT8E5M2,
+    torch.float8_e5m2fnuz: ir.DataType.FLOAT8E5M2FNUZ,
 }
 
 _INLINE_LIMIT = 16  # elements

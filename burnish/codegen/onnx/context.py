@@ -69,7 +69,9 @@ class Context:
         if before == after:
             return value
         key = ("cast", value, after)
-        return self.builder.once(key, lambda: self.builder.op("Cast", value, to=int(onnx_dtype(after))))
+        # Too large a number becomes what PyTorch makes of it, none, and not the largest of 8 bits.
+        options: dict[str, Any] = {"saturate": 0} if "float8" in str(after) else {}
+        return self.builder.once(key, lambda: self.builder.op("Cast", value, to=int(onnx_dtype(after)), **options))
 
     def unsqueeze(self, value: ir.Value, *axes: int) -> ir.Value:
         """`value` with new axes of size 1."""

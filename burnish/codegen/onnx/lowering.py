@@ -12,6 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedNodesPa
 from torch import fx
 
 from burnish.codegen.onnx import torchlib
+from burnish.codegen.onnx.aten_attention import ATTENTION
 from burnish.codegen.onnx.aten_axes import AXES
 from burnish.codegen.onnx.aten_compute import COMPUTE
 from burnish.codegen.onnx.aten_recurrent import RECURRENT
@@ -33,7 +34,7 @@ from burnish.runtime.weights_writer import WeightLayout
 
 LOGITS = "logits"
 _IR_VERSION = 11
-_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **RECURRENT, **BURNISH}
+_TRANSLATIONS: dict[Any, Translate] = {**VIEWS, **COMPUTE, **AXES, **ATTENTION, **RECURRENT, **BURNISH}
 
 
 def output_name(state: str) -> str:

@@ -14,11 +14,17 @@ from typing import Any
 
 import onnx_ir as ir
 import onnxscript
+import torch
 from onnxscript import evaluator
 from torch import fx
 from torch.onnx._internal.exporter import _building, _dispatching, _registration, _tensors
 
-_TABLE_OPSET = 18  # what torch's functions are written in; all that they use means the same up to opset 24
+_OF_FOUR_AXES = {torch.ops.aten.scaled_dot_product_attention.default}
+"""Ops that torch's table has, but not for tensors of other than four axes."""
+_MODES_OF_GRIDS = {"bilinear": "linear", "bicubic": "cubic"}  # since opset 20
+_TABLE_OPSET = (
+    18  # what torch's functions are written in; what they use means the same up to opset 24, but for _MODES_OF_GRIDS
+)
 
 
 def new_value(name: str | None) -> ir.Value:
@@ -56,6 +62,8 @@ class TableError(Exception):
 
 def missing(node: fx.Node) -> str:
     """Why torch's table has no translation of a node's op; empty if it has one."""
+    if node.target in _OF_FOUR_AXES and node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
+        return "its tensors have four axes there"
     function, reason = _dispatching.dispatch(node, _registry())
     return reason if function is None else ""
 
@@ -73,11 +81,20 @@ def translate(
             result = function(*args, **kwargs)
     except Exception as error:
         raise TableError(f"{type(error).__name__}: {_innermost(error)}") from error
+    for made in recorder.nodes:
+        _rename_modes(made)
     functions = {
         key: each if isinstance(each, ir.Function) else ir.serde.deserialize_function(each.to_function_proto())
         for key, each in recorder.functions.items()
     }
     return Translation(result, recorder.nodes, functions)
+
+
+def _rename_modes(node: ir.Node) -> None:
+    """Give what an operator was called by when torch's functions were written the name that it has now."""
+    mode = node.attributes.get("mode")
+    if node.op_type == "GridSample" and mode is not None and mode.value in _MODES_OF_GRIDS:
+        node.attributes["mode"] = ir.AttrString("mode", _MODES_OF_GRIDS[mode.value])
 
 
 def _innermost(error: BaseException) -> BaseException:

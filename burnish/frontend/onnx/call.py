@@ -179,6 +179,7 @@ class Call:
         return None if found is None else torch_dtype(found, self.step.label)
 
     def graph(self, name: str) -> Graph:
+        """An attribute that is the body of the operator."""
         found = self._attribute(name, (Graph,), "a graph")
         if found is None:
             raise self.invalid(f"it has no body {name}")

@@ -21,11 +21,13 @@ from burnish.frontend.onnx.call import Call, Graph, Step, Value
 from burnish.frontend.onnx.dtypes import torch_dtype
 from burnish.frontend.onnx.numbers import Numbers
 from burnish.frontend.onnx.operators import known, operator_of
+from burnish.frontend.onnx.packed_weights import packed_weights
 from burnish.frontend.onnx.plan import Planner, last_uses
 from burnish.frontend.onnx.read import read_file
 from burnish.frontend.onnx.spelling import turned
 from burnish.frontend.source_lines import ORIGIN
 from burnish.ir.errors import BurnishError, CaptureError, InvalidInputError, InvalidModelError, UnsupportedError
+from burnish.ir.weights import Weight
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class OnnxModule(nn.Module):
         for name, value in self._graph.constants.items():
             if not isinstance(value, Numbers) or name in model.graph.initializers or value.array.size > 1:
                 self._keep(name, value.tensor() if isinstance(value, Numbers) else value)
+        self._widened: dict[str, tuple[nn.Module, str]] = {}
         self._last_uses = last_uses(self._graph)
         self.forward = self._with_signature()
 
@@ -133,6 +136,32 @@ class OnnxModule(nn.Module):
         tensor: torch.Tensor = getattr(*place)
         return Numbers(value.array, value.dtype, tensor) if isinstance(value, Numbers) else tensor
 
+    def widen_packed(self) -> dict[str, Weight]:
+        """The weights that are packed in a few bits; traces have parameters without values for them from here on.
+
+        By the paths of these parameters, whose floats the weights are.
+        """
+        found: dict[str, Weight] = {}
+        for name, weight in packed_weights(self._graph).items():
+            self._keep(f"{name}.floats", torch.zeros(()).expand(weight.shape))
+            module, leaf = self._places[f"{name}.floats"]
+            path = next(path for path, each in self.named_modules() if each is module)
+            found[f"{path}.{leaf}" if path else leaf] = weight
+            self._widened[name] = module, leaf
+        return found
+
+    def operators(self) -> list[str]:
+        """The operators of its nodes, those of its bodies left out."""
+        return [step.operator for step in self._graph.steps]
+
+    def embedded(self, name: str) -> int | None:
+        """How many ids the table has that the input `name` picks rows of; None if it picks none of a weight."""
+        for step in self._graph.steps:
+            table = self._graph.constants.get(step.inputs[0]) if step.inputs else None
+            if step.operator == "Gather" and step.inputs[1] == name and isinstance(table, torch.Tensor):
+                return int(table.shape[0])
+        return None
+
     # ---------------------------------------------------------------- running
 
     def _with_signature(self) -> Callable[..., tuple[torch.Tensor, ...]]:
@@ -150,6 +179,8 @@ class OnnxModule(nn.Module):
         inputs = self._bound(args, kwargs)
         exporting = torch.compiler.is_exporting() or any(isinstance(each, FakeTensor) for each in inputs)
         values: dict[str, Value] = {name: self._weight(name, value) for name, value in self._graph.constants.items()}
+        if exporting:
+            values |= {name: getattr(*place) for name, place in self._widened.items()}
         run = _Run(values, exporting)
         with fx_traceback.preserve_node_meta(exporting):
             found = run.graph(self._graph, inputs, self._last_uses)

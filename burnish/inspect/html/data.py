@@ -21,7 +21,7 @@ def report_data(trace: Trace, title: str, kernels: Kernels | None = None) -> dic
         tables.add_kernels(record, (kernels or {}).get(record.name, ()))
     return {
         "title": title,
-        "context": trace.context,
+        "counted": trace.counted_for,
         "phases": list(trace.phases.items()),
         "checks": [[check.fed, check.by] for check in trace.checks],
         "passes": passes,
@@ -50,7 +50,7 @@ def comparison_data(first: Named, second: Named) -> dict[str, Any]:
     return {
         "title": f"{first[0]} and {second[0]}",
         "titles": [first[0], second[0]],
-        "context": second[1].context,
+        "counted": second[1].counted_for,
         "phases": list(second[1].phases.items()),
         "checks": [[check.fed, check.by] for check in second[1].checks],
         "otherChecks": [[check.fed, check.by] for check in first[1].checks],

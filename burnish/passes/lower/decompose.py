@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, fx
+from torch._decomp import decomposition_table
 from torch._dispatch.python import enable_python_dispatcher
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,10 +19,20 @@ from torch.utils._sympy.reference import PythonReferenceAnalysis
 from burnish.ir.edit import Editor, remove_dead
 from burnish.ir.infer import infer
 from burnish.ir.program import Program, origin
+from burnish.ir.second_names import FIRST_NAMES
 from burnish.passes.base import Effect, Log
 from burnish.rewrite.engine import Refusal
 
 aten = torch.ops.aten
+
+
+def _attention_of_rows(editor: Editor, node: fx.Node) -> None:
+    """scaled_dot_product_attention of [rows, tokens, width] as that of one text with so many heads."""
+    with editor.before(node):
+        operands = [editor.call(aten.unsqueeze.default, each, 0, like=node) for each in node.args[:3]]
+        named: dict[str, Any] = dict(node.kwargs)
+        attended = editor.call(node.target, *operands, *node.args[3:], like=node, **named)
+        editor.replace(node, editor.call(aten.squeeze.dims, attended, [0], like=node))
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,12 @@ class Decompose:
         chosen = [node for node in program.graph.nodes if str(node.target) in self.ops and node.users]
         if not chosen:
             return program
-        editor, table = Editor(program), torch.export.default_decompositions()
+        editor, table = Editor(program), {**decomposition_table, **torch.export.default_decompositions()}
         for node in chosen:
+            if node.target is aten.scaled_dot_product_attention.default:  # composite: no mode would see it
+                _attention_of_rows(editor, node)
+                log.rewrite(node, "an attention of three axes has four")
+                continue
             try:
                 made = _Parts(editor, node).made_by(table)
             except Refusal as refusal:
@@ -108,9 +123,11 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return result  # a size or a stride
         if func._schema.is_mutable:
             raise Refusal(f"{self.node.target} writes in place where it is taken apart ({func})", self.node)
+        if func is torch.ops.prims.prod.default and len(args[1]) == 1:  # what an artifact can hold
+            func, args, kwargs = aten.prod.dim_int, (args[0], args[1][0]), {}
         read = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
         args, kwargs = pytree.tree_map_only(torch.SymInt, self._size, read)
-        call = self.editor.call(func, *args, like=self.node, **kwargs)
+        call = self.editor.call(FIRST_NAMES.get(func, func), *args, like=self.node, **kwargs)
         self.names.append(str(func).removesuffix(".default"))
         if isinstance(result, Tensor):
             self.nodes[id(result)] = call, result

@@ -114,9 +114,10 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
     if getattr(target, "__name__", "") == "getitem":
         return _kept_by_native_dropout(node, log)
     source, *rest = operands(node)
-    if target is aten.cat.default and len(source) == 1:
-        only: fx.Node = source[0]
-        return only
+    if target is aten.cat.default:
+        full = [each for each in source if not _is_empty_along(each, rest[0] if rest else 0)]
+        only: fx.Node = (full or source)[0]
+        return only if len(full) < 2 and only.meta["val"].dtype == value(node).dtype else None
     if not isinstance(source, fx.Node) or not same_type(node.meta.get("val"), source.meta.get("val")):
         return None
     known = traits(target)
@@ -133,6 +134,12 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
         order = [axis % len(rest[0]) for axis in rest[0]]
         return source if order == list(range(len(order))) else None
     return None
+
+
+def _is_empty_along(node: fx.Node, axis: int) -> bool:
+    """Whether it adds nothing to a concatenation, as the cache before the first token does."""
+    size = value(node).shape[axis]
+    return isinstance(size, int) and size == 0
 
 
 def _is_inactive(dropout: fx.Node, log: Log) -> bool:

@@ -425,7 +425,7 @@ LONG = 40_000
 )
 def test_a_long_mask_is_checked_where_it_turns_and_says_so(mask: Callable[..., Tensor], told: str) -> None:
     program = prepared(Masked(mask, size=torch.tensor(5000)), 64)
-    program.signature = replace(program.signature, max_length=LONG)
+    program.interface = replace(program.signature, max_length=LONG)
     log = Log()
     RaiseAttention().run(program, log)
     assert [entry.text.partition("mask ")[2] for entry in log.rewrites] == [told]
@@ -450,7 +450,7 @@ LATE[23_456] = True
 )
 def test_a_long_mask_without_a_closed_form_is_refused(mask: Callable[..., Tensor]) -> None:
     program = prepared(Masked(mask, segments=SEGMENTS, late=LATE), 64)
-    program.signature = replace(program.signature, max_length=LONG)
+    program.interface = replace(program.signature, max_length=LONG)
     with pytest.raises(UnsupportedError, match=r"no closed form.*smaller max_length"):
         RaiseAttention().run(program, Log())
 
@@ -459,7 +459,7 @@ def test_a_long_mask_is_checked_along_keys_too(monkeypatch: pytest.MonkeyPatch) 
     """One pair is hidden, in a row that none of those looked at is."""
     monkeypatch.setattr(mask_reading, "_turns", lambda bias: set())
     program = prepared(Masked(lambda m, i, j: (j <= i) & (i + 100_000 * j != 23_456)), 64)
-    program.signature = replace(program.signature, max_length=LONG)
+    program.interface = replace(program.signature, max_length=LONG)
     with pytest.raises(UnsupportedError, match="no closed form"):
         RaiseAttention().run(program, Log())
 
@@ -470,7 +470,7 @@ def test_a_long_mask_is_checked_along_keys_too(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_a_long_mask_that_shows_later_tokens_is_refused(mask: Callable[..., Tensor]) -> None:
     program = prepared(Masked(mask, late=LATE), 64)
-    program.signature = replace(program.signature, max_length=LONG)
+    program.interface = replace(program.signature, max_length=LONG)
     with pytest.raises(NotCausalError, match=r"lets token .* attend to token") as refusal:
         RaiseAttention().run(program, Log())
     assert f"{Path(__file__).name}:" in str(refusal.value)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from inline_snapshot import snapshot
 from torch import Tensor
 
+from burnish.ir.edit import Editor
 from burnish.ir.errors import NotCausalError
 from burnish.ir.interpreter import run
 from burnish.ir.ops import burnish_ops
@@ -110,7 +111,11 @@ def test_tokens_are_picked_on_the_axis_that_they_lie_on() -> None:
 
 
 def test_logits_without_the_tokens_on_their_second_axis_are_refused() -> None:
-    program = raised(lambda m, x: x.cumsum(1).transpose(0, 1))
+    program = raised(lambda m, x: x.cumsum(1))
+    editor, output = Editor(program), program.output
+    with editor.before(output):
+        turned = editor.call(aten.transpose.int, output.args[0][0], 0, 1, like=output)
+    output.args = ((turned,),)
     with pytest.raises(NotCausalError, match="gives logits that do not have the tokens on their second axis"):
         SelectLogits().run(program, Log())
 

@@ -161,7 +161,7 @@ def _cdist(c: Call) -> Tensor:
 # ---------------------------------------------------------------- numbers that stand for others
 
 
-def _low_bits(packed: Tensor, bits: int) -> Tensor:
+def low_bits(packed: Tensor, bits: int) -> Tensor:
     """Integers of `bits` bits each, the lowest of a byte first, along the last axis."""
     parts = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
     return torch.stack(parts, dim=-1).flatten(-2) if len(parts) > 1 else packed
@@ -170,6 +170,8 @@ def _low_bits(packed: Tensor, bits: int) -> Tensor:
 def _matmul_bits(c: Call) -> Tensor:
     """A product by a weight [N, K] in blocks of integers of a few bits, each block with its scale."""
     x, packed, scales = c.tensor(0), c.tensor(1), c.tensor(2)
+    if packed.is_floating_point():  # what they stand for, in a trace: see OnnxModule.widen_packed
+        return F.linear(x, packed.to(x.dtype), c.optional(5))
     bits, block = c.integer("bits", 4), c.integer("block_size", 0)
     rows, columns = int(c.required("N")), int(c.required("K"))
     if bits not in (2, 4, 8) or block < 16 or rows < 1 or columns < 1:
@@ -177,12 +179,12 @@ def _matmul_bits(c: Call) -> Tensor:
     if c.has(4):
         raise c.unsupported("its rows are in another order (g_idx)")
     blocks = -(-columns // block)
-    values = _low_bits(packed.reshape(rows, blocks, -1), bits).to(scales.dtype)
+    values = low_bits(packed.reshape(rows, blocks, -1), bits).to(scales.dtype)
     zeros: Tensor | float = float(2 ** (bits - 1))
     if c.has(3):
         given = c.tensor(3)
         if not given.is_floating_point():
-            given = _low_bits(given.reshape(rows, -1), bits)[:, :blocks]
+            given = low_bits(given.reshape(rows, -1), bits)[:, :blocks]
         zeros = given.reshape(rows, blocks, 1).to(scales.dtype)
     weight = ((values - zeros) * scales.reshape(rows, blocks, 1)).reshape(rows, -1)[:, :columns].to(x.dtype)
     return F.linear(x, weight, c.optional(5))

@@ -165,7 +165,7 @@ function setUpPasses() {
   const [unit] = unitOf(data.passes.map((pass) => pass.bytes_moved));
   get("heads").append(element("span", {}, "pass"), element("span", {}, "launches"), element("span", {}, unit));
   get("foot").textContent =
-    `For one more token after ${whole(data.context)}, unfused. Weights and sizes are listed with what reads them.`;
+    `For ${data.counted}, unfused. Weights and sizes are listed with what reads them.`;
   get("passes").addEventListener("click", (event) => {
     const row = event.target.closest("li");
     if (row) actions.showPass(Number(row.dataset.place));

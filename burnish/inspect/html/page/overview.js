@@ -26,7 +26,7 @@ function overview() {
   const told = `${many(data.passes.length - 1, "pass", "passes")} made ${many(rewrites, "rewrite")}`;
   return [
     element("h2", {}, data.title),
-    element("p", { class: "sub" }, `${told}. Counts are for one more token after ${whole(data.context)}, unfused.`),
+    element("p", { class: "sub" }, `${told}. Counts are for ${data.counted}, unfused.`),
     element("ul", { class: "tiles" }, ...tiles(first, last)),
     section("What did most", mostList()),
     section("What was compared", ...checkList(data.checks, effects())),
@@ -37,7 +37,7 @@ function overview() {
 /** Of two artifacts: from the first to the second. */
 function comparedOverview() {
   const [one, two] = [data.others.at(-1), data.passes.at(-1)];
-  const told = `From the first to the second. Counts are for one more token after ${whole(data.context)}, unfused.`;
+  const told = `From the first to the second. Counts are for ${data.counted}, unfused.`;
   const checks = [data.otherChecks, data.checks];
   return [
     element("h2", {}, data.title),
