@@ -145,6 +145,9 @@ def _weight_module(node: ir.Node, initializers: Mapping[str, Any]) -> str:
     for value in () if node.op_type.startswith("Gather") else node.inputs:
         if value is not None and value.name and value.name in initializers and ".weight" in value.name:
             return value.name.partition(".weight")[0]
+        maker = None if value is None else value.producer()
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            return _weight_module(maker, initializers)
     return ""
 
 

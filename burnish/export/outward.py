@@ -160,7 +160,8 @@ class Outward:
         past, total = self._length(state), self.call(aten.sym_size.int, mask, 1)
         new = self.call(aten.slice.Tensor, mask, 1, past, _END)
         counted = self.call(aten.cumsum.default, mask, 1)
-        self.slots = self._length_of_rows(past), self._hidden(self.call(aten.arange.start, 1, self._more(total)), mask)
+        every = self.call(aten.arange.start, 1, self.call(operator.add, total, 1))
+        self.slots = self._length_of_rows(past), self._hidden(every, mask)
         places = self.call(aten.slice.Tensor, self.call(aten.sub.Tensor, counted, 1), 1, past, _END)
         self.positions = self.call(aten.clamp.default, places, 0)
         if all(self._asks_for_slots(node) for node in self.given.graph.nodes if node.target in _ATTENTIONS):
@@ -178,9 +179,6 @@ class Outward:
         else:
             tokens = self.nodes[self.given.tokens]
             self.nodes[self.given.tokens] = self.call(aten.add.Tensor, tokens, far)
-
-    def _more(self, size: fx.Node) -> fx.Node:
-        return self.call(operator.add, size, 1)
 
     def _hidden(self, counted: fx.Node, mask: fx.Node) -> fx.Node:
         """What counts tokens from 1 on, from 0 on; -1 for padding."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+_NUMBERS = re.compile(r"\.(int\d|fp8)$")  # of which a weight is, at the end of its name
+
 
 def _weight(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
     stored, form, rows, size = str(a["panels"].target), a["form"], a["rows"], a["size"]
@@ -28,7 +31,8 @@ def _weight(o: Outward, a: dict[str, Any], node: fx.Node) -> fx.Node:
     found = unpanelled(o.given.weights[stored], form, rows, size, order)
     if a["experts"]:
         found = Reshape(found, unpacked_shape(rows, size, a["experts"]))
-    return o.weight(stored.removesuffix(f".{form}"), found, (stored, form, rows, size, order, a["experts"]))
+    name = _NUMBERS.sub("", stored.removesuffix(f".{form}"))
+    return o.weight(name, found, (stored, form, rows, size, order, a["experts"]))
 
 
 def _normalized(o: Outward, a: dict[str, Any]) -> fx.Node:

@@ -11,7 +11,7 @@ from torch import Tensor
 from burnish.ir.panel_formats import GROUP, INTEGERS, Format
 from burnish.ir.panels import RowOrder, from_panels, integer_parts
 from burnish.ir.quantization import Quantized, pack
-from burnish.ir.weights import Weight
+from burnish.ir.weights import Stored, Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,4 +90,17 @@ def unpanelled(panels: Weight, form: str, rows: int, size: int, order: RowOrder)
         return floats
     kind = INTEGERS[form]
     values, scales, minima = (_Part(floats, number) for number in range(3))
-    return Quantized(values, scales, None, values.bits, values.group, minima if kind.minima else None)
+    if not kind.minima:
+        return Quantized(values, scales, None, values.bits, values.group)
+    zeros = _zeros(scales.materialize(), minima.materialize()) if values.bits == 4 else None
+    if zeros is not None:
+        return Quantized(values, scales, Stored(zeros), values.bits, values.group)
+    return Quantized(values, scales, None, values.bits, values.group, minima)
+
+
+def _zeros(scales: Tensor, minima: Tensor) -> Tensor | None:
+    """The zero points from 0 to 15 that minima were made of, times scales, up to their rounding; None if of others."""
+    zeros = torch.where(scales == 0, 0.0, (-minima / scales).round())
+    rounding = minima.abs() * 2.0**-20
+    exact = (zeros >= 0) & (zeros <= 15) & ((minima + zeros * scales).abs() <= rounding)
+    return zeros if bool(exact.all()) else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 
@@ -45,6 +47,23 @@ def test_integers_come_back_as_they_were(order: RowOrder) -> None:
     assert torch.equal(found.values.materialize(), weight.values.materialize())
     assert torch.equal(found.scales.materialize(), scales.float())
     assert (found.bits, found.group, found.zeros, found.minima) == (4, 32, None, None)
+
+
+def test_zero_points_come_back() -> None:
+    """Panels have minima in their place."""
+    generator = torch.Generator().manual_seed(2)
+    q, zeros = (torch.randint(0, 16, shape, generator=generator) for shape in ((ROWS, SIZE), (ROWS, SIZE // 32)))
+    scales = torch.rand(zeros.shape, generator=generator) + 0.01
+    weight = Quantized(Stored(pack(q, 4, 32)), Stored(scales), Stored(zeros.float()), 4, 32)
+    for form in ("q4f", "q4m"):
+        panels = Panels(weight, cast(Format, form), RowOrder())
+        found = unpanelled(Stored(panels.materialize()), form, ROWS, SIZE, RowOrder())
+        assert isinstance(found, Quantized)
+        assert (found.zeros is None) == (form == "q4m")  # whose minima are rounded to half floats
+        if found.zeros is not None:
+            assert found.minima is None
+            assert torch.equal(found.zeros.materialize(), zeros.float())
+            torch.testing.assert_close(found.materialize(), weight.materialize())
 
 
 def test_rows_that_end_within_a_group_are_floats() -> None:
