@@ -37,8 +37,8 @@ def export(
         path = path if path.suffix == SUFFIX else path / _IN_A_FOLDER
     elif path.suffix != SUFFIX:
         raise UsageError(f"{path} should end with {SUFFIX}: it is the file to write")
-    model = model_of(artifact, chosen)
-    beside = genai_files(artifact, model, path.name) if genai else {}
+    model = model_of(artifact, chosen, compiled.backend)
+    beside = genai_files(artifact, model, path.name, compiled.backend) if genai else {}
 
     def check(file: Path) -> None:
         if not verify:

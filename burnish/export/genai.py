@@ -12,6 +12,7 @@ from burnish.ir.errors import UsageError
 from burnish.ir.past_present import ATTENTION_MASK, INPUT_IDS, LOGITS, state_names
 from burnish.ir.states import State
 from burnish.runtime.artifact import TEMPLATE_FILE, TOKENIZER_FILE, Artifact
+from burnish.runtime.backends import Backend
 
 _KIND = "decoder"  # of models: whatever there is no code for in genai, and nothing that ours would need
 
@@ -42,9 +43,9 @@ def check_genai(artifact: Artifact) -> None:
         )
 
 
-def genai_files(artifact: Artifact, model: ir.Model, file: str) -> dict[str, str]:
-    """The contents of each file by its name. `file`: that of the model."""
-    config = json.dumps(_config(artifact, model, file), indent=4)
+def genai_files(artifact: Artifact, model: ir.Model, file: str, backend: Backend) -> dict[str, str]:
+    """The contents of each file by its name. `file`: that of the model; `backend`: for `session_settings`."""
+    config = json.dumps(_config(artifact, model, file, backend), indent=4)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     entry = artifact.manifest.tokenizer
     settings |= {} if entry is None else dict(entry.special_tokens)
@@ -57,7 +58,7 @@ def genai_files(artifact: Artifact, model: ir.Model, file: str) -> dict[str, str
     }
 
 
-def _config(artifact: Artifact, model: ir.Model, file: str) -> dict[str, Any]:
+def _config(artifact: Artifact, model: ir.Model, file: str, backend: Backend) -> dict[str, Any]:
     signature, generation, ends = artifact.signature, artifact.manifest.generation, end_tokens(artifact)
     names = {value.name for value in model.graph.inputs}
     first: State = artifact.states[0]
@@ -79,7 +80,7 @@ def _config(artifact: Artifact, model: ir.Model, file: str) -> dict[str, Any]:
                 "session_options": {
                     "log_id": "onnxruntime-genai",
                     "provider_options": [],
-                    **session_settings(artifact),
+                    **session_settings(backend),
                 },
                 "filename": file,
                 "head_size": size,

@@ -25,14 +25,15 @@ from burnish.passes.lower.read_integers import ReadIntegers
 from burnish.passes.lower.take_apart import take_apart
 from burnish.passes.run import Run
 from burnish.runtime.artifact import MODEL_FILE, Artifact
+from burnish.runtime.backends import Backend
 from burnish.runtime.weights_writer import plan_weights
 from burnish.version import __version__
 
 _SCOPE = re.compile(r"\.(?=\d+(?:\.|$))")  # in front of a number: model/layers.0/mlp
 
 
-def model_of(artifact: Artifact, flavor: Flavor) -> ir.Model:
-    """The model, whose weights are made when they are written.
+def model_of(artifact: Artifact, flavor: Flavor, backend: Backend) -> ir.Model:
+    """The model, whose weights are made when they are written; with integers it multiplies as `backend` does.
 
     Raises UsageError for an artifact that has to be compiled otherwise, UnsupportedError for what ONNX, or the flavor,
     has no operators for.
@@ -48,21 +49,21 @@ def model_of(artifact: Artifact, flavor: Flavor) -> ir.Model:
     _name_by_modules(model, program)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.op_type == "MatMulNBits":
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", accuracy_level(artifact))
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", accuracy_level(backend))
     model.graph.name = artifact.manifest.name
     model.producer_version = __version__
     model.metadata_props.update(_metadata(artifact, flavor))
     return model
 
 
-def accuracy_level(artifact: Artifact) -> int:
-    """How ONNX Runtime multiplies with integers where it is as in the compiled model: 1, in floats; 4, in 8 bits."""
-    return 4 if artifact.manifest.target == "onnxruntime" else 1
+def accuracy_level(backend: Backend) -> int:
+    """How ONNX Runtime has to multiply with integers to do it as a backend does: 1, in floats; 4, in 8 bits."""
+    return 4 if backend == "onnxruntime" else 1
 
 
-def session_settings(artifact: Artifact) -> dict[str, str]:
+def session_settings(backend: Backend) -> dict[str, str]:
     """ONNX Runtime's settings with which it takes DequantizeLinear and MatMul together as `accuracy_level` says."""
-    return {"session.qdq_matmulnbits_accuracy_level": str(accuracy_level(artifact))}
+    return {"session.qdq_matmulnbits_accuracy_level": str(accuracy_level(backend))}
 
 
 def _graph(artifact: Artifact) -> tuple[ir.Model, Program]:

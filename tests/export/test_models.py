@@ -200,6 +200,26 @@ def test_large_weights_lie_beside_it(
     assert [each.name for each in tmp_path.iterdir()] == ["out.onnx"]
 
 
+@pytest.mark.parametrize("flavor", FLAVORS)
+@pytest.mark.parametrize(
+    ("compiled_for", "loaded", "level"),
+    [
+        ("native", {"accuracy": "fast"}, 1),  # an exported model has no such choice: as "exact"
+        ("onnxruntime", {}, 4),
+        ("onnxruntime", {"backend": "reference"}, 1),
+    ],
+    ids=str,
+)
+def test_with_integers_it_multiplies_as_the_compiled_model_does(
+    compiled: Any, compiled_for: str, loaded: dict[str, Any], level: int, flavor: str, tmp_path: Path
+) -> None:
+    compiled("llama", quantize="int4", backend=compiled_for).save(tmp_path / "model.burnish")
+    with burnish.load(tmp_path / "model.burnish", **loaded) as model:
+        proto = checked(model.export(tmp_path / "out.onnx", flavor))
+    levels = {each.i for node in proto.graph.node for each in node.attribute if each.name == "accuracy_level"}
+    assert levels == ({level} if flavor == "ort" else set())
+
+
 def test_a_wrong_file_is_not_written(compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = compiled("llama")
     (tmp_path / "out.onnx").write_text("what was there")
