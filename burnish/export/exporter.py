@@ -7,7 +7,7 @@ from pathlib import Path
 from burnish.codegen.onnx.past_attention import Flavor
 from burnish.export.files import write
 from burnish.export.genai import check_genai, genai_files
-from burnish.export.models import model_of
+from burnish.export.models import accuracy_level, model_of, set_accuracy_level
 from burnish.export.verify import verify_graph, verify_language_model
 from burnish.ir.errors import UsageError
 from burnish.runtime.compiled_module import CompiledModule
@@ -37,7 +37,7 @@ def export(
         path = path if path.suffix == SUFFIX else path / _IN_A_FOLDER
     elif path.suffix != SUFFIX:
         raise UsageError(f"{path} should end with {SUFFIX}: it is the file to write")
-    model = model_of(artifact, chosen, compiled.backend)
+    model = model_of(artifact, chosen)
     beside = genai_files(artifact, model, path.name, compiled.backend) if genai else {}
 
     def check(file: Path) -> None:
@@ -48,5 +48,5 @@ def export(
         else:
             verify_language_model(compiled, file)
 
-    write(model, path, beside, check)
+    write(model, path, beside, check, lambda: set_accuracy_level(model, accuracy_level(compiled.backend)))
     return path

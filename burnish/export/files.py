@@ -19,11 +19,17 @@ _LARGEST_ALONE = (
 _KEPT_INSIDE = 1024  # bytes of a tensor that stays in the .onnx file: shape inference looks at small ones
 
 
-def write(model: ir.Model, path: Path, beside: Mapping[str, str], check: Callable[[Path], None]) -> None:
+def write(
+    model: ir.Model,
+    path: Path,
+    beside: Mapping[str, str],
+    check: Callable[[Path], None],
+    settle: Callable[[], bool],
+) -> None:
     """Write `model` to `path`, large weights to PATH.data, and the texts `beside` by their names.
 
     Before any file is in its place, ONNX's checker has seen the model, with strict inference of shapes, and so has
-    `check`.
+    `check`; then `settle` may change the model's attributes, and says whether it did.
     Raises InvalidProgramError where the checker refuses it, ArtifactError where there cannot be written.
     """
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
@@ -32,13 +38,16 @@ def write(model: ir.Model, path: Path, beside: Mapping[str, str], check: Callabl
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        ir.save(model, folder / path.name, external_data=data, size_threshold_bytes=_KEPT_INSIDE)
+        file = folder / path.name
+        ir.save(model, file, external_data=data, size_threshold_bytes=_KEPT_INSIDE)
         for name, text in beside.items():
             (folder / name).write_text(text, encoding="utf-8")
-        _check_model(folder / path.name)
-        check(folder / path.name)
-        for file in folder.iterdir():
-            os.replace(file, path.parent / file.name)
+        _check_model(file)
+        check(file)
+        if settle():
+            ir.save(model, file, external_data=data, size_threshold_bytes=_KEPT_INSIDE)
+        for each in folder.iterdir():
+            os.replace(each, path.parent / each.name)
         if data is None:  # of an export before this one
             (path.parent / f"{path.name}.data").unlink(missing_ok=True)
     except OSError as error:

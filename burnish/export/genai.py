@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.export.models import end_tokens, session_settings
+from burnish.export.models import accuracy_level, end_tokens, session_settings
 from burnish.ir.errors import UsageError
 from burnish.ir.past_present import ATTENTION_MASK, INPUT_IDS, LOGITS, state_names
 from burnish.ir.states import State
@@ -44,7 +44,7 @@ def check_genai(artifact: Artifact) -> None:
 
 
 def genai_files(artifact: Artifact, model: ir.Model, file: str, backend: Backend) -> dict[str, str]:
-    """The contents of each file by its name. `file`: that of the model; `backend`: for `session_settings`."""
+    """The contents of each file by its name. `file`: that of the model; `backend`: for `accuracy_level`."""
     config = json.dumps(_config(artifact, model, file, backend), indent=4)
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     entry = artifact.manifest.tokenizer
@@ -80,7 +80,7 @@ def _config(artifact: Artifact, model: ir.Model, file: str, backend: Backend) ->
                 "session_options": {
                     "log_id": "onnxruntime-genai",
                     "provider_options": [],
-                    **session_settings(backend),
+                    **session_settings(accuracy_level(backend)),
                 },
                 "filename": file,
                 "head_size": size,

@@ -29,11 +29,12 @@ from burnish.runtime.backends import Backend
 from burnish.runtime.weights_writer import plan_weights
 from burnish.version import __version__
 
+EXACT = 1  # accuracy_level
 _SCOPE = re.compile(r"\.(?=\d+(?:\.|$))")  # in front of a number: model/layers.0/mlp
 
 
-def model_of(artifact: Artifact, flavor: Flavor, backend: Backend) -> ir.Model:
-    """The model, whose weights are made when they are written; with integers it multiplies as `backend` does.
+def model_of(artifact: Artifact, flavor: Flavor) -> ir.Model:
+    """The model, whose weights are made when they are written. Integers are multiplied with floats, and not in 8 bits.
 
     Raises UsageError for an artifact that has to be compiled otherwise, UnsupportedError for what ONNX, or the flavor,
     has no operators for.
@@ -47,9 +48,7 @@ def model_of(artifact: Artifact, flavor: Flavor, backend: Backend) -> ir.Model:
                 node.op_type = "RMSNormalization"
         model.graph.opset_imports.setdefault(CONTRIB, 1)
     _name_by_modules(model, program)
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node.op_type == "MatMulNBits":
-            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", accuracy_level(backend))
+    set_accuracy_level(model, EXACT)
     model.graph.name = artifact.manifest.name
     model.producer_version = __version__
     model.metadata_props.update(_metadata(artifact, flavor))
@@ -58,12 +57,22 @@ def model_of(artifact: Artifact, flavor: Flavor, backend: Backend) -> ir.Model:
 
 def accuracy_level(backend: Backend) -> int:
     """How ONNX Runtime has to multiply with integers to do it as a backend does: 1, in floats; 4, in 8 bits."""
-    return 4 if backend == "onnxruntime" else 1
+    return 4 if backend == "onnxruntime" else EXACT
 
 
-def session_settings(backend: Backend) -> dict[str, str]:
-    """ONNX Runtime's settings with which it takes DequantizeLinear and MatMul together as `accuracy_level` says."""
-    return {"session.qdq_matmulnbits_accuracy_level": str(accuracy_level(backend))}
+def set_accuracy_level(model: ir.Model, level: int) -> bool:
+    """Have all products with integers be so, in place; whether any is changed."""
+    changed = False
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type == "MatMulNBits" and node.attributes["accuracy_level"].as_int() != level:
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", level)
+            changed = True
+    return changed
+
+
+def session_settings(level: int) -> dict[str, str]:
+    """ONNX Runtime's settings with which it takes DequantizeLinear and MatMul together as `accuracy_level` has it."""
+    return {"session.qdq_matmulnbits_accuracy_level": str(level)}
 
 
 def _graph(artifact: Artifact) -> tuple[ir.Model, Program]:

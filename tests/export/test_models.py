@@ -223,8 +223,8 @@ def test_with_integers_it_multiplies_as_the_compiled_model_does(
 def test_a_wrong_file_is_not_written(compiled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = compiled("llama")
     (tmp_path / "out.onnx").write_text("what was there")
-    monkeypatch.setattr("burnish.codegen.onnx.standard._INT4_ZERO", 7)
-    quantized = compiled("llama", quantize="int4")
+    monkeypatch.setattr("burnish.codegen.onnx.standard._INT8_ZERO", 120)
+    quantized = compiled("llama", quantize="int8")
     with pytest.raises(VerificationError, match="differs in pieces"):
         quantized.export(tmp_path / "out.onnx")
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("out.onnx", "what was there")]
