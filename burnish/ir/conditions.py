@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
     ast.FloorDiv: operator.floordiv,
     ast.Mod: operator.mod,
     ast.USub: operator.neg,
@@ -23,6 +25,29 @@ _OPERATORS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "max": max,
+    "min": min,
+    "math.trunc": math.trunc,
+    "math.floor": math.floor,
+    "math.ceil": math.ceil,
+    "torch.sym_float": float,
+    "torch.sym_int": int,
+    "torch.sym_max": max,
+    "torch.sym_min": min,
+    # As sympy writes them.
+    "Max": max,
+    "Min": min,
+    "Mod": operator.mod,
+    "PythonMod": operator.mod,
+    "FloorDiv": operator.floordiv,
+    "IntTrueDiv": operator.truediv,
+    "FloatTrueDiv": operator.truediv,
+    "ToFloat": float,
+    "TruncToInt": math.trunc,
+    "FloorToInt": math.floor,
+    "CeilToInt": math.ceil,
+}
 
 
 class UnreadCondition(Exception):
@@ -33,7 +58,7 @@ def holds(condition: str, sizes: Mapping[str, int]) -> bool:
     """Whether a condition is true of sizes by name. Raises UnreadCondition."""
     try:
         return bool(_value(ast.parse(condition, mode="eval").body, sizes))
-    except (KeyError, SyntaxError, ValueError, RecursionError, ZeroDivisionError) as error:
+    except (KeyError, SyntaxError, ValueError, RecursionError, ArithmeticError, TypeError) as error:
         raise UnreadCondition(condition) from error
 
 
@@ -41,7 +66,7 @@ def number(expression: str, sizes: Mapping[str, int]) -> int:
     """What an expression of sizes by name is, "2*batch + 1". Raises UnreadCondition."""
     try:
         return int(_value(ast.parse(expression, mode="eval").body, sizes))
-    except (KeyError, SyntaxError, ValueError, RecursionError, ZeroDivisionError) as error:
+    except (KeyError, SyntaxError, ValueError, RecursionError, ArithmeticError, TypeError) as error:
         raise UnreadCondition(expression) from error
 
 
@@ -63,7 +88,7 @@ def solved(expression: str, name: str, value: int) -> int | None:
 
 def _value(node: ast.expr, names: Mapping[str, int]) -> Any:
     match node:
-        case ast.Constant(value=int() | bool()):
+        case ast.Constant(value=int() | bool() | float()):
             return node.value
         case ast.Name():
             return names[node.id]
@@ -79,6 +104,6 @@ def _value(node: ast.expr, names: Mapping[str, int]) -> Any:
             values = [_value(each, names) for each in (node.left, *node.comparators)]
             pairs = zip(node.ops, values[:-1], values[1:], strict=True)
             return all(_OPERATORS[type(op)](left, right) for op, left, right in pairs)
-        case ast.Call(func=ast.Name(id="max" | "min" as name), args=arguments, keywords=[]) if arguments:
-            return (max if name == "max" else min)(_value(each, names) for each in arguments)
+        case ast.Call(func=ast.Name() | ast.Attribute() as function, args=arguments, keywords=[]) if arguments:
+            return _FUNCTIONS[ast.unparse(function)](*(_value(each, names) for each in arguments))
     raise UnreadCondition(ast.unparse(node))

@@ -267,7 +267,7 @@ _state(
 )
 _state(Traits(rules.reduces_all), aten.mean.default, aten.sum.default, aten.max.default)
 _state(Traits(rules.along("chooses among the {}")), aten.topk.default)
-_state(Traits(rules.along("sorts the {}")), aten.sort.default, aten.argsort.default)
+_state(Traits(rules.along("sorts the {}")), aten.sort.default, aten.sort.stable, aten.argsort.default)
 _state(Traits(rules.along("splits the {}")), aten.glu.default)
 _state(Traits(rules.along("compares the {} with their neighbours")), aten.diff.default)
 _state(

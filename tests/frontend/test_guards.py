@@ -19,6 +19,8 @@ ROWS, TOKENS = "L['tokens'].size()[0]", "L['tokens'].size()[1]"
         (f"2 <= {ROWS} and {ROWS} < 4", (3, 1), (4, 1)),
         (f"not ({TOKENS} % 2 == 1) or -{ROWS} > -2", (1, 3), (2, 3)),
         (f"({TOKENS} // 4) - 1 >= 1 == True", (1, 8), (1, 7)),
+        (f"{ROWS} == math.trunc(0.5*torch.sym_float({TOKENS}))", (4, 9), (4, 10)),
+        (f"max({ROWS}, 2) / 4 == 0.5", (1, 9), (3, 10)),
     ],
 )
 def test_it_is_what_python_says(guard: str, true: tuple[int, int], false: tuple[int, int]) -> None:
@@ -26,7 +28,9 @@ def test_it_is_what_python_says(guard: str, true: tuple[int, int], false: tuple[
     assert not holds(guard, false)
 
 
-@pytest.mark.parametrize("guard", ["open('x')", "L['self'].size > 1", f"{ROWS} ** 2 > 4", f"{ROWS} % 0 == 1", "1 +"])
+@pytest.mark.parametrize(
+    "guard", ["open('x')", "L['self'].size > 1", f"{ROWS} ** 2 > 4", f"{ROWS} % 0 == 1", "1 +", f"math.exp({ROWS}) > 1"]
+)
 def test_nothing_else_is_run(guard: str) -> None:
     with pytest.raises(UnreadCondition):
         holds(guard, (1, 1))

@@ -11,7 +11,7 @@ import torch
 
 from tests.onnx.cases import ROUNDING, Outcome, all_cases, as_array, excluded, run, to_tensor
 
-_SAMPLE = 450  # exports of a test take a third of a second, and there are 1774
+_SAMPLE = 120  # compiling one takes an eighth of a second, and there are 1774: make onnx-conformance runs all
 
 
 def counted() -> list[Any]:
@@ -19,13 +19,23 @@ def counted() -> list[Any]:
     return [case for case in all_cases() if not excluded(case)]
 
 
-def _check(outcomes: dict[str, Outcome]) -> None:
+def _check(outcomes: dict[str, Outcome], least: float = 0.95) -> None:
     wrong = {name: each.reason for name, each in outcomes.items() if each.kind == "wrong"}
     assert not wrong
     refused = [each.reason for each in outcomes.values() if each.kind == "refused"]
-    assert all("the node" in reason or "opset" in reason for reason in refused)
+    told = (
+        "the node",
+        "opset",
+        "(aten.",
+        "ONNX has no tensors of",
+        "node with name",
+        "of operator",
+        "of node",
+        "the size",
+    )
+    assert all(any(each in reason for each in told) for reason in refused)
     right = sum(each.kind == "right" for each in outcomes.values())
-    assert right >= 0.95 * len(outcomes), (right, len(outcomes), refused)
+    assert right >= least * len(outcomes), (right, len(outcomes), refused)
 
 
 def test_the_module_itself() -> None:
@@ -34,9 +44,10 @@ def test_the_module_itself() -> None:
     _check({case.name: run(case, "itself") for case in cases})
 
 
-def test_exported_programs() -> None:
+@pytest.mark.parametrize("way", ["reference", "onnxruntime"])
+def test_compiled(way: str) -> None:
     cases = random.Random(0).sample(counted(), _SAMPLE)
-    _check({case.name: run(case, "exported") for case in cases})
+    _check({case.name: run(case, way) for case in cases}, least=0.95 if way == "reference" else 0.9)
 
 
 @pytest.mark.parametrize("name", ["test_dft_inverse", "test_dft_inverse_opset19"])

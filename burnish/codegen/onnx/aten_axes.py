@@ -131,6 +131,16 @@ def _topk(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     )
 
 
+def _sorted(c: Context, node: fx.Node, a: Arguments) -> Result | None:
+    """All of an axis by TopK, which puts the first of equal ones first."""
+    axes = shape_of(a["self"])
+    if not axes or dtype_of(a["self"]) in (torch.bool, torch.uint8, torch.int8, torch.int16):
+        return None
+    size = c.builder.size(axes[a["dim"]])
+    largest = int(a["descending"])
+    return list(c.builder.ops("TopK", c.value(a["self"]), size, count=2, axis=a["dim"], largest=largest, sorted=1))
+
+
 def _triangle(upper: int) -> Translate:
     def translate(c: Context, node: fx.Node, a: Arguments) -> Result:
         return c.builder.op("Trilu", c.value(a["self"]), c.builder.constant(a["diagonal"]), upper=upper)
@@ -168,6 +178,7 @@ AXES: dict[Any, Translate] = {
     aten.layer_norm.default: _layer_norm,
     aten.batch_norm.default: _batch_norm,
     aten.topk.default: _topk,
+    **dict.fromkeys((aten.sort.default, aten.sort.stable), _sorted),
     aten.tril.default: _triangle(0),
     aten.triu.default: _triangle(1),
     **dict.fromkeys((aten.constant_pad_nd.default,), _pad),

@@ -138,10 +138,19 @@ def _view_as_dtype(c: Context, node: fx.Node, a: Arguments) -> Result | None:
     return c.cast(c.value(a["self"]), before, after)
 
 
+def _copy_sign(c: Context, node: fx.Node, a: Arguments) -> Result:
+    dtype = dtype_of(node)
+    size = c.builder.op("Abs", c.tensor(a["self"], dtype))
+    return c.builder.op("Where", _is_negative(c, c.tensor(a["other"], dtype), dtype), c.builder.op("Neg", size), size)
+
+
 def _sign_bit(c: Context, node: fx.Node, a: Arguments) -> Result:
+    return _is_negative(c, c.value(a["self"]), dtype_of(a["self"]))
+
+
+def _is_negative(c: Context, x: ir.Value, dtype: torch.dtype) -> ir.Value:
     """Below zero, or the zero that is."""
-    dtype = dtype_of(a["self"])
-    x, zero = c.value(a["self"]), c.builder.constant(0, dtype)
+    zero = c.builder.constant(0, dtype)
     inverse = c.builder.op("Div", c.builder.constant(1, dtype), x)
     return c.builder.op("Less", c.builder.op("Where", c.builder.op("Equal", x, zero), inverse, x), zero)
 
@@ -340,6 +349,7 @@ COMPUTE: dict[Any, Translate] = {
     aten.linear.default: _linear,
     aten.view.dtype: _view_as_dtype,
     aten.signbit.default: _sign_bit,
+    **_forms(aten.copysign, lambda: _copy_sign),
     aten.addmm.default: _addmm,
     **dict.fromkeys((aten.matmul.default, aten.mm.default, aten.bmm.default), _matmul),
     aten.conv1d.default: _convolution_1d,

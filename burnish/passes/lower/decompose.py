@@ -125,6 +125,11 @@ class _Parts(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise Refusal(f"{self.node.target} writes in place where it is taken apart ({func})", self.node)
         if func is torch.ops.prims.prod.default and len(args[1]) == 1:  # what an artifact can hold
             func, args, kwargs = aten.prod.dim_int, (args[0], args[1][0]), {}
+        elif func.namespace == "prims" and len(args) == 1 and not kwargs:
+            plain = getattr(aten, func._opname, None)
+            func = getattr(plain, "default", func)
+        if func.namespace == "prims":
+            raise Refusal(f"PyTorch takes it apart into {func}, which an artifact cannot hold", self.node)
         read = pytree.tree_map_only(Tensor, self._node, (args, kwargs))
         args, kwargs = pytree.tree_map_only(torch.SymInt, self._size, read)
         call = self.editor.call(FIRST_NAMES.get(func, func), *args, like=self.node, **kwargs)
