@@ -42,7 +42,7 @@ class OnnxModel:
 
     def __init__(self, session: Any, rows: int) -> None:
         self.session = session
-        self.takes = {each.name for each in self.session.get_inputs()}
+        self.takes = {each.name for each in session.get_inputs()}
         self.states = json.loads(self.session.get_modelmeta().custom_metadata_map[STATES])
         self.mask = np.zeros((rows, 0), np.int64)
         sizes = {BATCH_SIZE: rows, PAST_LENGTH: 0}
@@ -58,11 +58,19 @@ class OnnxModel:
         self.mask = np.concatenate([self.mask, new], axis=1)
         given = {INPUT_IDS: ids, ATTENTION_MASK: self.mask, POSITION: count, **self.pasts}
         outputs = [LOGITS, *(each["present"] for each in self.states)]
-        logits, *presents = self.session.run(
-            outputs, {name: value for name, value in given.items() if name in self.takes}
-        )
+        logits, *presents = _run(self.session, outputs, given)
         self.pasts = {each["past"]: present for each, present in zip(self.states, presents, strict=True)}
         return logits
+
+
+def _run(session: Any, outputs: list[str], inputs: Mapping[str, Any]) -> list[Any]:
+    """These outputs, of those of the inputs that the session takes."""
+    takes = {each.name for each in session.get_inputs()}
+    try:
+        found: list[Any] = session.run(outputs, {name: value for name, value in inputs.items() if name in takes})
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise VerificationError(f"ONNX Runtime cannot run the exported model: {error}") from error
+    return found
 
 
 def verify_language_model(compiled: CompiledModel, file: Path) -> None:
@@ -75,9 +83,8 @@ def verify_language_model(compiled: CompiledModel, file: Path) -> None:
     ids = np.random.default_rng(0).integers(0, signature.token_limit, (2, length))
     wanted = _exact_logits(compiled, torch.from_numpy(ids))
     session = create_session(file, processors(), session_settings(EXACT))
-    rows = (
-        1 if session.get_modelmeta().custom_metadata_map[FLAVOR] == "ort" else 2
-    )  # whose attention takes one in pieces
+    in_one_row = session.get_modelmeta().custom_metadata_map[FLAVOR] == "ort"  # its attention takes pieces so alone
+    rows = 1 if in_one_row else 2
     exported, found, at = OnnxModel(session, rows), [], 0
     for count in _PIECES:
         if at < length:
@@ -88,11 +95,13 @@ def verify_language_model(compiled: CompiledModel, file: Path) -> None:
         return
     short = length - 4  # of the second row; the first has one token more than fits beside padding in front
     for where in ("in front", "behind"):
-        exported, row, mask = OnnxModel(session, 2), ids[1].copy(), np.ones((2, length - 1), np.int64)
-        row = np.concatenate([ids[1, :3], ids[1, :short]] if where == "in front" else [ids[1, :short], ids[1, :3]])
-        mask[1, slice(0, 3) if where == "in front" else slice(short, None)] = 0
+        exported, mask = OnnxModel(session, 2), np.ones((2, length - 1), np.int64)
+        padding, text = (slice(0, 3), slice(3, None)) if where == "in front" else (slice(short, None), slice(0, short))
+        row = ids[1, : length - 1].copy()
+        row[text] = ids[1, :short]
+        mask[1, padding] = 0
         first = exported(np.stack([ids[0, :-1], row]), mask)
-        kept = first[1, 3:] if where == "in front" else first[1, :short]
+        kept = first[1, text]
         second = exported(np.stack([ids[0, -1:], ids[1, short : short + 1]]))
         _compare(first[0], wanted[0, :-1], f"beside a row with padding {where}")
         _compare(kept, wanted[1, :short], f"with padding {where}")
@@ -126,12 +135,9 @@ def verify_graph(compiled: CompiledModule, file: Path) -> None:
         inputs[each.called] = (random > 0.5).to(dtype) if not dtype.is_floating_point else random.to(dtype)
     wanted = compiled.run(inputs)
     session: Any = create_session(file, processors())
-    takes = {each.name for each in session.get_inputs()}
-    found: Mapping[str, Any] = dict(
-        zip(wanted, session.run(list(wanted), {n: array_of(v) for n, v in inputs.items() if n in takes}), strict=True)
-    )
-    for name, tensor in wanted.items():
-        _compare(np.asarray(found[name]), array_of(tensor), f"of {name}")
+    found = _run(session, list(wanted), {name: array_of(each) for name, each in inputs.items()})
+    for (name, tensor), array in zip(wanted.items(), found, strict=True):
+        _compare(np.asarray(array), array_of(tensor), f"of {name}")
 
 
 def _sizes(limits: Mapping[str, tuple[int, int | None]], conditions: list[str]) -> dict[str, int]:

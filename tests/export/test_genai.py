@@ -78,7 +78,9 @@ def model() -> CompiledModel:
 def test_the_folder_has_what_genai_reads(model: CompiledModel, tmp_path: Path) -> None:
     file = model.export(tmp_path / "folder", genai=True)
     assert file == tmp_path / "folder" / "model.onnx"
-    names = {value.name for value in (*checked(file).graph.input, *checked(file).graph.output)}
+    proto = checked(file)
+    assert {each.key: each.value for each in proto.metadata_props}["burnish.end_tokens"] == "[258, 257]"
+    names = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     config = json.loads((file.parent / "genai_config.json").read_text())
     decoder = config["model"]["decoder"]
     assert decoder["filename"] == "model.onnx"
