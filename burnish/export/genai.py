@@ -84,8 +84,6 @@ def _config(artifact: Artifact, model: ir.Model, file: str, backend: Backend) ->
                 },
                 "filename": file,
                 "head_size": size,
-                "hidden_size": heads * size if isinstance(heads, int) and isinstance(size, int) else 0,
-                "num_attention_heads": heads,
                 "num_key_value_heads": heads,
                 "num_hidden_layers": layers,
                 "inputs": inputs,
