@@ -14,10 +14,8 @@ from burnish.ir.errors import ArtifactError, UnsupportedError, UsageError
 from burnish.ir.program import Program
 from burnish.ir.trace import Check, Trace
 from burnish.passes.base import Pass
-from burnish.passes.lower.decompose import Decompose
 from burnish.passes.pipeline import Failure, Observer
 from burnish.passes.pipelines import graph_passes
-from burnish.passes.raise_.clean import Clean
 from burnish.passes.run import Run
 from burnish.passes.verify_graph import GraphVerifier
 from burnish.runtime.artifact_writer import Contents, write
@@ -75,7 +73,9 @@ def _finished(
     """The program of `run` lowered, written, loaded and compared. Raises UnsupportedError where `chosen` cannot."""
     with phases("lower"):
         if chosen == "onnxruntime":
-            _take_apart(run)
+            from burnish.passes.lower.take_apart import take_apart
+
+            take_apart(run)
         layout = plan_weights(run.program.weights)
         lowered = _lowered(run.program, layout) if chosen == "onnxruntime" else None
     folder = Path(tempfile.mkdtemp(prefix="burnish-")) / f"{source.name}.burnish"
@@ -111,16 +111,6 @@ def _finished(
                 raise
     compiled.trace = trace
     return compiled
-
-
-def _take_apart(run: Run) -> None:
-    """Take apart what ONNX has no operators for, and what is in that, until all has some, or is PyTorch's own."""
-    from burnish.codegen.onnx.lowering import untranslated
-
-    before: set[str] = set()
-    while left := {str(node.target) for node, _ in untranslated(run.program)} - before:
-        run.passes([Decompose(tuple(sorted(left))), Clean()])
-        before |= left
 
 
 def _lowered(program: Program, layout: Any) -> bytes:

@@ -90,6 +90,24 @@ case("an option that does not exist", InvalidInputError)(with_model(lambda model
 case("an option with a value out of range", InvalidInputError)(with_model(lambda model: model.generate([1], top_p=1.5)))
 
 
+# ---------------------------------------------------------------- exports
+
+
+def with_export(path: str, **options: Any) -> Callable[[Path], object]:
+    """A case of a small compiled model that is exported."""
+
+    def give(folder: Path) -> None:
+        with burnish.load(save_tiny(folder)[0]) as model:
+            model.export(folder / path, **options)
+
+    return give
+
+
+case("a file to export to that is none of ONNX's", UsageError)(with_export("out.bin"))
+case("a flavor of operators that there is not", UsageError)(with_export("out.onnx", flavor="cuda"))
+case("an export for onnxruntime-genai without a tokenizer", UsageError)(with_export("out", genai=True))
+
+
 # ---------------------------------------------------------------- artifacts
 
 

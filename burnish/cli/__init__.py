@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-COMMANDS = ("compile", "run", "chat", "inspect", "why", "bisect", "reproduce", "bench", "evaluate", "tune")
+COMMANDS = ("compile", "run", "chat", "export", "inspect", "why", "bisect", "reproduce", "bench", "evaluate", "tune")
 """In the order that --help lists them."""
 
 

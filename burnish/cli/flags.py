@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 _NAMES = (
-    *("accuracy", "backend", "calibration", "context", "dtype", "heal", "kv_heads", "max_length", "max_new_tokens"),
-    *("min_p", "quantize", "repetition_penalty", "seed", "target", "temperature", "threads", "tiles", "tokenizer"),
-    *("top_k", "top_p", "trust", "trust_remote_code"),
+    *("accuracy", "backend", "calibration", "context", "dtype", "flavor", "genai", "heal", "kv_heads", "max_length"),
+    *("max_new_tokens", "min_p", "quantize", "repetition_penalty", "seed", "target", "temperature", "threads"),
+    *("tiles", "tokenizer", "top_k", "top_p", "trust", "trust_remote_code"),
 )
 _VALUE = r"\"[^\"\s]*\"|'[^'\s]*'|torch\.\w+|\d[\w.]*|True"
 _GIVEN = re.compile(rf"\b({'|'.join(_NAMES)})=({_VALUE})?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -289,8 +290,10 @@ def _across(x: Tensor, count: int) -> Tensor:
     return x.reshape(count, -1, PANEL).transpose(1, 2)
 
 
-def _integers(panels: Tensor, form: Format) -> Tensor:
-    """Floats [panels, 16, inputs] from panels of integers."""
+def integer_parts(panels: Tensor, form: Format) -> tuple[Callable[[], Tensor], list[Tensor]]:
+    """What panels of integers have: what gives the numbers [panels, groups, 16, 32], and scales and minima
+    [panels, groups, 16, runs].
+    """
     kind = INTEGERS[form]
     units = panels.reshape(len(panels), -1, kind.unit_bytes)
     halves: list[Tensor] = []
@@ -305,11 +308,17 @@ def _integers(panels: Tensor, form: Format) -> Tensor:
         each = part.contiguous().view(kind.scales).float().reshape(*groups.shape[:2], kind.runs, PANEL)
         if halves:
             each = (each.reshape(*halves[place].shape[:2], -1, PANEL) * halves[place].unsqueeze(2)).reshape(each.shape)
-        parts.append(each.transpose(2, 3).unsqueeze(-1))  # [P, groups, 16, runs, 1]
-    q = _from_steps(steps, kind.bits) - kind.added
-    floats = q.reshape(*q.shape[:3], kind.runs, -1) * parts[0]
-    if kind.minima:
-        floats = floats + parts[1]
+        parts.append(each.transpose(2, 3))
+    return lambda: _from_steps(steps, kind.bits) - kind.added, parts
+
+
+def _integers(panels: Tensor, form: Format) -> Tensor:
+    """Floats [panels, 16, inputs] from panels of integers."""
+    numbers, parts = integer_parts(panels, form)
+    q = numbers()
+    floats = q.reshape(*q.shape[:3], INTEGERS[form].runs, -1) * parts[0].unsqueeze(-1)
+    if len(parts) > 1:
+        floats = floats + parts[1].unsqueeze(-1)
     return floats.flatten(3).transpose(1, 2).flatten(2)
 
 

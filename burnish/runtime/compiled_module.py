@@ -21,6 +21,7 @@ from burnish.ir.errors import InvalidInputError, UsageError
 from burnish.ir.sizes import size_text
 from burnish.ir.torch_types import torch_dtype
 from burnish.runtime.artifact import Artifact
+from burnish.runtime.exportable import Exportable
 from burnish.runtime.manifest import GraphEntry, TensorEntry
 from burnish.runtime.torch_memory import array_of
 
@@ -41,7 +42,7 @@ class GraphExecutor(Protocol):
         ...
 
 
-class CompiledModule:
+class CompiledModule(Exportable):
     """What `burnish.compile(model, example_inputs)` gives, and `burnish.load` of what it saved."""
 
     def __init__(self, artifact: Artifact, executor: GraphExecutor, backend: Backend) -> None:

@@ -157,15 +157,16 @@ def place_of(tensor: torch.Tensor) -> tuple[int, list[int], int]:
     return ONNX_TYPES[tensor.dtype][0], list(tensor.shape), tensor.data_ptr()
 
 
-def create_session(model: Path, threads: int) -> Any:
-    """A session of ONNX Runtime's. Raises ArtifactError where it refuses the model."""
+def create_session(model: Path, threads: int, settings: Mapping[str, str] | None = None) -> Any:
+    """A session of ONNX Runtime's, with `settings` of it by their names. ArtifactError where it refuses the model."""
     # Imported here: the reference executor needs no ONNX Runtime, and the import takes 0.1 s.
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    for name, value in {"session.set_denormal_as_zero": "1", **(settings or {})}.items():
+        options.add_session_config_entry(name, value)
     made: list[Any] = []
     failures: list[Exception] = []
 

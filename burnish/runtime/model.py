@@ -19,6 +19,7 @@ from burnish.ir.signature import Signature
 from burnish.ir.sizes import size_text
 from burnish.runtime.artifact import Artifact, path_of
 from burnish.runtime.backends import Accuracy, Backend, Trust, default_backend, executor_of, runs
+from burnish.runtime.exportable import Exportable
 from burnish.runtime.processors import processors
 
 if TYPE_CHECKING:  # what computes is imported while other threads read the artifact, PyTorch by who asks for tensors
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # what computes is imported while other threads read the arti
 _log = logging.getLogger(__name__)
 
 
-class CompiledModel:
+class CompiledModel(Exportable):
     """A model that runs without its source code: `load` and `burnish.compile` give one."""
 
     def __init__(self, artifact: Artifact, executor: Executor, backend: Backend, tokenizer: Tokenizer | None) -> None:

@@ -27,6 +27,8 @@ from burnish.ir.program import Program
 from burnish.ir.shapes import same_shape, same_size
 from burnish.ir.states import StateKind
 
+LOWEST = float(np.finfo(np.float32).min)  # a score of what is not seen: its probability is zero
+
 
 @dataclass(frozen=True)
 class Written:
@@ -137,7 +139,7 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
     batch = shape_of(query)[0]
     windowed = a["mask"] == "window"
     needs_mask = a["mask"] == "chunk"
-    bias = _bias(c, node, a, needs_mask=needs_mask)
+    bias = bias_of_scores(c, a, needs_mask=needs_mask)
     turned = unturned(c, query, key.new, a["position"])
     sources = (turned.query, turned.key) if turned else (query, key.new)
     joined, past_key, past_value = c.builder.ops(
@@ -145,7 +147,7 @@ def cached_attention(c: Context, node: fx.Node, plan: CachedAttention) -> ir.Val
         *_queries_keys_values(c, (*sources, value.new), (heads, kv_heads, kv_heads), size),
         *(c.value(arguments(each.write)["state"]) for each in (key, value)),
         _last_positions(c, a["position"], new_tokens),
-        _int32(c, capacity),  # with query_seqlens only a bound, and so the same for every step
+        int32_of(c, capacity),  # with query_seqlens only a bound, and so the same for every step
         turned.cos if turned else None,
         turned.sin if turned else None,
         None,
@@ -188,7 +190,8 @@ def _queries_keys_values(
     return query, key, value
 
 
-def _int32(c: Context, size: Size) -> ir.Value:
+def int32_of(c: Context, size: Size) -> ir.Value:
+    """A size as int32[1]."""
     return c.cast(c.builder.size(size), torch.int64, torch.int32)
 
 
@@ -205,7 +208,7 @@ def _last_positions(c: Context, position: fx.Node, new_tokens: Size) -> ir.Value
 def _counts(c: Context, batch: Size, new_tokens: Size) -> ir.Value:
     """The number of new tokens for each row, int32[B]."""
     key = ("counts", str(batch), str(new_tokens))
-    return c.builder.once(key, lambda: c.builder.op("Expand", _int32(c, new_tokens), c.builder.size(batch)))
+    return c.builder.once(key, lambda: c.builder.op("Expand", int32_of(c, new_tokens), c.builder.size(batch)))
 
 
 # ---------------------------------------------------------------- masks and biases
@@ -241,7 +244,7 @@ def _range(c: Context, size: Size) -> ir.Value:
     return c.builder.once(("range", str(size)), lambda: op("Range", constant(0), c.builder.scalar(size), constant(1)))
 
 
-def _visible(c: Context, node: fx.Node, a: Arguments) -> ir.Value | None:
+def visible_keys(c: Context, a: Arguments) -> ir.Value | None:
     """Which keys each query may see, bool [B|1, 1, S, T]; None: all."""
     mask, extent = a["mask"], int(a["extent"])
     if mask == "none":
@@ -283,8 +286,12 @@ def _slope_bias(c: Context, a: Arguments) -> ir.Value:
     return c.builder.once(key, make)
 
 
-def _bias(c: Context, node: fx.Node, a: Arguments, needs_mask: bool) -> ir.Value | None:
-    """What is added to the scores, [B|1, H|1, S, T] in full; None: nothing."""
+def bias_of_scores(c: Context, a: Arguments, needs_mask: bool) -> ir.Value | None:
+    """What is added to the scores, [B|1, H|1, S, T] in full; None: nothing.
+
+    needs_mask: what a query does not see has the lowest number, not an infinite one: of a row that sees nothing,
+    softmax would make NaN.
+    """
     total: ir.Value | None = None
     if a["slopes"] is not None:
         total = _slope_bias(c, a)
@@ -292,12 +299,16 @@ def _bias(c: Context, node: fx.Node, a: Arguments, needs_mask: bool) -> ir.Value
         given = _full_bias(c, a["bias"], a)
         total = given if total is None else c.builder.op("Add", total, given)
     if needs_mask:
-        visible = _visible(c, node, a)
-        if visible is not None:
-            shut = c.builder.constant(-np.inf, torch.float32)
-            rest = c.builder.constant(0.0, torch.float32) if total is None else total
-            total = c.builder.op("Where", visible, rest, shut)
+        visible = visible_keys(c, a)
+        total = total if visible is None else hidden(c, visible, total)
     return total
+
+
+def hidden(c: Context, visible: ir.Value, bias: ir.Value | None) -> ir.Value:
+    """A bias with the lowest number where nothing is seen."""
+    rest = c.builder.constant(0.0, torch.float32) if bias is None else bias
+    lowest = c.builder.constant(LOWEST, torch.float32)
+    return c.builder.once(("hidden", visible, rest), lambda: c.builder.op("Where", visible, rest, lowest))
 
 
 def _full_bias(c: Context, bias: fx.Node, a: Arguments) -> ir.Value:
@@ -340,12 +351,12 @@ def plain_attention(c: Context, node: fx.Node, a: Arguments) -> Result:
     if a["softcap"]:
         cap = c.builder.constant(float(a["softcap"]), torch.float32)
         scores = op("Mul", op("Tanh", op("Div", scores, cap)), cap)
-    bias = _bias(c, node, a, needs_mask=False)
+    bias = bias_of_scores(c, a, needs_mask=False)
     if bias is not None:
         scores = op("Add", scores, bias)
-    visible = _visible(c, node, a)
+    visible = visible_keys(c, a)
     if visible is not None:
-        scores = op("Where", visible, scores, c.builder.constant(-np.inf, torch.float32))
+        scores = op("Where", visible, scores, c.builder.constant(LOWEST, torch.float32))
     if a["sinks"] is None:
         weights = op("Softmax", scores, axis=-1)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -22,6 +22,7 @@ from burnish.codegen.onnx.attention import cached_attention, plan_cached_attenti
 from burnish.codegen.onnx.builder import CONTRIB, OPSET, Builder, onnx_dtype, origin_of_size
 from burnish.codegen.onnx.burnish_ops import BURNISH
 from burnish.codegen.onnx.context import Context, Result, Translate, dtype_of, shape_of
+from burnish.codegen.onnx.past_attention import Flavor, past_attention, plan_past_attention
 from burnish.codegen.onnx.whole_attention import WHOLE_ATTENTION
 from burnish.ir.arguments import arguments
 from burnish.ir.errors import BurnishError, UnsupportedError
@@ -68,9 +69,12 @@ def lower(program: Program, layout: WeightLayout) -> bytes:
     return bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
 
 
-def lower_to_model(program: Program, layout: WeightLayout) -> ir.Model:
-    """As `lower`, before serialisation, and of a whole program, too: to be looked at, or compared with."""
-    return _Lowering(program, layout).run()
+def lower_to_model(program: Program, layout: WeightLayout, outward: Flavor | None = None) -> ir.Model:
+    """As `lower`, before serialisation, and of a whole program, too: to be looked at, or compared with.
+
+    outward: of a program that is given pasts, for others to run: whose attention it has.
+    """
+    return _Lowering(program, layout, outward).run()
 
 
 def is_assertion(node: fx.Node) -> bool:
@@ -109,7 +113,7 @@ def _untranslated(node: fx.Node, reason: object) -> UnsupportedError:
 
 
 class _Lowering:
-    def __init__(self, program: Program, layout: WeightLayout) -> None:
+    def __init__(self, program: Program, layout: WeightLayout, outward: Flavor | None = None) -> None:
         self.program = program
         interface = program.interface
         self.names = {each.name: each.name for each in interface.inputs}  # of inputs, by their placeholders
@@ -119,7 +123,12 @@ class _Lowering:
             self.given = list(interface.outputs)
         self.builder = Builder(layout, symbol_names(program), {*self.names.values(), *self.given})
         self.context = Context(program, self.builder)
-        self.plans = plan_cached_attention(program)
+        self.plans: Mapping[fx.Node, Any]
+        self.attention: Callable[[Context, fx.Node, Any], ir.Value]
+        if outward is None:
+            self.plans, self.attention = plan_cached_attention(program), cached_attention
+        else:
+            self.plans, self.attention = plan_past_attention(program), past_attention(outward)
         self.made_by_attention = {node for plan in self.plans.values() for node in plan.made}
         self.constants: dict[Any, ir.Value] = {}
 
@@ -180,7 +189,7 @@ class _Lowering:
         if node in self.made_by_attention or origin_of_size(node) is not None or is_assertion(node):
             return None
         if node in self.plans:
-            return cached_attention(self.context, node, self.plans[node])
+            return self.attention(self.context, node, self.plans[node])
         if not isinstance(node.target, torch._ops.OpOverload):
             return getitem(self.context, node)
         translate = _TRANSLATIONS.get(node.target)
