@@ -286,12 +286,40 @@ def _read_product(product: fx.Node, match: Match, positions: PositionOnly) -> No
 def _walk_down(node: fx.Node, match: Match) -> None:
     """From the softmax to the products with values: one, or several where weights are shared."""
     for user in node.users:
+        if user.target is aten.zeros_like.default:  # which reads its shape
+            continue
         if user.target in PRODUCTS and user.args[0] is node:
             match.products.append((user, operands(user)[1]))
-        elif keeps_value(user) or reshapes(user) or (user.target is aten.slice.Tensor and match.sinks is not None):
+        elif (
+            keeps_value(user)
+            or reshapes(user)
+            or (user.target is aten.slice.Tensor and match.sinks is not None)
+            or (user.target is aten.where.self and _is_for_blind(user, node, match))
+        ):
             _walk_down(user, match)
         else:
             raise NoMatch(user, f"{describe(user)} stands between the softmax and the product with the values")
+
+
+def _is_for_blind(where: fx.Node, weights: fx.Node, match: Match) -> bool:
+    """Whether it gives zeros in place of the weights of a query that sees no token: masks that are read have none.
+
+    where(~mask.any(-1), 0, softmax(where(mask, scores, -inf))), or where(bias.amax(-1) == -inf, 0,
+    softmax(scores + bias)), as attentions are defined for padding.
+    """
+    condition, zeros, other = operands(where)
+    if other is not weights or zeros.target is not aten.zeros_like.default:
+        return False
+    if condition.target is aten.eq.Scalar and operands(condition)[1] == float("-inf"):
+        wanted, reduction = "add", aten.amax.default
+    elif condition.target in (aten.bitwise_not.default, aten.logical_not.default):
+        wanted, reduction = "keep", aten.any.dim
+    else:
+        return False
+    found = operands(condition)[0]
+    if found.target is not reduction or list(operands(found)[1:]) not in ([-1, True], [[-1], True]):
+        return False
+    return any(kind == wanted and mask is operands(found)[0] for kind, mask, _ in match.terms)
 
 
 def sink_scale(match: Match, product: fx.Node, positions: PositionOnly) -> tuple[fx.Node, fx.Node] | None:

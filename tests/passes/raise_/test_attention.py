@@ -125,6 +125,32 @@ class ScaledBySinks(WithSinks):
         return scores.softmax(-1) @ v * scale.unsqueeze(-1)
 
 
+class ZerosForTheBlind(Attention):
+    """As attentions are defined where a row may be all padding: what sees nothing gives zeros."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen = causal(q.shape[2])[None, None]
+        weights = torch.where(seen, q @ k.mT * 0.5, float("-inf")).softmax(-1)
+        return torch.where(~seen.any(-1, keepdim=True), torch.zeros_like(weights), weights) @ v
+
+
+class ZerosForTheBlindByBias(Attention):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        bias = torch.where(causal(q.shape[2]), 0.0, float("-inf"))[None, None]
+        weights = (q @ k.mT * 0.5 + bias).softmax(-1)
+        blind = bias.amax(-1, keepdim=True) == float("-inf")
+        return torch.where(blind, torch.zeros_like(weights), weights) @ v
+
+
+class ZerosForOthers(ZerosForTheBlind):
+    """For those that see one token, too."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen = causal(q.shape[2])[None, None]
+        weights = torch.where(seen, q @ k.mT * 0.5, float("-inf")).softmax(-1)
+        return torch.where(~seen.tril(-1).any(-1, keepdim=True), torch.zeros_like(weights), weights) @ v
+
+
 class Strided(Attention):
     """Each token sees every third one before it: causal, with no closed form."""
 
@@ -216,6 +242,8 @@ def ops(program: Program, name: str) -> list[str]:
         (MergedHeads(), "4 query heads, 4 KV heads, mask causal", "scale=0.5, mask='causal'"),
         (WithSinks(), "mask causal, with sinks", "sinks=@sinks"),
         (ScaledBySinks(), "mask causal, with sinks", "sinks=@sinks"),
+        (ZerosForTheBlind(), "mask causal", "scale=0.5, mask='causal'"),
+        (ZerosForTheBlindByBias(), "mask causal", "scale=0.5, mask='causal'"),
         (Strided(), "mask none, with bias", "bias=%attention_bias"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
@@ -247,6 +275,13 @@ def test_it_leaves_alone_scores_that_are_zero_and_not_hidden() -> None:
     _, program, log = raised(MultipliedAndSeen())
     assert ops(program, "aten.softmax")
     assert [entry.text for entry in log.refusals] == ["scores multiplied by 0 are seen as 0, not hidden"]
+
+
+def test_it_leaves_alone_zeros_for_what_sees_something() -> None:
+    _, program, log = raised(ZerosForOthers())
+    assert ops(program, "aten.softmax")
+    (refusal,) = log.refusals
+    assert "stands between the softmax and the product with the values" in refusal.text
 
 
 def test_it_leaves_alone_a_softmax_over_features() -> None:
