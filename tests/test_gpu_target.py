@@ -91,7 +91,7 @@ def test_target_cuda_needs_a_gpu() -> None:
     [
         ({"target": "cuda:sm_70"}, "no architecture 'sm_70' to compile for; known are sm_80"),
         ({"target": "cuda:90"}, "no architecture '90'"),
-        ({"target": "rocm"}, "no target 'rocm': there are cpu, cuda"),
+        ({"target": "rocm"}, "no target 'rocm': there are cpu, cpu:x86-64-v4 "),
         ({"target": "cuda:sm_90", "backend": "onnxruntime"}, "leave one of them out"),
         ({"backend": "cuda"}, "needs target='cuda'"),
     ],

@@ -294,6 +294,7 @@ _state(
     aten.where.ScalarSelf,
     aten.where.Scalar,
     aten.masked_fill.Tensor,
+    aten.view.dtype,  # the bits as another type
     aten.polar.default,
     aten.complex.default,
     aten.real.default,

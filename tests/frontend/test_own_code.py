@@ -75,7 +75,7 @@ def test_the_code_is_not_run_and_the_message_says_what_runs_it(folder: Path) -> 
     message = str(raised.value)
     assert "(configuration_bigram.py, modeling_bigram.py)" in message
     assert "give trust_remote_code=True" in message
-    assert "a .gguf file" in message  # what is read without
+    assert "a .gguf or .onnx file" in message  # what is read without
 
 
 def test_the_code_is_run_for_who_trusts_it(folder: Path) -> None:

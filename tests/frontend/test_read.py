@@ -51,7 +51,7 @@ def test_a_path_to_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
-    with pytest.raises(InvalidModelError, match=r"model\.bin is a file, but not a \.gguf file"):
+    with pytest.raises(InvalidModelError, match=r"model\.bin is a file, but neither \.gguf nor \.onnx"):
         read(str(tmp_path / "model.bin"))
 
 

@@ -138,7 +138,8 @@ def _same_value(node: fx.Node, log: Log) -> fx.Node | None:
 
 def _is_empty_along(node: fx.Node, axis: int) -> bool:
     """Whether it adds nothing to a concatenation, as the cache before the first token does."""
-    size = value(node).shape[axis]
+    shape = value(node).shape
+    size = shape[axis if len(shape) > 1 else 0]  # one axis without elements is joined to anything
     return isinstance(size, int) and size == 0
 
 
