@@ -148,6 +148,69 @@ def test_a_branch_on_one_row_is_refused() -> None:
         burnish.compile(Branches(), example_inputs=(torch.randn(3, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
 
 
+def test_an_example_of_one_row_is_told_to_be_one() -> None:
+    with pytest.raises(CaptureError, match=r"batch is 1 in example_inputs, .*: give an example of 2 or more"):
+        burnish.compile(Branches(), example_inputs=(torch.randn(1, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, -1)
+
+
+def test_what_the_trace_asks_of_sizes_is_told_with_what_is_suggested() -> None:
+    with pytest.raises(CaptureError, match=r"Not all values of rows .* torch.export suggests .*rows = 2\*_rows"):
+        burnish.compile(Halves(), example_inputs=(torch.randn(4, 3),), dynamic_shapes={"x": {0: Dim("rows")}})
+
+
+class Random(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+def test_random_numbers_are_no_branch_on_a_size() -> None:
+    with pytest.raises(CaptureError, match="draws random numbers"):
+        burnish.compile(Random(), example_inputs=(torch.randn(3, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
+
+
+class Neighbours(nn.Module):
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
+
+
+def test_ids_of_places_on_an_axis_are_not_tried_on_a_shorter_one() -> None:
+    edges = torch.tensor([[0, 1, 2, 3, 0], [1, 1, 3, 1, 2]])
+    shapes = {"x": {0: Dim("nodes")}, "edges": {1: Dim("edges")}}
+    with burnish.compile(Neighbours(), (torch.randn(4, 3), edges), dynamic_shapes=shapes) as compiled:
+        assert "inputs of nodes 5, edges 5" in [check.fed for check in compiled.trace.checks]
+        x = torch.randn(7, 3)
+        torch.testing.assert_close(compiled(x, edges + 3), Neighbours()(x, edges + 3))
+
+
+class SameNames(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"a": [x + 1, x + 2], "a.0": x + 3}
+
+
+def test_two_outputs_of_one_name_are_refused() -> None:
+    with pytest.raises(BurnishError, match=r"two tensors that would be called a\.0"):
+        burnish.compile(SameNames(), example_inputs=(torch.randn(3, 2),))
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x)
+
+
+def test_complex_numbers_are_compared_whole() -> None:
+    from burnish.ir.graph_inputs import difference_of
+
+    assert difference_of(torch.tensor([1 + 2j]), torch.tensor([1 - 2j])) > 1
+    x = torch.randn(3, 8)
+    with burnish.compile(Spectrum(), example_inputs=(x,)) as compiled:
+        torch.testing.assert_close(compiled(x), Spectrum()(x))
+
+
 class OfValues(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if bool(x.sum() > 0) else x

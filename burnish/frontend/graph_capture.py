@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from burnish.frontend import exported as export_format
 from burnish.frontend.capture import evaluating, quiet
-from burnish.frontend.capture_errors import first_line
+from burnish.frontend.capture_errors import first_line, why_untraced
 from burnish.frontend.functional import functional
 from burnish.frontend.source_lines import Noted, noted_lines
 from burnish.ir.conditions import UnreadCondition, holds
@@ -97,8 +97,8 @@ def capture_graph(
             raise
         except Exception as error:
             raise CaptureError(
-                f"{type(module).__name__} cannot be traced: {first_line(error)}\nA forward that branches on the values "
-                "of tensors, or on a size that dynamic_shapes names, has to say that with tensor operations."
+                f"{type(module).__name__} cannot be traced: {why_untraced(error)}\nA forward that branches on the "
+                "values of tensors, or on a size that dynamic_shapes names, has to say that with tensor operations."
             ) from error
         if model.noted.raised:
             from burnish.frontend.capture_errors import caught
@@ -223,6 +223,8 @@ def _results(
             raise InvalidModelError(f"the forward gives a number as {label}: what a program gives is tensors")
     if not found:
         raise InvalidModelError("the forward gives no tensor")
+    if twice := [label for place, (_, label) in enumerate(found) if label in [each for _, each in found[:place]]]:
+        raise InvalidModelError(f"the forward gives two tensors that would be called {twice[0]}: give them other names")
     return [value for value, _ in found], [label for _, label in found]
 
 

@@ -143,11 +143,10 @@ def check_sizes(program: Program, call: Callable[[Mapping[str, Tensor]], Any], e
     ranges = program.details["ranges"]
     for name, (least, most) in ranges.items():
         ranges[name] = max(least, 1), most
-    for sizes in several_sizes(program):
+    for place, sizes in enumerate(several_sizes(program)):
         inputs = inputs_of(program, sizes, examples)
         if inputs is None:
             continue
-        found = run_by_name(trace, inputs, program.interface.outputs)
         try:
             wanted = [each for each in pytree.tree_leaves(call(inputs)) if isinstance(each, Tensor)]
         except Exception as error:  # whatever the model's own code may raise
@@ -156,13 +155,20 @@ def check_sizes(program: Program, call: Callable[[Mapping[str, Tensor]], Any], e
                     _log.warning("the module itself does not take %s: %s", told(sizes), error)
                     ranges[name] = 2, ranges[name][1]
             continue
+        found = run_by_name(trace, inputs, program.interface.outputs)
         for (name, one), other in zip(found.items(), wanted, strict=True):
-            if not difference_of(one, other) <= _TOLERANCE:
+            if difference_of(one, other) <= _TOLERANCE:
+                continue
+            if place == 0:  # of the examples themselves
                 raise CaptureError(
-                    f"the forward branches on a size, and the trace has one branch, which gives another {name} for "
-                    f"{told(sizes)} than the module: say with tensor operations what differs, or leave that axis out "
-                    "of dynamic_shapes"
+                    f"the trace gives another {name} for example_inputs than the module: its forward draws random "
+                    "numbers, or gives something else from call to call"
                 )
+            raise CaptureError(
+                f"the forward branches on a size, and the trace has one branch, which gives another {name} for "
+                f"{told(sizes)} than the module: say with tensor operations what differs, or leave that axis out "
+                "of dynamic_shapes"
+            )
 
 
 def _named(program: Program, leaves: list[Any]) -> dict[str, Tensor]:
