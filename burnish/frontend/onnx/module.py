@@ -305,7 +305,9 @@ class _Run:
         maker = self.makers.get(name)
         if maker is not None and maker.operator == "Transpose":
             name = maker.inputs[0]
-        return bool(name) and name not in self.makers and isinstance(self.values.get(name), nn.Parameter)
+        value = self.values.get(name)
+        tensor = value.tensor() if isinstance(value, Numbers) else value
+        return name not in self.makers and isinstance(tensor, nn.Parameter)
 
     def _results(self, call: Call) -> Sequence[Value | None]:
         step = call.step

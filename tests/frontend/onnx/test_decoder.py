@@ -197,3 +197,57 @@ def test_a_decoder_of_packed_weights(tmp_path: Path) -> None:
     with burnish.compile(tmp_path / "packed.onnx", max_length=16) as compiled:
         torch.testing.assert_close(compiled(ids), built(ids)[0], rtol=1e-4, atol=1e-4)
         assert any(record.name == "keep-integers" and record.rewrites for record in compiled.trace.passes)
+
+
+def grouped(softcap: float, window: int) -> onnx.ModelProto:
+    """One attention over shared heads, as onnxruntime-genai's builder writes it; its table is tied, on its side."""
+    heads, shared, size = 4, 2, 8
+    width = heads * size
+    nodes = [
+        node("Transpose", ["head"], ["table"], perm=[1, 0]),
+        node("Gather", ["table", "input_ids"], ["embedded"]),
+        *(node("MatMul", ["embedded", f"w{each}"], [each]) for each in "qkv"),
+        node("ReduceSum", ["attention_mask", "one"], ["counts"], keepdims=1),
+        node("Sub", ["counts", "one"], ["last"]),
+        node("Cast", ["last"], ["lengths"], to=onnx.TensorProto.INT32),
+        node("Shape", ["attention_mask"], ["all"], start=1, end=2),
+        node("Cast", ["all"], ["total"], to=onnx.TensorProto.INT32),
+        node(
+            "GroupQueryAttention",
+            ["q", "k", "v", "past_key_values.0.key", "past_key_values.0.value", "lengths", "total"],
+            ["mixed", "present.0.key", "present.0.value"],
+            domain="com.microsoft", num_heads=heads, kv_num_heads=shared, softcap=softcap, local_window_size=window,
+        ),
+        node("MatMul", ["mixed", "head"], ["logits"]),
+    ]  # fmt: skip
+    caches = [("past_key_values", "past"), ("present", "total_length")]
+    past, present = (
+        [value(f"{name}.0.{kind}", ["batch", shared, axis, "width"]) for kind in ("key", "value")]
+        for name, axis in caches
+    )
+    tensors = [
+        tensor("head", weights(width, VOCABULARY)), tensor("wq", weights(width, width, seed=1)),
+        tensor("wk", weights(width, shared * size, seed=2)), tensor("wv", weights(width, shared * size, seed=3)),
+        tensor("one", np.array([1])),
+    ]  # fmt: skip
+    ids = [value("input_ids", ["batch", "sequence"], INT64), value("attention_mask", ["batch", "total_length"], INT64)]
+    return model(
+        nodes, [*ids, *past], [value("logits", ["batch", "sequence", VOCABULARY]), *present], tensors,
+        domains=["com.microsoft"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [-1, 4])
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
+def test_a_grouped_attention_is_raised(softcap: float, window: int, tmp_path: Path) -> None:
+    proto = grouped(softcap, window)
+    onnx.save(proto, tmp_path / "grouped.onnx")
+    ids = torch.randint(VOCABULARY, (2, 9))
+    built = module(proto)
+    expected = decoder_of(built)(built, ids)
+    with burnish.compile(tmp_path / "grouped.onnx", max_length=32) as compiled:
+        torch.testing.assert_close(compiled(ids), expected, rtol=1e-4, atol=1e-4)
+        (raised,) = [record for record in compiled.trace.passes if record.name == "raise-attention"]
+    (told,) = [entry.text for entry in raised.rewrites]
+    assert told.startswith("attention, 4 query heads, 2 KV heads, mask ")
+    assert ("causal" if window < 0 else "window of 4") in told

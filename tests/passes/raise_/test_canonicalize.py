@@ -166,3 +166,27 @@ def test_experts_that_are_stored_the_other_way_round() -> None:
     assert not any("transpose.int" in call for call in calls(after))
     tokens = torch.randint(0, 13, (2, 5))
     assert_near(run(after, [tokens])[0], run(before, [tokens])[0])
+
+
+class TableOnItsSide(nn.Module):
+    """A table that is stored as the head that it is tied to multiplies with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(WIDTH, 40))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.relu(nn.functional.embedding(ids, self.table.T)) @ self.table
+
+
+def test_a_table_on_its_side_is_one_weight_with_its_head() -> None:
+    before, after, log = canonical(TableOnItsSide())
+    found = [call_text(node) for node in after.graph.nodes if node.op == "call_function"]
+    assert found == [
+        "aten.embedding(@table.transposed, %tokens)",
+        "aten.relu(%embedding)",
+        "aten.linear(%relu, @table.transposed)",
+    ]
+    assert "rows of a table on its side as rows of the table" in [entry.text for entry in log.rewrites]
+    ids = torch.randint(40, (2, 5))
+    torch.testing.assert_close(run(after, [ids])[0], run(before, [ids])[0])
