@@ -104,6 +104,42 @@ def test_inputs_that_do_not_fit_are_refused(compiled: CompiledModule, given: Any
         compiled(*given)
 
 
+@pytest.mark.parametrize("turned", [lambda x: x[:, ::-1], lambda x: np.asfortranarray(x), lambda x: x.astype(">f4")])
+def test_arrays_in_any_order_are_taken(compiled: CompiledModule, turned: Any) -> None:
+    pixels = turned(np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32))
+    wanted = compiled(np.ascontiguousarray(pixels, np.float32))
+    found = compiled(pixels)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (torch.zeros(1, 3, 8, 8, device="meta"), "meta"),
+        (torch.zeros(1, 3, 8, 8).to_sparse(), "torch.sparse_coo"),
+        (torch.nested.nested_tensor([torch.zeros(3, 8, 8)]), "nested"),
+    ],
+)
+def test_tensors_without_numbers_in_memory_are_refused(compiled: CompiledModule, given: Tensor, kind: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"pixels is a tensor of the kind {kind}"):
+        compiled(given)
+
+
+class Bytes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+def test_numbers_that_a_narrow_input_does_not_have_are_refused() -> None:
+    with burnish.compile(Bytes(), example_inputs=(torch.zeros(2, dtype=torch.uint8),)) as compiled:
+        assert compiled([0, 255]).tolist() == [0, 255]
+        for wrong in ([0, 256], [-1, 0]):
+            with pytest.raises(InvalidInputError, match="x has numbers that are none of uint8"):
+                compiled(wrong)
+        with pytest.raises(InvalidInputError, match="a dict of tensors by their names, not list"):
+            compiled.run([1])
+
+
 class Two(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         return left @ right, left.sum(1)
@@ -122,6 +158,18 @@ def test_sizes_that_inputs_share_have_to_agree() -> None:
             compiled(left, torch.randn(7, 2))
         with pytest.raises(InvalidInputError, match=r"left has 65 for inner, which can be from 1 to 64"):
             compiled(torch.randn(1, 65), torch.randn(65, 2))
+
+
+class Weighed(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + 2 * y
+
+
+@pytest.mark.parametrize("shapes", [None, {"x": {0: Dim("batch")}, "y": {0: Dim("batch")}}])
+def test_a_tensor_that_is_the_example_of_two_inputs_stands_for_two(shapes: Any) -> None:
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    with burnish.compile(Weighed(), (x, x), dynamic_shapes=shapes) as compiled:
+        torch.testing.assert_close(compiled(x, y), Weighed()(x, y))
 
 
 class OneTensor(nn.Module):
@@ -221,6 +269,12 @@ def test_a_branch_on_values_is_refused_by_line() -> None:
         burnish.compile(OfValues(), example_inputs=(torch.randn(3, 2),))
 
 
+def test_torchscript_is_refused() -> None:
+    scripted = torch.jit.trace(Two(), (torch.randn(2, 3), torch.randn(3, 2)))
+    with pytest.raises(BurnishError, match="TorchScript has no Python"):
+        burnish.compile(scripted, example_inputs=(torch.randn(2, 3), torch.randn(3, 2)))
+
+
 class Counts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -242,6 +296,9 @@ def test_a_module_that_keeps_something_is_refused() -> None:
         ({"max_length": 5}, "max_length= is for language models"),
         ({"quantize": "int8"}, "quantize= is for language models"),
         ({"target": "cuda:sm_90"}, "compiled for target='cpu'"),
+        ({"verify": "full"}, "verify='full' is for language models"),
+        ({"example_inputs": 3}, "example_inputs is a tuple of .*, not int"),
+        ({"example_inputs": "pixels"}, "example_inputs is a tuple of .*, not str"),
         ({"backend": "native"}, "run by onnxruntime or reference, not by native"),
         ({"dynamic_shapes": {"pixel": {0: Dim("batch")}}}, "dynamic_shapes names 'pixel'"),
         (

@@ -74,7 +74,7 @@ def capture_graph(
         InvalidModelError: it gives other things than tensors.
         UsageError: it cannot be called with the examples.
     """
-    args, kwargs = arguments(examples)
+    args, kwargs = _apart(*arguments(examples))
     with evaluating(module), torch.no_grad():
         try:
             module(*args, **kwargs)
@@ -168,7 +168,25 @@ def arguments(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {str(name): each for name, each in examples.items()}
     if isinstance(examples, Tensor):
         return (examples,), {}
+    if not isinstance(examples, tuple | list):
+        raise UsageError(
+            f"example_inputs is a tuple of what the module is called with, or a dict of it by name, not "
+            f"{type(examples).__name__}"
+        )
     return tuple(examples), {}
+
+
+def _apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with no tensor twice: torch.export takes a tensor that is given for two inputs for one."""
+    seen: set[int] = set()
+
+    def apart(value: Any) -> Any:
+        known = id(value) in seen
+        seen.add(id(value))
+        return value.clone() if known else value
+
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, apart, (args, kwargs))
+    return found
 
 
 def _names(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:

@@ -59,6 +59,8 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
             return _read_onnx(onnx.module, onnx.path.stem, examples, dynamic_shapes)
         except UsageError as error:
             raise UsageError(f"{error}. It is no language model, as {onnx.reason}") from error
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidModelError("a module of TorchScript has no Python to be traced: give the nn.Module that it was")
     if isinstance(model, nn.Module):
         program = capture_graph(model, examples, dynamic_shapes)
         return _checked(program, model, examples, type(model).__name__)
