@@ -134,6 +134,8 @@ def compile(  # the field's word for it; shadows the builtin only where it is im
             raise UsageError(f"{given[0]}= is for language models: {why}")
         if target != "cpu":
             raise UsageError(f"graphs that are no language models are compiled for target='cpu', not {target!r}")
+        if verify not in (True, False):
+            raise UsageError(f"verify={verify!r} is for language models: of others, what runs is compared, or nothing")
         trace = Trace()
         return compile_graph(
             model, example_inputs, dynamic_shapes, backend, passes, bool(verify), Phases(trace, progress), trace,

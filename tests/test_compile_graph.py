@@ -104,6 +104,42 @@ def test_inputs_that_do_not_fit_are_refused(compiled: CompiledModule, given: Any
         compiled(*given)
 
 
+@pytest.mark.parametrize("turned", [lambda x: x[:, ::-1], lambda x: np.asfortranarray(x), lambda x: x.astype(">f4")])
+def test_arrays_in_any_order_are_taken(compiled: CompiledModule, turned: Any) -> None:
+    pixels = turned(np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32))
+    wanted = compiled(np.ascontiguousarray(pixels, np.float32))
+    found = compiled(pixels)
+    assert all(np.array_equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (torch.zeros(1, 3, 8, 8, device="meta"), "meta"),
+        (torch.zeros(1, 3, 8, 8).to_sparse(), "torch.sparse_coo"),
+        (torch.nested.nested_tensor([torch.zeros(3, 8, 8)]), "nested"),
+    ],
+)
+def test_tensors_without_numbers_in_memory_are_refused(compiled: CompiledModule, given: Tensor, kind: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"pixels is a tensor of the kind {kind}"):
+        compiled(given)
+
+
+class Bytes(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
+def test_numbers_that_a_narrow_input_does_not_have_are_refused() -> None:
+    with burnish.compile(Bytes(), example_inputs=(torch.zeros(2, dtype=torch.uint8),)) as compiled:
+        assert compiled([0, 255]).tolist() == [0, 255]
+        for wrong in ([0, 256], [-1, 0]):
+            with pytest.raises(InvalidInputError, match="x has numbers that are none of uint8"):
+                compiled(wrong)
+        with pytest.raises(InvalidInputError, match="a dict of tensors by their names, not list"):
+            compiled.run([1])
+
+
 class Two(nn.Module):
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         return left @ right, left.sum(1)
@@ -122,6 +158,18 @@ def test_sizes_that_inputs_share_have_to_agree() -> None:
             compiled(left, torch.randn(7, 2))
         with pytest.raises(InvalidInputError, match=r"left has 65 for inner, which can be from 1 to 64"):
             compiled(torch.randn(1, 65), torch.randn(65, 2))
+
+
+class Weighed(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + 2 * y
+
+
+@pytest.mark.parametrize("shapes", [None, {"x": {0: Dim("batch")}, "y": {0: Dim("batch")}}])
+def test_a_tensor_that_is_the_example_of_two_inputs_stands_for_two(shapes: Any) -> None:
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    with burnish.compile(Weighed(), (x, x), dynamic_shapes=shapes) as compiled:
+        torch.testing.assert_close(compiled(x, y), Weighed()(x, y))
 
 
 class OneTensor(nn.Module):
@@ -148,6 +196,69 @@ def test_a_branch_on_one_row_is_refused() -> None:
         burnish.compile(Branches(), example_inputs=(torch.randn(3, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
 
 
+def test_an_example_of_one_row_is_told_to_be_one() -> None:
+    with pytest.raises(CaptureError, match=r"batch is 1 in example_inputs, .*: give an example of 2 or more"):
+        burnish.compile(Branches(), example_inputs=(torch.randn(1, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
+
+
+class Halves(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(2, -1)
+
+
+def test_what_the_trace_asks_of_sizes_is_told_with_what_is_suggested() -> None:
+    with pytest.raises(CaptureError, match=r"Not all values of rows .* torch.export suggests .*rows = 2\*_rows"):
+        burnish.compile(Halves(), example_inputs=(torch.randn(4, 3),), dynamic_shapes={"x": {0: Dim("rows")}})
+
+
+class Random(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+def test_random_numbers_are_no_branch_on_a_size() -> None:
+    with pytest.raises(CaptureError, match="draws random numbers"):
+        burnish.compile(Random(), example_inputs=(torch.randn(3, 2),), dynamic_shapes={"x": {0: Dim("batch")}})
+
+
+class Neighbours(nn.Module):
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
+
+
+def test_ids_of_places_on_an_axis_are_not_tried_on_a_shorter_one() -> None:
+    edges = torch.tensor([[0, 1, 2, 3, 0], [1, 1, 3, 1, 2]])
+    shapes = {"x": {0: Dim("nodes")}, "edges": {1: Dim("edges")}}
+    with burnish.compile(Neighbours(), (torch.randn(4, 3), edges), dynamic_shapes=shapes) as compiled:
+        assert "inputs of nodes 5, edges 5" in [check.fed for check in compiled.trace.checks]
+        x = torch.randn(7, 3)
+        torch.testing.assert_close(compiled(x, edges + 3), Neighbours()(x, edges + 3))
+
+
+class SameNames(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        return {"a": [x + 1, x + 2], "a.0": x + 3}
+
+
+def test_two_outputs_of_one_name_are_refused() -> None:
+    with pytest.raises(BurnishError, match=r"two tensors that would be called a\.0"):
+        burnish.compile(SameNames(), example_inputs=(torch.randn(3, 2),))
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x)
+
+
+def test_complex_numbers_are_compared_whole() -> None:
+    from burnish.ir.graph_inputs import difference_of
+
+    assert difference_of(torch.tensor([1 + 2j]), torch.tensor([1 - 2j])) > 1
+    x = torch.randn(3, 8)
+    with burnish.compile(Spectrum(), example_inputs=(x,)) as compiled:
+        torch.testing.assert_close(compiled(x), Spectrum()(x))
+
+
 class OfValues(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * 2 if bool(x.sum() > 0) else x
@@ -156,6 +267,12 @@ class OfValues(nn.Module):
 def test_a_branch_on_values_is_refused_by_line() -> None:
     with pytest.raises(CaptureError, match="OfValues cannot be traced"):
         burnish.compile(OfValues(), example_inputs=(torch.randn(3, 2),))
+
+
+def test_torchscript_is_refused() -> None:
+    scripted = torch.jit.trace(Two(), (torch.randn(2, 3), torch.randn(3, 2)))
+    with pytest.raises(BurnishError, match="TorchScript has no Python"):
+        burnish.compile(scripted, example_inputs=(torch.randn(2, 3), torch.randn(3, 2)))
 
 
 class Counts(nn.Module):
@@ -179,6 +296,9 @@ def test_a_module_that_keeps_something_is_refused() -> None:
         ({"max_length": 5}, "max_length= is for language models"),
         ({"quantize": "int8"}, "quantize= is for language models"),
         ({"target": "cuda:sm_90"}, "compiled for target='cpu'"),
+        ({"verify": "full"}, "verify='full' is for language models"),
+        ({"example_inputs": 3}, "example_inputs is a tuple of .*, not int"),
+        ({"example_inputs": "pixels"}, "example_inputs is a tuple of .*, not str"),
         ({"backend": "native"}, "run by onnxruntime or reference, not by native"),
         ({"dynamic_shapes": {"pixel": {0: Dim("batch")}}}, "dynamic_shapes names 'pixel'"),
         (

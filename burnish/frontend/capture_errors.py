@@ -85,6 +85,24 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def why_untraced(error: BaseException) -> str:
+    """Why torch.export refuses the axes that are said to be dynamic, and what it suggests; else the first line."""
+    text = str(error).strip()
+    if not text.startswith("Constraints violated"):
+        return first_line(error)
+    if made := re.search(r"You marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)", text):
+        name, size = made.groups()
+        if int(size) < 2:
+            return (
+                f"{name} is {size} in example_inputs, which a trace takes for a constant: give an example of 2 or more"
+            )
+        return f"its forward makes {name} a constant, {size}"
+    _, _, suggested = text.partition("Suggested fixes:")
+    fixes = [line.strip() for line in suggested.partition("\n\n")[0].splitlines() if line.strip()]
+    reasons = [line.strip().removeprefix("- ") for line in text.splitlines() if line.startswith("  - ")]
+    return " ".join(reasons) + (f" torch.export suggests {'; '.join(fixes)}" if fixes else "")
+
+
 def _line_now(within: CodeType) -> str:
     """The line of the model that runs at this moment; empty where `within` does not."""
     frame, innermost = sys._getframe(1), ""

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from burnish.frontend import exported as export_format
 from burnish.frontend.capture import evaluating, quiet
-from burnish.frontend.capture_errors import first_line
+from burnish.frontend.capture_errors import first_line, why_untraced
 from burnish.frontend.functional import functional
 from burnish.frontend.source_lines import Noted, noted_lines
 from burnish.ir.conditions import UnreadCondition, holds
@@ -74,7 +74,7 @@ def capture_graph(
         InvalidModelError: it gives other things than tensors.
         UsageError: it cannot be called with the examples.
     """
-    args, kwargs = arguments(examples)
+    args, kwargs = _apart(*arguments(examples))
     with evaluating(module), torch.no_grad():
         try:
             module(*args, **kwargs)
@@ -97,8 +97,8 @@ def capture_graph(
             raise
         except Exception as error:
             raise CaptureError(
-                f"{type(module).__name__} cannot be traced: {first_line(error)}\nA forward that branches on the values "
-                "of tensors, or on a size that dynamic_shapes names, has to say that with tensor operations."
+                f"{type(module).__name__} cannot be traced: {why_untraced(error)}\nA forward that branches on the "
+                "values of tensors, or on a size that dynamic_shapes names, has to say that with tensor operations."
             ) from error
         if model.noted.raised:
             from burnish.frontend.capture_errors import caught
@@ -168,7 +168,25 @@ def arguments(examples: Examples) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {str(name): each for name, each in examples.items()}
     if isinstance(examples, Tensor):
         return (examples,), {}
+    if not isinstance(examples, tuple | list):
+        raise UsageError(
+            f"example_inputs is a tuple of what the module is called with, or a dict of it by name, not "
+            f"{type(examples).__name__}"
+        )
     return tuple(examples), {}
+
+
+def _apart(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments with no tensor twice: torch.export takes a tensor that is given for two inputs for one."""
+    seen: set[int] = set()
+
+    def apart(value: Any) -> Any:
+        known = id(value) in seen
+        seen.add(id(value))
+        return value.clone() if known else value
+
+    found: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map_only(Tensor, apart, (args, kwargs))
+    return found
 
 
 def _names(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[str]:
@@ -223,6 +241,8 @@ def _results(
             raise InvalidModelError(f"the forward gives a number as {label}: what a program gives is tensors")
     if not found:
         raise InvalidModelError("the forward gives no tensor")
+    if twice := [label for place, (_, label) in enumerate(found) if label in [each for _, each in found[:place]]]:
+        raise InvalidModelError(f"the forward gives two tensors that would be called {twice[0]}: give them other names")
     return [value for value, _ in found], [label for _, label in found]
 
 

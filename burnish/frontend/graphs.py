@@ -17,7 +17,14 @@ from torch.utils import _pytree as pytree
 from burnish.frontend import opened_onnx
 from burnish.frontend.capture import evaluating
 from burnish.frontend.graph_capture import arguments, capture_graph, graph_of
-from burnish.ir.errors import BurnishError, CaptureError, InvalidModelError, UnsupportedError, UsageError
+from burnish.ir.errors import (
+    BurnishError,
+    CaptureError,
+    InvalidModelError,
+    InvalidProgramError,
+    UnsupportedError,
+    UsageError,
+)
 from burnish.ir.graph_inputs import difference_of, inputs_of, several_sizes, told
 from burnish.ir.interpreter import run_by_name, without_assertions
 from burnish.ir.program import Program
@@ -59,6 +66,8 @@ def read_graph(model: Any, examples: Any, dynamic_shapes: Any = None) -> GraphSo
             return _read_onnx(onnx.module, onnx.path.stem, examples, dynamic_shapes)
         except UsageError as error:
             raise UsageError(f"{error}. It is no language model, as {onnx.reason}") from error
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InvalidModelError("a module of TorchScript has no Python to be traced: give the nn.Module that it was")
     if isinstance(model, nn.Module):
         program = capture_graph(model, examples, dynamic_shapes)
         return _checked(program, model, examples, type(model).__name__)
@@ -79,7 +88,7 @@ def _read_onnx(module: Any, name: str, examples: Any, dynamic_shapes: Any) -> Gr
                 _log.warning(
                     "axis %d of the input %s is open in the file, and its graph is for %d", place, spec.name, axis
                 )
-    return _checked(program, module, given, name)
+    return _checked(program, module, given, name, of_file=True)
 
 
 def _traced(module: Any, given: dict[str, Tensor] | None) -> tuple[dict[str, Tensor], Program]:
@@ -118,7 +127,7 @@ def _by_argument(module: Any, examples: Any) -> dict[str, Tensor]:
     return {known[name]: torch.as_tensor(value) for name, value in examples.items()}
 
 
-def _checked(program: Program, module: nn.Module, examples: Any, name: str) -> GraphSource:
+def _checked(program: Program, module: nn.Module, examples: Any, name: str, of_file: bool = False) -> GraphSource:
     """The source, after comparing the program with the module at the sizes that it has."""
     leaves, structure = pytree.tree_flatten(examples)
     named = _named(program, leaves)
@@ -130,24 +139,29 @@ def _checked(program: Program, module: nn.Module, examples: Any, name: str) -> G
         return module(*args, **kwargs)
 
     with evaluating(module), torch.no_grad():
-        check_sizes(program, call, named)
+        check_sizes(program, call, named, of_file)
     return GraphSource(program, name, named)
 
 
-def check_sizes(program: Program, call: Callable[[Mapping[str, Tensor]], Any], examples: Mapping[str, Tensor]) -> None:
+def check_sizes(
+    program: Program,
+    call: Callable[[Mapping[str, Tensor]], Any],
+    examples: Mapping[str, Tensor],
+    of_file: bool = False,
+) -> None:
     """CaptureError unless the trace gives what the model gives at other sizes than the example's.
 
     Sizes that the model itself does not take are taken out of those that the program has, in place.
     """
     trace = without_assertions(program)
     ranges = program.details["ranges"]
+    widened = {name for name, (least, _) in ranges.items() if of_file and least == 2}
     for name, (least, most) in ranges.items():
-        ranges[name] = max(least, 1), most
-    for sizes in several_sizes(program):
+        ranges[name] = 1 if name in widened else max(least, 1), most  # torch.export leaves 1 out where it chose
+    for place, sizes in enumerate(several_sizes(program)):
         inputs = inputs_of(program, sizes, examples)
         if inputs is None:
             continue
-        found = run_by_name(trace, inputs, program.interface.outputs)
         try:
             wanted = [each for each in pytree.tree_leaves(call(inputs)) if isinstance(each, Tensor)]
         except Exception as error:  # whatever the model's own code may raise
@@ -156,13 +170,30 @@ def check_sizes(program: Program, call: Callable[[Mapping[str, Tensor]], Any], e
                     _log.warning("the module itself does not take %s: %s", told(sizes), error)
                     ranges[name] = 2, ranges[name][1]
             continue
+        narrow = [name for name in widened if sizes[name] == 1]
+        try:
+            found = run_by_name(trace, inputs, program.interface.outputs)
+        except InvalidProgramError:
+            if not narrow:
+                raise
+            ranges[narrow[0]] = 2, ranges[narrow[0]][1]
+            continue
         for (name, one), other in zip(found.items(), wanted, strict=True):
-            if not difference_of(one, other) <= _TOLERANCE:
+            if difference_of(one, other) <= _TOLERANCE:
+                continue
+            if narrow:
+                ranges[narrow[0]] = 2, ranges[narrow[0]][1]
+                break
+            if place == 0:  # of the examples themselves
                 raise CaptureError(
-                    f"the forward branches on a size, and the trace has one branch, which gives another {name} for "
-                    f"{told(sizes)} than the module: say with tensor operations what differs, or leave that axis out "
-                    "of dynamic_shapes"
+                    f"the trace gives another {name} for example_inputs than the module: its forward draws random "
+                    "numbers, or gives something else from call to call"
                 )
+            raise CaptureError(
+                f"the forward branches on a size, and the trace has one branch, which gives another {name} for "
+                f"{told(sizes)} than the module: say with tensor operations what differs, or leave that axis out "
+                "of dynamic_shapes"
+            )
 
 
 def _named(program: Program, leaves: list[Any]) -> dict[str, Tensor]:

@@ -75,6 +75,8 @@ def difference_of(found: Tensor, wanted: Tensor) -> float:
         return 0.0
     if not (wanted.is_floating_point() or wanted.is_complex()):
         return 0.0 if torch.equal(found, wanted) else float("inf")
+    if wanted.is_complex():
+        found, wanted = torch.view_as_real(found.resolve_conj()), torch.view_as_real(wanted.resolve_conj())
     one, other = found.to(torch.float64), wanted.to(torch.float64)
     same = (one == other) | (one.isnan() & other.isnan())
     apart = (one - other).abs().masked_fill(same, 0.0)

@@ -93,6 +93,8 @@ class CompiledModule(Exportable):
         """All outputs by name, of all inputs by name. For errors see `__call__`."""
         if self.executor is None:
             raise UsageError("this compiled module was closed")
+        if not isinstance(inputs, Mapping):
+            raise InvalidInputError(f"inputs is a dict of tensors by their names, not {type(inputs).__name__}")
         given = self._named((), inputs)
         entries = {each.called: each for each in self._graph.inputs}
         tensors = {name: _tensor(each, given[name]) for name, each in entries.items()}
@@ -193,19 +195,29 @@ def _tensor(entry: TensorEntry, value: Any) -> Tensor:
     """A value as a contiguous tensor on the CPU. Raises InvalidInputError where dtype or rank are others."""
     wanted = torch_dtype(entry.dtype)
     try:
-        tensor = value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
+        tensor = value if isinstance(value, Tensor) else torch.as_tensor(_plain(np.asarray(value, order="C")))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"{entry.called} is no tensor: {error}") from error
     if not isinstance(value, Tensor | np.ndarray) and tensor.is_floating_point() == wanted.is_floating_point:
-        tensor = tensor.to(wanted)  # numbers of Python, which have no width
+        given, tensor = tensor, tensor.to(wanted)  # numbers of Python, which have no width
+        if not wanted.is_floating_point and not torch.equal(given, tensor.to(given.dtype)):
+            raise InvalidInputError(f"{entry.called} has numbers that are none of {entry.dtype}")
     if tensor.dtype != wanted:
         raise InvalidInputError(
             f"{entry.called} is {name_of(tensor.dtype)}, and has to be {entry.dtype}: give it as "
             f".to(torch.{entry.dtype})"
         )
+    if tensor.layout != torch.strided or tensor.is_nested or tensor.is_meta:
+        kind = "meta" if tensor.is_meta else "nested" if tensor.is_nested else str(tensor.layout)
+        raise InvalidInputError(f"{entry.called} is a tensor of the kind {kind}, and has to have its numbers in memory")
     if tensor.dim() != len(entry.axes):
         raise InvalidInputError(f"{entry.called} is {list(tensor.shape)}, and has to be {entry}")
     return tensor.detach().to("cpu").contiguous()
+
+
+def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """In this machine's order of bytes, which is the only one that PyTorch has."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _discard(folder: Path) -> None:

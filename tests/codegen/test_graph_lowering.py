@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional
 
 import burnish
 from burnish.runtime.compiled_module import CompiledModule
@@ -179,6 +181,49 @@ def test_layers_of_sequences(module: nn.Module) -> None:
 def test_functions_of_tensors(function: Callable[[Tensor], Any]) -> None:
     torch.manual_seed(0)
     _checked(Calls(function), torch.randn(SOUND))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        functional.logsigmoid,
+        lambda x: functional.softplus(x, beta=2.0, threshold=1.0),
+        lambda x: functional.softplus(x, beta=0.5),
+        lambda x: torch.logaddexp(x, -x),
+        lambda x: torch.logaddexp(x, x),
+        lambda x: x.clamp(min=0.0),
+        lambda x: x.clamp(max=0.0),
+    ],
+)
+def test_numbers_that_overflow_on_the_way(function: Callable[[Tensor], Tensor]) -> None:
+    module = Calls(function)
+    with burnish.compile(module, (torch.randn(2, 7),)) as compiled:
+        assert compiled.backend == "onnxruntime"
+        x = torch.tensor([[-math.inf, -500.0, -100.0, 0.0, 100.0, 500.0, math.inf], [-3.0, -2, -1, 0, 1, 2, 3]])
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        (nn.AvgPool2d(3, 2, divisor_override=5), torch.randn(PICTURE)),
+        (
+            Calls(
+                lambda x: functional.cross_entropy(x, torch.tensor([1, 0, 3]), ignore_index=0, label_smoothing=0.1),
+            ),
+            torch.randn(3, 5),
+        ),
+    ],
+)
+def test_what_torch_s_table_has_wrong_is_not_taken_from_it(module: nn.Module, x: Tensor) -> None:
+    with burnish.compile(module.eval(), (x,)) as compiled, torch.no_grad():
+        torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_what_crashes_onnx_runtime_is_not_given_to_it() -> None:
+    bags = nn.EmbeddingBag(10, 4, mode="mean")
+    with pytest.raises(burnish.BurnishError, match="_embedding_bag_forward_only"):
+        burnish.compile(bags, (torch.randint(0, 10, (3, 5)),))
 
 
 def test_convolutions_are_such_as_onnx_runtime_keeps_in_blocks() -> None:

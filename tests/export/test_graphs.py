@@ -84,3 +84,43 @@ def test_a_graph_without_an_onnx_model_is_refused_with_what_works(tmp_path: Path
     compiled = burnish.compile(nn.Linear(3, 4).eval(), (torch.randn(2, 3),), backend="reference")
     with pytest.raises(UsageError, match="compile it with backend='onnxruntime'"):
         compiled.export(tmp_path / "out.onnx")
+
+
+class OfFunctions(nn.Module):
+    """What torch's table makes functions of, which ONNX defines by functions itself."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return nn.functional.mish(x), torch.linalg.cross(x, x.flip(-1))
+
+
+def test_functions_of_torch_s_table_have_the_opset_of_the_model(tmp_path: Path) -> None:
+    x = torch.randn(4, 3)
+    with burnish.compile(OfFunctions(), (x,)) as compiled:
+        compiled.export(tmp_path / "functions.onnx")
+        with burnish.compile(tmp_path / "functions.onnx") as again:
+            for found, wanted in zip(again(x).values(), compiled(x).values(), strict=True):
+                torch.testing.assert_close(found, wanted)
+
+
+class Halves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3, stride=2, dilation=2, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        halves: Tensor = self.convolution(x)
+        return halves
+
+
+def test_one_row_is_taken_of_a_file_whose_other_axes_have_limits(tmp_path: Path) -> None:
+    x, shapes = (
+        torch.randn(2, 3, 9, 8),
+        {"x": {0: Dim("rows"), 2: Dim("height", min=8, max=64), 3: Dim("width", min=8)}},
+    )
+    module = Halves().eval()
+    with burnish.compile(module, (x,), dynamic_shapes=shapes) as compiled:
+        compiled.export(tmp_path / "halves.onnx")
+    with burnish.compile(tmp_path / "halves.onnx") as again, torch.no_grad():
+        for rows in (1, 3):
+            x = torch.randn(rows, 3, 12, 8)
+            torch.testing.assert_close(again(x), module(x), rtol=1e-4, atol=1e-5)

@@ -14,7 +14,8 @@ from burnish.ir.shapes import product
 
 
 def _gathered(table: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table by ids of any shape."""
+    """Rows of a table by ids of any shape. Those of int32, which few models make, are widened by PyTorch."""
+    ids = ids.to(torch.int64) if ids.dtype == torch.int32 else ids
     need_places(ids)
     out = table.new_empty((*ids.shape, *table.shape[1:]))
     packed_table = packed(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from burnish.codegen.onnx.context import Arguments, Context, Result, Translate, 
 from burnish.ir.shapes import same_size
 
 aten = torch.ops.aten
+
+_SOFTPLUS_IS_X = 20  # what it adds from here on is less than float32 tells
 
 # ---------------------------------------------------------------- pointwise
 
@@ -166,15 +169,39 @@ def _gelu(c: Context, node: fx.Node, a: Arguments) -> Result:
     return activation(c, name, c.value(a["self"]), dtype_of(node))
 
 
-def _softplus(c: Context, node: fx.Node, a: Arguments) -> Result | None:
-    if a["beta"] != 1:
-        return None
-    return c.builder.op("Softplus", c.value(a["self"]))
+def _softplus(c: Context, node: fx.Node, a: Arguments) -> Result:
+    dtype, op = dtype_of(node), c.builder.op
+    x, beta = c.value(a["self"]), c.builder.constant(a["beta"], dtype)
+    scaled = x if a["beta"] == 1 else op("Mul", x, beta)
+    found = op("Softplus", scaled)
+    found = found if a["beta"] == 1 else op("Div", found, beta)
+    if a["threshold"] >= _SOFTPLUS_IS_X:
+        return found
+    return op("Where", op("Greater", scaled, c.builder.constant(a["threshold"], dtype)), x, found)
+
+
+def _log_sigmoid(c: Context, node: fx.Node, a: Arguments) -> Result:
+    """Not the logarithm of a sigmoid, which is of 0 from -88 on."""
+    op = c.builder.op
+    return op("Neg", op("Softplus", op("Neg", c.value(a["self"]))))
+
+
+def _log_add_exp(c: Context, node: fx.Node, a: Arguments) -> Result:
+    """The larger, and what the other adds: without the exponential of either, which overflows."""
+    op, dtype = c.builder.op, dtype_of(node)
+    one, other = c.tensor(a["self"], dtype), c.tensor(a["other"], dtype)
+    same = op("Equal", one, other)  # also infinities, whose difference is none
+    zero = c.builder.constant(0, dtype)
+    apart = op("Where", same, zero, op("Neg", op("Abs", op("Sub", one, other))))
+    return op("Add", op("Max", one, other), op("Softplus", apart))
 
 
 def _clamp(c: Context, node: fx.Node, a: Arguments) -> Result:
+    """ONNX's Clip has the largest finite numbers for bounds that are not given: infinities stay some here."""
     dtype = dtype_of(node)
     low, high = a.get("min"), a.get("max")
+    if dtype.is_floating_point:
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
     return c.builder.op(
         "Clip",
         c.tensor(a["self"], dtype),
@@ -315,6 +342,8 @@ COMPUTE: dict[Any, Translate] = {
     aten.silu.default: _silu,
     aten.gelu.default: _gelu,
     aten.softplus.default: _softplus,
+    aten.log_sigmoid.default: _log_sigmoid,
+    aten.logaddexp.default: _log_add_exp,
     **dict.fromkeys((aten.clamp.default, aten.clamp_min.default, aten.clamp_max.default), _clamp),
     **dict.fromkeys((aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.where.Scalar), _where),
     **dict.fromkeys((aten.masked_fill.Scalar, aten.masked_fill.Tensor), _masked_fill),

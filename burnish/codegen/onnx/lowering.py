@@ -259,7 +259,8 @@ class _Lowering:
             producer_name="burnish",
             functions=list(self.builder.functions.values()),
         )
-        for domain, *_ in self.builder.functions:
+        for (domain, *_), function in self.builder.functions.items():
+            function.opset_imports[""] = OPSET  # ONNX's checker wants one for all; torch's means the same in it
             graph.opset_imports.setdefault(domain, 1)
         RemoveUnusedNodesPass()(model)
         for unread in [table for table in self.builder.tables if not table.uses()]:  # their halves are

@@ -19,8 +19,17 @@ from onnxscript import evaluator
 from torch import fx
 from torch.onnx._internal.exporter import _building, _dispatching, _registration, _tensors
 
-_OF_FOUR_AXES = {torch.ops.aten.scaled_dot_product_attention.default}
+from burnish.ir.arguments import arguments
+
+aten = torch.ops.aten
+_OF_FOUR_AXES = {aten.scaled_dot_product_attention.default}
 """Ops that torch's table has, but not for tensors of other than four axes."""
+_NOT_THESE = {
+    aten.embedding_bag.default: "ONNX Runtime crashes while it loads what torch's table has for it",
+    aten.embedding_bag.padding_idx: "ONNX Runtime crashes while it loads what torch's table has for it",
+    aten.cross_entropy_loss.default: "torch's table forgets ignored classes where labels are smoothed",
+}
+"""Ops for which torch's table has what is wrong, and why."""
 _MODES_OF_GRIDS = {"bilinear": "linear", "bicubic": "cubic"}  # since opset 20
 _TABLE_OPSET = (
     18  # what torch's functions are written in; what they use means the same up to opset 24, but for _MODES_OF_GRIDS
@@ -64,6 +73,10 @@ def missing(node: fx.Node) -> str:
     """Why torch's table has no translation of a node's op; empty if it has one."""
     if node.target in _OF_FOUR_AXES and node.args[0].meta["val"].ndim != 4:  # type: ignore[union-attr]
         return "its tensors have four axes there"
+    if node.target in _NOT_THESE:
+        return _NOT_THESE[node.target]
+    if arguments(node).get("divisor_override") is not None:
+        return "torch's table forgets its divisor"
     function, reason = _dispatching.dispatch(node, _registry())
     return reason if function is None else ""
 

@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+import burnish
 from burnish.codegen.native.choose import argmax, top_scores
 from burnish.ir.errors import UnsupportedError
 from burnish.ir.fused_ops import fused_ops
@@ -52,3 +54,23 @@ def test_nothing_but_minus_infinity(way: Way) -> None:
 def test_all_axes_at_once_are_refused() -> None:
     with pytest.raises(UnsupportedError, match="one axis"):
         argmax(torch.zeros(2, 3))
+
+
+class OfNarrowIds(nn.Module):
+    """Its author made the ids int32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 16)
+        self.head = nn.Linear(16, 50, bias=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.head(self.table(ids.to(torch.int32)))
+        return found
+
+
+def test_ids_of_32_bits_are_read() -> None:
+    ids = torch.randint(0, 50, (2, 7))
+    module = OfNarrowIds().eval()
+    with burnish.compile(module, backend="native", max_length=16) as compiled, torch.no_grad():
+        torch.testing.assert_close(compiled(ids), module(ids))
