@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import burnish
+from burnish.frontend.graphs import read_graph
 from burnish.ir.errors import ArtifactError, BurnishError, CaptureError, InvalidInputError, UsageError
 from burnish.ir.full_text import full_text
+from burnish.ir.graph_inputs import inputs_of
 from burnish.ir.parse import parse_program
 from burnish.runtime.compiled_module import CompiledModule
 
@@ -356,3 +358,16 @@ def test_a_language_model_s_commands_refuse_it(compiled: CompiledModule, tmp_pat
     compiled.save(tmp_path / "graph.burnish")
     with pytest.raises(UsageError, match="is no language model, with tokens and logits: it takes pixels and gives"):
         load(tmp_path / "graph.burnish")
+
+
+class AttendsPixels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(2).transpose(1, 2)
+        return torch.softmax(pixels @ pixels.transpose(1, 2), -1) @ pixels
+
+
+def test_sizes_whose_values_on_the_way_would_be_too_large_are_not_tried() -> None:
+    x = torch.randn(1, 2, 32, 32)
+    source = read_graph(AttendsPixels(), (x,), {"x": {2: Dim("height")}})
+    assert inputs_of(source.program, {"height": 64}, source.examples) is not None
+    assert inputs_of(source.program, {"height": 400}, source.examples) is None  # scores of 12800 x 12800

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +13,14 @@ from burnish.ir.conditions import holds, number
 from burnish.ir.program import Program
 
 _MOST = 1 << 24  # elements of an input at a size that is not the example's
+_MOST_INSIDE = 1 << 27  # and of a value on the way: attention over pixels has many
 
 Tensors = Mapping[str, Tensor]
 
 
 def several_sizes(program: Program) -> Iterator[dict[str, int]]:
     """Sizes by name to compare a graph at: the example's, and each of them the least, one more, and twice as large."""
-    names, ranges = program.details["symbols"], program.details["ranges"]
-    examples = {names[symbol]: size for symbol, size in program.details["examples"].items()}
+    examples, ranges = _example_sizes(program), program.details["ranges"]
     yield examples
     for name, size in examples.items():
         least, most = ranges[name]
@@ -28,15 +30,45 @@ def several_sizes(program: Program) -> Iterator[dict[str, int]]:
                 yield sizes
 
 
+def _example_sizes(program: Program) -> dict[str, int]:
+    names = program.details["symbols"]
+    return {names[symbol]: size for symbol, size in program.details["examples"].items()}
+
+
+def _largest(program: Program, sizes: Mapping[str, int]) -> int:
+    """The elements of the largest value, of those whose sizes are known before it runs."""
+    by_symbol = {symbol: sizes[name] for symbol, name in program.details["symbols"].items() if name in sizes}
+    known: dict[Any, int | None] = {}
+
+    def size_of(size: Any) -> int | None:
+        if isinstance(size, int):
+            return size
+        expression = size.node.expr
+        if expression not in known:
+            free = {each: by_symbol.get(str(each)) for each in expression.free_symbols}
+            known[expression] = None if None in free.values() else int(expression.subs(free))
+        return known[expression]
+
+    largest = 0
+    for node in program.graph.nodes:
+        if isinstance(val := node.meta.get("val"), Tensor):
+            found = [size_of(each) for each in val.shape]
+            if None not in found:
+                largest = max(largest, math.prod(found))  # type: ignore[arg-type]
+    return largest
+
+
 def _allowed(program: Program, sizes: Mapping[str, int]) -> bool:
     return all(holds(condition, sizes) for condition in program.details["conditions"])
 
 
 def inputs_of(program: Program, sizes: Mapping[str, int], examples: Tensors) -> dict[str, Tensor] | None:
-    """Inputs of these sizes, by placeholder, made of what the examples have in them; None if they would be too large.
+    """Inputs of these sizes, by placeholder, made of what the examples have in them, so that ids stay ids.
 
-    So that ids stay ids, and masks masks.
+    None if they would be too large, or what is computed of them.
     """
+    if _largest(program, sizes) > max(_MOST_INSIDE, _largest(program, _example_sizes(program))):
+        return None
     generator = torch.Generator().manual_seed(0)
     found: dict[str, Tensor] = {}
     for each in program.interface.inputs:
