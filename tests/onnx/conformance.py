@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import warnings
 from collections import Counter, defaultdict
@@ -144,6 +145,8 @@ def _short(reason: str) -> str:
     """A reason without the node's name, which no other test has."""
     _, _, rest = reason.partition("): ")
     text = " ".join((rest or reason).replace("|", "/").split())
+    text = re.sub(r"cannot load \S+: \[ONNXRuntimeError\] : \d+ : \w+ : (Load model from \S+ failed:)?", "has: ", text)
+    text = re.sub(r" node with name '\w+'| \(node_\w+\)", "", text)
     return text if len(text) <= _SHORT else f"{text[:_SHORT]}..."
 
 
