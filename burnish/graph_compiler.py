@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from burnish.frontend.graphs import GraphSource, read_graph
 from burnish.ir.errors import ArtifactError, UnsupportedError, UsageError
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-GRAPH_BACKENDS = ("onnxruntime", "reference")
+GraphBackend = Literal["onnxruntime", "reference"]
+GRAPH_BACKENDS: tuple[GraphBackend, ...] = get_args(GraphBackend)
 
 
 def compile_graph(
@@ -48,7 +49,8 @@ def compile_graph(
         raise UsageError(f"graphs that are no language models run by {' or '.join(GRAPH_BACKENDS)}, not by {backend}")
     with phases("capture"):
         source = read_graph(model, example_inputs, dynamic_shapes)
-    listed = graph_passes(backend or "onnxruntime") if passes is None or callable(passes) else list(passes)
+    chosen: GraphBackend = backend or "onnxruntime"
+    listed = graph_passes(chosen) if passes is None or callable(passes) else list(passes)
     listed = list(passes(listed)) if callable(passes) else listed
     run = Run(source.program, trace, observer, on_failure)
     with phases("passes"):
@@ -56,7 +58,7 @@ def compile_graph(
     checks = GraphVerifier(source.program, source.examples) if verify else None
     before, count = run.program, len(trace.passes)
     try:
-        return _finished(source, run, trace, backend or "onnxruntime", checks, phases)
+        return _finished(source, run, trace, chosen, checks, phases)
     except UnsupportedError as error:
         if backend is not None:
             raise
@@ -68,7 +70,7 @@ def compile_graph(
 
 
 def _finished(
-    source: GraphSource, run: Run, trace: Trace, chosen: str, checks: GraphVerifier | None, phases: Phases
+    source: GraphSource, run: Run, trace: Trace, chosen: GraphBackend, checks: GraphVerifier | None, phases: Phases
 ) -> CompiledModule:
     """The program of `run` lowered, written, loaded and compared. Raises UnsupportedError where `chosen` cannot."""
     with phases("lower"):
@@ -86,7 +88,7 @@ def _finished(
             program=run.program,
             layout=layout,
             model=lowered,
-            target="onnxruntime" if chosen == "onnxruntime" else "reference",
+            target=chosen,
             name=source.name,
             trace=trace,
             pipeline=tuple(record.name for record in trace.passes[1:]),

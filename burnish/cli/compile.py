@@ -51,9 +51,6 @@ from burnish.runtime.target_names import check_means, check_name, check_options
 if TYPE_CHECKING:
     from burnish.runtime.model import CompiledModel
 
-if TYPE_CHECKING:
-    from burnish.runtime.model import CompiledModel
-
 
 @app.command()
 def compile(

@@ -114,7 +114,7 @@ def show_onnx(path: Path, dump: Path | None, html: Path | None) -> None:
     from burnish.inspect.table import trace_view
 
     with err.status("reading it"):
-        summary, _, trace = read_program(path)
+        summary, trace = read_program(path)
     out.print(summary)
     out.print(trace_view(trace))
     if html is not None:

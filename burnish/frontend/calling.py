@@ -26,7 +26,7 @@ def _counted(tokens: torch.Tensor) -> torch.Tensor:
     return torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0).expand(tokens.shape[0], -1)
 
 
-_BOUND: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+BOUND: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
     "attention_mask": (_all_tokens, "ones: no token is padding"),
     "position_ids": (_counted, "0, 1, 2, ..."),
 }
@@ -49,7 +49,7 @@ def call_of(module: nn.Module) -> Call:
         for each in parameters[1:]
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    strange = [each for each in demanded if each not in _BOUND]
+    strange = [each for each in demanded if each not in BOUND]
     if strange:
         wanted = ", ".join(strange)
         raise InvalidModelError(
@@ -63,10 +63,10 @@ def call_of(module: nn.Module) -> Call:
             f"            return self.model(tokens, {', '.join(f'{each}=...' for each in strange)})"
         )
     for each in demanded:
-        _log.warning("%s of %s.forward is given %s", each, name, _BOUND[each][1])
+        _log.warning("%s of %s.forward is given %s", each, name, BOUND[each][1])
 
     def call(module: nn.Module, tokens: torch.Tensor) -> Any:
-        return module(tokens, **{each: _BOUND[each][0](tokens) for each in demanded})
+        return module(tokens, **{each: BOUND[each][0](tokens) for each in demanded})
 
     return call
 

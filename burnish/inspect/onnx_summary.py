@@ -15,18 +15,19 @@ from burnish.frontend.onnx.language_model import OnnxFile, open_onnx, read_decod
 from burnish.ir.program import Program
 from burnish.ir.sizes import size_text
 from burnish.ir.trace import Trace
+from burnish.ir.weights import nbytes
 from burnish.passes.pipeline import run_passes
 
 _MOST_OPERATORS = 12  # that are listed by name
 
 
-def read_program(path: Path) -> tuple[RenderableType, Program, Trace]:
-    """What the file holds, its program, and a trace whose one row is that program. Raises as reading it does."""
+def read_program(path: Path) -> tuple[RenderableType, Trace]:
+    """What the file holds, and a trace whose one row is its program. Raises as reading it does."""
     file = open_onnx(path)
     program = read_graph(file, None).program if file.decoder is None else read_decoder(file, None, None).program
     trace = Trace()
     run_passes(program, [], trace)
-    return _summary(file, program), program, trace
+    return _summary(file, program), trace
 
 
 def _summary(file: OnnxFile, program: Program) -> RenderableType:
@@ -36,7 +37,7 @@ def _summary(file: OnnxFile, program: Program) -> RenderableType:
     counts = Counter(file.module.operators())
     listed = [f"{count} {name}" for name, count in counts.most_common(_MOST_OPERATORS)]
     others = len(counts) - len(listed)
-    weights = sum(weight.dtype.itemsize * _count(weight.shape) for weight in program.weights.values())
+    weights = sum(map(nbytes, program.weights.values()))
     rows = {
         "model": file.path.name,
         "read as": "a language model" if file.decoder is not None else f"a graph: {file.reason}",
@@ -48,10 +49,3 @@ def _summary(file: OnnxFile, program: Program) -> RenderableType:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

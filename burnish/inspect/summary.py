@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def state_lines(artifact: Artifact) -> list[str]:
     lines = [f"{count} × {kind}" for kind, count in kinds.items()]
     token = sum(state.bytes_a_token for state in artifact.states)
     fixed = sum(
-        state.dtype.itemsize * _count(state.concrete_shape(1, 1))
+        state.dtype.itemsize * math.prod(state.concrete_shape(1, 1))
         for state in artifact.states
         if state.kind is not StateKind.CACHE
     )
@@ -83,13 +84,6 @@ def state_lines(artifact: Artifact) -> list[str]:
     if fixed:
         lines.append(f"{size_text(fixed)} whatever the number of tokens")
     return lines
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
 
 
 def dump_weights(artifact: Artifact, files: Sequence[Path]) -> int:

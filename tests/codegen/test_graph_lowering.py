@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ from torch.nn import functional
 
 import burnish
 from burnish.runtime.compiled_module import CompiledModule
+from tests.optimized_onnx import optimized_nodes
 
 
 class Calls(nn.Module):
@@ -236,15 +235,4 @@ def test_convolutions_are_such_as_onnx_runtime_keeps_in_blocks() -> None:
 
 def blocked_ops(compiled: CompiledModule) -> list[str]:
     """The operators on blocks of channels that ONNX Runtime makes of an artifact, in order."""
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        compiled.save(Path(folder) / "it.burnish")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = f"{folder}/optimized.onnx"
-        model = f"{folder}/it.burnish/model.onnx"
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
-    return [node.op_type for node in nodes if node.domain == "com.microsoft.nchwc"]
+    return [node.op_type for node in optimized_nodes(compiled) if node.domain == "com.microsoft.nchwc"]

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from burnish.frontend.calling import BOUND
 from burnish.frontend.onnx.module import OnnxModule, TensorSpec
 from burnish.ir.errors import BurnishError
 
@@ -25,23 +26,24 @@ _WIDTHS = (64, 128, 80, 96, 256, *range(8, 520, 8), 576)  # of heads: the usual 
 _ROWS, _FIRST, _SECOND = 2, 4, 3  # of the texts that a decoder is tried with
 
 
-def _ones(rows: Any, total: Any, new: Any) -> tuple[Tensor, str]:
-    return torch.ones(rows, total, dtype=torch.int64), "ones: no token is padding"
+def _ones(rows: Any, total: Any, new: Any) -> Tensor:
+    return torch.ones(rows, total, dtype=torch.int64)
 
 
-def _counted(rows: Any, total: Any, new: Any) -> tuple[Tensor, str]:
-    return (torch.arange(new) + (total - new)).unsqueeze(0).expand(rows, new), "0, 1, 2, ..."
+def _places(rows: Any, total: Any, new: Any) -> Tensor:
+    places: Tensor = torch.arange(new) + (total - new)
+    return places
 
 
-def _place(rows: Any, total: Any, new: Any) -> tuple[Tensor, str]:
-    return torch.arange(new) + (total - new), "0, 1, 2, ..."
+def _places_of_rows(rows: Any, total: Any, new: Any) -> Tensor:
+    return _places(rows, total, new).unsqueeze(0).expand(rows, new)
 
 
-_BOUND: dict[tuple[str, int], Callable[[Any, Any, Any], tuple[Tensor, str]]] = {
-    ("attention_mask", 2): _ones,
-    ("position_ids", 2): _counted,
-    ("position_ids", 1): _place,
-    ("cache_position", 1): _place,
+_BOUND: dict[tuple[str, int], tuple[Callable[[Any, Any, Any], Tensor], str]] = {
+    ("attention_mask", 2): (_ones, BOUND["attention_mask"][1]),
+    ("position_ids", 2): (_places_of_rows, BOUND["position_ids"][1]),
+    ("position_ids", 1): (_places, BOUND["position_ids"][1]),
+    ("cache_position", 1): (_places, BOUND["position_ids"][1]),
 }
 """Inputs by name and number of axes, as exporters call them: their values for so many rows, tokens, and new ones."""
 
@@ -115,13 +117,13 @@ class Decoder:
     def step(self, module: nn.Module, tokens: Tensor, total: Any, past: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """All outputs for the last tokens of `total` ones."""
         rows, new = tokens.shape
-        bound = {each.argument: _BOUND[_key(each)](rows, total, new)[0].to(each.dtype) for each in self.bound}
+        bound = {each.argument: _BOUND[_key(each)][0](rows, total, new).to(each.dtype) for each in self.bound}
         found: tuple[Tensor, ...] = module(**{self.tokens.argument: tokens.to(self.tokens.dtype)}, **bound, **past)
         return found
 
     def told(self) -> list[str]:
         """What inputs are bound to, in words."""
-        found = [f"{each.name} is given {_BOUND[_key(each)](1, 1, 1)[1]}" for each in self.bound]
+        found = [f"{each.name} is given {_BOUND[_key(each)][1]}" for each in self.bound]
         if self.past:
             names = self.past[0].spec.name + (f" and {len(self.past) - 1} more" if self.past[1:] else "")
             found.append(f"its cache ({names}) begins empty, and burnish makes its own states of it")

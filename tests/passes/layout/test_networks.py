@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +16,7 @@ import burnish
 from burnish.passes.layout.assign_layout import AssignLayout
 from burnish.runtime.compiled_module import CompiledModule
 from tests.networks import SMALL, network
+from tests.optimized_onnx import optimized_nodes
 
 CONVOLUTIONAL = tuple(SMALL)
 
@@ -91,18 +90,7 @@ def test_the_transposes_of_convnext_are_absorbed_by_blocked_convolutions() -> No
 
 def optimized(compiled: CompiledModule) -> Counter[str]:
     """The operators that ONNX Runtime makes of an artifact when it loads it; those on blocks as nchwc.NAME."""
-    import onnx
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder:
-        compiled.save(Path(folder) / "it.burnish")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = f"{folder}/optimized.onnx"
-        model = f"{folder}/it.burnish/model.onnx"
-        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        nodes = onnx.load(options.optimized_model_filepath, load_external_data=False).graph.node
-    return Counter("nchwc." * node.domain.endswith("nchwc") + node.op_type for node in nodes)
+    return Counter("nchwc." * node.domain.endswith("nchwc") + node.op_type for node in optimized_nodes(compiled))
 
 
 # ---------------------------------------------------------------- transformers
