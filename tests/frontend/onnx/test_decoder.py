@@ -228,7 +228,8 @@ def grouped(softcap: float, window: int) -> onnx.ModelProto:
     )
     tensors = [
         tensor("head", scale * weights(width, VOCABULARY)), tensor("wq", scale * weights(width, width, seed=1)),
-        tensor("wk", scale * weights(width, shared * size, seed=2)), tensor("wv", scale * weights(width, shared * size, seed=3)),
+        tensor("wk", scale * weights(width, shared * size, seed=2)),
+        tensor("wv", scale * weights(width, shared * size, seed=3)),
         tensor("one", np.array([1])),
     ]  # fmt: skip
     ids = [value("input_ids", ["batch", "sequence"], INT64), value("attention_mask", ["batch", "total_length"], INT64)]
